@@ -1,0 +1,82 @@
+"""kdengine: knowledge distillation of any PyTorch teacher into any student, every method a plugin.
+
+The names below are the whole public interface. They are imported when first used, so that ``kdengine --help`` does
+not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdengine.distiller import Distiller, Pair, Stage, Step, TapPair
+    from kdengine.engine import Engine, Result
+    from kdengine.errors import (
+        DataError,
+        KDError,
+        ModelError,
+        PluginError,
+        SettingsError,
+        TapError,
+        TrainingError,
+    )
+    from kdengine.hookspecs import hookimpl
+    from kdengine.registry import Registry
+    from kdengine.taps import Anatomy, Recorder, Trace
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Anatomy": "taps",
+    "DataError": "errors",
+    "Distiller": "distiller",
+    "Engine": "engine",
+    "KDError": "errors",
+    "ModelError": "errors",
+    "Pair": "distiller",
+    "PluginError": "errors",
+    "Recorder": "taps",
+    "Registry": "registry",
+    "Result": "engine",
+    "SettingsError": "errors",
+    "Stage": "distiller",
+    "Step": "distiller",
+    "TapError": "errors",
+    "TapPair": "distiller",
+    "Trace": "taps",
+    "TrainingError": "errors",
+    "hookimpl": "hookspecs",
+}
+
+__all__ = [
+    "Anatomy",
+    "DataError",
+    "Distiller",
+    "Engine",
+    "KDError",
+    "ModelError",
+    "Pair",
+    "PluginError",
+    "Recorder",
+    "Registry",
+    "Result",
+    "SettingsError",
+    "Stage",
+    "Step",
+    "TapError",
+    "TapPair",
+    "Trace",
+    "TrainingError",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdengine' has no attribute '{name}'")
+    return getattr(import_module(f"kdengine.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,0 +1,7 @@
+"""``python -m kdengine``."""
+
+import sys
+
+from kdengine.cli import main
+
+sys.exit(main())

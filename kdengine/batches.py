@@ -1,0 +1,206 @@
+"""Batches of images: from one tensor in memory, from a dataset read by workers, or from a user's own loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kdengine.errors import DataError
+
+__all__ = ["Batch", "Batches", "ForeignBatches", "MemoryBatches", "StreamBatches", "random_crop", "random_flip"]
+
+PADDING = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised images x [B, C, H, W], class indices y [B], and each image's position in the set, index [B]."""
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+
+class Batches(Protocol):
+    """A source of batches. The same epoch number gives the same batches, in the same order."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0."""
+
+
+def generator_for(seed: int, epoch: int) -> torch.Generator:
+    """A generator that depends on the seed and the epoch alone, so that any epoch can be repeated."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+@dataclass(frozen=True)
+class MemoryBatches:
+    """Batches of images that lie in one tensor.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        batch_size: images in a batch; the last one may be smaller.
+        seed: seed of order and augmentation; None for neither.
+        augment: ``"none"``, ``"crop"`` or ``"crop-flip"``.
+        device: where batches are made.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: Sequence[float]
+    std: Sequence[float]
+    batch_size: int
+    seed: int | None = None
+    augment: str = "none"
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch: shuffled and augmented where there is a seed, each image exactly once."""
+        order = torch.arange(len(self.images))
+        random = None
+        if self.seed is not None:
+            random = generator_for(self.seed, number)
+            order = torch.randperm(len(self.images), generator=random)
+        for index in order.split(self.batch_size):
+            images = self.images[index.to(self.images.device)]
+            if random is not None:
+                images = self._augmented(images, random)
+            index = index.to(self.device)
+            yield Batch(self._normalised(images), self.labels[index.to(self.labels.device)].to(self.device), index)
+
+    def _augmented(self, images: Tensor, random: torch.Generator) -> Tensor:
+        if self.augment in ("crop", "crop-flip"):
+            images = random_crop(images, PADDING, random)
+        return random_flip(images, random) if self.augment == "crop-flip" else images
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=self.device).view(shape) * 255
+        std = torch.tensor(self.std, device=self.device).view(shape) * 255
+        return (images.to(self.device).float() - mean) / std
+
+
+def random_crop(images: Tensor, padding: int, random: torch.Generator) -> Tensor:
+    """Pad with zeros on all sides and cut out the old size at a place drawn for each image; [B, C, H, W]."""
+    count, _, height, width = images.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random).to(images.device)
+    rows = (top + torch.arange(height, device=images.device))[:, :, None]
+    columns = (left + torch.arange(width, device=images.device))[:, None, :]
+    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
+    picked = torch.arange(count, device=images.device)[:, None, None]
+    return padded[picked, rows, columns].permute(0, 3, 1, 2)
+
+
+def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability one half; [B, C, H, W]."""
+    flip = torch.rand(len(images), generator=random).to(images.device) < 0.5
+    return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+
+class _Indexed(Dataset[tuple[Tensor, int, int]]):
+    """A dataset of (image, label) that gives (transformed image, label, index)."""
+
+    def __init__(self, items: Sequence[Any], transform: Callable[[Any], Tensor]) -> None:
+        self.items = items
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        image, label = self.items[index]
+        return self.transform(image), int(label), index
+
+
+@dataclass(frozen=True)
+class StreamBatches:
+    """Batches of images that worker processes read and transform.
+
+    Attributes:
+        items: sequence of (PIL image, label).
+        transform: PIL image -> normalised tensor [C, H, W].
+        batch_size: images in a batch; the last one may be smaller.
+        seed: seed of order and augmentation; None keeps the order.
+        workers: reading processes.
+        device: where batches go.
+    """
+
+    items: Sequence[Any]
+    transform: Callable[[Any], Tensor]
+    batch_size: int
+    seed: int | None = None
+    workers: int = 0
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch, read ahead by the workers."""
+        loader = DataLoader(
+            _Indexed(self.items, self.transform),
+            self.batch_size,
+            shuffle=self.seed is not None,
+            num_workers=self.workers,
+            generator=generator_for(self.seed or 0, number),
+            pin_memory=self.device.type == "cuda",
+        )
+        for x, y, index in loader:
+            yield Batch(x.to(self.device, non_blocking=True), y.to(self.device), index.to(self.device))
+
+
+@dataclass(frozen=True)
+class ForeignBatches:
+    """A user's own loader of (images, labels), or of mappings with ``image`` and ``label``.
+
+    Its order is its own; ``index`` counts the images as they come.
+
+    Raises:
+        DataError: while iterating, when a batch has another form.
+    """
+
+    loader: Iterable[Any]
+    device: torch.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        try:
+            return len(self.loader)  # type: ignore[arg-type]
+        except TypeError:
+            raise DataError("The loader has no length: give one with __len__, such as a torch DataLoader.") from None
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """One pass over the loader."""
+        seen = 0
+        for item in self.loader:
+            x, y = _images_and_labels(item)
+            index = torch.arange(seen, seen + len(x), device=self.device)
+            seen += len(x)
+            yield Batch(x.to(self.device), y.to(self.device), index)
+
+
+def _images_and_labels(item: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(item, Mapping):
+        images = next((item[key] for key in ("image", "images", "img", "pixel_values", "x") if key in item), None)
+        labels = next((item[key] for key in ("label", "labels", "y") if key in item), None)
+    else:
+        images, labels = item[:2] if isinstance(item, Sequence) and len(item) >= 2 else (None, None)
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        raise DataError(
+            f"A loader must give (images, labels) as two tensors, or a mapping with 'image' and 'label'; got {type(item).__name__}."
+        )
+    return images, labels

@@ -1,0 +1,5 @@
+"""The command line: one file a command; arguments in, engine called, tables out."""
+
+from kdengine.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,74 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from kdengine.registry import Registry
+    from kdengine.settings import Settings
+
+__all__ = ["as_json", "set_option", "settings_from", "show_log", "training_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+set_option = click.option(
+    "-o", "assignments", multiple=True, metavar="NAME=VALUE", help="Set METHOD.OPTION or train.OPTION; repeatable."
+)
+
+
+def training_options(command: Command) -> Command:
+    """The flags of every command that trains."""
+    flags = [
+        click.option("--data", metavar="SPEC", help="digits, cifar10, cifar100, imagefolder:PATH, hf:NAME-OR-FOLDER."),
+        click.option("--epochs", type=int, help="Epochs of the joint stage."),
+        click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
+        click.option("--recipe", metavar="NAME", help="A published protocol, or a TOML file of settings."),
+        click.option("--out", metavar="FOLDER", help="The run folder; by default a new one below runs/."),
+        set_option,
+        as_json,
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+def settings_from(
+    registry: Registry, config: str | None, recipe: str | None, assignments: Sequence[str], **flags: Any
+) -> Settings:
+    """Recipe, then file, then flags, then ``-o``: the later one wins.
+
+    Raises:
+        KDError: with every fault found.
+    """
+    from kdengine.engine import recipe_values
+    from kdengine.errors import SettingsError
+    from kdengine.settings import Settings, from_assignments, merge, read_toml
+
+    said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
+    if "epochs" in said:
+        said["train"] = {"epochs": said.pop("epochs")}
+    values = merge(read_toml(config) if config else {}, said)
+    values = merge(values, from_assignments(assignments))
+    if recipe:
+        values = merge(recipe_values(recipe, values.get("methods", ()), registry), values)
+    if not values.get("student"):
+        raise SettingsError("There is no network to train. Name it, for example --student resnet8.")
+    return Settings.checked(values)
+
+
+def show_log(quiet: bool = False) -> None:
+    """Show what kdengine says of its steps, on standard error."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    logger = logging.getLogger("kdengine")
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False)
+    logger.handlers = [] if quiet else [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

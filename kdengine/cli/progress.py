@@ -1,0 +1,81 @@
+"""Progress of a run: a live bar on a terminal, one line an epoch elsewhere. An observer like any other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from kdengine.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from kdengine.engine import Result
+    from kdengine.run import Run
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """Shows how far a run is, on standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    @hookimpl
+    def kdengine_before_fit(self, run: Run) -> None:
+        """Say what is going to be trained, and for how long."""
+        kind = "Training" if run.settings.teacher is None else "Distilling"
+        facts = run.runtime.describe()
+        self.console.print(
+            f"[bold]{kind}[/] {run.title}: {run.total_epochs} epochs on {facts['device']} in {facts['precision']}, "
+            f"seed {run.settings.seed}",
+            soft_wrap=True,
+        )
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[last]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("", total=run.total_epochs, last="")
+            self._bar.start()
+
+    @hookimpl
+    def kdengine_after_step(self, run: Run, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            epoch = max(len(lane.history) for lane in run.lanes)
+            text = f"epoch {epoch + 1}/{run.total_epochs}"
+            self._bar.update(self._task, completed=epoch + done / total, description=text)
+
+    @hookimpl
+    def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """One line with the losses and the accuracy."""
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
+        accuracy = f"  test {record['test_top1']:.2f} %" if "test_top1" in record else ""
+        stage = "" if record["stage"] == "joint" else f" {record['stage']}"
+        width = len(str(run.total_epochs))
+        line = f"  epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}{accuracy}  {terms}  {record['seconds']:.1f} s"
+        if self._bar is not None:
+            self._bar.update(self._task, last=f"{accuracy.strip()}  {terms}")
+        else:
+            self.console.print(line, soft_wrap=True)
+
+    @hookimpl
+    def kdengine_after_fit(self, run: Run, result: Result) -> None:
+        """Close the bar and say the accuracy."""
+        self._close()
+        self.console.print(f"  {run.title}: test top-1 {result.top1:.2f} % (best {result.best_top1:.2f} %)", soft_wrap=True)
+
+    @hookimpl
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Close the bar; after an interruption, say how to go on."""
+        self._close()
+        if isinstance(error, KeyboardInterrupt):
+            saved = max(len(lane.history) for lane in run.lanes)
+            self.console.print(f"Interrupted; {saved} finished epochs are saved. To go on: {run.again}", soft_wrap=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None

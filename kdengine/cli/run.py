@@ -1,0 +1,58 @@
+"""``kdengine run``: distil."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from kdengine.cli.options import settings_from, show_log, training_options
+
+__all__ = ["command", "fit_and_print"]
+
+
+@click.command("run")
+@click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
+@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Method, distribution or file; repeatable.")
+@click.option("--teacher", metavar="SPEC", help="timm:NAME, torchvision:NAME, python:module:factory or a zoo name.")
+@click.option("--student", metavar="SPEC", help="The network to train.")
+@click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
+@click.option("--resume", metavar="FOLDER", help="Go on with the interrupted run in this folder.")
+@training_options
+def command(config: str | None, resume: str | None, out: str | None, as_json: bool, **said: object) -> None:
+    """Distil a teacher into a student.
+
+    \b
+    kdengine run --plugin rkd --teacher timm:resnet32 --student resnet8
+    kdengine run --plugin fitnet --plugin st -o st.temperature=4 --teacher timm:resnet32 --student resnet8
+    """
+    from kdengine.cli.progress import ProgressBar
+    from kdengine.engine import Engine
+    from kdengine.errors import SettingsError
+    from kdengine.registry import Registry
+
+    show_log()
+    registry = Registry()
+    if resume:
+        given = [name for name, value in said.items() if value not in (None, ())]
+        if given or config or out:
+            raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
+        fit_and_print(Engine.resume(resume, registry, [ProgressBar()]), as_json)
+        return
+    settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
+    if settings.methods and not settings.teacher:
+        raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
+    if settings.teacher and not settings.methods:
+        raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
+    fit_and_print(Engine.of(settings, out, registry, [ProgressBar()]), as_json)
+
+
+def fit_and_print(engine, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+    """Train, then print the result as a table or as JSON."""
+    from kdengine.cli.tables import print_result
+
+    result = engine.fit()
+    if as_json:
+        click.echo(json.dumps({**result.to_dict(), "folder": str(result.folder)}))
+    else:
+        print_result(result.to_dict(), str(result.folder))

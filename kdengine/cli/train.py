@@ -1,0 +1,33 @@
+"""``kdengine train``: train one network, without a teacher."""
+
+from __future__ import annotations
+
+import click
+
+from kdengine.cli.options import settings_from, show_log, training_options
+
+__all__ = ["command"]
+
+
+@click.command("train")
+@click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
+@click.option("--model", "student", metavar="SPEC", help="The network to train.")
+@training_options
+def command(config: str | None, out: str | None, as_json: bool, **said: object) -> None:
+    """Train one network by itself: a teacher, or the baseline of a student.
+
+    \b
+    kdengine train --model resnet8 --data digits
+    """
+    from kdengine.cli.progress import ProgressBar
+    from kdengine.cli.run import fit_and_print
+    from kdengine.engine import Engine
+    from kdengine.errors import SettingsError
+    from kdengine.registry import Registry
+
+    show_log()
+    registry = Registry()
+    settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
+    if settings.teacher or settings.methods:
+        raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
+    fit_and_print(Engine.of(settings, out, registry, [ProgressBar()]), as_json)

@@ -1,0 +1,335 @@
+"""One student in training: its distillers, its stages, its optimizer, and what was measured of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdengine.batches import Batch
+from kdengine.distiller import JOINT, Distiller, Stage, Step
+from kdengine.errors import TrainingError
+from kdengine.optim import make_optimizer, make_schedule
+from kdengine.pairing import Reading
+from kdengine.runtime import Randomness, Runtime
+from kdengine.settings import TrainSettings
+from kdengine.taps import Recorder, Trace
+from kdengine.taps.anatomy import Site
+
+__all__ = ["Lane", "LaneModule", "Phase", "Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a lane stands in its stage: epoch from 0, and the share of the stage that is done."""
+
+    epoch: int = 0
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage as one lane runs it.
+
+    Attributes:
+        stage: its name and whether the task loss counts.
+        epochs: its length.
+        readings: distiller (by its id in the lane) -> what it reads; only those that have a term in this stage.
+        task_weight: factor on the task loss.
+    """
+
+    stage: Stage
+    epochs: int
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    task_weight: float = 1.0
+
+    @property
+    def teacher_sites(self) -> dict[str, Site]:
+        """What the teacher must record."""
+        return {name: site for reading in self.readings.values() for name, site in reading.teacher.items()}
+
+    @property
+    def student_sites(self) -> dict[str, Site]:
+        """What the student must record."""
+        return {name: site for reading in self.readings.values() for name, site in reading.student.items()}
+
+
+class LaneModule(nn.Module):
+    """Student and distillers as one module: the whole is what Fabric wraps, so every gradient passes through it.
+
+    Args:
+        student: the network being taught.
+        distillers: id -> distiller; the id prefixes the names of its terms.
+        label_smoothing: of the task loss.
+    """
+
+    def __init__(self, student: nn.Module, distillers: Mapping[str, Distiller], label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.student = student
+        self.distillers = nn.ModuleDict(distillers)
+        self.label_smoothing = label_smoothing
+        self.phase = Phase(Stage(JOINT, 1, task=True), 1)
+        self.progress = Progress()
+
+    def forward(
+        self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
+        phase, progress = self.phase, self.progress
+        with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
+            trace = recorder(x)
+        terms: dict[str, Tensor] = {}
+        with torch.autocast(x.device.type, enabled=False):
+            if phase.stage.task and phase.task_weight:
+                task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
+                terms["task"] = phase.task_weight * task
+            for key, reading in phase.readings.items():
+                assert teacher is not None
+                student_view, teacher_view = reading.of_student(trace), reading.of_teacher(teacher)
+                step = Step(
+                    x, y, index, student_view, teacher_view, phase.stage.name, progress.epoch, progress.share, reading.names
+                )
+                terms.update(self._terms(key, step))
+        return terms, trace.logits if phase.stage.task else None
+
+    def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:
+        distiller = self.distillers[key]
+        assert isinstance(distiller, Distiller)
+        try:
+            found = distiller(step)
+        except Exception as error:
+            error.add_note(f"while computing the terms of '{key}' in the stage '{step.stage}'")
+            raise
+        if not isinstance(found, Mapping):
+            kind = type(found).__name__
+            raise TrainingError(f"{key}: forward must return {{name: scalar tensor}}, got {kind}. Write return {{'loss': ...}}.")
+        for name, value in found.items():
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
+            yield f"{key}.{name}", distiller.options.weight * value.reshape(())
+
+
+class Lane:
+    """One student on its way through its stages.
+
+    Args:
+        name: what logs and folders call it.
+        module: student and distillers.
+        phases: its stages, the joint one last.
+        teacher: key of the teacher it learns from, or None.
+        settings: how it is trained.
+        seed: of what is drawn while it trains (dropout); batches have a seed of their own.
+        runtime: where it runs.
+        steps: batches in an epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: LaneModule,
+        phases: Sequence[Phase],
+        teacher: str | None,
+        settings: TrainSettings,
+        seed: int,
+        runtime: Runtime,
+        steps: int,
+    ) -> None:
+        self.name = name
+        self.phases = list(phases)
+        self.teacher = teacher
+        self.settings = settings
+        self.runtime = runtime
+        self.steps = steps
+        self.module = module
+        self.randomness = Randomness(seed, runtime.device)
+        self.history: list[dict[str, Any]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.failure: Exception | None = None
+        self.seconds = 0.0
+        runtime.place(module)
+        self._wrapped = runtime.setup(module)
+        self._phase_number = -1
+        self._phase_epoch = 0
+        self._enter_next_phase()
+
+    @property
+    def student(self) -> nn.Module:
+        """The student itself; the same object from beginning to end."""
+        return self.module.student
+
+    @property
+    def phase(self) -> Phase:
+        """The stage in progress."""
+        return self.phases[self._phase_number]
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train, or no use in it."""
+        return self.failure is not None or len(self.history) >= self.total_epochs
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the stage in progress reads anything of the teacher."""
+        return bool(self.phase.readings)
+
+    def begin_epoch(self) -> None:
+        """Start counting anew."""
+        if self._phase_epoch >= self.phase.epochs:
+            self._enter_next_phase()
+        self.module.train()
+        self._sums: dict[str, Tensor] = {}
+        self._seen = self._step = 0
+        self._right = torch.zeros((), device=self.runtime.device)
+        self._busy = 0.0
+
+    def step(self, batch: Batch, teacher: Trace | None) -> None:
+        """One update of the student.
+
+        Raises:
+            TrainingError: a term is not finite; nothing was updated then.
+        """
+        start = time.perf_counter()
+        self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
+        if self._schedule is not None:
+            self._schedule.step_update(self._updates())
+        with self.randomness.active():
+            terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
+            self._update(terms)
+        self._note(batch, terms, logits)
+        self._step += 1
+        self._busy += time.perf_counter() - start
+
+    def end_epoch(self, accuracy: Mapping[str, float] | None, evaluation_seconds: float = 0.0) -> dict[str, Any]:
+        """Close the epoch and return its row for ``metrics.jsonl``."""
+        self.seconds += self._busy + evaluation_seconds
+        record: dict[str, Any] = {
+            "lane": self.name,
+            "epoch": len(self.history) + 1,
+            "stage": self.phase.stage.name,
+            "stage_epoch": self._phase_epoch + 1,
+            "lr": self._optimizer.param_groups[0]["lr"],
+            "loss": sum(float(value) for value in self._sums.values()) / self._seen,
+            "terms": {name: float(value) / self._seen for name, value in self._sums.items()},
+            "seconds": round(self._busy, 3),
+            "images_per_second": round(self._seen / max(self._busy, 1e-9), 1),
+        }
+        if self.phase.stage.task:
+            record["train_top1"] = 100.0 * float(self._right) / self._seen
+        if accuracy is not None:
+            record.update({f"test_{name}": value for name, value in accuracy.items()})
+            if record["test_top1"] > max(self._accuracies(), default=-1.0):
+                self.best_weights = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
+        self.history.append(record)
+        self._phase_epoch += 1
+        return record
+
+    def fail(self, error: Exception) -> None:
+        """Take the lane out of the run; the others go on."""
+        self.failure = error
+
+    def summary(self) -> dict[str, Any]:
+        """Last and best accuracy in percent, and what it cost."""
+        measured = [record for record in self.history if "test_top1" in record]
+        if not measured:
+            return {"top1": None, "best_top1": None, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
+        best = max(measured, key=lambda record: record["test_top1"])
+        return {
+            "top1": measured[-1]["test_top1"],
+            "best_top1": best["test_top1"],
+            "best_epoch": best["epoch"],
+            "top5": measured[-1]["test_top5"],
+            "epochs": len(self.history),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def connectors(self) -> dict[str, Tensor]:
+        """The weights of all connectors, by distiller and name."""
+        return dict(self.module.distillers.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on after the last finished epoch: tensors and plain data."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": self.randomness.state,
+            "history": self.history,
+            "best_weights": self.best_weights,
+            "phase": self._phase_number,
+            "phase_epoch": self._phase_epoch,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a saved state."""
+        while self._phase_number < state["phase"]:
+            self._enter_next_phase()
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.randomness.state = [tensor.cpu() for tensor in state["random"]]
+        self.history = list(state["history"])
+        self.best_weights = dict(state["best_weights"])
+        self._phase_epoch = state["phase_epoch"]
+        self.seconds = state["seconds"]
+
+    def _enter_next_phase(self) -> None:
+        """Go to the next stage, with a fresh optimizer unless the settings keep the old one."""
+        self._phase_number += 1
+        self._phase_epoch = 0
+        self.module.phase = self.phase
+        if self._phase_number == 0 or self.settings.reset_optimizer:
+            bare = make_optimizer(self._parameters(), self.settings)
+            self._optimizer = self.runtime.setup_optimizer(bare)
+            self._bare_optimizer = bare
+        joint = self.phase.stage.name == JOINT
+        updates = self.phase.epochs * self.steps
+        self._schedule = make_schedule(self._bare_optimizer, self.settings, updates, self.steps) if joint else None
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def _updates(self) -> int:
+        return self._phase_epoch * self.steps + self._step
+
+    def _update(self, terms: Mapping[str, Tensor]) -> None:
+        if not terms:
+            raise TrainingError(f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it.")
+        total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        if not math.isfinite(float(total.detach())):
+            self._refuse(terms)
+        self._optimizer.zero_grad()
+        self.runtime.backward(total)
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_grad)
+        self._optimizer.step()
+
+    def _refuse(self, terms: Mapping[str, Tensor]) -> None:
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+        place = f"epoch {len(self.history) + 1}, step {self._step + 1}"
+        raise TrainingError(
+            f"{self.name}: the loss is no longer finite at {place}: {', '.join(bad) or f'the sum of {values}'}. The weights "
+            "were left as they were before this step. A lower train.lr, train.clip_grad=1 or a smaller weight may help."
+        )
+
+    def _note(self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None) -> None:
+        count = len(batch.y)
+        self._seen += count
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * count
+        if logits is not None:
+            self._right += (logits.detach().argmax(1) == batch.y).sum()
+
+    def _accuracies(self) -> list[float]:
+        return [record["test_top1"] for record in self.history if "test_top1" in record]

@@ -1,0 +1,59 @@
+"""Optimizers and schedules, as timm makes them, from the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from torch import nn
+
+from kdengine.errors import SettingsError, did_you_mean
+from kdengine.settings import TrainSettings
+
+__all__ = ["check_optimizer", "make_optimizer", "make_schedule"]
+
+
+def check_optimizer(settings: TrainSettings) -> None:
+    """Refuse an optimizer that timm does not know, or cannot make, before anything is trained.
+
+    Raises:
+        SettingsError: naming the nearest ones.
+    """
+    known = list_optimizers()
+    if settings.optimizer.lower() not in known:
+        raise SettingsError(f"train.optimizer = '{settings.optimizer}' is unknown. {did_you_mean(settings.optimizer, known)}")
+    try:
+        make_optimizer([nn.Parameter(torch.zeros(1))], settings)
+    except Exception as error:  # an optimizer may refuse in any way
+        raise SettingsError(f"train.optimizer = '{settings.optimizer}' cannot be made: {error}.") from error
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    """An optimizer of timm over the given parameters, all with the same weight decay."""
+    options: dict[str, Any] = {}
+    if settings.optimizer.lower() == "sgd":
+        options["nesterov"] = settings.nesterov and settings.momentum > 0
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        list(parameters),
+        settings.optimizer,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        **options,
+    )
+    return optimizer
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
+    """timm's schedule for a stage of so many updates, or None for a constant rate without warm-up."""
+    warmup = settings.warmup_epochs * steps
+    if settings.schedule == "constant" and not warmup:
+        return None
+    shared = {"t_in_epochs": False, "warmup_t": warmup, "warmup_lr_init": settings.lr / 10}
+    if settings.schedule == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=updates, warmup_prefix=False, **shared)
+    marks = settings.milestones if settings.schedule == "multistep" else ()
+    return MultiStepLRScheduler(optimizer, [round(mark * updates) for mark in marks], settings.decay, **shared)

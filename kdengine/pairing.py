@@ -1,0 +1,91 @@
+"""From the taps that a distiller names to places in both networks, and to the trace that it is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kdengine.distiller import Distiller
+from kdengine.errors import TapError
+from kdengine.taps import Anatomy, Trace, split_pair
+from kdengine.taps.anatomy import Site
+
+__all__ = ["Reading", "match_by_depth", "read_taps"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one distiller reads in one training stage.
+
+    Attributes:
+        names: for each pair of taps, its name in the student's and in the teacher's trace.
+        student: the student's sites by name.
+        teacher: the teacher's sites by name.
+        student_aliases: further names under which the distiller may ask for the student's taps.
+        teacher_aliases: the same for the teacher's.
+    """
+
+    names: tuple[tuple[str, str], ...] = ()
+    student: Mapping[str, Site] = field(default_factory=dict)
+    teacher: Mapping[str, Site] = field(default_factory=dict)
+    student_aliases: Mapping[str, str] = field(default_factory=dict)
+    teacher_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def of_student(self, trace: Trace) -> Trace:
+        """The part of the student's trace that the distiller reads, under all names it may use."""
+        return trace.renamed({**{name: name for name in self.student}, **self.student_aliases})
+
+    def of_teacher(self, trace: Trace) -> Trace:
+        """The part of the teacher's trace that the distiller reads, under all names it may use."""
+        return trace.renamed({**{name: name for name in self.teacher}, **self.teacher_aliases})
+
+
+def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anatomy) -> Reading | None:
+    """Resolve the distiller's taps of a stage on both networks; None where it is silent.
+
+    A tap that the user put in place of a declared one is found under the declared name too, so that ``forward`` need
+    not know of it.
+
+    Raises:
+        TapError: a tap names nothing, or names different numbers of places that cannot be matched.
+    """
+    taps = distiller.taps_in(stage)
+    if taps is None:
+        return None
+    names: list[tuple[str, str]] = []
+    sites: tuple[dict[str, Site], dict[str, Site]] = ({}, {})
+    aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    declared = list(distiller.taps) if len(distiller.taps) == len(taps) else list(taps)
+    for text, said in zip(taps, declared, strict=True):
+        found = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
+        names += match_by_depth(list(found[0]), list(found[1]), f"{distiller.name}: '{text}'")
+        for side in (0, 1):
+            sites[side].update(found[side])
+            if len(found[side]) == 1:
+                only = next(iter(found[side]))
+                aliases[side].update({split_pair(text)[side]: only, split_pair(said)[side]: only})
+    used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(sites, _columns(names), strict=True)]
+    return Reading(tuple(names), used[0], used[1], *aliases)
+
+
+def _columns(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [student for student, _ in names], [teacher for _, teacher in names]
+
+
+def match_by_depth(student: Sequence[str], teacher: Sequence[str], what: str) -> list[tuple[str, str]]:
+    """Pair two lists, each shallow to deep: one to one, or by relative depth where one is longer.
+
+    The k-th of the shorter list of n meets the one at ceil(k m / n) of the longer list of m, so the last meet the last.
+
+    Raises:
+        TapError: one side has nothing.
+    """
+    if not student or not teacher:
+        side = "the student" if not student else "the teacher"
+        raise TapError(f"{what} finds nothing in {side}: it has no such stages. Name its taps as 'STUDENT=TEACHER'.")
+    count = min(len(student), len(teacher))
+
+    def pick(names: Sequence[str], number: int) -> str:
+        return names[-(-(number + 1) * len(names) // count) - 1]
+
+    return [(pick(student, number), pick(teacher, number)) for number in range(count)]

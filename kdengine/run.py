@@ -1,0 +1,47 @@
+"""A run in progress, as observers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdengine.data import Data
+from kdengine.lane import Lane
+from kdengine.runtime import Runtime
+from kdengine.settings import Settings
+
+if TYPE_CHECKING:
+    from kdengine.runfolder import RunFolder
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is being trained, and where it is kept.
+
+    Attributes:
+        title: what to call it: ``resnet8 <- resnet32 (rkd)``.
+        settings: as resolved.
+        lanes: the students being taught.
+        data: what they are trained on.
+        runtime: where they run.
+        folder: the run folder.
+        hook: the hooks of all observers.
+        again: what to do to go on after an interruption.
+    """
+
+    title: str
+    settings: Settings
+    lanes: Sequence[Lane]
+    data: Data | None
+    runtime: Runtime
+    folder: RunFolder
+    hook: Any
+    again: str = ""
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the longest lane."""
+        return max(lane.total_epochs for lane in self.lanes)

@@ -1,0 +1,144 @@
+"""Device, precision and backward passes: a thin seam over Lightning Fabric."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from kdengine.errors import SettingsError
+
+__all__ = ["Randomness", "Runtime", "native_bf16"]
+
+_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class Runtime:
+    """Where and how precisely networks run.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: ``auto`` (bf16 where the hardware has it natively, else fp32), ``fp32`` or ``bf16``.
+        channels_last: memory layout of images and convolutions.
+
+    Raises:
+        SettingsError: there is no such device.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True) -> None:
+        self.channels_last = channels_last
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
+                accelerator = Fabric(accelerator=device, devices=1).device.type
+                self.precision = precision if precision != "auto" else _best_precision(accelerator)
+                self.fabric = Fabric(accelerator=device, devices=1, precision=_PRECISIONS[self.precision])
+        except Exception as error:  # Lightning raises of many kinds
+            raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
+        self.device: torch.device = self.fabric.device
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, in the memory layout of the run."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.device)
+
+    def layout(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] in the memory layout of the run."""
+        if self.channels_last and images.ndim == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def setup(self, module: nn.Module) -> Any:
+        """Wrap a trainable module, so that its forward runs in the precision of the run."""
+        return self.fabric.setup_module(module)
+
+    def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Wrap an optimizer."""
+        return self.fabric.setup_optimizers(optimizer)
+
+    def autocast(self) -> Any:
+        """The precision of the run, for networks that are not wrapped."""
+        return self.fabric.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss []."""
+        self.fabric.backward(loss)
+
+    def describe(self) -> dict[str, Any]:
+        """Device and precision, for manifests."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _processor()
+        return {
+            "device": str(self.device),
+            "device_name": name,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def _best_precision(device: str) -> str:
+    return "bf16" if native_bf16(device) else "fp32"
+
+
+def native_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bf16 natively; an emulation would be slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    if device == "cpu":
+        get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # from torch 2.10
+        found = get_capabilities() if get_capabilities else {}
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+    return False
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or platform.machine()
+
+
+class Randomness:
+    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        with self._kept():
+            torch.manual_seed(seed)
+            self.state = self._now()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Draw from this state inside, and leave the global one as it was."""
+        with self._kept():
+            self._restore(self.state)
+            try:
+                yield
+            finally:
+                self.state = self._now()
+
+    def _now(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else states
+
+    def _restore(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        before = self._now()
+        try:
+            yield
+        finally:
+            self._restore(before)

@@ -1,0 +1,199 @@
+"""The typed settings of a run. Defaults, recipes, TOML files and ``-o`` all end in the same models."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdengine.errors import SettingsError, did_you_mean
+
+__all__ = ["Settings", "Strict", "TrainSettings", "from_assignments", "merge", "parse_assignment", "read_toml"]
+
+
+class Strict(BaseModel):
+    """Base of every settings and options model: frozen, no unknown names, the string under a field is its help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], owner: str = "") -> Self:
+        """Build the model, or say every fault at once.
+
+        Args:
+            values: field -> value.
+            owner: what the names are prefixed with in errors, such as ``rkd``.
+
+        Raises:
+            SettingsError: with one line per unknown name or unfit value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = [_fault(cls, fault, owner) for fault in error.errors()]
+            raise SettingsError("\n".join(faults)) from None
+
+
+def _fault(model: type[BaseModel], fault: Any, owner: str) -> str:
+    place = [str(part) for part in fault["loc"]]
+    name = ".".join([owner, *place] if owner else place)
+    if fault["type"] == "extra_forbidden":
+        allowed = _fields_at(model, place[:-1])
+        near = did_you_mean(place[-1], allowed) or f"It has {', '.join(allowed)}."
+        return f"There is no option '{name}'. {near}"
+    return f"{name} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}."
+
+
+def _fields_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
+    for part in place:
+        inner = model.model_fields[part].annotation
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+    return list(model.model_fields)
+
+
+class TrainSettings(Strict):
+    """How a network is trained."""
+
+    epochs: int = Field(30, ge=1)
+    """Epochs of the joint stage; a method's own stages come on top."""
+    batch_size: int = Field(128, ge=1)
+    """Images in a batch."""
+    optimizer: str = "sgd"
+    """Any optimizer that timm knows by name."""
+    lr: float = Field(0.1, gt=0)
+    """Learning rate at the start."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum, for optimizers that have one."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 penalty on every trainable parameter."""
+    nesterov: bool = True
+    """Nesterov's momentum, for optimizer 'sgd'."""
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    """How the learning rate falls over the joint stage; other stages keep it constant."""
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    """Shares of the joint stage at which 'multistep' lowers the rate."""
+    decay: float = Field(0.1, gt=0, lt=1)
+    """Factor by which 'multistep' lowers the rate."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs in which the rate rises linearly from a tenth."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of the gradient of all parameters together; not clipped when left out."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of the task loss."""
+    augment: Literal["auto", "none", "crop", "crop-flip"] = "auto"
+    """Padded random crops, and mirror images; 'auto' does what suits the data."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the forwards: 'auto' is bf16 where the hardware has it natively, else fp32. Losses are fp32."""
+    channels_last: bool = True
+    """Memory layout of the forwards; faster for convolutions on most hardware."""
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'mps'."""
+    workers: int = Field(2, ge=0)
+    """Processes that read images, for data too large for memory."""
+    reset_optimizer: bool = True
+    """Whether each training stage begins with a fresh optimizer."""
+
+
+class Settings(Strict):
+    """Everything that decides a run; ``run.toml`` in a run folder is this, as resolved."""
+
+    student: str
+    """The network to train."""
+    teacher: str | None = None
+    """The network to learn from; left out for plain training."""
+    methods: tuple[str, ...] = ()
+    """Distillation methods, in order; the same one may stand there twice."""
+    data: str = "digits"
+    """What to train on."""
+    seed: int = Field(0, ge=0)
+    """Seed of weights, batches, augmentation and dropout."""
+    teacher_weights: str | None = None
+    """File of the teacher's weights; without it the teacher is trained first."""
+    train: TrainSettings = TrainSettings()
+    """How the student is trained."""
+    teacher_train: dict[str, Any] = {}
+    """What the teacher's own training does otherwise than the student's."""
+    options: dict[str, dict[str, Any]] = {}
+    """Method -> its options. The second fitnet of a run is 'fitnet-2'."""
+
+    @property
+    def teacher_training(self) -> TrainSettings:
+        """The student's train settings with the teacher's own on top."""
+        values = {**self.train.model_dump(), **self.teacher_train}
+        return TrainSettings.checked(values, owner="teacher_train")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries joined, the second winning."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The contents of a TOML file.
+
+    Raises:
+        SettingsError: the file is missing or is no TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"Cannot read '{path}': {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"'{path}' is not valid TOML: {error}.") from None
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """``"rkd.angle=50"`` as ``{"rkd": {"angle": 50}}``; the value is a TOML literal, else a string.
+
+    Raises:
+        SettingsError: there is no ``=``, or the name is empty.
+    """
+    name, sign, value = text.partition("=")
+    parts = [part.strip() for part in name.split(".")]
+    if not sign or not all(parts):
+        raise SettingsError(f"'{text}' is not an option. Write METHOD.OPTION=VALUE or train.OPTION=VALUE.")
+    nested: Any = _literal(value.strip())
+    for part in reversed(parts):
+        nested = {part: nested}
+    result: dict[str, Any] = nested
+    return result
+
+
+def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Several ``-o`` options as values of :class:`Settings`; what is no setting belongs to a method.
+
+    Raises:
+        SettingsError: with every option that cannot be read.
+    """
+    values: dict[str, Any] = {}
+    faults = []
+    for text in texts:
+        try:
+            assigned = parse_assignment(text)
+        except SettingsError as error:
+            faults.append(str(error))
+            continue
+        (name,) = assigned
+        if name not in Settings.model_fields and not isinstance(assigned[name], Mapping):
+            near = did_you_mean(name, Settings.model_fields) or "Write METHOD.OPTION=VALUE."
+            faults.append(f"There is no setting '{name}'. {near}")
+            continue
+        values = merge(values, assigned if name in Settings.model_fields else {"options": assigned})
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return values
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text

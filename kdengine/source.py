@@ -1,0 +1,72 @@
+"""Where a run takes its batches from: a data set that kdengine loads, or loaders of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kdengine.batches import Batches, ForeignBatches
+from kdengine.data import Data
+from kdengine.errors import DataError
+from kdengine.settings import Settings
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Batches for training and testing, and what is known of the data.
+
+    Attributes:
+        train: shuffled batches.
+        test: batches to measure accuracy on.
+        input_size: shape of one image, (C, H, W).
+        num_classes: classes K.
+        num_samples: images in the training set.
+        data: the data set, where kdengine loaded it.
+    """
+
+    train: Batches
+    test: Batches
+    input_size: tuple[int, int, int]
+    num_classes: int
+    num_samples: int
+    data: Data | None = None
+
+    @classmethod
+    def of_data(cls, data: Data, settings: Settings, device: torch.device) -> Source:
+        """Batches of a data set under the settings of a run."""
+        return cls(
+            data.train_batches(settings.train, settings.seed, device),
+            data.test_batches(settings.train, device),
+            data.input_size,
+            data.num_classes,
+            len(data.train),
+            data,
+        )
+
+    @classmethod
+    def of_loaders(cls, train: Iterable[Any], test: Iterable[Any], device: torch.device) -> Source:
+        """The user's loaders; sizes and classes are read off the test batches.
+
+        Raises:
+            DataError: they are empty, or give something other than images and labels.
+        """
+        train_batches, test_batches = ForeignBatches(train, device), ForeignBatches(test, device)
+        shape, classes = None, 0
+        for batch in test_batches.epoch(0):
+            shape = tuple(batch.x.shape[1:])
+            classes = max(classes, int(batch.y.max()) + 1)
+        if shape is None or len(shape) != 3:
+            raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
+        classes = max(classes, len(getattr(getattr(train, "dataset", None), "classes", ())))
+        return cls(train_batches, test_batches, shape, classes, len(train_batches) * len(batch.x))
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder keeps of the data."""
+        if self.data is not None:
+            return self.data.describe()
+        return {"name": "loaders", "num_classes": self.num_classes, "input_size": list(self.input_size)}

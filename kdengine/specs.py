@@ -1,0 +1,65 @@
+"""Specs: ``[SCHEME:]NAME[@KEY=VALUE...]``, how networks and data are named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdengine.errors import KDError
+from kdengine.settings import parse_assignment
+
+__all__ = ["Spec", "import_factory"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec: ``timm:resnet50@drop_rate=0.1`` has scheme ``timm``, name ``resnet50`` and one option."""
+
+    scheme: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, error: type[KDError]) -> Spec:
+        """Read a spec.
+
+        Raises:
+            error: the name is empty, or an option is not KEY=VALUE.
+        """
+        head, *assignments = text.strip().split("@")
+        scheme, colon, name = head.partition(":")
+        if not colon:
+            scheme, name = "", head
+        if not name:
+            raise error(f"'{text}' names nothing. Write [SCHEME:]NAME[@KEY=VALUE...].")
+        options: dict[str, Any] = {}
+        for assignment in assignments:
+            try:
+                options.update(parse_assignment(assignment))
+            except KDError:
+                raise error(f"'{text}': '{assignment}' is not KEY=VALUE.") from None
+        return cls(scheme, name, options)
+
+
+def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
+    """The callable that ``package.module:factory`` names; modules in the working folder are found too.
+
+    Raises:
+        error: the module cannot be imported, or has no such callable.
+    """
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None) if attribute else None
+    except Exception as problem:  # the user's module may fail in any way
+        raise error(f"'{module_name}' cannot be imported: {type(problem).__name__}: {problem}.") from problem
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise error(f"'python:{name}' names no callable. Write python:package.module:factory.")
+    return found

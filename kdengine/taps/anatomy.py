@@ -1,0 +1,219 @@
+"""What one probe pass learns of a network, and how the names of taps become places in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from torch import Tensor, nn
+
+from kdengine.errors import TapError, did_you_mean
+from kdengine.taps.grammar import Tap, parse
+from kdengine.taps.landmarks import Landmark, activation_behind, find_classifier, find_stages, find_stem
+from kdengine.taps.probe import Call, Probe, probe
+from kdengine.taps.tensors import Layout
+
+__all__ = ["Anatomy", "Site"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A resolved tap: one side of one call of one module, and how its tensor is handed over.
+
+    Attributes:
+        path: module path, or module path and function (``layer1.0.relu()``); empty for the network itself.
+        side: ``"in"`` or ``"out"``.
+        call: which call of the path, from 0.
+        overwritten: whether the network changes the tensor in place later on, so that it must be cloned.
+        layout: what is done to the tensor when it is read.
+    """
+
+    path: str
+    side: str
+    call: int
+    overwritten: bool
+    layout: Layout = Layout()
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
+
+
+class Anatomy:
+    """The modules of a network in call order, their shapes, its stages, embedding and classifier.
+
+    Made by :meth:`of`; holds no reference to the network and no memory for tensors.
+    """
+
+    def __init__(self, name: str, model: nn.Module, seen: Probe) -> None:
+        self.name = name
+        self.probe = seen
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.modules = tuple(path for path, _ in model.named_modules() if path)
+        self._stages = find_stages(model, seen)
+        self._stem = find_stem(seen, self._stages)
+        self._classifier = find_classifier(model, seen)
+
+    @classmethod
+    def of(cls, model: nn.Module, input_size: Sequence[int], name: str | None = None) -> Anatomy:
+        """Probe a copy of the network; the network itself is not touched.
+
+        Args:
+            model: any network, bare or wrapped by ``torch.compile`` or DDP.
+            input_size: shape of one input, (C, H, W).
+            name: what errors call the network; its class name by default.
+
+        Raises:
+            TapError: the network does not accept such an input.
+        """
+        bare = unwrap(model)
+        return cls(name or type(bare).__name__, bare, probe(bare, input_size))
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every call of the probe, in the order in which they ended."""
+        return self.probe.calls
+
+    @property
+    def num_stages(self) -> int:
+        return len(self._stages)
+
+    @property
+    def classifier(self) -> str | None:
+        """Path of the layer that makes the logits, or None if there is none."""
+        return self._classifier.path if self._classifier else None
+
+    @cached_property
+    def canonical(self) -> dict[str, Site]:
+        """The names that work on any network, and where they are in this one."""
+        sites = {} if self._stem is None else {"stem": _site(self._stem)}
+        for number, stage in enumerate(self._stages, 1):
+            sites[f"stage{number}"] = _site(stage)
+            sites[f"stage{number}.pre"] = self._before_activation(stage)
+        return {**sites, "embedding": self._embedding(), "logits": Site("", "out", 0, overwritten=False)}
+
+    def resolve(self, text: str) -> dict[str, Site]:
+        """Find what one side of a tap names: ``{name: site}``, several for a glob or ``stages``.
+
+        Raises:
+            TapError: nothing bears the name, it never runs, or it runs several times and the tap does not say which.
+        """
+        tap = parse(text)
+        if tap.canonical is None:
+            return {str(named): self._module_site(named) for named in self._expand(tap)}
+        if tap.path == "stages":
+            return {f"stage{number + 1}": _site(stage) for number, stage in enumerate(self._stages)}
+        name = self._from_front(tap)
+        if name not in self.canonical:
+            allowed = ", ".join(self.canonical)
+            raise TapError(f"{self.name} has no '{text}': it has {allowed}. {self._listing}")
+        return {name: self.canonical[name]}
+
+    def resolve_all(self, texts: Iterable[str]) -> dict[str, Site]:
+        """:meth:`resolve` for several taps."""
+        return {name: site for text in texts for name, site in self.resolve(text).items()}
+
+    def tensor(self, site: Site) -> Tensor:
+        """A tensor on the meta device with the shape that the site hands over for a batch of 2."""
+        call = self.probe.find(site.path, site.call)
+        raw = self.probe.logits if site.path == "" else None if call is None else getattr(call, _SIDES[site.side])
+        if raw is None:
+            raise TapError(f"{self.name}: {site} passes no tensor. {self._listing}")
+        return site.layout.apply(raw)
+
+    def rectified(self, site: Site) -> bool:
+        """Whether the tensor at a site comes straight out of a ReLU, so that it is never negative."""
+        call = self.probe.find(site.path, site.call)
+        if call is None or site.side == "in":
+            return False
+        activation = activation_behind(self.probe, call)
+        return activation is not None and activation.kind.lower().rstrip("()") in ("relu", "relu6")
+
+    @property
+    def _listing(self) -> str:
+        return f"'kdengine inspect {self.name}' lists all taps."
+
+    def _from_front(self, tap: Tap) -> str:
+        """``stage-1`` as ``stage4``; other names as they are."""
+        found = tap.canonical
+        if found is None or not (found["number"] or "").startswith("-"):
+            return tap.path
+        number = len(self._stages) + 1 + int(found["number"])
+        return f"stage{number}{found['pre'] or ''}" if number > 0 else tap.path
+
+    def _before_activation(self, stage: Landmark) -> Site:
+        """The input of the activation that ends the stage; the stage itself where no activation does."""
+        call, layout = stage
+        activation = activation_behind(self.probe, call)
+        if activation is None:
+            return _site(stage)
+        return Site(activation.path, "in", activation.number, activation.input_overwritten, layout)
+
+    def _embedding(self) -> Site:
+        """What the classifier receives, pooled; the pooled last stage or the logits where there is no classifier."""
+        call = self._classifier
+        if call is not None and call.input is not None:
+            last = call.kind.startswith("Linear")
+            return Site(call.path, "in", call.number, call.input_overwritten, Layout("vector", channels_last=last))
+        return Site("", "out", 0, overwritten=False, layout=Layout("vector"))
+
+    def _expand(self, tap: Tap) -> list[Tap]:
+        """The taps meant by a path with globs and negative indices."""
+        path = self._positive(tap.path)
+        known = [*self.modules, *(call.path for call in self.calls if call.path.endswith("()"))]
+        if path in known:
+            return [Tap(path, tap.side, tap.call)]
+        depth = path.count(".")
+        names = [name for name in dict.fromkeys(known) if fnmatchcase(name, path) and name.count(".") == depth]
+        if names and re.search(r"[*?\[]", path):
+            return [Tap(name, tap.side, tap.call) for name in names]
+        near = did_you_mean(tap.path, [*known, *self.canonical])
+        raise TapError(f"{self.name} has no module '{tap.path}'. {near} {self._listing}".replace("  ", " "))
+
+    def _positive(self, path: str) -> str:
+        """Negative indices counted from the end, as in a list: ``layer4.-1`` -> ``layer4.2``."""
+        done: list[str] = []
+        for part in path.split("."):
+            if re.fullmatch(r"-\d+", part):
+                prefix = ".".join(done) + "." if done else ""
+                children = [name[len(prefix) :] for name in self.modules if name.startswith(prefix)]
+                numbers = sorted({int(child) for child in children if child.isdigit()})
+                if -int(part) <= len(numbers) and int(part) < 0:
+                    part = str(numbers[int(part)])
+            done.append(part)
+        return ".".join(done)
+
+    def _module_site(self, tap: Tap) -> Site:
+        calls = self.probe.times_called(tap.path)
+        if calls == 0:
+            raise TapError(f"{self.name}: '{tap.path}' never runs in a forward, so it cannot be tapped. {self._listing}")
+        if tap.call is None and calls > 1:
+            choices = ", ".join(f"'{tap.path}#{number}'" for number in range(min(calls, 4)))
+            raise TapError(f"{self.name}: '{tap.path}' runs {calls} times in a forward. Choose one: {choices}.")
+        call = self.probe.find(tap.path, tap.call or 0)
+        if call is None:
+            raise TapError(f"{self.name}: '{tap}' asks for call {tap.call}, but '{tap.path}' runs {calls} times (from 0).")
+        side = tap.side or "out"
+        return Site(tap.path, side, call.number, getattr(call, f"{_SIDES[side]}_overwritten"))
+
+
+_SIDES = {"in": "input", "out": "output"}
+
+
+def _site(landmark: Landmark) -> Site:
+    call, layout = landmark
+    return Site(call.path, "out", call.number, call.output_overwritten, layout)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The bare network inside ``torch.compile``, DDP and Fabric wrappers."""
+    while True:
+        inner = next((child for name, child in model.named_children() if name in _WRAPPED), None)
+        if inner is None or len(list(model.children())) != 1:
+            return model
+        model = inner
+
+
+_WRAPPED = ("module", "_orig_mod", "_forward_module", "_original_module")

@@ -1,0 +1,65 @@
+"""The grammar of taps: ``PATH[:in|:out][#CALL]``, and ``STUDENT=TEACHER`` where the two sides differ.
+
+PATH is a module path (negative indices and globs allowed: ``layer4.-1``, ``blocks.*``), a module path ending in a
+functional activation (``layer1.0.relu()``), or a canonical name that works on any network: ``stem``, ``stage2``,
+``stage-1``, ``stages``, ``stage2.pre``, ``embedding``, ``logits``. A canonical name stands alone; where a module
+bears the same name, ``stem:out`` means the module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from kdengine.errors import TapError
+
+__all__ = ["Tap", "parse", "split_pair"]
+
+GRAMMAR = "PATH[:in|:out][#CALL], for example 'stage2', 'layer2.0.conv1:in' or 'relu#1'"
+_TAP = re.compile(r"(?P<path>[^\s:#=]+)(?::(?P<side>in|out))?(?:#(?P<call>\d+))?")
+_CANONICAL = re.compile(r"stem|stages|embedding|logits|stage(?P<number>-?[1-9]\d*)(?P<pre>\.pre)?")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One parsed tap.
+
+    Attributes:
+        path: module path, glob or canonical name.
+        side: ``"out"`` (what the module returns), ``"in"`` (its first tensor argument), or None when not said.
+        call: which call of a module that runs several times in one forward, from 0, or None when not said.
+    """
+
+    path: str
+    side: str | None = None
+    call: int | None = None
+
+    @property
+    def canonical(self) -> re.Match[str] | None:
+        """The match of a name that works on any network (groups ``number`` and ``pre``), or None for a module."""
+        return _CANONICAL.fullmatch(self.path) if self.side is None and self.call is None else None
+
+
+def parse(text: str) -> Tap:
+    """Read one side of a tap.
+
+    Raises:
+        TapError: the text does not follow the grammar.
+    """
+    found = _TAP.fullmatch(text.strip())
+    if found is None:
+        raise TapError(f"'{text}' is not a tap. A tap is written {GRAMMAR}.")
+    call = found["call"]
+    return Tap(found["path"], found["side"], None if call is None else int(call))
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """Split ``"student=teacher"``; a text without ``=`` names the same tap on both sides.
+
+    Raises:
+        TapError: there is more than one ``=``, or one side is empty.
+    """
+    sides = [side.strip() for side in text.split("=")]
+    if len(sides) > 2 or not all(sides):
+        raise TapError(f"'{text}' is not a tap. Write one tap for both networks, or 'STUDENT=TEACHER'.")
+    return sides[0], sides[-1]

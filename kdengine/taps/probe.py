@@ -1,0 +1,187 @@
+"""The probe pass: one forward of a copy of the network that notes every call, its tensors, and what was overwritten."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdengine.errors import TapError
+from kdengine.taps.functional import ACTIVATION_MODULES, FunctionalActivations
+from kdengine.taps.tensors import first_tensor
+
+__all__ = ["Call", "Probe", "copy_to", "probe"]
+
+PROBE_BATCH = 2
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module or of a functional activation during the probe.
+
+    Attributes:
+        path: module path, or module path and function (``layer1.0.relu()``).
+        kind: class name of the module, or the function's name.
+        number: which call of this path, from 0.
+        started: when the call began, as a count of events.
+        finished: when it ended, on the same count.
+        input: its first tensor argument, on the meta device.
+        output: its first tensor result, on the meta device.
+        input_overwritten: whether the input was changed in place after the call began.
+        output_overwritten: whether the output was changed in place after the call ended.
+        activation: whether this is an activation.
+    """
+
+    path: str
+    kind: str
+    number: int
+    started: int
+    activation: bool
+    finished: int = -1
+    input: Tensor | None = None
+    output: Tensor | None = None
+    input_overwritten: bool = False
+    output_overwritten: bool = False
+
+
+@dataclass
+class Probe:
+    """What one probe pass saw: the calls in the order in which they ended, the logits, and the device it ran on."""
+
+    calls: list[Call]
+    logits: Tensor
+    device: str
+    _count: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._count = {}
+        for call in self.calls:
+            self._count[call.path] = max(self._count.get(call.path, 0), call.number + 1)
+
+    def times_called(self, path: str) -> int:
+        """How often one forward runs this path."""
+        return self._count.get(path, 0)
+
+    def find(self, path: str, number: int = 0) -> Call | None:
+        """The given call of a path, or None."""
+        return next((call for call in self.calls if call.path == path and call.number == number), None)
+
+
+def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
+    """Run a copy of the model once, on the meta device where it allows that, else on the CPU.
+
+    The model itself never runs, so nothing a forward may cache can stay on it.
+
+    Args:
+        model: any network whose forward takes one batch of images.
+        input_size: shape of one input, (C, H, W).
+
+    Raises:
+        TapError: the forward fails on both devices, or returns no tensor.
+    """
+    failures = []
+    for device in ("meta", "cpu"):
+        try:
+            return _probe_on(device, model, input_size)
+        except Exception as error:  # a model may fail on the meta device in any way
+            failures.append(f"on {device}: {type(error).__name__}: {error}")
+    shape = ", ".join(map(str, input_size))
+    raise TapError(
+        f"{type(model).__name__} does not accept a batch of [{PROBE_BATCH}, {shape}] ({'; '.join(failures)}). "
+        "Check that the network fits the size and channels of the data."
+    )
+
+
+def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe:
+    twin = copy_to(device, model).eval()
+    images = torch.zeros(PROBE_BATCH, *input_size, device=device)
+    watch = _Watch()
+    with torch.no_grad(), watch.over(twin):
+        logits = first_tensor(twin(images))
+    if logits is None:
+        raise TapError("its forward returns no tensor")
+    return Probe(watch.finish(), _as_meta(logits), device)
+
+
+def copy_to(device: str, model: nn.Module) -> nn.Module:
+    """A deep copy whose parameters and buffers live on the device; on meta they take no memory."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=False)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to(device, copy=True)
+    return copy.deepcopy(model, memo)
+
+
+def _as_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
+
+
+class _Watch:
+    """Hooks on every module of the probe's copy; the copy is thrown away, and the hooks with it."""
+
+    def __init__(self) -> None:
+        self.open: list[Call] = []
+        self.done: list[Call] = []
+        self.clock = 0
+        self.numbers: dict[str, int] = {}
+        self.versions: list[tuple[Call, str, Tensor, int]] = []
+
+    def over(self, model: nn.Module) -> FunctionalActivations:
+        """Install the hooks; the returned context makes functional activations visible."""
+        for path, module in model.named_modules():
+            kind = type(module).__name__
+            module.register_forward_pre_hook(self._before(path, kind), with_kwargs=True)
+            module.register_forward_hook(lambda module, args, output: self._end(first_tensor(output)))
+        return FunctionalActivations(self._before_function, self._after_function)
+
+    def _before(self, path: str, kind: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._begin(path, kind, first_tensor((args, kwargs)), kind in ACTIVATION_MODULES)
+
+        return hook
+
+    def _before_function(self, name: str, tensor: Tensor) -> None:
+        inside = self.open[-1]
+        if not inside.activation:  # an activation module calls its own function: one event is enough
+            self._begin(f"{inside.path}.{name}".lstrip("."), name, tensor, activation=True)
+
+    def _after_function(self, name: str, tensor: Tensor) -> None:
+        if self.open[-1].kind == name:
+            self._end(tensor)
+
+    def _begin(self, path: str, kind: str, tensor: Tensor | None, activation: bool) -> None:
+        number = self.numbers.get(path, 0)
+        self.numbers[path] = number + 1
+        call = Call(path, kind, number, self._tick(), activation)
+        self._keep(call, "input", tensor)
+        self.open.append(call)
+
+    def _end(self, tensor: Tensor | None) -> None:
+        call = self.open.pop()
+        call.finished = self._tick()
+        self._keep(call, "output", tensor)
+        self.done.append(call)
+
+    def _tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def _keep(self, call: Call, side: str, tensor: Tensor | None) -> None:
+        setattr(call, side, tensor)
+        if tensor is not None:
+            self.versions.append((call, side, tensor, tensor._version))
+
+    def finish(self) -> list[Call]:
+        """Note what was overwritten, and replace every tensor by one on the meta device (the same for the same)."""
+        metas: dict[int, Tensor] = {}
+        kept = [tensor for *_, tensor, _ in self.versions]  # alive together, so that no id is used twice
+        for call, side, tensor, version in self.versions:
+            setattr(call, f"{side}_overwritten", tensor._version != version)
+            setattr(call, side, metas.setdefault(id(tensor), _as_meta(tensor)))
+        kept.clear()
+        return self.done

@@ -1,0 +1,61 @@
+"""Attention transfer: the student learns where the teacher's feature maps are active."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from kdengine import Distiller, Step, hookimpl
+from pydantic import Field
+from torch import Tensor
+
+__all__ = ["AttentionTransfer", "attention_loss", "attention_map"]
+
+
+def attention_map(features_BCHW: Tensor, power: float = 2.0) -> Tensor:
+    """Mean over channels of |F|^p, flattened and scaled to unit length per image: [B, C, H, W] -> [B, H W]."""
+    return F.normalize(features_BCHW.abs().pow(power).mean(1).flatten(1), dim=1)
+
+
+def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.0) -> Tensor:
+    """Mean squared difference of the attention maps of two networks, over batch and places; [].
+
+    Where the sizes differ, the larger maps are average-pooled to the smaller size. B: batch, C: channels (may differ).
+    """
+    size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
+    student_BCHW, teacher_BCHW = (F.adaptive_avg_pool2d(maps, size) for maps in (student_BCHW, teacher_BCHW))
+    return F.mse_loss(attention_map(student_BCHW, power), attention_map(teacher_BCHW, power))
+
+
+class AttentionTransfer(Distiller):
+    """Attention transfer: match the normalised spatial energy of the feature maps at the end of every stage.
+
+    beta sum_i mean (Q_s,i - Q_t,i)^2, Q = vec(mean_C |F|^p) / ||.||_2
+
+    Source: Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of Convolutional
+    Neural Networks via Attention Transfer", ICLR 2017, arXiv:1612.03928; scale as in the authors' code.
+    """
+
+    name = "at"
+    category = "multi-connection"
+    taps = ("stages",)
+    presets = {"sseung": {"half": True}}
+
+    class Options(Distiller.Options):
+        beta: float = Field(1000.0, ge=0)
+        """Weight of the sum over stages."""
+        power: float = Field(2.0, gt=0)
+        """Exponent p of the activations."""
+        half: bool = False
+        """Halve the loss, as the TensorFlow implementation of the seeds does."""
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        losses = [attention_loss(tap.student, tap.teacher, self.options.power) for tap in step.pairs]
+        scale = self.options.beta * (0.5 if self.options.half else 1.0)
+        return {"attention": scale * torch.stack(losses).sum()}
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    registry.distiller(AttentionTransfer)

@@ -1,0 +1,71 @@
+"""FitNets: a hint from the middle of the teacher guides the middle of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from kdengine import Distiller, Pair, Stage, Step, hookimpl
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdplugin_fitnet.regressor import Regressor
+
+__all__ = ["FitNet", "Regressor", "hint_loss"]
+
+
+def hint_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared difference of two maps of one shape; [].
+
+    Args:
+        student_BCHW: the student's map after the regressor, [B, C, H, W].
+        teacher_BCHW: the teacher's map, [B, C, H, W].
+        reduction: ``"mean"`` over all elements, or ``"sum_chw"``: summed over an image, mean over the batch.
+    """
+    squared = F.mse_loss(student_BCHW, teacher_BCHW, reduction="none")
+    return squared.mean() if reduction == "mean" else squared.flatten(1).sum(1).mean()
+
+
+class FitNet(Distiller):
+    """FitNets: first learn to predict a feature map of the teacher, then learn the task.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv:1412.6550.
+    """
+
+    name = "fitnet"
+    category = "multi-connection"
+    taps = ("stage2",)
+
+    class Options(Distiller.Options):
+        mode: Literal["two_stage", "joint"] = "two_stage"
+        """Hints before the task, or together with it."""
+        hint_epochs: int | float = Field(0.4, ge=0)
+        """Epochs of hints in mode 'two_stage'; a fraction is a share of the run's own epochs."""
+        side: Literal["student", "teacher"] = "student"
+        """Whose map the regressor changes; on the teacher's side it is a linear map, and only where widths differ."""
+        reduction: Literal["mean", "sum_chw"] = "mean"
+        """Mean over all elements, or sum over an image."""
+
+    def build(self, pair: Pair) -> None:
+        make = Regressor.towards_teacher if self.options.side == "student" else Regressor.towards_student
+        self.regressors = nn.ModuleList(make(tap.student.shape, tap.teacher.shape, tap.rectified) for tap in pair.pairs)
+
+    def stages(self) -> Sequence[Stage]:
+        return () if self.options.mode == "joint" else (Stage("hint", epochs=self.options.hint_epochs),)
+
+    def taps_in(self, stage: str) -> Sequence[str] | None:
+        """The hints are read in the stage of their own, or in the joint one."""
+        return super().taps_in(stage) if stage == "hint" or self.options.mode == "joint" else None
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        losses = []
+        for regressor, tap in zip(self.regressors, step.pairs, strict=True):
+            student, teacher = regressor(tap.student, tap.teacher)
+            losses.append(hint_loss(student, teacher, self.options.reduction))
+        return {"hint": sum(losses[1:], losses[0])}
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    registry.distiller(FitNet)

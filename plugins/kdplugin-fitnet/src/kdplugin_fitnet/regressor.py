@@ -1,0 +1,71 @@
+"""The regressor of FitNets: brings the student's map to the shape of the teacher's, or the other way round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Regressor"]
+
+
+class Regressor(nn.Module):
+    """Makes two maps comparable: one of them passes through ``change``, which is thrown away after training.
+
+    Args:
+        change: the trainable part.
+        on_student: whether it changes the student's map; the teacher's otherwise.
+    """
+
+    def __init__(self, change: nn.Module, on_student: bool) -> None:
+        super().__init__()
+        self.change = change
+        self.on_student = on_student
+
+    @classmethod
+    def towards_teacher(cls, student: Sequence[int], teacher: Sequence[int], rectified: bool) -> Regressor:
+        """Convolution and batch normalisation on the student's side, and ReLU where the teacher's map has passed one.
+
+        The kernel follows from the sizes: 1x1 for equal ones, strided 3x3 for half, transposed 4x4 for double.
+
+        Args:
+            student: shape of the student's map, [B, C, H, W].
+            teacher: shape of the teacher's map, [B, C, H, W].
+            rectified: whether the teacher's map is never negative.
+        """
+        layers = [_resizing(student, teacher), nn.BatchNorm2d(teacher[1])]
+        return cls(nn.Sequential(*layers, *([nn.ReLU()] if rectified else [])), on_student=True)
+
+    @classmethod
+    def towards_student(cls, student: Sequence[int], teacher: Sequence[int], rectified: bool) -> Regressor:
+        """A linear map per place on the teacher's side, where the widths differ; else nothing."""
+        same = student[1] == teacher[1]
+        return cls(nn.Identity() if same else nn.Conv2d(teacher[1], student[1], 1, bias=False), on_student=False)
+
+    def forward(self, student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps in one shape; a size that no kernel of the regressor gives is average-pooled or enlarged."""
+        if self.on_student:
+            student_BCHW = _sized(self.change(student_BCHW), teacher_BCHW)
+        else:
+            teacher_BCHW = _sized(self.change(teacher_BCHW), student_BCHW)
+        return student_BCHW, teacher_BCHW
+
+
+def _resizing(source: Sequence[int], target: Sequence[int]) -> nn.Module:
+    channels_in, channels_out = source[1], target[1]
+    height_in, height_out = source[2], target[2]
+    if height_in == 2 * height_out:
+        return nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
+    if 2 * height_in == height_out:
+        return nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)
+    return nn.Conv2d(channels_in, channels_out, 1)
+
+
+def _sized(maps_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
+    size = like_BCHW.shape[2:]
+    if maps_BCHW.shape[2:] == size:
+        return maps_BCHW
+    if maps_BCHW.shape[2] >= size[0] and maps_BCHW.shape[3] >= size[1]:
+        return F.adaptive_avg_pool2d(maps_BCHW, size)
+    return F.interpolate(maps_BCHW, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,93 @@
+"""Soft targets: the student learns the teacher's softened class probabilities."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from kdengine import Distiller, Step, hookimpl
+from pydantic import Field
+from torch import Tensor
+
+__all__ = ["SoftTargets", "soft_target_loss"]
+
+
+def soft_target_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float, soft_term: str = "kl") -> Tensor:
+    """Mean over the batch of KL(p || q), or of the cross-entropy H(p, q), at a temperature.
+
+    p = softmax(teacher / T), q = softmax(student / T). B: batch, K: classes.
+
+    Args:
+        student_BK: logits of the student, [B, K].
+        teacher_BK: logits of the teacher, [B, K].
+        temperature: T > 0, dimensionless.
+        soft_term: ``"kl"`` or ``"ce"``; they differ by the teacher's entropy, which has no gradient.
+
+    Returns:
+        A scalar []. The factor T^2 is not in it.
+    """
+    log_q_BK = F.log_softmax(student_BK / temperature, dim=1)
+    p_BK = F.softmax(teacher_BK / temperature, dim=1)
+    if soft_term == "ce":
+        return -(p_BK * log_q_BK).sum(1).mean()
+    return F.kl_div(log_q_BK, p_BK, reduction="batchmean")
+
+
+class SoftTargets(Distiller):
+    """Soft targets: cross-entropy with the labels, and KL divergence from the teacher's softened probabilities.
+
+    (1 - alpha) CE(z_s, y) + alpha T^2 KL(softmax(z_t / T) || softmax(z_s / T))
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
+    """
+
+    name = "st"
+    category = "response"
+    taps = ("logits",)
+    presets = {
+        "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
+        "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
+        "motakuss": {"alpha": 1.0, "task": 1.0, "temperature": 10.0, "t_squared": False, "hard_temperature": True},
+    }
+
+    class Options(Distiller.Options):
+        alpha: float = Field(0.9, ge=0)
+        """Weight of the soft term."""
+        temperature: float = Field(4.0, gt=0)
+        """Temperature T of both softmaxes."""
+        t_squared: bool = True
+        """Multiply the soft term by T^2, so that its gradient does not shrink as T grows."""
+        soft_term: Literal["kl", "ce"] = "kl"
+        """KL divergence, or cross-entropy with soft labels; the gradients are the same."""
+        task: float | None = Field(None, ge=0)
+        """Weight of the cross-entropy with the labels; 1 - alpha when left out."""
+        hard_temperature: bool = False
+        """Divide the logits by T in the cross-entropy with the labels too."""
+
+        def model_post_init(self, context: Any) -> None:
+            if self.task is None and self.alpha > 1:
+                raise ValueError("alpha above 1 needs 'task', the weight of the cross-entropy with the labels")
+
+    @property
+    def hard_weight(self) -> float:
+        """Weight of the cross-entropy with the labels."""
+        return 1.0 - self.options.alpha if self.options.task is None else self.options.task
+
+    @property
+    def task_weight(self) -> float:
+        """The engine's cross-entropy takes the hard weight, unless the method brings a tempered one itself."""
+        return 0.0 if self.options.hard_temperature else self.hard_weight
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        temperature = self.options.temperature
+        factor = self.options.alpha * (temperature**2 if self.options.t_squared else 1.0)
+        soft = soft_target_loss(step.student.logits, step.teacher.logits, temperature, self.options.soft_term)
+        terms = {"soft": factor * soft}
+        if self.options.hard_temperature:
+            terms["hard"] = self.hard_weight * F.cross_entropy(step.student.logits / temperature, step.y)
+        return terms
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    registry.distiller(SoftTargets)

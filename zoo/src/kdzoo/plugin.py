@@ -1,0 +1,19 @@
+"""What the zoo offers to kdengine: its networks under their bare names, and its recipes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+from kdengine import hookimpl
+
+from kdzoo import cifar_resnet
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    for name in cifar_resnet.NETWORKS:
+        registry.model(name, partial(timm.create_model, name))
+    registry.recipes(Path(__file__).parent / "recipes")
