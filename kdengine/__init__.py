@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdengine.distiller import Distiller, Pair, Stage, Step, TapPair
-    from kdengine.engine import Engine, Result
+    from kdengine.engine import Engine
     from kdengine.errors import (
         DataError,
         KDError,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from kdengine.hookspecs import hookimpl
     from kdengine.registry import Registry
+    from kdengine.result import Result
     from kdengine.taps import Anatomy, Recorder, Trace
 
 __version__ = "0.1.0"
@@ -38,7 +39,7 @@ _HOME = {
     "PluginError": "errors",
     "Recorder": "taps",
     "Registry": "registry",
-    "Result": "engine",
+    "Result": "result",
     "SettingsError": "errors",
     "Stage": "distiller",
     "Step": "distiller",

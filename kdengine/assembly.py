@@ -6,21 +6,24 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from kdengine.distiller import JOINT, Distiller, Pair, Stage
-from kdengine.errors import ModelError, SettingsError, did_you_mean
-from kdengine.lane import Lane, LaneModule, Phase
+from kdengine.errors import KDError, ModelError, SettingsError, did_you_mean
+from kdengine.lane import Lane
+from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading, read_taps
 from kdengine.registry import Registry
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
+from kdengine.source import LOADERS
 from kdengine.taps import Anatomy, Trace
 from kdengine.taps.anatomy import Site
 
-__all__ = ["Network", "Pupil", "choose_distillers", "make_lane", "make_phases"]
+__all__ = ["Network", "Pupil", "checked_settings", "choose_distillers", "make_lane", "make_phases", "resolved"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def choose_distillers(
             uses = sum(found.name == method.name for found in chosen.values())
             chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
     faults = [_unknown_method(key, chosen) for key in options if key not in chosen]
+    faults += [_given_as_object(key) for key in options if isinstance(chosen.get(key), Distiller)]
     made: dict[str, Distiller] = {}
     for key, method in chosen.items():
         try:
@@ -89,6 +93,41 @@ def choose_distillers(
     if faults:
         raise SettingsError("\n".join(faults))
     return made
+
+
+def checked_settings(values: Mapping[str, Any], plugins: Sequence[str | Distiller], registry: Registry) -> Settings:
+    """Settings from plain values; where they have faults, those in the options of the methods are said with them.
+
+    Raises:
+        SettingsError: with every fault found.
+    """
+    try:
+        return Settings.checked(values)
+    except SettingsError as error:
+        faults = [str(error)]
+    options = values.get("options", {})
+    if isinstance(options, Mapping) and all(isinstance(given, Mapping) for given in options.values()):
+        try:
+            choose_distillers([plugins] if isinstance(plugins, str) else plugins, options, registry)
+        except KDError as error:
+            faults.append(str(error))
+    raise SettingsError("\n".join(faults))
+
+
+def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loaders: bool = False) -> Settings:
+    """The settings that a run folder keeps: with every option of every method, so that the run can be repeated.
+
+    Args:
+        settings: as they were given.
+        distillers: id -> distiller.
+        own_loaders: whether the batches come from loaders of the caller.
+    """
+    options = {key: distiller.options.model_dump(mode="json", exclude_none=True) for key, distiller in distillers.items()}
+    return settings.model_copy(update={"options": options, **({"data": LOADERS} if own_loaders else {})})
+
+
+def _given_as_object(key: str) -> str:
+    return f"Options are given for '{key}', but it came as an object: give them to its class, {key}(NAME=VALUE)."
 
 
 def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
@@ -120,16 +159,23 @@ def make_phases(distillers: Mapping[str, Distiller], pupil: Pupil, epochs: int) 
     phases = []
     for key, distiller in distillers.items():
         for stage in distiller.stages():
-            length = math.ceil(stage.epochs * epochs) if isinstance(stage.epochs, float) else stage.epochs
+            length = _length(stage, epochs)
             reading = _reading(distiller, stage.name, pupil)
             if reading is None:
-                raise SettingsError(f"{key} has a stage '{stage.name}' but reads no taps in it: taps_in('{stage.name}') is None.")
+                raise SettingsError(
+                    f"{key} has a stage '{stage.name}' but reads no taps in it: taps_in('{stage.name}') is None."
+                )
             if length > 0:
                 phases.append(Phase(stage, length, {key: reading}))
     found = {key: _reading(distiller, JOINT, pupil) for key, distiller in distillers.items()}
     readings = {key: reading for key, reading in found.items() if reading is not None}
     task_weight = math.prod(distiller.task_weight for distiller in distillers.values())
     return [*phases, Phase(Stage(JOINT, epochs, task=True), epochs, readings, task_weight)]
+
+
+def _length(stage: Stage, epochs: int) -> int:
+    """Epochs of a stage; a share of the joint epochs is rounded up, but not for what binary fractions add to it."""
+    return math.ceil(round(stage.epochs * epochs, 6)) if isinstance(stage.epochs, float) else stage.epochs
 
 
 def _reading(distiller: Distiller, stage: str, pupil: Pupil) -> Reading | None:
@@ -150,14 +196,11 @@ def _build(distiller: Distiller, readings: Sequence[Reading], pupil: Pupil, seed
         new_student=pupil.new_student,
         names=names,
         rectified={
-            name
-            for reading in readings
-            for name, site in reading.teacher.items()
-            if pupil.teacher.anatomy.rectified(site)
+            name for reading in readings for name, site in reading.teacher.items() if pupil.teacher.anatomy.rectified(site)
         },
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
         distiller.build(pair)
 
 

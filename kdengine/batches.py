@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random as python_random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,6 +19,11 @@ from kdengine.errors import DataError
 __all__ = ["Batch", "Batches", "ForeignBatches", "MemoryBatches", "StreamBatches", "random_crop", "random_flip"]
 
 PADDING = 4
+FORM = (
+    "A loader must give normalised images (float, [B, C, H, W]) and class indices (int, [B]), as a pair of tensors "
+    "or a mapping with 'image' and 'label'"
+)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class MemoryBatches:
     batch_size: int
     seed: int | None = None
     augment: str = "none"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -76,7 +84,7 @@ class MemoryBatches:
         if self.seed is not None:
             random = generator_for(self.seed, number)
             order = torch.randperm(len(self.images), generator=random)
-        for index in order.split(self.batch_size):
+        for index in torch.split(order, self.batch_size):
             images = self.images[index.to(self.images.device)]
             if random is not None:
                 images = self._augmented(images, random)
@@ -112,19 +120,42 @@ def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(flip[:, None, None, None], images.flip(3), images)
 
 
-class _Indexed(Dataset[tuple[Tensor, int, int]]):
-    """A dataset of (image, label) that gives (transformed image, label, index)."""
+@contextmanager
+def _drawing_from(seed: int) -> Iterator[None]:
+    """Seed the random states that image transforms draw from, and leave them as they were."""
+    before = python_random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python_random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
+    try:
+        yield
+    finally:
+        python_random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
-    def __init__(self, items: Sequence[Any], transform: Callable[[Any], Tensor]) -> None:
+
+class _Indexed(Dataset[tuple[Tensor, int, int]]):
+    """A dataset of (image, label) that gives (transformed image, label, index).
+
+    What a transform draws depends on the seed and the index alone, however many workers there are.
+    """
+
+    def __init__(self, items: Sequence[Any], transform: Callable[[Any], Tensor], seed: int) -> None:
         self.items = items
         self.transform = transform
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        image, label = self.items[index]
-        return self.transform(image), int(label), index
+        try:
+            image, label = self.items[index]
+            with _drawing_from((self.seed + index) % 2**63):
+                return self.transform(image), int(label), index
+        except OSError as error:
+            raise DataError(f"Image {index} cannot be read: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -145,19 +176,21 @@ class StreamBatches:
     batch_size: int
     seed: int | None = None
     workers: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         return -(-len(self.items) // self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, read ahead by the workers."""
+        generator = generator_for(self.seed or 0, number)
+        seed = int(torch.randint(2**62, (), generator=generator))
         loader = DataLoader(
-            _Indexed(self.items, self.transform),
+            _Indexed(self.items, self.transform, seed),
             self.batch_size,
             shuffle=self.seed is not None,
             num_workers=self.workers,
-            generator=generator_for(self.seed or 0, number),
+            generator=generator,
             pin_memory=self.device.type == "cuda",
         )
         for x, y, index in loader:
@@ -175,7 +208,7 @@ class ForeignBatches:
     """
 
     loader: Iterable[Any]
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def __len__(self) -> int:
         try:
@@ -200,7 +233,19 @@ def _images_and_labels(item: Any) -> tuple[Tensor, Tensor]:
     else:
         images, labels = item[:2] if isinstance(item, Sequence) and len(item) >= 2 else (None, None)
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-        raise DataError(
-            f"A loader must give (images, labels) as two tensors, or a mapping with 'image' and 'label'; got {type(item).__name__}."
-        )
-    return images, labels
+        raise DataError(f"{FORM}; got {_kind(item)}.")
+    fit = images.is_floating_point() and labels.ndim == 1 and not labels.is_floating_point() and len(images) == len(labels)
+    if not fit:
+        raise DataError(f"{FORM}; got {_kind((images, labels))}.")
+    return images, labels.long()
+
+
+def _kind(item: Any) -> str:
+    """What a loader gave, in a few words."""
+    if isinstance(item, Tensor):
+        return f"{str(item.dtype).removeprefix('torch.')} {list(item.shape)}"
+    if isinstance(item, Mapping):
+        return f"a mapping with {', '.join(map(repr, item)) or 'nothing in it'}"
+    if isinstance(item, tuple | list) and len(item) < 5:
+        return f"({', '.join(map(_kind, item))})"
+    return type(item).__name__

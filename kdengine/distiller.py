@@ -117,7 +117,7 @@ def _pairs(
     student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str] = ()
 ) -> Iterator[TapPair]:
     for here, there in names:
-        yield TapPair(here, student[here], teacher[there], there in rectified)
+        yield TapPair(here.removeprefix("="), student[here], teacher[there], there.removeprefix("=") in rectified)
 
 
 class Distiller(nn.Module, ABC):
@@ -148,22 +148,24 @@ class Distiller(nn.Module, ABC):
         weight: float = Field(1.0, ge=0)
         """Factor on all terms of the method; 0 switches it off altogether."""
         taps: tuple[str, ...] | None = None
-        """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER"."""
+        """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER", one or several with commas."""
         preset: str | None = None
         """A named set of options; those given beside it win."""
 
         @field_validator("taps", mode="before")
         @classmethod
-        def _one_tap(cls, value: Any) -> Any:
-            return (value,) if isinstance(value, str) else value
+        def _from_text(cls, value: Any) -> Any:
+            return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = self.Options.checked({**self._preset(options.get("preset")), **options}, owner=self.name)
 
-    def _preset(self, name: str | None) -> Mapping[str, Any]:
-        if name is None or name in self.presets:
-            return self.presets[name] if name else {}
+    def _preset(self, name: Any) -> Mapping[str, Any]:
+        if not isinstance(name, str):
+            return {}  # nothing, or no name at all, which the options will say
+        if name in self.presets:
+            return self.presets[name]
         near = did_you_mean(name, self.presets) or f"There are: {', '.join(self.presets) or 'none'}."
         raise SettingsError(f"{self.name} has no preset '{name}'. {near}")
 
@@ -206,7 +208,11 @@ class Distiller(nn.Module, ABC):
             "taps": list(cls.taps),
             "presets": {name: dict(values) for name, values in cls.presets.items()},
             "options": {
-                name: {"default": field.get_default(), "help": field.description or "", "type": _type_name(field)}
+                name: {
+                    "default": field.get_default(call_default_factory=True),
+                    "help": field.description or "",
+                    "type": _type_name(field),
+                }
                 for name, field in cls.Options.model_fields.items()
             },
         }

@@ -1,67 +1,51 @@
-"""Engine and Result: what a library user calls.
+"""The engine: what a library user calls.
 
-    Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
+Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdengine.assembly import Network, Pupil, choose_distillers, fresh_copies, make_lane
+from kdengine.assembly import (
+    Network,
+    Pupil,
+    checked_settings,
+    choose_distillers,
+    fresh_copies,
+    make_lane,
+    resolved,
+)
 from kdengine.data import Data, load_data
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
+from kdengine.evaluation import evaluate
 from kdengine.lane import Lane
-from kdengine.loop import TeacherPass, evaluate, fit
-from kdengine.models import ModelSource, count_flops, count_parameters, load_weights
+from kdengine.loop import TeacherPass, fit
+from kdengine.models import ModelSource, check_name, count_flops, count_parameters
 from kdengine.optim import check_optimizer
+from kdengine.recipes import recipe_values
 from kdengine.registry import Registry
+from kdengine.result import Result
 from kdengine.run import Run
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
-from kdengine.settings import Settings, TrainSettings, merge, read_toml
-from kdengine.source import Source
+from kdengine.settings import Settings, merge
+from kdengine.source import LOADERS, Source
 from kdengine.specs import Spec
 from kdengine.teachers import CachedTeacher
+from kdengine.weights import load_weights
 
-__all__ = ["Engine", "Result"]
+__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 TEACHER_SEED = 1_000_003
 """Added to the seed for the teacher's fresh weights, so that it and a student of its kind begin differently."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to.
-
-    Attributes:
-        student: the trained network with its last weights, in ``eval()``, free of hooks and wrappers.
-        top1: accuracy on the test images after the last epoch, in percent.
-        best_top1: the best of all epochs.
-        teacher_top1: the teacher's accuracy, or None for plain training.
-        history: one row an epoch, as in ``metrics.jsonl``.
-        folder: the run folder.
-        facts: what ``result.json`` holds.
-    """
-
-    student: nn.Module
-    top1: float
-    best_top1: float
-    teacher_top1: float | None
-    history: Sequence[Mapping[str, Any]]
-    folder: Path
-    facts: Mapping[str, Any] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Teacher, student and data as plain data."""
-        return dict(self.facts)
 
 
 class Engine:
@@ -71,11 +55,13 @@ class Engine:
         teacher: a model spec or a module that is already trained; None for plain training.
         student: a model spec or a module; a module is trained in place.
         plugins: methods by name, distribution or file, or distillers.
-        data: a data spec, or a :class:`kdengine.data.Data`; not used when ``fit`` is given loaders.
+        data: a data spec, or a :class:`kdengine.data.Data`; ``digits`` by default, and not used when ``fit`` is given
+            loaders.
         epochs: epochs of the joint stage.
-        seed: of weights, batches, augmentation and dropout.
+        seed: of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one below ``runs/``.
         teacher_weights: file of the teacher's weights; without it a teacher named by a spec is trained first.
+        teacher_train: what the teacher's own training does otherwise, such as ``{"epochs": 100}``.
         options: method -> its options, for methods named by text.
         recipe: name of a recipe, or a TOML file of settings; what is said here goes before what it says.
         registry: finds plugins; a new one by default.
@@ -91,12 +77,13 @@ class Engine:
         teacher: str | nn.Module | None = None,
         student: str | nn.Module | None = None,
         plugins: Iterable[str | Distiller] = (),
-        data: str | Data = "digits",
+        data: str | Data | None = None,
         *,
         epochs: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         out: str | Path | None = None,
         teacher_weights: str | Path | None = None,
+        teacher_train: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         recipe: str | Path | None = None,
         registry: Registry | None = None,
@@ -114,28 +101,46 @@ class Engine:
             "data": data.name if isinstance(data, Data) else data,
             "seed": seed,
             "teacher_weights": None if teacher_weights is None else str(teacher_weights),
+            "teacher_train": dict(teacher_train or {}),
             "options": dict(options or {}),
             "train": {**train, **({} if epochs is None else {"epochs": epochs})},
         }
+        said = {key: value for key, value in said.items() if value not in (None, [])}
         base = {} if recipe is None else recipe_values(str(recipe), chosen, self.registry)
-        self._prepare(Settings.checked(merge(base, said)), out, observers)
-        self._plugins = chosen
+        self.settings = checked_settings(merge(base, said), chosen, self.registry)
+        self._out = None if out is None else Path(out)
+        self._observers = list(observers)
+        self._resumed = False
+        self._again = ""
+        self._plugins = chosen or list(self.settings.methods)
         self._teacher = teacher if isinstance(teacher, nn.Module) else None
         self._student = student if isinstance(student, nn.Module) else None
         self._data = data if isinstance(data, Data) else None
 
     @classmethod
     def of(
-        cls, settings: Settings, out: str | Path | None = None, registry: Registry | None = None,
-        observers: Iterable[object] = (), resume: bool = False,
+        cls,
+        settings: Settings,
+        out: str | Path | None = None,
+        registry: Registry | None = None,
+        observers: Iterable[object] = (),
+        data: Data | None = None,
     ) -> Engine:
         """An engine from complete settings, as a run folder or the command line has them."""
-        engine = cls.__new__(cls)
-        engine.registry = registry or Registry()
-        engine._prepare(settings, out, observers, resume)
-        engine._plugins = list(settings.methods)
-        engine._teacher = engine._student = engine._data = None
-        return engine
+        return cls(
+            settings.teacher,
+            settings.student,
+            settings.methods,
+            data or settings.data,
+            seed=settings.seed,
+            out=out,
+            teacher_weights=settings.teacher_weights,
+            teacher_train=settings.teacher_train,
+            options=settings.options,
+            registry=registry,
+            observers=observers,
+            **settings.train.model_dump(),
+        )
 
     @classmethod
     def resume(cls, folder: str | Path, registry: Registry | None = None, observers: Iterable[object] = ()) -> Engine:
@@ -148,16 +153,9 @@ class Engine:
         settings = place.settings()
         if place.result() is not None:
             raise SettingsError(f"The run in '{folder}' is finished: 'kdengine evaluate {folder}' measures it again.")
-        return cls.of(settings, folder, registry, observers, resume=True)
-
-    def _prepare(
-        self, settings: Settings, out: str | Path | None, observers: Iterable[object], resume: bool = False
-    ) -> None:
-        self.settings = settings
-        self._out = None if out is None else Path(out)
-        self._observers = list(observers)
-        self._resume = resume
-        self._again = ""
+        engine = cls.of(settings, folder, registry, observers)
+        engine._resumed = True
+        return engine
 
     def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Result:
         """Train the student.
@@ -170,91 +168,67 @@ class Engine:
             KDError: for whatever the user can mend; before anything is written, wherever that can be known.
             KeyboardInterrupt: the state after the last finished epoch has been saved.
         """
-        settings, train = self.settings, self.settings.train
-        distillers = choose_distillers(self._plugins, settings.options, self.registry)
-        check_optimizer(train)
-        runtime = Runtime(train.device, train.precision, train.channels_last)
+        distillers = choose_distillers(self._plugins, self.settings.options, self.registry)
+        settings = resolved(self.settings, distillers, own_loaders=train_loader is not None)
+        runtime = self._checked_runtime()
         folder = self._folder(list(distillers))
+        self._check_names()
         source = self._source(train_loader, val_loader, runtime)
         student = self._network(settings.student, self._student, source, settings.seed)
         teacher = self._teacher_network(source)
         lane = self._lane(student, teacher, distillers, source, runtime)
         facts = self._ready_teacher(teacher, source, runtime) if teacher else None
         teachers = {teacher.name: TeacherPass(teacher.module, runtime)} if teacher and lane.teacher else {}
-        again = self._again or f"kdengine run --resume {folder.path}"
-        run = Run(_title(settings, distillers), settings, [lane], source.data, runtime, folder, self._hooks(folder), again)
-        return self._train(run, teachers, source, facts, student)
-
-    def _train(
-        self, run: Run, teachers: Mapping[str, TeacherPass], source: Source, teacher: Mapping[str, Any] | None, student: Network
-    ) -> Result:
-        (lane,) = run.lanes
-        if self._resume and (state := run.folder.load_state()):
+        state = folder.load_state() if self._resumed else {}
+        if state:
             lane.load_state_dict(state[lane.name])
         else:
-            run.folder.begin(self.settings, {**run.runtime.describe(), "data": source.describe()})
-        try:
-            run.hook.kdengine_before_fit(run=run)
-            fit(run, run.lanes, teachers, source.train, source.test)
-            if lane.failure is not None:
-                raise lane.failure
-            result = self._result(run, source, teacher, student)
-            run.hook.kdengine_after_fit(run=run, result=result)
-        except BaseException as error:
-            run.hook.kdengine_on_error(run=run, error=error)
-            raise
-        finally:
-            lane.student.eval()
-            self._unhook(run.folder)
-        return result
+            folder.begin(settings, {**runtime.describe(), "data": source.describe()}, fresh=not self._resumed)
+        hook = self.registry.hooks([*self._observers, folder])
+        again = self._again or f"kdengine run --resume {folder.path}"
+        run = Run(settings, [lane], source.data, runtime, folder, hook, again)
+        return _train(run, teachers, source, facts)
 
-    def _result(self, run: Run, source: Source, teacher: Mapping[str, Any] | None, student: Network) -> Result:
-        (lane,) = run.lanes
-        summary = lane.summary()
-        module = lane.student.eval()
-        for name, distiller in lane.module.distillers.items():
-            assert isinstance(distiller, Distiller), name
-            module = distiller.deploy(module)
-        facts = {
-            "methods": list(lane.module.distillers.keys()),
-            "teacher": dict(teacher) if teacher else None,
-            "student": {
-                "name": student.name,
-                **summary,
-                "parameters": count_parameters(module),
-                "training_parameters": count_parameters(lane.module),
-                "flops": count_flops(module, source.input_size),
-            },
-            "data": source.describe(),
-            "settings": self.settings.model_dump(mode="json"),
-        }
-        return Result(
-            student=module,
-            top1=summary["top1"],
-            best_top1=summary["best_top1"],
-            teacher_top1=teacher["top1"] if teacher else None,
-            history=list(lane.history),
-            folder=run.folder.path,
-            facts=facts,
-        )
+    def _checked_runtime(self) -> Runtime:
+        """Device and precision; optimizers that cannot be made are refused on the way."""
+        train = self.settings.train
+        check_optimizer(train)
+        if self.settings.teacher is not None:
+            check_optimizer(self.settings.teacher_training)
+        return Runtime(train.device, train.precision, train.channels_last)
+
+    def _check_names(self) -> None:
+        """Refuse unknown networks and missing weights before the data are read, which may take a while."""
+        for name, module in ((self.settings.teacher, self._teacher), (self.settings.student, self._student)):
+            if name is not None and module is None:
+                check_name(name, self.registry)
+        weights = self.settings.teacher_weights
+        if weights is not None and not Path(weights).exists():
+            raise ModelError(f"There is no file of weights '{weights}'.")
 
     def _folder(self, methods: Sequence[str]) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")
         folder = RunFolder(self._out) if self._out else RunFolder.default("-".join([student, *(methods or ["plain"])]))
-        if not self._resume:
+        if not self._resumed:
             folder.check_new()
         return folder
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
-        if train is None and test is None:
-            log.info("Loading %s", self.settings.data)
-            data = self._data or load_data(self.settings.data, self.registry)
-            return Source.of_data(data, self.settings, runtime.device)
-        if train is None or test is None:
+        if train is not None and test is not None:
+            modules = [module for module in (self._teacher, self._student) if module is not None]
+            return Source.of_loaders(train, test, runtime.device, modules)
+        if train is not None or test is not None:
             raise SettingsError("fit() takes a train_loader and a val_loader together, or neither.")
-        return Source.of_loaders(train, test, runtime.device)
+        if self._data is None and self.settings.data == LOADERS:
+            raise SettingsError("This run was trained on loaders of your own. Give them again: fit(train_loader, val_loader).")
+        if self._data is None:
+            log.info("Loading %s", self.settings.data)
+        data = self._data or load_data(self.settings.data, self.registry)
+        return Source.of_data(data, self.settings, runtime.device)
 
     def _network(self, name: str, module: nn.Module | None, source: Source, seed: int) -> Network:
+        if module is None and name.startswith("module:"):
+            raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
         made = module if module is not None else self._model_source(name, source).create(seed)
         return Network.probed(name, made, source.input_size, source.num_classes)
 
@@ -269,6 +243,7 @@ class Engine:
         network = self._network(name, self._teacher, source, self.settings.seed + TEACHER_SEED)
         if self.settings.teacher_weights is not None:
             load_weights(network.module, self.settings.teacher_weights, f"the teacher '{name}'")
+        network.module.eval()
         return network
 
     def _lane(
@@ -308,45 +283,31 @@ class Engine:
         data = source.data
 
         def train(folder: Path) -> None:
-            engine = Engine.of(settings, folder, self.registry, self._observers, resume=(folder / "run.toml").exists())
-            engine._data = data
+            engine = Engine.of(settings, folder, self.registry, self._observers, data)
+            engine._resumed = (folder / "run.toml").exists()
             engine._again = "the same command: the teacher's training goes on where it stopped"
             engine.fit()
 
         return cached.fetch(teacher.module, train)
 
-    def _hooks(self, folder: RunFolder) -> Any:
-        for observer in (folder, *self._observers):
-            if not self.registry.manager.is_registered(observer):
-                self.registry.manager.register(observer)
-        return self.registry.manager.hook
 
-    def _unhook(self, folder: RunFolder) -> None:
-        self.registry.manager.unregister(folder)
-
-
-def recipe_values(recipe: str, methods: Sequence[Any], registry: Registry) -> dict[str, Any]:
-    """The settings of a recipe or a TOML file; its options for methods that the run does not use are left out.
-
-    Raises:
-        PluginError: there is no such recipe.
-        SettingsError: the file is no TOML.
-    """
-    path = Path(recipe) if recipe.endswith(".toml") else registry.recipe(recipe)
-    values = read_toml(path)
-    used = {method.name if isinstance(method, Distiller) else found.name
-            for method in methods
-            for found in ([method] if isinstance(method, Distiller) else registry.methods(method))}
-    options = values.get("options", {})
-    return {**values, "options": {key: value for key, value in options.items() if key in used}}
+def _train(run: Run, teachers: Mapping[str, TeacherPass], source: Source, teacher: Mapping[str, Any] | None) -> Result:
+    """Train the run's lane, under the eyes of its observers."""
+    (lane,) = run.lanes
+    try:
+        run.hook.kdengine_before_fit(run=run)
+        fit(run, run.lanes, teachers, source.train, source.test)
+        if lane.failure is not None:
+            raise lane.failure
+        result = Result.of(run, teacher, source.describe())
+        run.hook.kdengine_after_fit(run=run, result=result)
+    except BaseException as error:
+        run.hook.kdengine_on_error(run=run, error=error)
+        raise
+    finally:
+        lane.retire()
+    return result
 
 
 def _name(network: str | nn.Module | None) -> str | None:
     return f"module:{type(network).__name__}" if isinstance(network, nn.Module) else network
-
-
-def _title(settings: Settings, distillers: Mapping[str, Distiller]) -> str:
-    if settings.teacher is None:
-        return f"{settings.student} on {settings.data}"
-    methods = " + ".join(distillers) or "no method"
-    return f"{settings.student} <- {settings.teacher} ({methods}) on {settings.data}"

@@ -16,8 +16,8 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
-    from kdengine.engine import Result
-    from kdengine.registry import Registrar
+    from kdengine.discovery import Registrar
+    from kdengine.result import Result
     from kdengine.run import Run
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdengine.batches import Batch, Batches
 from kdengine.errors import TrainingError
+from kdengine.evaluation import evaluate
 from kdengine.lane import Lane
 from kdengine.runtime import Runtime
 from kdengine.taps import Recorder, Trace
@@ -20,7 +20,7 @@ from kdengine.taps.anatomy import Site
 if TYPE_CHECKING:
     from kdengine.run import Run
 
-__all__ = ["TeacherPass", "evaluate", "fit"]
+__all__ = ["TeacherPass", "fit"]
 
 
 def fit(run: Run, lanes: Sequence[Lane], teachers: Mapping[str, TeacherPass], train: Batches, test: Batches) -> None:
@@ -37,6 +37,8 @@ def fit(run: Run, lanes: Sequence[Lane], teachers: Mapping[str, TeacherPass], tr
             traces = {key: teacher.trace(batch.x, _wanted(running, key)) for key, teacher in teachers.items()}
             for lane in running:
                 _step(lane, batch, traces)
+            if all(lane.failure for lane in running):
+                break  # nobody is left to learn from the rest of the epoch
             run.hook.kdengine_after_step(run=run, done=done, total=len(train))
         for lane in running:
             if lane.failure is None:
@@ -101,27 +103,3 @@ class TeacherPass:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
         with torch.no_grad(), self.runtime.autocast(), Recorder(self.model, sites, stop=not whole) as recorder:
             return recorder(images)
-
-
-def evaluate(model: nn.Module, batches: Batches, runtime: Runtime) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent and mean cross-entropy, in fp32, so that any other program finds the same.
-
-    Raises:
-        TrainingError: there is nothing to evaluate on.
-    """
-    was_training = model.training
-    model.eval()
-    seen, right, right5, loss = 0, 0, 0, 0.0
-    with torch.no_grad():
-        for batch in batches.epoch(0):
-            with Recorder(model, {}) as recorder:
-                logits = recorder(runtime.layout(batch.x)).logits
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.y[:, None]
-            seen += len(batch.y)
-            right += int(ranked[:, 0].sum())
-            right5 += int(ranked.sum())
-            loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
-    model.train(was_training)
-    if seen == 0:
-        raise TrainingError("There are no test images, so no accuracy can be measured.")
-    return {"top1": 100.0 * right / seen, "top5": 100.0 * right5 / seen, "loss": loss / seen}

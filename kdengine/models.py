@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ from kdengine.errors import ModelError, did_you_mean
 from kdengine.registry import Registry
 from kdengine.specs import Spec, import_factory
 
-__all__ = ["ModelSource", "count_flops", "count_parameters", "load_weights"]
+__all__ = ["ModelSource", "check_name", "count_flops", "count_parameters"]
+
+
+FORMS = "timm:NAME, torchvision:NAME, hf-hub:NAME, python:module:factory, or a bare name of an installed zoo"
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,25 @@ class ModelSource:
         Raises:
             ModelError: the spec names nothing, or the network cannot be built for the data.
         """
+        check_name(self.text, self.registry)
         spec = Spec.parse(self.text, ModelError)
-        build = _BUILDERS.get(spec.scheme)
-        if build is None:
-            raise ModelError(f"'{self.text}': there is no scheme '{spec.scheme}:'. A network is one of {FORMS}.")
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.manual_seed(seed)
-            model = build(self, spec)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
+            model = self._built(spec)
         if not isinstance(model, nn.Module):
             raise ModelError(f"'{self.text}' made a {type(model).__name__}, not a torch.nn.Module.")
         return model
+
+    def _built(self, spec: Spec) -> Any:
+        try:
+            return _BUILDERS[spec.scheme](self, spec)
+        except Exception as error:  # a network may refuse in any way
+            shape = ", ".join(map(str, self.input_size))
+            raise ModelError(
+                f"'{self.text}' cannot be built for {self.num_classes} classes and images of [{shape}]: "
+                f"{type(error).__name__}: {error}. Options are written NAME@KEY=VALUE."
+            ) from error
 
     @property
     def brings_weights(self) -> bool:
@@ -71,64 +82,34 @@ class ModelSource:
         return classes
 
 
-FORMS = "timm:NAME, torchvision:NAME, hf-hub:NAME, python:module:factory, or a bare name of an installed zoo"
-
-
 def _from_timm(source: ModelSource, spec: Spec) -> Any:
     import timm
 
-    name = spec.name if spec.scheme == "timm" else f"hf-hub:{spec.name}"
     options = {"num_classes": source.num_classes, **spec.options}
-    if spec.scheme == "timm" and not timm.is_model(name):
-        source.registry.model(name)  # a plugin that offers the network registers it with timm as well
-        if not timm.is_model(name):
-            near = did_you_mean(name, timm.list_models())
-            raise ModelError(f"timm has no model '{name}'. {near} 'kdengine models {name[:4]}' searches for more.")
-    if spec.scheme == "hf-hub":
-        options = {"pretrained": True, **options}
     if source.input_size[0] != 3:
         options.setdefault("in_chans", source.input_size[0])
-    return _sized(lambda **sized: timm.create_model(name, **options, **sized), source, options)
+    create = partial(timm.create_model, spec.name, **options)
+    return create() if "img_size" in options else _sized(create, source.input_size[1:])
 
 
-def _sized(create: Any, source: ModelSource, options: Mapping[str, Any]) -> Any:
-    """Build with timm's ``img_size`` where the network takes it (transformers fix their grid), else without."""
-    size = source.input_size[1:]
-    if "img_size" in options:
-        return _built(create, source)
-    try:
-        model = create()
-        default = tuple(getattr(model, "pretrained_cfg", {}).get("input_size", (0, 0, 0))[1:])
-        if default == size or not getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
-            return model
-        return create(img_size=size)
-    except Exception as error:  # a network may refuse in any way
-        raise _cannot_build(source, error) from error
+def _from_hub(source: ModelSource, spec: Spec) -> Any:
+    import timm
+
+    return timm.create_model(f"hf-hub:{spec.name}", **{"pretrained": True, "num_classes": source.num_classes, **spec.options})
 
 
-def _built(create: Any, source: ModelSource, **options: Any) -> Any:
-    try:
-        return create(**options)
-    except Exception as error:  # a network may refuse in any way
-        raise _cannot_build(source, error) from error
-
-
-def _cannot_build(source: ModelSource, error: Exception) -> ModelError:
-    shape = ", ".join(map(str, source.input_size))
-    return ModelError(
-        f"'{source.text}' cannot be built for {source.num_classes} classes and images of [{shape}]: "
-        f"{type(error).__name__}: {error}. Options are written NAME@KEY=VALUE."
-    )
+def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:
+    """Build with timm's ``img_size`` where a network fixes its input (transformers fix their grid), else without."""
+    model = create()
+    config = getattr(model, "pretrained_cfg", None) or {}
+    fits = tuple(config.get("input_size", (0, 0, 0))[1:]) == size
+    return model if fits or not config.get("fixed_input_size") else create(img_size=size)
 
 
 def _from_torchvision(source: ModelSource, spec: Spec) -> Any:
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models)
-    if spec.name not in names:
-        raise ModelError(f"torchvision has no model '{spec.name}'. {did_you_mean(spec.name, names)}")
-    options = {"num_classes": source.num_classes, **spec.options}
-    return _built(torchvision.models.get_model, source, name=spec.name, **options)
+    return torchvision.models.get_model(spec.name, **{"num_classes": source.num_classes, **spec.options})
 
 
 def _from_python(source: ModelSource, spec: Spec) -> Any:
@@ -136,15 +117,63 @@ def _from_python(source: ModelSource, spec: Spec) -> Any:
     offered = {"num_classes": source.num_classes, "in_chans": source.input_size[0], "img_size": source.input_size[1]}
     accepted = inspect.signature(factory).parameters
     fitting = {name: value for name, value in offered.items() if name in accepted}
-    return _built(factory, source, **{**fitting, **spec.options})
+    return factory(**{**fitting, **spec.options})
 
 
 def _from_zoo(source: ModelSource, spec: Spec) -> Any:
     factory = source.registry.model(spec.name)
-    if factory is None:
-        raise ModelError(_unknown_bare(source.registry, spec.name))
-    options = {"num_classes": source.num_classes, "in_chans": source.input_size[0], **spec.options}
-    return _built(factory, source, **options)
+    assert factory is not None
+    return factory(**{"num_classes": source.num_classes, "in_chans": source.input_size[0], **spec.options})
+
+
+_BUILDERS = {
+    "": _from_zoo,
+    "timm": _from_timm,
+    "hf-hub": _from_hub,
+    "torchvision": _from_torchvision,
+    "python": _from_python,
+}
+
+
+def check_name(text: str, registry: Registry) -> None:
+    """Refuse a spec that names nothing, before any work is done for it.
+
+    Raises:
+        ModelError: with the nearest names.
+    """
+    spec = Spec.parse(text, ModelError)
+    if spec.scheme == "module":
+        raise ModelError(f"'{text}' was a module of the caller's own. Only Python can give it: Engine(..., student=module).")
+    if spec.scheme not in _BUILDERS:
+        raise ModelError(f"'{text}': there is no scheme '{spec.scheme}:'. A network is one of {FORMS}.")
+    if spec.scheme == "":
+        if registry.model(spec.name) is None:
+            raise ModelError(_unknown_bare(registry, spec.name))
+    elif spec.scheme == "timm":
+        _check_timm(registry, spec.name)
+    elif spec.scheme == "torchvision":
+        _check_torchvision(spec.name)
+    elif spec.scheme == "python":
+        import_factory(spec.name, ModelError)
+
+
+def _check_timm(registry: Registry, name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        registry.model(name)  # a plugin that offers the network registers it with timm as well
+    if not timm.is_model(name):
+        near = did_you_mean(name, timm.list_models())
+        raise ModelError(f"timm has no model '{name}'. {near} 'kdengine models {name[:4]}' searches for more.")
+
+
+def _check_torchvision(name: str) -> None:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = did_you_mean(name, names) or f"'kdengine models {name[:4]}' searches."
+        raise ModelError(f"torchvision has no model '{name}'. {near}")
 
 
 def _unknown_bare(registry: Registry, name: str) -> str:
@@ -159,69 +188,8 @@ def _unknown_bare(registry: Registry, name: str) -> str:
     return f"There is no network '{name}'. {near} 'kdengine models' lists them."
 
 
-_BUILDERS = {
-    "": _from_zoo,
-    "timm": _from_timm,
-    "hf-hub": _from_timm,
-    "torchvision": _from_torchvision,
-    "python": _from_python,
-}
-
-
-def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
-    """Load weights, from safetensors or from a ``.pth`` read with ``weights_only=True``.
-
-    Args:
-        model: receives the weights.
-        path: the file; a state dict, or a mapping that holds one under ``state_dict`` or ``model``.
-        what: what errors call the network.
-
-    Raises:
-        ModelError: the file is missing, unreadable, or does not fit the network.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ModelError(f"There is no file of weights '{path}'.")
-    state = _read_state(file)
-    wanted = model.state_dict()
-    problems = _misfits(wanted, state)
-    if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise ModelError(f"The weights in '{path}' do not fit {what}: {shown}. Was it another network, or other classes?")
-    model.load_state_dict(state)
-
-
-def _read_state(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # readers fail in many ways
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"'{file}' holds no weights that can be read safely: {first_line}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"'{file}' holds no state dict: a mapping of names to tensors is needed.")
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in state.items()}
-
-
-def _misfits(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    missing = [f"'{name}' is missing" for name in wanted if name not in state]
-    surplus = [f"'{name}' is not in the network" for name in state if name not in wanted]
-    shapes = [
-        f"'{name}' is {list(state[name].shape)} in the file, {list(value.shape)} in the network"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    return shapes + missing + surplus
-
-
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values in all parameters, frozen ones included; buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

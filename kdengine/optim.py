@@ -22,9 +22,10 @@ def check_optimizer(settings: TrainSettings) -> None:
     Raises:
         SettingsError: naming the nearest ones.
     """
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if settings.optimizer.lower() not in known:
-        raise SettingsError(f"train.optimizer = '{settings.optimizer}' is unknown. {did_you_mean(settings.optimizer, known)}")
+        near = did_you_mean(settings.optimizer, known) or "timm's may be named, such as sgd, adamw or lamb."
+        raise SettingsError(f"train.optimizer = '{settings.optimizer}' is unknown. {near}")
     try:
         make_optimizer([nn.Parameter(torch.zeros(1))], settings)
     except Exception as error:  # an optimizer may refuse in any way
@@ -48,12 +49,18 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) 
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
-    """timm's schedule for a stage of so many updates, or None for a constant rate without warm-up."""
+    """The schedule of timm for a stage of so many updates, or None for a constant rate without warm-up."""
     warmup = settings.warmup_epochs * steps
     if settings.schedule == "constant" and not warmup:
         return None
-    shared = {"t_in_epochs": False, "warmup_t": warmup, "warmup_lr_init": settings.lr / 10}
+    shared: dict[str, Any] = {
+        "t_in_epochs": False,
+        "warmup_t": warmup,
+        "warmup_lr_init": settings.lr / 10,
+        "warmup_prefix": False,  # the warm-up is part of the stage, and does not delay what follows
+    }
     if settings.schedule == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=updates, warmup_prefix=False, **shared)
-    marks = settings.milestones if settings.schedule == "multistep" else ()
-    return MultiStepLRScheduler(optimizer, [round(mark * updates) for mark in marks], settings.decay, **shared)
+        return CosineLRScheduler(optimizer, t_initial=updates, **shared)
+    shares = settings.milestones if settings.schedule == "multistep" else ()
+    marks = sorted(round(share * updates) + 1 for share in shares)  # timm lowers the rate one update before a mark
+    return MultiStepLRScheduler(optimizer, marks, settings.decay, **shared)

@@ -18,7 +18,8 @@ class Reading:
     """What one distiller reads in one training stage.
 
     Attributes:
-        names: for each pair of taps, its name in the student's and in the teacher's trace.
+        names: for each pair of taps, its name in the student's and in the teacher's trace, with ``=`` before it where
+            the distiller means another place by the name.
         student: the student's sites by name.
         teacher: the teacher's sites by name.
         student_aliases: further names under which the distiller may ask for the student's taps.
@@ -55,17 +56,35 @@ def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anato
     names: list[tuple[str, str]] = []
     sites: tuple[dict[str, Site], dict[str, Site]] = ({}, {})
     aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
-    declared = list(distiller.taps) if len(distiller.taps) == len(taps) else list(taps)
-    for text, said in zip(taps, declared, strict=True):
+    for text in taps:
         found = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
         names += match_by_depth(list(found[0]), list(found[1]), f"{distiller.name}: '{text}'")
         for side in (0, 1):
             sites[side].update(found[side])
             if len(found[side]) == 1:
-                only = next(iter(found[side]))
-                aliases[side].update({split_pair(text)[side]: only, split_pair(said)[side]: only})
+                aliases[side].update(dict.fromkeys(_sayings(distiller, text, side), next(iter(found[side]))))
     used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(sites, _columns(names), strict=True)]
-    return Reading(tuple(names), used[0], used[1], *aliases)
+    keys = tuple((_key(student, aliases[0]), _key(teacher, aliases[1])) for student, teacher in names)
+    return Reading(keys, used[0], used[1], *aliases)
+
+
+def _sayings(distiller: Distiller, text: str, side: int) -> list[str]:
+    """What the distiller may call a tap: as it is written, unless its own taps mean another by that, and as it was declared."""
+    given = distiller.options.taps or ()
+    if len(given) != len(distiller.taps):
+        return [split_pair(text)[side]]
+    declared = [split_pair(said)[side] for said in distiller.taps]
+    mine = [said for said, tap in zip(declared, given, strict=True) if tap == text]
+    written = split_pair(text)[side]
+    return mine if mine and written in declared else [written, *mine]
+
+
+def _key(name: str, aliases: dict[str, str]) -> str:
+    """The name of a site in the distiller's trace; ``=name`` where the distiller means another site by the name."""
+    if aliases.get(name, name) == name:
+        return name
+    aliases[f"={name}"] = name
+    return f"={name}"
 
 
 def _columns(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -22,8 +22,7 @@ class Run:
     """What is being trained, and where it is kept.
 
     Attributes:
-        title: what to call it: ``resnet8 <- resnet32 (rkd)``.
-        settings: as resolved.
+        settings: as resolved, with the options of every method.
         lanes: the students being taught.
         data: what they are trained on.
         runtime: where they run.
@@ -32,7 +31,6 @@ class Run:
         again: what to do to go on after an interruption.
     """
 
-    title: str
     settings: Settings
     lanes: Sequence[Lane]
     data: Data | None
@@ -40,6 +38,14 @@ class Run:
     folder: RunFolder
     hook: Any
     again: str = ""
+
+    @property
+    def title(self) -> str:
+        """What to call it: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
+        if self.settings.teacher is None:
+            return f"{self.settings.student} on {self.settings.data}"
+        methods = " + ".join(self.settings.options) or "no method"
+        return f"{self.settings.student} <- {self.settings.teacher} ({methods}) on {self.settings.data}"
 
     @property
     def total_epochs(self) -> int:

@@ -25,7 +25,7 @@ from kdengine.hookspecs import hookimpl
 from kdengine.settings import Settings, read_toml
 
 if TYPE_CHECKING:
-    from kdengine.engine import Result
+    from kdengine.result import Result
     from kdengine.run import Run
 
 __all__ = ["RunFolder"]
@@ -38,44 +38,75 @@ class RunFolder:
 
     Args:
         path: the folder.
+        proposed: whether the name is only a proposal, to be changed where another run has taken it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, proposed: bool = False) -> None:
         self.path = Path(path)
+        self._proposed = proposed
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
-        """A new folder below ``runs/``, named after the run and the time; one that does not exist yet."""
+        """A new folder below ``runs/``, named after the run and the time."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path("runs") / f"{name}-{stamp}"
-        number = 2
-        while path.exists():
-            path = Path("runs") / f"{name}-{stamp}-{number}"
-            number += 1
-        return cls(path)
+        return cls(Path("runs") / f"{name}-{stamp}", proposed=True)
 
     @property
     def state_file(self) -> Path:
+        """What a resumed run begins from; only there while the run is not finished."""
         return self.path / "state" / "lanes.pt"
 
     def check_new(self) -> None:
-        """Refuse a folder in which a run already lies.
+        """Refuse a folder in which a run already lies, or which cannot be made.
 
         Raises:
             SettingsError: with the line that resumes it, or the advice to choose another.
         """
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if parent != self.path and not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise SettingsError(f"The run folder '{self.path}' cannot be made: '{parent}' is no folder that can be written to.")
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
         if (self.path / "run.toml").exists():
             raise SettingsError(
-                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', or choose another --out."
+                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
+                "or choose another --out."
             )
 
-    def begin(self, settings: Settings, facts: Mapping[str, Any]) -> None:
-        """Create the folder with its settings and its manifest."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def begin(self, settings: Settings, facts: Mapping[str, Any], fresh: bool = True) -> None:
+        """Create the folder with its settings and its manifest.
+
+        Args:
+            settings: as resolved.
+            facts: further entries of the manifest.
+            fresh: whether no run may lie there yet.
+
+        Raises:
+            SettingsError: another run has taken the folder meanwhile, or it cannot be made.
+        """
+        if fresh:
+            self.check_new()
+        try:
+            self._make()
+        except OSError as error:
+            raise SettingsError(
+                f"The run folder '{self.path}' cannot be made: {error.strerror}. Choose another --out."
+            ) from error
         self.write_text("run.toml", tomli_w.dumps(_without_none(settings.model_dump(mode="json"))))
         self.write_json("manifest.json", {**_manifest(), **facts})
+
+    def _make(self) -> None:
+        """Make the folder; of two runs that propose one name at the same time, the later one adds a number."""
+        proposal, number = self.path, 1
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=not self._proposed)
+                return
+            except FileExistsError:
+                if not self._proposed:
+                    raise
+            number += 1
+            self.path = proposal.with_name(f"{proposal.name}-{number}")
 
     def settings(self) -> Settings:
         """The settings of the run that lies here.
@@ -107,6 +138,11 @@ class RunFolder:
         file = self.path / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
+    def manifest(self) -> dict[str, Any]:
+        """What ``manifest.json`` says of versions and hardware."""
+        found: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        return found
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``."""
         file = self.path / "metrics.jsonl"
@@ -127,18 +163,18 @@ class RunFolder:
         state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
         return state
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Append the row, then save the state; rows beyond the state are dropped when a run is resumed."""
         rows = [json.dumps(row) for lane in run.lanes for row in lane.history]
         self.write_text("metrics.jsonl", "\n".join(rows) + "\n")
         self.save_state(run)
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
         """Write the weights and the result, and drop what only a resumed run would need."""
         (lane,) = run.lanes
-        self.write_tensors("student.safetensors", lane.student.state_dict())
+        self.write_tensors("student.safetensors", result.student.state_dict())
         if lane.best_weights:
             self.write_tensors("student-best.safetensors", lane.best_weights)
         if lane.connectors():

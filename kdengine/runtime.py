@@ -9,13 +9,22 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
 
 __all__ = ["Randomness", "Runtime", "native_bf16"]
 
-_PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+class _BFloat16(MixedPrecision):
+    """Forwards under autocast to bf16, that leaves the images as they are: distillers see them too, in float32."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+    def convert_output(self, data: Any) -> Any:
+        return data
 
 
 class Runtime:
@@ -37,7 +46,8 @@ class Runtime:
                 warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
                 accelerator = Fabric(accelerator=device, devices=1).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
-                self.fabric = Fabric(accelerator=device, devices=1, precision=_PRECISIONS[self.precision])
+                mixed: list[Any] = [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
+                self.fabric = Fabric(accelerator=device, devices=1, plugins=mixed)
         except Exception as error:  # Lightning raises of many kinds
             raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
         self.device: torch.device = self.fabric.device
@@ -45,7 +55,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the memory layout of the run."""
         if self.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
     def layout(self, images: Tensor) -> Tensor:
@@ -113,7 +123,9 @@ class Randomness:
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
         with self._kept():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
             self.state = self._now()
 
     @contextmanager

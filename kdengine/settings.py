@@ -5,19 +5,25 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from kdengine.errors import SettingsError, did_you_mean
 
 __all__ = ["Settings", "Strict", "TrainSettings", "from_assignments", "merge", "parse_assignment", "read_toml"]
 
+SAID = "said"
+"""Kind of a fault whose message is complete as it stands."""
+
 
 class Strict(BaseModel):
     """Base of every settings and options model: frozen, no unknown names, the string under a field is its help."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
     @classmethod
     def checked(cls, values: Mapping[str, Any], owner: str = "") -> Self:
@@ -40,16 +46,21 @@ class Strict(BaseModel):
 def _fault(model: type[BaseModel], fault: Any, owner: str) -> str:
     place = [str(part) for part in fault["loc"]]
     name = ".".join([owner, *place] if owner else place)
+    if fault["type"] == SAID:
+        return str(fault["msg"])
+    if fault["type"] == "missing":
+        return f"'{name}' is missing: it must be given."
     if fault["type"] == "extra_forbidden":
         allowed = _fields_at(model, place[:-1])
         near = did_you_mean(place[-1], allowed) or f"It has {', '.join(allowed)}."
         return f"There is no option '{name}'. {near}"
-    return f"{name} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}."
+    complaint = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{name} = {fault['input']!r}: {complaint}." if place else f"{owner or 'settings'}: {complaint}."
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
     for part in place:
-        inner = model.model_fields[part].annotation
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
         model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
     return list(model.model_fields)
 
@@ -73,7 +84,7 @@ class TrainSettings(Strict):
     """Nesterov's momentum, for optimizer 'sgd'."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
     """How the learning rate falls over the joint stage; other stages keep it constant."""
-    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.3, 0.6, 0.8)
     """Shares of the joint stage at which 'multistep' lowers the rate."""
     decay: float = Field(0.1, gt=0, lt=1)
     """Factor by which 'multistep' lowers the rate."""
@@ -118,6 +129,15 @@ class Settings(Strict):
     """What the teacher's own training does otherwise than the student's."""
     options: dict[str, dict[str, Any]] = {}
     """Method -> its options. The second fitnet of a run is 'fitnet-2'."""
+
+    @field_validator("teacher_train")
+    @classmethod
+    def _known_to_training(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            TrainSettings.checked(values, owner="teacher_train")
+        except SettingsError as error:
+            raise PydanticCustomError(SAID, "{text}", {"text": str(error)}) from None
+        return values
 
     @property
     def teacher_training(self) -> TrainSettings:

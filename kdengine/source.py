@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdengine.batches import Batches, ForeignBatches
 from kdengine.data import Data
 from kdengine.errors import DataError
 from kdengine.settings import Settings
+from kdengine.taps import Anatomy
 
-__all__ = ["Source"]
+__all__ = ["LOADERS", "Source"]
+
+LOADERS = "loaders"
+"""What a run folder calls data that came as loaders of the user's own."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +54,42 @@ class Source:
         )
 
     @classmethod
-    def of_loaders(cls, train: Iterable[Any], test: Iterable[Any], device: torch.device) -> Source:
-        """The user's loaders; sizes and classes are read off the test batches.
+    def of_loaders(
+        cls, train: Iterable[Any], test: Iterable[Any], device: torch.device, modules: Iterable[nn.Module] = ()
+    ) -> Source:
+        """The user's loaders; sizes and classes are read off their data set and the test batches.
+
+        Args:
+            train: the loader to train on.
+            test: the loader to measure accuracy on.
+            device: where batches go.
+            modules: networks that came as modules: they may know of classes that no test image shows.
 
         Raises:
             DataError: they are empty, or give something other than images and labels.
         """
         train_batches, test_batches = ForeignBatches(train, device), ForeignBatches(test, device)
+        len(train_batches)  # without a length no schedule can be laid out
         shape, classes = None, 0
         for batch in test_batches.epoch(0):
             shape = tuple(batch.x.shape[1:])
             classes = max(classes, int(batch.y.max()) + 1)
         if shape is None or len(shape) != 3:
             raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
-        classes = max(classes, len(getattr(getattr(train, "dataset", None), "classes", ())))
-        return cls(train_batches, test_batches, shape, classes, len(train_batches) * len(batch.x))
+        dataset = getattr(train, "dataset", None)
+        outputs = [Anatomy.of(module, shape).probe.logits.shape[-1] for module in modules]
+        classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
+        return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
 
     def describe(self) -> dict[str, Any]:
         """What a run folder keeps of the data."""
         if self.data is not None:
             return self.data.describe()
-        return {"name": "loaders", "num_classes": self.num_classes, "input_size": list(self.input_size)}
+        return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
+
+
+def _count(batches: ForeignBatches, dataset: Any) -> int:
+    """Images in the training set: what its data set says, else as many as one pass gives."""
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    return sum(len(batch.y) for batch in batches.epoch(0))

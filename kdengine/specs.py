@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdengine.errors import KDError
-from kdengine.settings import parse_assignment
+from kdengine.errors import KDError, did_you_mean
+from kdengine.settings import merge, parse_assignment
 
 __all__ = ["Spec", "import_factory"]
 
@@ -39,7 +39,7 @@ class Spec:
         options: dict[str, Any] = {}
         for assignment in assignments:
             try:
-                options.update(parse_assignment(assignment))
+                options = merge(options, parse_assignment(assignment))
             except KDError:
                 raise error(f"'{text}': '{assignment}' is not KEY=VALUE.") from None
         return cls(scheme, name, options)
@@ -55,11 +55,13 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None) if attribute else None
-    except Exception as problem:  # the user's module may fail in any way
+        module = importlib.import_module(module_name) if module_name and attribute else None
+    except (Exception, SystemExit) as problem:  # the user's module may fail in any way
         raise error(f"'{module_name}' cannot be imported: {type(problem).__name__}: {problem}.") from problem
     finally:
         sys.path.remove(here)
-    if not callable(found):
-        raise error(f"'python:{name}' names no callable. Write python:package.module:factory.")
-    return found
+    factory: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(factory):
+        near = did_you_mean(attribute, vars(module)) if module else ""
+        raise error(f"'python:{name}' names no callable. {near or 'Write python:package.module:factory.'}")
+    return factory

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from kdengine import __version__
 from kdengine.cache import cache_folder
 from kdengine.data import Data
-from kdengine.models import load_weights
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
+from kdengine.weights import load_weights
 
 __all__ = ["CachedTeacher"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,41 @@ class CachedTeacher:
         Returns:
             The teacher's ``result.json``, with ``cached`` added.
         """
-        cached = self.folder.result()
-        if cached is None:
-            self._train(train)
-        load_weights(model, self.folder.path / "student.safetensors", self.settings.student)
-        result = cached or self.folder.result() or {}
-        return {**result["student"], "cached": cached is not None, "folder": str(self.folder.path)}
+        place = self.folder
+        cached = place.result() is not None or not self._train(train)
+        load_weights(model, place.path / "student.safetensors", self.settings.student)
+        result = place.result()
+        assert result is not None
+        return {**result["student"], "cached": cached, "folder": str(place.path)}
 
-    def _train(self, train: Callable[[Path], Any]) -> None:
-        """Train under a temporary name, so that the cache only ever holds finished teachers."""
+    def _train(self, train: Callable[[Path], Any]) -> bool:
+        """Train under a temporary name, so that the cache only ever holds finished teachers; one process at a time.
+
+        Returns:
+            Whether it was trained here, and not by another process that was waited for.
+        """
         final = self.folder.path
         working = final.with_name(f".{final.name}")
-        train(working)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(working, final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(final.with_name(f".{final.name}.lock"), self.settings.student):
+            if self.folder.result() is not None:
+                return False
+            train(working)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(working, final)
+        return True
+
+
+@contextmanager
+def _alone(path: Path, name: str) -> Iterator[None]:
+    """Hold a lock file; it is free again when this process ends, however it ends."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("Waiting for another process that trains the teacher %s", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -27,7 +27,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
             command: click.Command = import_module(f"kdengine.cli.{cmd_name}").command
-            return command
+            return with_line_breaks(command)
         return self._from_plugins(ctx, cmd_name)
 
     def _from_plugins(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -39,36 +39,45 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
+def with_line_breaks(command: click.Command) -> click.Command:
+    r"""Let ``\b`` in a raw docstring keep the lines of a paragraph, as it does for click in any other docstring."""
+    command.help = command.help and command.help.replace(r"\b", "\b")
+    return command
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="kdengine")
 def cli() -> None:
-    """Distil any PyTorch network into any other, with any method.
+    r"""Distil any PyTorch network into any other, with any method.
 
     \b
     kdengine run --plugin kdplugin-rkd --teacher timm:resnet32 --student resnet8
     """
 
 
+with_line_breaks(cli)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 the user's mistake, 130 interrupted, 1 our fault."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        cli.main(arguments, prog_name="kdengine", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
+        code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
+        _say_as_json(error.format_message(), error, arguments)
         return USER_ERROR
     except KDError as error:
-        _say(error, "--json" in arguments)
+        text = " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
+        click.echo(f"kdengine: {text}", err=True)
+        _say_as_json(text, error, arguments)
         return USER_ERROR
-    return 0
+    return code if isinstance(code, int) else 0
 
 
-def _say(error: KDError, as_json: bool) -> None:
-    """The error as one paragraph on standard error; as JSON on standard output too where that was asked for."""
-    click.echo(f"kdengine: {error}", err=True)
-    if as_json:
-        click.echo(json.dumps({"error": str(error), "kind": type(error).__name__}))
+def _say_as_json(text: str, error: Exception, arguments: Sequence[str]) -> None:
+    """An error as JSON on standard output too, where that was asked for."""
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": text, "kind": type(error).__name__}))

@@ -46,9 +46,10 @@ def settings_from(
     Raises:
         KDError: with every fault found.
     """
-    from kdengine.engine import recipe_values
+    from kdengine.assembly import checked_settings
     from kdengine.errors import SettingsError
-    from kdengine.settings import Settings, from_assignments, merge, read_toml
+    from kdengine.recipes import recipe_values
+    from kdengine.settings import from_assignments, merge, read_toml
 
     said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
     if "epochs" in said:
@@ -59,7 +60,7 @@ def settings_from(
         values = merge(recipe_values(recipe, values.get("methods", ()), registry), values)
     if not values.get("student"):
         raise SettingsError("There is no network to train. Name it, for example --student resnet8.")
-    return Settings.checked(values)
+    return checked_settings(values, values.get("methods", ()), registry)
 
 
 def show_log(quiet: bool = False) -> None:
@@ -72,3 +73,4 @@ def show_log(quiet: bool = False) -> None:
     logger.handlers = [] if quiet else [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the run says itself

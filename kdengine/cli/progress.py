@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from kdengine.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from kdengine.engine import Result
+    from kdengine.result import Result
     from kdengine.run import Run
 
 __all__ = ["ProgressBar"]
@@ -20,7 +21,7 @@ class ProgressBar:
     """Shows how far a run is, on standard error."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, markup=False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
@@ -30,8 +31,9 @@ class ProgressBar:
         kind = "Training" if run.settings.teacher is None else "Distilling"
         facts = run.runtime.describe()
         self.console.print(
-            f"[bold]{kind}[/] {run.title}: {run.total_epochs} epochs on {facts['device']} in {facts['precision']}, "
-            f"seed {run.settings.seed}",
+            Text.assemble((kind, "bold"), f" {run.title}: {run.total_epochs} epochs on {facts['device']} in "),
+            f"{facts['precision']}, seed {run.settings.seed}",
+            sep="",
             soft_wrap=True,
         )
         if self.console.is_terminal:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from kdengine.cli.options import settings_from, show_log, training_options
+
+if TYPE_CHECKING:
+    from kdengine.engine import Engine
 
 __all__ = ["command", "fit_and_print"]
 
@@ -20,7 +24,7 @@ __all__ = ["command", "fit_and_print"]
 @click.option("--resume", metavar="FOLDER", help="Go on with the interrupted run in this folder.")
 @training_options
 def command(config: str | None, resume: str | None, out: str | None, as_json: bool, **said: object) -> None:
-    """Distil a teacher into a student.
+    r"""Distil a teacher into a student.
 
     \b
     kdengine run --plugin rkd --teacher timm:resnet32 --student resnet8
@@ -47,7 +51,7 @@ def command(config: str | None, resume: str | None, out: str | None, as_json: bo
     fit_and_print(Engine.of(settings, out, registry, [ProgressBar()]), as_json)
 
 
-def fit_and_print(engine, as_json: bool) -> None:  # type: ignore[no-untyped-def]
+def fit_and_print(engine: Engine, as_json: bool) -> None:
     """Train, then print the result as a table or as JSON."""
     from kdengine.cli.tables import print_result
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["print_result", "print_table"]
@@ -17,9 +19,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         numeric = all(_is_number(row[number]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -38,7 +40,7 @@ def print_result(facts: Mapping[str, Any], folder: str) -> None:
         if facts.get(role)
     ]
     print_table(["", "network", "method", "parameters", "last top-1 %", "best top-1 %", "top-5 %", "epochs", "seconds"], rows)
-    Console(highlight=False, soft_wrap=True).print(f"Run folder: {folder}")
+    click.echo(f"Run folder: {folder}")
 
 
 def _row(role: str, facts: Mapping[str, Any], method: str) -> list[Any]:

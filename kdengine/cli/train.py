@@ -14,7 +14,7 @@ __all__ = ["command"]
 @click.option("--model", "student", metavar="SPEC", help="The network to train.")
 @training_options
 def command(config: str | None, out: str | None, as_json: bool, **said: object) -> None:
-    """Train one network by itself: a teacher, or the baseline of a student.
+    r"""Train one network by itself: a teacher, or the baseline of a student.
 
     \b
     kdengine train --model resnet8 --data digits

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from kdengine.errors import TapError, did_you_mean
+from kdengine.taps.functional import is_functional
 from kdengine.taps.grammar import Tap, parse
-from kdengine.taps.landmarks import Landmark, activation_behind, find_classifier, find_stages, find_stem
+from kdengine.taps.landmarks import activation_behind, find_classifier, find_stem
+from kdengine.taps.paths import expand, is_pattern
 from kdengine.taps.probe import Call, Probe, probe
-from kdengine.taps.tensors import Layout
+from kdengine.taps.stages import Landmark, find_stages, layout_of
+from kdengine.taps.tensors import AS_IS, Layout
 
 __all__ = ["Anatomy", "Site"]
 
@@ -35,7 +36,7 @@ class Site:
     side: str
     call: int
     overwritten: bool
-    layout: Layout = Layout()
+    layout: Layout = AS_IS
 
     def __str__(self) -> str:
         return f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
@@ -52,9 +53,10 @@ class Anatomy:
         self.probe = seen
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.modules = tuple(path for path, _ in model.named_modules() if path)
-        self._stages = find_stages(model, seen)
-        self._stem = find_stem(seen, self._stages)
+        self._aliases = _aliases(model)
         self._classifier = find_classifier(model, seen)
+        passed_over, self._stages = find_stages(model, seen, self._classifier)
+        self._stem = find_stem(seen, passed_over, self._stages)
 
     @classmethod
     def of(cls, model: nn.Module, input_size: Sequence[int], name: str | None = None) -> Anatomy:
@@ -78,6 +80,7 @@ class Anatomy:
 
     @property
     def num_stages(self) -> int:
+        """How many stages the network has."""
         return len(self._stages)
 
     @property
@@ -103,7 +106,7 @@ class Anatomy:
         tap = parse(text)
         if tap.canonical is None:
             return {str(named): self._module_site(named) for named in self._expand(tap)}
-        if tap.path == "stages":
+        if tap.path == "stages" and self._stages:
             return {f"stage{number + 1}": _site(stage) for number, stage in enumerate(self._stages)}
         name = self._from_front(tap)
         if name not in self.canonical:
@@ -152,51 +155,42 @@ class Anatomy:
         return Site(activation.path, "in", activation.number, activation.input_overwritten, layout)
 
     def _embedding(self) -> Site:
-        """What the classifier receives, pooled; the pooled last stage or the logits where there is no classifier."""
+        """What the classifier receives, pooled; the output, pooled, of a network without a classifier."""
         call = self._classifier
-        if call is not None and call.input is not None:
-            last = call.kind.startswith("Linear")
-            return Site(call.path, "in", call.number, call.input_overwritten, Layout("vector", channels_last=last))
-        return Site("", "out", 0, overwritten=False, layout=Layout("vector"))
+        if call is not None and call.input is not None and call.output is not None:
+            convolution = call.output.ndim == 4 and call.output.shape[1] == self.probe.logits.shape[-1]
+            layout = Layout("vector", channels_last=not convolution)
+            return Site(call.path, "in", call.number, call.input_overwritten, layout)
+        layout = _layout_of_output(self.probe)
+        return Site("", "out", 0, overwritten=False, layout=layout)
 
     def _expand(self, tap: Tap) -> list[Tap]:
         """The taps meant by a path with globs and negative indices."""
-        path = self._positive(tap.path)
-        known = [*self.modules, *(call.path for call in self.calls if call.path.endswith("()"))]
-        if path in known:
-            return [Tap(path, tap.side, tap.call)]
-        depth = path.count(".")
-        names = [name for name in dict.fromkeys(known) if fnmatchcase(name, path) and name.count(".") == depth]
-        if names and re.search(r"[*?\[]", path):
-            return [Tap(name, tap.side, tap.call) for name in names]
-        near = did_you_mean(tap.path, [*known, *self.canonical])
-        raise TapError(f"{self.name} has no module '{tap.path}'. {near} {self._listing}".replace("  ", " "))
-
-    def _positive(self, path: str) -> str:
-        """Negative indices counted from the end, as in a list: ``layer4.-1`` -> ``layer4.2``."""
-        done: list[str] = []
-        for part in path.split("."):
-            if re.fullmatch(r"-\d+", part):
-                prefix = ".".join(done) + "." if done else ""
-                children = [name[len(prefix) :] for name in self.modules if name.startswith(prefix)]
-                numbers = sorted({int(child) for child in children if child.isdigit()})
-                if -int(part) <= len(numbers) and int(part) < 0:
-                    part = str(numbers[int(part)])
-            done.append(part)
-        return ".".join(done)
+        known = [*self._aliases, *(call.path for call in self.calls if is_functional(call.path))]
+        found = expand(tap.path, known)
+        if is_pattern(tap.path):  # a glob passes over what never runs, and over further names of the same module
+            runs = [path for path in found if self.probe.times_called(path)]
+            found = runs or found[:1]
+        if not found:
+            near = did_you_mean(tap.path, [*known, *self.canonical])
+            raise TapError(f"{self.name} has no module '{tap.path}'. {near} {self._listing}".replace("  ", " "))
+        return [Tap(path, tap.side, tap.call) for path in found]
 
     def _module_site(self, tap: Tap) -> Site:
-        calls = self.probe.times_called(tap.path)
+        path = self._aliases.get(tap.path, tap.path)
+        calls = self.probe.times_called(path)
         if calls == 0:
             raise TapError(f"{self.name}: '{tap.path}' never runs in a forward, so it cannot be tapped. {self._listing}")
         if tap.call is None and calls > 1:
-            choices = ", ".join(f"'{tap.path}#{number}'" for number in range(min(calls, 4)))
-            raise TapError(f"{self.name}: '{tap.path}' runs {calls} times in a forward. Choose one: {choices}.")
-        call = self.probe.find(tap.path, tap.call or 0)
+            choices = ", ".join(f"'{Tap(tap.path, tap.side, number)}'" for number in range(min(calls, 4)))
+            raise TapError(f"{self.name}: '{tap}' is ambiguous: it runs {calls} times in a forward. Choose one: {choices}.")
+        call = self.probe.find(path, tap.call or 0)
         if call is None:
             raise TapError(f"{self.name}: '{tap}' asks for call {tap.call}, but '{tap.path}' runs {calls} times (from 0).")
         side = tap.side or "out"
-        return Site(tap.path, side, call.number, getattr(call, f"{_SIDES[side]}_overwritten"))
+        if getattr(call, _SIDES[side]) is None:
+            raise TapError(f"{self.name}: '{tap}' passes no tensor, so it cannot be tapped. {self._listing}")
+        return Site(path, side, call.number, getattr(call, f"{_SIDES[side]}_overwritten"))
 
 
 _SIDES = {"in": "input", "out": "output"}
@@ -207,13 +201,27 @@ def _site(landmark: Landmark) -> Site:
     return Site(call.path, "out", call.number, call.output_overwritten, layout)
 
 
+def _layout_of_output(probe: Probe) -> Layout:
+    """How the output of a headless network is pooled: tokens and [B, H, W, C] have their channels last."""
+    whole = probe.find("")
+    seen = None if whole is None else layout_of(whole, probe)
+    return Layout("vector", channels_last=probe.logits.ndim == 3 or (seen is not None and seen.kind == "nhwc"))
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    """Every path of every module -> the first path of the same module; a shared module has several."""
+    first = {id(module): path for path, module in model.named_modules()}
+    everywhere = model.named_modules(remove_duplicate=False)
+    return {path: first[id(module)] for path, module in everywhere if path}
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The bare network inside ``torch.compile``, DDP and Fabric wrappers."""
-    while True:
-        inner = next((child for name, child in model.named_children() if name in _WRAPPED), None)
-        if inner is None or len(list(model.children())) != 1:
-            return model
-        model = inner
+    inner = dict(model.named_children())
+    while inner and inner.keys() <= _WRAPPED:  # Fabric's holds both what DDP wrapped and the network itself
+        model = list(inner.values())[-1]
+        inner = dict(model.named_children())
+    return model
 
 
-_WRAPPED = ("module", "_orig_mod", "_forward_module", "_original_module")
+_WRAPPED = {"module", "_orig_mod", "_forward_module", "_original_module"}

@@ -10,11 +10,15 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["ACTIVATION_MODULES", "FunctionalActivations", "is_functional"]
 
-_NAMES = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish")
-_ACTIVATIONS = frozenset(name + ending for name in _NAMES for ending in ("", "_"))
-ACTIVATION_MODULES = frozenset(
-    "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU GELUTanh QuickGELU SiLU Swish Mish Hardswish HardSwish".split()
-)
+# no sigmoid: in the networks at hand it is a gate inside a block
+_LINEAR_UNITS = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu")
+_OTHERS = ("mish", "hardswish", "hardtanh", "softplus", "tanh")
+_ACTIVATIONS = frozenset(name + ending for name in _LINEAR_UNITS + _OTHERS for ending in ("", "_"))
+
+_LINEAR_UNIT_MODULES = ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU")
+_OTHER_MODULES = ("Mish", "Hardswish", "Hardtanh", "Softplus", "Tanh")
+_TIMM_MODULES = ("GELUTanh", "QuickGELU", "HardSwish", "Swish")
+ACTIVATION_MODULES = frozenset(_LINEAR_UNIT_MODULES + _OTHER_MODULES + _TIMM_MODULES)
 
 
 def is_functional(path: str) -> bool:

@@ -34,6 +34,10 @@ class Tap:
     side: str | None = None
     call: int | None = None
 
+    def __str__(self) -> str:
+        side = f":{self.side}" if self.side else ""
+        return self.path + side + ("" if self.call is None else f"#{self.call}")
+
     @property
     def canonical(self) -> re.Match[str] | None:
         """The match of a name that works on any network (groups ``number`` and ``pre``), or None for a module."""

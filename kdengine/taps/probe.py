@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,33 +36,57 @@ class Call:
         input_overwritten: whether the input was changed in place after the call began.
         output_overwritten: whether the output was changed in place after the call ended.
         activation: whether this is an activation.
+        layer: whether it multiplies by weights of its own: a convolution or a linear layer.
+        weighted: whether it has any parameters of its own, as a normalisation has too.
+        output_version: how often the output had been changed in place when the call ended.
     """
 
     path: str
     kind: str
     number: int
     started: int
-    activation: bool
+    activation: bool = False
+    layer: bool = False
+    weighted: bool = False
     finished: int = -1
     input: Tensor | None = None
     output: Tensor | None = None
     input_overwritten: bool = False
     output_overwritten: bool = False
+    output_version: int = 0
+
+    def contains(self, other: Call) -> bool:
+        """Whether the other call ran inside this one."""
+        return self.started < other.started and other.finished < self.finished
 
 
 @dataclass
 class Probe:
-    """What one probe pass saw: the calls in the order in which they ended, the logits, and the device it ran on."""
+    """What one probe pass saw.
+
+    Attributes:
+        calls: in the order in which they ended.
+        logits: [B, K], on the meta device; B = 2.
+        device: the one it ran on.
+        aspect: rows / columns of the input.
+    """
 
     calls: list[Call]
     logits: Tensor
     device: str
+    aspect: float = 1.0
     _count: dict[str, int] = field(init=False)
+    _layer_starts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._count = {}
         for call in self.calls:
             self._count[call.path] = max(self._count.get(call.path, 0), call.number + 1)
+        self._layer_starts = sorted(call.started for call in self.calls if call.layer)
+
+    def layers_within(self, call: Call) -> int:
+        """How many calls of convolutions and linear layers ran inside this one."""
+        return bisect_left(self._layer_starts, call.finished) - bisect_right(self._layer_starts, call.started)
 
     def times_called(self, path: str) -> int:
         """How often one forward runs this path."""
@@ -86,7 +112,8 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     failures = []
     for device in ("meta", "cpu"):
         try:
-            return _probe_on(device, model, input_size)
+            with torch.inference_mode(False):  # inference tensors do not count how often they are overwritten
+                return _probe_on(device, model, input_size)
         except Exception as error:  # a model may fail on the meta device in any way
             failures.append(f"on {device}: {type(error).__name__}: {error}")
     shape = ", ".join(map(str, input_size))
@@ -98,27 +125,60 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
 
 def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe:
     twin = copy_to(device, model).eval()
-    images = torch.zeros(PROBE_BATCH, *input_size, device=device)
+    _let_inplace_dropout_run(twin)
+    images = torch.zeros(PROBE_BATCH, *input_size, device=device, dtype=_dtype(twin))
     watch = _Watch()
-    with torch.no_grad(), watch.over(twin):
+    with torch.random.fork_rng(devices=()), torch.no_grad(), watch.over(twin):
         logits = first_tensor(twin(images))
     if logits is None:
         raise TapError("its forward returns no tensor")
-    return Probe(watch.finish(), _as_meta(logits), device)
+    aspect = input_size[-2] / input_size[-1] if len(input_size) > 1 else 1.0
+    return Probe(watch.finish(), _as_meta(logits), device, aspect)
 
 
 def copy_to(device: str, model: nn.Module) -> nn.Module:
-    """A deep copy whose parameters and buffers live on the device; on meta they take no memory."""
+    """A deep copy whose tensors live on the device, on meta without taking memory; the user's hooks stay behind."""
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to(device, copy=True), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to(device, copy=True)
+    for module in model.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            memo[id(hooks)] = OrderedDict()
+        for tensor in _tensors_on(module):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _moved(tensor, device)
     return copy.deepcopy(model, memo)
+
+
+def _tensors_on(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and what a forward left behind as a plain attribute, which ``deepcopy`` would refuse."""
+    for value in vars(module).values():
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+        yield from (item for item in items if isinstance(item, Tensor))
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    copied = tensor.detach().to(device, copy=True)
+    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
+
+
+def _let_inplace_dropout_run(model: nn.Module) -> None:
+    """In eval mode it does nothing, but a student in training has what lies before it overwritten."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace:
+            module.train()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, torch.float32)
 
 
 def _as_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
+
+
+def _is_layer(module: nn.Module) -> bool:
+    own = module.parameters(recurse=False)
+    return isinstance(module, (nn.Linear, nn.Conv2d)) or any(parameter.ndim > 1 for parameter in own)
 
 
 class _Watch:
@@ -134,37 +194,46 @@ class _Watch:
     def over(self, model: nn.Module) -> FunctionalActivations:
         """Install the hooks; the returned context makes functional activations visible."""
         for path, module in model.named_modules():
-            kind = type(module).__name__
-            module.register_forward_pre_hook(self._before(path, kind), with_kwargs=True)
-            module.register_forward_hook(lambda module, args, output: self._end(first_tensor(output)))
+            module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+            module.register_forward_hook(self._after(path))
         return FunctionalActivations(self._before_function, self._after_function)
 
-    def _before(self, path: str, kind: str) -> Callable[..., None]:
+    def _before(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._begin(path, kind, first_tensor((args, kwargs)), kind in ACTIVATION_MODULES)
+            kind = type(module).__name__
+            call = self._begin(path, kind, first_tensor((args, kwargs)), kind in ACTIVATION_MODULES)
+            call.layer = _is_layer(module)
+            call.weighted = call.layer or next(module.parameters(recurse=False), None) is not None
 
         return hook
+
+    def _after(self, path: str) -> Callable[..., None]:
+        return lambda module, args, output: self._end(path, first_tensor(output))
 
     def _before_function(self, name: str, tensor: Tensor) -> None:
         inside = self.open[-1]
         if not inside.activation:  # an activation module calls its own function: one event is enough
-            self._begin(f"{inside.path}.{name}".lstrip("."), name, tensor, activation=True)
+            self._begin(_inside(inside, name), name, tensor, activation=True)
 
     def _after_function(self, name: str, tensor: Tensor) -> None:
         if self.open[-1].kind == name:
-            self._end(tensor)
+            self._end(self.open[-1].path, tensor)
 
-    def _begin(self, path: str, kind: str, tensor: Tensor | None, activation: bool) -> None:
+    def _begin(self, path: str, kind: str, tensor: Tensor | None, activation: bool) -> Call:
         number = self.numbers.get(path, 0)
         self.numbers[path] = number + 1
         call = Call(path, kind, number, self._tick(), activation)
         self._keep(call, "input", tensor)
         self.open.append(call)
+        return call
 
-    def _end(self, tensor: Tensor | None) -> None:
+    def _end(self, path: str, tensor: Tensor | None) -> None:
         call = self.open.pop()
+        while call.path != path:  # it raised, and the network caught the exception
+            call = self.open.pop()
         call.finished = self._tick()
         self._keep(call, "output", tensor)
+        call.output_version = 0 if tensor is None else tensor._version
         self.done.append(call)
 
     def _tick(self) -> int:
@@ -185,3 +254,7 @@ class _Watch:
             setattr(call, side, metas.setdefault(id(tensor), _as_meta(tensor)))
         kept.clear()
         return self.done
+
+
+def _inside(call: Call, function: str) -> str:
+    return f"{call.path}.{function}".lstrip(".")

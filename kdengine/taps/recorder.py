@@ -2,79 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kdengine.errors import TapError
 from kdengine.taps.anatomy import Anatomy, Site, unwrap
 from kdengine.taps.functional import FunctionalActivations, is_functional
 from kdengine.taps.tensors import first_tensor
+from kdengine.taps.trace import Trace
 
-__all__ = ["Recorder", "Trace"]
+__all__ = ["Recorder"]
 
 
-class Trace:
-    """What was captured in one forward: tap name -> tensor, always float32, maps as [B, C, H, W]; and the logits.
+class _Stop(BaseException):
+    """Ends a forward once everything asked for was captured; never leaves this module.
 
-    Args:
-        tensors: tap name -> tensor as it is handed over.
-        logits: [B, K], or None where the forward stopped before them.
-        complete: makes the logits when they are asked for after all.
+    No ``Exception``, so that a network that catches those does not swallow it.
     """
-
-    def __init__(
-        self, tensors: Mapping[str, Tensor], logits: Tensor | None = None, complete: Callable[[], Tensor] | None = None
-    ) -> None:
-        self._tensors = dict(tensors)
-        self._logits = logits
-        self._complete = complete
-
-    @property
-    def logits(self) -> Tensor:
-        """The network's output [B, K], float32.
-
-        Raises:
-            TapError: the forward stopped before the logits.
-        """
-        if self._logits is None and self._complete is not None:
-            self._logits = self._complete()
-        if self._logits is None:
-            raise TapError("This forward stopped before the logits: the training stage in progress does not need them.")
-        return self._logits
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name == "logits":
-            return self.logits
-        if name not in self._tensors:
-            raise TapError(f"'{name}' was not recorded. Recorded: {', '.join(self._tensors) or 'nothing'}. Add it to taps.")
-        return self._tensors[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def keys(self) -> KeysView[str]:
-        """Names of what was recorded."""
-        return self._tensors.keys()
-
-    def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
-        """The same trace, whose logits are made by ``complete`` when they are first asked for."""
-        return Trace(self._tensors, self._logits, complete)
-
-    def renamed(self, names: Mapping[str, str]) -> Trace:
-        """The same tensors under other names: ``{new: old}``; the logits come along."""
-        tensors = {new: self._tensors[old] for new, old in names.items() if old in self._tensors}
-        return Trace(tensors, self._logits, lambda: self.logits)
-
-
-class _Stop(Exception):
-    """Ends a forward once everything asked for was captured; never leaves this module."""
 
 
 class Recorder:
@@ -101,6 +50,7 @@ class Recorder:
         self.stop = stop
         self._taps = taps
         self._sites: dict[str, Site] = {}
+        self._aliases: dict[str, str] = {}
         self._stack: ExitStack | None = None
         self._wanted: dict[tuple[str, str, int], Site] = {}
         self._captured: dict[tuple[str, str, int], tuple[Tensor, int]] = {}
@@ -109,9 +59,12 @@ class Recorder:
         self._armed = False
 
     def __enter__(self) -> Recorder:
-        self._stack = ExitStack()
-        if self.anatomy is not None or isinstance(self._taps, Mapping):
-            self._install(())
+        if self._stack is not None:
+            raise TapError("This recorder is in use already. Make a second Recorder for the inner 'with'.")
+        with ExitStack() as stack:
+            if self.anatomy is not None or isinstance(self._taps, Mapping):
+                self._install(stack, None)
+            self._stack = stack.pop_all()  # keeps the hooks, which an exception above would have removed
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,55 +82,54 @@ class Recorder:
         if self._stack is None:
             raise TapError("A recorder records only inside 'with Recorder(...) as recorder:'.")
         if not self._sites and self._taps:
-            self._install(args)
+            self._install(self._stack, first_tensor((args, kwargs)))
         output = self._run(args, kwargs)
         try:
             return self._trace(output)
         finally:
             self._clear()
 
-    def _install(self, args: Sequence[Any]) -> None:
+    def _install(self, stack: ExitStack, images: Tensor | None) -> None:
         """Resolve the taps and hook the modules that they are in."""
-        assert self._stack is not None
-        self._sites = self._resolve(args)
+        self._sites = self._resolve(images)
         self._wanted = {(site.path, site.side, site.call): site for site in self._sites.values() if site.path}
         modules = dict(unwrap(self.model).named_modules())
-        for path in {site.path for site in self._wanted.values() if not is_functional(site.path)}:
-            self._hook(modules[path], path)
-        for path in {_owner(site.path) for site in self._wanted.values() if is_functional(site.path)}:
-            self._hook_scope(modules, path)
+        for path, side in dict.fromkeys((path, side) for path, side, _ in self._wanted if not is_functional(path)):
+            stack.callback(self._hook(_module(modules, path), path, side).remove)
+        if any(is_functional(path) for path, *_ in self._wanted):
+            self._follow(stack, modules)
 
-    def _resolve(self, args: Sequence[Any]) -> dict[str, Site]:
+    def _resolve(self, images: Tensor | None) -> dict[str, Site]:
         if isinstance(self._taps, Mapping):
             return dict(self._taps)
         if self.anatomy is None:
-            self.anatomy = Anatomy.of(self.model, args[0].shape[1:])
-        return self.anatomy.resolve_all(self._taps)
+            if images is None:
+                raise TapError("A recorder without an anatomy learns the network from its first input, and got no tensor.")
+            self.anatomy = Anatomy.of(self.model, images.shape[1:])
+        found = {text: self.anatomy.resolve(text) for text in self._taps}
+        self._aliases = {text: next(iter(sites)) for text, sites in found.items() if len(sites) == 1}
+        return {name: site for sites in found.values() for name, site in sites.items()}
 
-    def _hook(self, module: nn.Module, path: str) -> None:
+    def _hook(self, module: nn.Module, path: str, side: str) -> RemovableHandle:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             self._saw(path, "in", first_tensor((args, kwargs)))
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._saw(path, "out", first_tensor(output))
 
-        self._own(module.register_forward_pre_hook(before, with_kwargs=True))
-        self._own(module.register_forward_hook(after, with_kwargs=True))
+        if side == "in":
+            return module.register_forward_pre_hook(before, with_kwargs=True)
+        return module.register_forward_hook(after, with_kwargs=True)
 
-    def _hook_scope(self, modules: Mapping[str, nn.Module], path: str) -> None:
-        """Follow which module is running, as far as needed to know the functions that ``path`` itself calls."""
-        for name, module in [(path, modules[path]), *modules[path].named_children()]:
-            full = name if module is modules[path] else f"{path}.{name}".lstrip(".")
-            self._own(module.register_forward_pre_hook(lambda _, args, full=full: self._inside.append(full)))
-            self._own(module.register_forward_hook(lambda _, args, output: self._leave()))
+    def _follow(self, stack: ExitStack, modules: Mapping[str, nn.Module]) -> None:
+        """Keep track of which module is running, to know whose function an activation is."""
+        for path, module in modules.items():
+            stack.callback(module.register_forward_pre_hook(lambda _, args, path=path: self._inside.append(path)).remove)
+            stack.callback(module.register_forward_hook(lambda _, args, output, path=path: self._leave(path)).remove)
 
-    def _own(self, handle: Any) -> None:
-        assert self._stack is not None
-        self._stack.callback(handle.remove)
-
-    def _leave(self) -> None:
-        if self._inside:
-            self._inside.pop()
+    def _leave(self, path: str) -> None:
+        while self._inside and self._inside.pop() != path:
+            pass  # a module that raised, where the network caught the exception
 
     def _saw(self, path: str, side: str, tensor: Tensor | None) -> None:
         """A module or function ran: keep the tensor if this call of it is wanted."""
@@ -228,7 +180,7 @@ class Recorder:
         tensors = {name: self._read(name, site) for name, site in self._sites.items() if site.path}
         if logits is not None:
             tensors.update({n: site.layout.apply(logits) for n, site in self._sites.items() if not site.path})
-        return Trace(tensors, logits)
+        return Trace(tensors, logits, aliases=self._aliases)
 
     def _read(self, name: str, site: Site) -> Tensor:
         captured = self._captured.get((site.path, site.side, site.call))
@@ -240,7 +192,7 @@ class Recorder:
         tensor, version = captured
         if _version(tensor) != version:
             raise TapError(f"The tap '{name}' ({site}) was overwritten in place after it was captured; tap its input instead.")
-        return _float(site.layout.apply(tensor))
+        return site.layout.apply(_float(tensor))
 
     def _clear(self) -> None:
         self._captured.clear()
@@ -248,9 +200,10 @@ class Recorder:
         self._inside.clear()
 
 
-def _owner(path: str) -> str:
-    """The module in which a functional activation is called."""
-    return path.rsplit(".", 1)[0] if "." in path else ""
+def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:
+    if path not in modules:
+        raise TapError(f"The taps were resolved on another network: this one has no module '{path}'. Probe it anew.")
+    return modules[path]
 
 
 def _version(tensor: Tensor) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdzoo.naming import cifar_configs, register
 
-__all__ = ["CifarResNet"]
+__all__ = ["NETWORKS", "CifarResNet"]
 
 
 class BasicBlock(nn.Module):
@@ -28,9 +28,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width_out)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or width_in != width_out:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out))
         self.act2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,13 +80,12 @@ class CifarResNet(nn.Module):
         self.fc: nn.Module = nn.Linear(stages[2], num_classes) if num_classes else nn.Identity()
         self.feature_info = [
             {"num_chs": width, "reduction": reduction, "module": module}
-            for width, reduction, module in zip(
-                widths, (1, 1, 2, 4), ("act1", "layer1", "layer2", "layer3"), strict=True
-            )
+            for width, reduction, module in zip(widths, (1, 1, 2, 4), ("act1", "layer1", "layer2", "layer3"), strict=True)
         ]
         self.apply(_he_fan_out)
 
     def get_classifier(self) -> nn.Module:
+        """The layer that makes the logits."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -107,6 +104,7 @@ class CifarResNet(nn.Module):
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in_chans, H, W] -> [B, K]."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -129,4 +127,4 @@ NETWORKS = {
     **{f"resnet{depth}x4": {"depth": depth, "widths": WIDE} for depth in (8, 32)},
 }
 default_cfgs = cifar_configs(NETWORKS, first_conv="conv1", classifier="fc")
-register(__name__, CifarResNet, NETWORKS)
+register(__name__, CifarResNet, NETWORKS, features=4)

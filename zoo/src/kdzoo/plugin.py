@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from kdengine import hookimpl
 
+from kdengine import hookimpl
 from kdzoo import cifar_resnet
 
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
+    """Offer the networks and the recipes."""
     for name in cifar_resnet.NETWORKS:
         registry.model(name, partial(timm.create_model, name))
     registry.recipes(Path(__file__).parent / "recipes")

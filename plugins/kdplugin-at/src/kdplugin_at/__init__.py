@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from kdengine import Distiller, Step, hookimpl
 from pydantic import Field
 from torch import Tensor
+
+from kdengine import Distiller, Pair, Step, TapError, hookimpl
 
 __all__ = ["AttentionTransfer", "attention_loss", "attention_map"]
 
@@ -24,14 +25,18 @@ def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.
     Where the sizes differ, the larger maps are average-pooled to the smaller size. B: batch, C: channels (may differ).
     """
     size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
-    student_BCHW, teacher_BCHW = (F.adaptive_avg_pool2d(maps, size) for maps in (student_BCHW, teacher_BCHW))
+    student_BCHW, teacher_BCHW = (_pooled(maps_BCHW, size) for maps_BCHW in (student_BCHW, teacher_BCHW))
     return F.mse_loss(attention_map(student_BCHW, power), attention_map(teacher_BCHW, power))
+
+
+def _pooled(maps_BCHW: Tensor, size: list[int]) -> Tensor:
+    return maps_BCHW if list(maps_BCHW.shape[2:]) == size else F.adaptive_avg_pool2d(maps_BCHW, size)
 
 
 class AttentionTransfer(Distiller):
     """Attention transfer: match the normalised spatial energy of the feature maps at the end of every stage.
 
-    beta sum_i mean (Q_s,i - Q_t,i)^2, Q = vec(mean_C |F|^p) / ||.||_2
+    beta sum_i mean (Q_s,i - Q_t,i)^2, Q = vec(mean_C |F|^p) scaled to length 1
 
     Source: Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of Convolutional
     Neural Networks via Attention Transfer", ICLR 2017, arXiv:1612.03928; scale as in the authors' code.
@@ -40,17 +45,29 @@ class AttentionTransfer(Distiller):
     name = "at"
     category = "multi-connection"
     taps = ("stages",)
-    presets = {"sseung": {"half": True}}
+    presets: ClassVar = {"sseung": {"half": True}}
 
     class Options(Distiller.Options):
+        """What attention transfer can be told."""
+
         beta: float = Field(1000.0, ge=0)
         """Weight of the sum over stages."""
-        power: float = Field(2.0, gt=0)
-        """Exponent p of the activations."""
+        power: float = Field(2.0, ge=1)
+        """Exponent p of the activations; below 1 it would have no gradient at zero."""
         half: bool = False
-        """Halve the loss, as the TensorFlow implementation of the seeds does."""
+        """Halve the loss, as in the paper's formula."""
+
+    def build(self, pair: Pair) -> None:
+        """Refuse taps that hold no maps; there is nothing to build."""
+        for tap in pair.pairs:
+            if not tap.student.ndim == tap.teacher.ndim == 4:
+                raise TapError(
+                    f"at: at '{tap.name}' the student gives {list(tap.student.shape)} and the teacher "
+                    f"{list(tap.teacher.shape)}, but attention needs maps [B, C, H, W]. Name a stage, such as at.taps='stage2'."
+                )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term ``attention``, the sum over all taps."""
         losses = [attention_loss(tap.student, tap.teacher, self.options.power) for tap in step.pairs]
         scale = self.options.beta * (0.5 if self.options.half else 1.0)
         return {"attention": scale * torch.stack(losses).sum()}
@@ -58,4 +75,5 @@ class AttentionTransfer(Distiller):
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
     registry.distiller(AttentionTransfer)

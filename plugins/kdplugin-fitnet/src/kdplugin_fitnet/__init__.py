@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
-from kdengine import Distiller, Pair, Stage, Step, hookimpl
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdengine import Distiller, Pair, Stage, Step, TapError, TapPair, hookimpl
 from kdplugin_fitnet.regressor import Regressor
 
 __all__ = ["FitNet", "Regressor", "hint_loss"]
@@ -36,22 +37,33 @@ class FitNet(Distiller):
     name = "fitnet"
     category = "multi-connection"
     taps = ("stage2",)
+    presets: ClassVar = {
+        "sseung": {"side": "teacher", "taps": ("stage2", "stage3")},
+        "bhheo": {"side": "teacher", "taps": ("stages",), "reduction": "sum_chw"},
+        "motakuss": {"kernel": 3, "hint_epochs": 1.0},
+        "repdistiller": {"mode": "joint", "weight": 100.0},
+    }
 
     class Options(Distiller.Options):
+        """What FitNets can be told."""
+
         mode: Literal["two_stage", "joint"] = "two_stage"
         """Hints before the task, or together with it."""
         hint_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of hints in mode 'two_stage'; a fraction is a share of the run's own epochs."""
+        """Epochs of hints in mode 'two_stage': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         side: Literal["student", "teacher"] = "student"
         """Whose map the regressor changes; on the teacher's side it is a linear map, and only where widths differ."""
         reduction: Literal["mean", "sum_chw"] = "mean"
-        """Mean over all elements, or sum over an image."""
+        """Mean over all elements, or sum over an image and mean over the batch."""
+        kernel: Literal[1, 3, 5] = 1
+        """Kernel of the student-side regressor between maps of one size."""
 
     def build(self, pair: Pair) -> None:
-        make = Regressor.towards_teacher if self.options.side == "student" else Regressor.towards_student
-        self.regressors = nn.ModuleList(make(tap.student.shape, tap.teacher.shape, tap.rectified) for tap in pair.pairs)
+        """One regressor a tap."""
+        self.regressors = nn.ModuleList(self._regressor(tap) for tap in pair.pairs)
 
     def stages(self) -> Sequence[Stage]:
+        """The stage ``hint`` before the joint one, or none."""
         return () if self.options.mode == "joint" else (Stage("hint", epochs=self.options.hint_epochs),)
 
     def taps_in(self, stage: str) -> Sequence[str] | None:
@@ -59,13 +71,26 @@ class FitNet(Distiller):
         return super().taps_in(stage) if stage == "hint" or self.options.mode == "joint" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term ``hint``, the sum over all taps."""
         losses = []
         for regressor, tap in zip(self.regressors, step.pairs, strict=True):
             student, teacher = regressor(tap.student, tap.teacher)
             losses.append(hint_loss(student, teacher, self.options.reduction))
-        return {"hint": sum(losses[1:], losses[0])}
+        return {"hint": torch.stack(losses).sum()}
+
+    def _regressor(self, tap: TapPair) -> Regressor:
+        student, teacher = tap.student.shape, tap.teacher.shape
+        if not len(student) == len(teacher) == 4:
+            raise TapError(
+                f"fitnet: at '{tap.name}' the student gives {list(student)} and the teacher {list(teacher)}, but hints need "
+                "maps [B, C, H, W]. Name a stage, such as fitnet.taps='stage2'."
+            )
+        if self.options.side == "teacher":
+            return Regressor.towards_student(student, teacher)
+        return Regressor.towards_teacher(student, teacher, tap.rectified, self.options.kernel)
 
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
     registry.distiller(FitNet)

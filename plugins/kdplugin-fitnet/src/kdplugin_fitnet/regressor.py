@@ -24,21 +24,21 @@ class Regressor(nn.Module):
         self.on_student = on_student
 
     @classmethod
-    def towards_teacher(cls, student: Sequence[int], teacher: Sequence[int], rectified: bool) -> Regressor:
+    def towards_teacher(cls, student: Sequence[int], teacher: Sequence[int], rectified: bool, kernel: int = 1) -> Regressor:
         """Convolution and batch normalisation on the student's side, and ReLU where the teacher's map has passed one.
-
-        The kernel follows from the sizes: 1x1 for equal ones, strided 3x3 for half, transposed 4x4 for double.
 
         Args:
             student: shape of the student's map, [B, C, H, W].
             teacher: shape of the teacher's map, [B, C, H, W].
             rectified: whether the teacher's map is never negative.
+            kernel: side of the convolution where no size changes; for half it is 3x3 with stride 2, for double a
+                transposed 4x4, for any other ratio 1x1 and the result is resized.
         """
-        layers = [_resizing(student, teacher), nn.BatchNorm2d(teacher[1])]
+        layers = [_resizing(student, teacher, kernel), nn.BatchNorm2d(teacher[1])]
         return cls(nn.Sequential(*layers, *([nn.ReLU()] if rectified else [])), on_student=True)
 
     @classmethod
-    def towards_student(cls, student: Sequence[int], teacher: Sequence[int], rectified: bool) -> Regressor:
+    def towards_student(cls, student: Sequence[int], teacher: Sequence[int]) -> Regressor:
         """A linear map per place on the teacher's side, where the widths differ; else nothing."""
         same = student[1] == teacher[1]
         return cls(nn.Identity() if same else nn.Conv2d(teacher[1], student[1], 1, bias=False), on_student=False)
@@ -52,14 +52,15 @@ class Regressor(nn.Module):
         return student_BCHW, teacher_BCHW
 
 
-def _resizing(source: Sequence[int], target: Sequence[int]) -> nn.Module:
-    channels_in, channels_out = source[1], target[1]
-    height_in, height_out = source[2], target[2]
-    if height_in == 2 * height_out:
-        return nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
-    if 2 * height_in == height_out:
-        return nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)
-    return nn.Conv2d(channels_in, channels_out, 1)
+def _resizing(source: Sequence[int], target: Sequence[int], kernel: int) -> nn.Module:
+    channels, size, wanted = (source[1], target[1]), list(source[2:]), list(target[2:])
+    if size == wanted:
+        return nn.Conv2d(*channels, kernel, padding=kernel // 2)
+    if [(side + 1) // 2 for side in size] == wanted:
+        return nn.Conv2d(*channels, 3, stride=2, padding=1)
+    if [2 * side for side in size] == wanted:
+        return nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+    return nn.Conv2d(*channels, 1)
 
 
 def _sized(maps_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:

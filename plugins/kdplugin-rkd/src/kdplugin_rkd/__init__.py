@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from kdengine import Distiller, Step, hookimpl
 from pydantic import Field
 from torch import Tensor
+
+from kdengine import Distiller, Pair, Step, TapError, hookimpl
 
 __all__ = ["RKD", "angle_loss", "distance_loss"]
 
 # B: images of a batch, D: length of an embedding; the two networks' D may differ.
+
+SHORTEST = 1e-12
+"""Square of the shortest length that is told from zero."""
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Vectors along the last axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
+    squared = vectors.square().sum(-1, keepdim=True)
+    return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
 def _differences(x_BD: Tensor) -> Tensor:
@@ -20,25 +31,32 @@ def _differences(x_BD: Tensor) -> Tensor:
     return x_BD[:, None] - x_BD[None]
 
 
-def _distances(x_BD: Tensor) -> Tensor:
-    """Euclidean distances divided by the mean of those that are not zero: [B, D] -> [B, B]."""
-    squared_BB = _differences(x_BD).square().sum(2)
-    itself_BB = torch.eye(len(x_BD), dtype=torch.bool, device=x_BD.device)
+def _distances(x_BD: Tensor, count_diagonal: bool) -> Tensor:
+    """Euclidean distances divided by their mean over all pairs of different images: [B, D] -> [B, B]."""
+    count = len(x_BD)
+    itself_BB = torch.eye(count, dtype=torch.bool, device=x_BD.device)
     # the floor keeps the root differentiable where two images coincide
-    distances_BB = squared_BB.clamp(min=1e-12).sqrt().masked_fill(itself_BB, 0.0)
-    return distances_BB / distances_BB[~itself_BB].mean()
+    distances_BB = _differences(x_BD).square().sum(2).clamp(min=SHORTEST).sqrt().masked_fill(itself_BB, 0.0)
+    pairs = count**2 if count_diagonal else count * (count - 1)
+    return distances_BB * pairs / distances_BB.sum()
 
 
-def distance_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """Huber loss between the scaled distances of all pairs, mean over B^2; []. Zero for a batch of one."""
+def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool = False) -> Tensor:
+    """Huber loss between the scaled distances of all pairs, mean over B^2; []. Zero for a batch of one.
+
+    Args:
+        student_BD: embeddings of the student, [B, D].
+        teacher_BD: embeddings of the teacher, [B, D']; D' may differ.
+        count_diagonal: whether the zero distance of each image to itself counts in the mean distance.
+    """
     if len(student_BD) < 2:
         return 0.0 * student_BD.sum()
-    return F.smooth_l1_loss(_distances(student_BD), _distances(teacher_BD))
+    return F.smooth_l1_loss(_distances(student_BD, count_diagonal), _distances(teacher_BD, count_diagonal))
 
 
 def _angles(x_BD: Tensor) -> Tensor:
     """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    towards_BBD = F.normalize(_differences(x_BD).transpose(0, 1), dim=2)
+    towards_BBD = _unit(_differences(x_BD).transpose(0, 1))
     return torch.bmm(towards_BBD, towards_BBD.transpose(1, 2))
 
 
@@ -50,8 +68,10 @@ def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
 
 def _pooled(features: Tensor) -> Tensor:
-    """Embeddings as they are, maps averaged over their places: [B, D] or [B, D, H, W] -> [B, D]."""
-    return features.flatten(2).mean(2) if features.ndim > 2 else features
+    """One vector an image: the mean over the places of a map [B, D, H, W] or over tokens [B, N, D] -> [B, D]."""
+    if features.ndim == 4:
+        return features.mean((2, 3))
+    return features.mean(1) if features.ndim == 3 else features
 
 
 class RKD(Distiller):
@@ -63,25 +83,47 @@ class RKD(Distiller):
     name = "rkd"
     category = "relational"
     taps = ("embedding",)
+    presets: ClassVar = {
+        "bhheo": {"taps": ("logits",), "l2_normalize": True, "distance": 100.0, "angle": 200.0, "count_diagonal": True},
+    }
 
     class Options(Distiller.Options):
+        """What relational distillation can be told."""
+
         distance: float = Field(25.0, ge=0)
         """Weight of the distance term."""
         angle: float = Field(50.0, ge=0)
         """Weight of the angle term."""
         l2_normalize: bool = False
         """Scale every embedding to unit length first."""
+        count_diagonal: bool = False
+        """Count the zero distance of each image to itself in the mean distance."""
+
+    def build(self, pair: Pair) -> None:
+        """Refuse taps that hold no vectors, maps or tokens; there is nothing to build."""
+        for tap in pair.pairs:
+            if not (2 <= tap.student.ndim <= 4 and 2 <= tap.teacher.ndim <= 4):
+                raise TapError(
+                    f"rkd: at '{tap.name}' the student gives {list(tap.student.shape)} and the teacher "
+                    f"{list(tap.teacher.shape)}, but vectors [B, D], tokens [B, N, D] or maps [B, D, H, W] are needed. "
+                    "Name another tap, such as rkd.taps='embedding'."
+                )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        student, teacher = (_pooled(trace["embedding"]) for trace in (step.student, step.teacher))
-        if self.options.l2_normalize:
-            student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+        """The terms ``distance`` and ``angle``, each the sum over all taps."""
+        pairs = [(self._vectors(tap.student), self._vectors(tap.teacher)) for tap in step.pairs]
+        distances = [distance_loss(student, teacher, self.options.count_diagonal) for student, teacher in pairs]
+        angles = [angle_loss(student, teacher) for student, teacher in pairs]
         return {
-            "distance": self.options.distance * distance_loss(student, teacher),
-            "angle": self.options.angle * angle_loss(student, teacher),
+            "distance": self.options.distance * torch.stack(distances).sum(),
+            "angle": self.options.angle * torch.stack(angles).sum(),
         }
+
+    def _vectors(self, features: Tensor) -> Tensor:
+        return _unit(_pooled(features)) if self.options.l2_normalize else _pooled(features)
 
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
     registry.distiller(RKD)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
-from kdengine import Distiller, Step, hookimpl
 from pydantic import Field
 from torch import Tensor
+
+from kdengine import Distiller, Pair, Step, TapError, hookimpl
 
 __all__ = ["SoftTargets", "soft_target_loss"]
 
@@ -44,13 +46,15 @@ class SoftTargets(Distiller):
     name = "st"
     category = "response"
     taps = ("logits",)
-    presets = {
+    presets: ClassVar = {
         "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
         "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
         "motakuss": {"alpha": 1.0, "task": 1.0, "temperature": 10.0, "t_squared": False, "hard_temperature": True},
     }
 
     class Options(Distiller.Options):
+        """What soft targets can be told."""
+
         alpha: float = Field(0.9, ge=0)
         """Weight of the soft term."""
         temperature: float = Field(4.0, gt=0)
@@ -65,6 +69,7 @@ class SoftTargets(Distiller):
         """Divide the logits by T in the cross-entropy with the labels too."""
 
         def model_post_init(self, context: Any) -> None:
+            """Refuse a negative weight of the task."""
             if self.task is None and self.alpha > 1:
                 raise ValueError("alpha above 1 needs 'task', the weight of the cross-entropy with the labels")
 
@@ -78,11 +83,22 @@ class SoftTargets(Distiller):
         """The engine's cross-entropy takes the hard weight, unless the method brings a tempered one itself."""
         return 0.0 if self.options.hard_temperature else self.hard_weight
 
+    def build(self, pair: Pair) -> None:
+        """Refuse taps whose two sides are not logits of the same classes; there is nothing to build."""
+        for tap in pair.pairs:
+            shapes = list(tap.student.shape), list(tap.teacher.shape)
+            if tap.student.ndim != 2 or shapes[0] != shapes[1]:
+                raise TapError(
+                    f"st: at '{tap.name}' the student gives {shapes[0]} and the teacher {shapes[1]}, but logits [B, K] of the "
+                    "same classes are needed on both sides. Leave st.taps out to use the networks' outputs."
+                )
+
     def forward(self, step: Step) -> dict[str, Tensor]:
-        temperature = self.options.temperature
+        """The term ``soft``, and ``hard`` where the labels are met at a temperature too."""
+        temperature, soft_term = self.options.temperature, self.options.soft_term
         factor = self.options.alpha * (temperature**2 if self.options.t_squared else 1.0)
-        soft = soft_target_loss(step.student.logits, step.teacher.logits, temperature, self.options.soft_term)
-        terms = {"soft": factor * soft}
+        losses = [soft_target_loss(tap.student, tap.teacher, temperature, soft_term) for tap in step.pairs]
+        terms = {"soft": factor * torch.stack(losses).sum()}
         if self.options.hard_temperature:
             terms["hard"] = self.hard_weight * F.cross_entropy(step.student.logits / temperature, step.y)
         return terms
@@ -90,4 +106,5 @@ class SoftTargets(Distiller):
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
     registry.distiller(SoftTargets)

@@ -1,0 +1,34 @@
+# make demo   the main job on embedded data    make test    every test    make lint   style and types
+# make bench  speed, measured                  make setup   only install
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := . zoo $(sort $(wildcard plugins/kdplugin-*))
+PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/installed
+
+.venv/installed: $(PROJECTS)
+	@echo "== Creating .venv and installing kdengine, the zoo and every plugin (torch is large: this can take minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
+	@touch $@
+
+demo: setup
+	@echo "== Distilling ResNet-32 into ResNet-8 on handwritten digits; the teacher is trained first, and kept for next time"
+	$(BIN)/kdengine run --plugin kdplugin-rkd --teacher timm:resnet32 --student resnet8
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv runs

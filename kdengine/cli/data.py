@@ -1,0 +1,30 @@
+"""``kdengine data``: data sets that can be named."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from kdengine.cli.options import as_json
+
+__all__ = ["command"]
+
+
+@click.command("data")
+@click.argument("spec", default="")
+@as_json
+def command(spec: str, as_json: bool) -> None:
+    """List what data can be named; with SPEC, load it and say what it holds."""
+    from kdengine.cli.tables import print_table
+    from kdengine.data import BUILT_IN, load_data
+    from kdengine.registry import Registry
+
+    if spec:
+        facts = load_data(spec, Registry()).describe()
+        click.echo(json.dumps(facts) if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items()))
+    elif as_json:
+        click.echo(json.dumps({"data": BUILT_IN}))
+    else:
+        print_table(["data", "what it is"], BUILT_IN.items())
+        click.echo("\nAny takes @train=N and @test=N: only the first N images. Example: digits@train=500")

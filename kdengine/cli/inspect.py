@@ -1,0 +1,107 @@
+"""``kdengine inspect``: a network's modules, shapes, taps and stages."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdengine.cli.options import as_json
+
+if TYPE_CHECKING:
+    from kdengine.taps import Anatomy
+
+__all__ = ["command"]
+
+
+@click.command("inspect")
+@click.argument("model")
+@click.option("--size", type=int, default=0, metavar="S", help="Side of the square input; by default the network's own.")
+@click.option("--classes", type=int, default=100, help="Number of classes.")
+@click.option("--taps-only", is_flag=True, help="Leave out the list of modules.")
+@as_json
+def command(model: str, size: int, classes: int, taps_only: bool, as_json: bool) -> None:
+    r"""List everything in a network that can be tapped.
+
+    \b
+    kdengine inspect resnet8
+    kdengine inspect timm:vit_tiny_patch16_224 --taps-only
+    """
+    from kdengine.models import ModelSource
+    from kdengine.registry import Registry
+    from kdengine.taps import Anatomy
+
+    shape = (3, size, size) if size else _own_size(model)
+    network = ModelSource(model, classes, shape, Registry()).create(0)
+    facts = _facts(Anatomy.of(network, shape, model), shape)
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        _print(facts, taps_only)
+
+
+def _own_size(model: str) -> tuple[int, int, int]:
+    """The input size that timm names for a network; CIFAR's for networks of a zoo, ImageNet's for the rest."""
+    import timm
+
+    from kdengine.errors import ModelError
+    from kdengine.registry import Registry
+    from kdengine.specs import Spec
+
+    spec = Spec.parse(model, ModelError)
+    if spec.scheme in ("", "timm"):
+        Registry().load_models()
+        config = timm.get_pretrained_cfg(spec.name) if timm.is_model(spec.name) else None
+        if config is not None and config.input_size:
+            channels, height, width = config.input_size
+            return channels, height, width
+    return (3, 224, 224)
+
+
+def _facts(anatomy: Anatomy, shape: tuple[int, int, int]) -> dict[str, Any]:
+    return {
+        "network": anatomy.name,
+        "input_size": list(shape),
+        "parameters": anatomy.parameters,
+        "classifier": anatomy.classifier,
+        "probed_on": anatomy.probe.device,
+        "taps": [
+            {
+                "name": name,
+                "place": str(site),
+                "shape": list(anatomy.tensor(site).shape),
+                "cloned": site.overwritten,
+                "layout": site.layout.kind,
+            }
+            for name, site in anatomy.canonical.items()
+        ],
+        "modules": [
+            {
+                "path": call.path,
+                "call": call.number,
+                "type": call.kind,
+                "input": None if call.input is None else list(call.input.shape),
+                "output": None if call.output is None else list(call.output.shape),
+            }
+            for call in anatomy.calls
+            if call.path
+        ],
+    }
+
+
+def _print(facts: dict[str, Any], taps_only: bool) -> None:
+    from kdengine.cli.tables import print_table
+
+    size = " x ".join(map(str, facts["input_size"]))
+    click.echo(f"{facts['network']}: {facts['parameters']:,} parameters, input {size}, shapes for a batch of 2\n")
+    taps = [[tap["name"], tap["place"], tap["shape"], "cloned" if tap["cloned"] else ""] for tap in facts["taps"]]
+    print_table(["tap", "where", "shape", ""], taps)
+    if not taps_only:
+        click.echo()
+        modules = [[_tap(call), call["type"], call["input"], call["output"]] for call in facts["modules"]]
+        print_table(["module", "type", "input", "output"], modules)
+
+
+def _tap(call: dict[str, Any]) -> str:
+    return f"{call['path']}#{call['call']}" if call["call"] else str(call["path"])

@@ -1,0 +1,114 @@
+"""``kdengine plugins``: what is installed, and what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdengine.cli.options import as_json
+
+if TYPE_CHECKING:
+    from kdengine.registry import Registry
+
+__all__ = ["command"]
+
+
+@click.group("plugins", invoke_without_command=True)
+@as_json
+@click.option("--check", is_flag=True, help="Exit with 2 when an installed plugin is broken or shadowed.")
+@click.pass_context
+def command(context: click.Context, as_json: bool, check: bool) -> None:
+    """List the installed plugins, or show one method."""
+    if context.invoked_subcommand:
+        return
+    registry = _loaded()
+    if as_json:
+        click.echo(json.dumps(_as_data(registry)))
+    else:
+        _print(registry)
+    unwell = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
+    if check and unwell:
+        raise click.exceptions.Exit(2)
+
+
+@command.command("show")
+@click.argument("name")
+@as_json
+def show(name: str, as_json: bool) -> None:
+    """Show a method: source, taps, and its options with their defaults."""
+    from kdengine.registry import Registry
+
+    methods = [method.describe() for method in Registry().methods(name)]
+    if as_json:
+        click.echo(json.dumps(methods[0] if len(methods) == 1 else methods))
+        return
+    for method in methods:
+        _print_method(method)
+
+
+def _loaded() -> Registry:
+    from kdengine.registry import Registry
+
+    registry = Registry()
+    registry.load_all()
+    return registry
+
+
+def _as_data(registry: Registry) -> dict[str, Any]:
+    plugins = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "status": plugin.status,
+            "reason": plugin.reason,
+            "methods": sorted(plugin.methods),
+            "compositions": {name: list(parts) for name, parts in plugin.compositions.items()},
+            "models": sorted(plugin.models),
+        }
+        for plugin in registry.plugins
+    ]
+    methods = [
+        {**method.describe(), "distribution": plugin.distribution, "version": plugin.version}
+        for plugin in registry.plugins
+        for _, method in sorted(plugin.methods.items())
+    ]
+    return {"plugins": plugins, "methods": methods}
+
+
+def _print(registry: Registry) -> None:
+    from kdengine.cli.tables import print_table
+
+    rows = [
+        [plugin.name, plugin.distribution, plugin.version, plugin.status, plugin.reason or _offers(plugin)]
+        for plugin in registry.plugins
+    ]
+    print_table(["plugin", "distribution", "version", "status", "offers"], rows)
+    click.echo("\n'kdengine plugins show NAME' shows a method and its options.")
+
+
+def _offers(plugin: Any) -> str:
+    methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
+    compositions = [f"{name} = {' + '.join(parts)}" for name, parts in plugin.compositions.items()]
+    networks = [f"{len(plugin.models)} networks"] if plugin.models else []
+    recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
+    return ", ".join([*methods, *compositions, *networks, *recipes])
+
+
+def _print_method(method: Mapping[str, Any]) -> None:
+    from kdengine.cli.tables import print_table
+
+    click.echo(f"{method['name']} ({method['category']}): {method['summary']}")
+    click.echo(f"Source: {method['source']}" if method["source"] else "Source: not given")
+    click.echo(f"Taps: {', '.join(method['taps']) or 'none'}")
+    for name, values in method["presets"].items():
+        click.echo(f"Preset {name}: {', '.join(f'{key}={value}' for key, value in values.items())}")
+    click.echo()
+    rows = [
+        [f"-o {method['name']}.{name}=", json.dumps(option["default"]), option["type"], option["help"]]
+        for name, option in method["options"].items()
+    ]
+    print_table(["option", "default", "type", "meaning"], rows)

@@ -1,0 +1,151 @@
+"""Where the stages of a network end, from what a probe pass saw.
+
+timm's ``feature_info`` is believed first. Any other network is read off its trunk: a stage ends with the last output at
+its spatial size; a network that keeps one size throughout has its repeated blocks as stages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from kdengine.taps.probe import PROBE_BATCH, Call, Probe
+from kdengine.taps.tensors import AS_IS, Layout
+
+__all__ = ["Landmark", "find_stages", "layout_of"]
+
+Landmark = tuple[Call, Layout]
+_STEM_NAME = re.compile(r"(.*\.)?(\w*stem|patch_embed)(\.|$)")
+_TIMM_STEM_NAME = re.compile(r"(conv1|act1|bn1)(\.|$)")
+_GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
+
+
+def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tuple[Landmark | None, list[Landmark]]:
+    """The calls that end the stages, first to last, each with the layout that makes a map of its output.
+
+    Returns:
+        what ends the stem, where it would else have been taken for a stage; and the stages.
+    """
+    named = _from_feature_info(model, probe)
+    if named:
+        is_stem = _is_stem(named[0][0], probe) or _TIMM_STEM_NAME.match(named[0][0].path)
+        return (named[0], named[1:]) if is_stem else (None, named)
+    ends = _by_spatial_size(probe, classifier)
+    stem = None
+    while len(ends) > 1 and _is_stem(ends[0][0], probe):
+        stem = ends.pop(0)
+    return stem, (ends if len(ends) > 1 else _repeated_blocks(probe) or ends)
+
+
+def layout_of(call: Call, probe: Probe) -> Layout | None:
+    """The layout that makes a map of the call's output, or None where that is none."""
+    if call.output is None or call.output.shape[:1] != (PROBE_BATCH,):
+        return None
+    return Layout.of_map(call.output, aspect=probe.aspect)
+
+
+def _from_feature_info(model: nn.Module, probe: Probe) -> list[Landmark]:
+    """The stages as timm lists them; nothing at all when one of them, but for the stem, made no such map."""
+    info = getattr(model, "feature_info", None)
+    entries: list[dict[str, Any]] = list(getattr(info, "info", info) or ())
+    prefix = getattr(model, "num_prefix_tokens", None)
+    found = [_feature(entry, prefix, probe) for entry in entries]
+    stages = [landmark for landmark in found if landmark is not None]
+    return stages if None not in found[1:] and len(stages) > 1 else []
+
+
+def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> Landmark | None:
+    call = probe.find(str(entry.get("module", "")))
+    channels = entry.get("num_chs")
+    if call is None or call.output is None or probe.times_called(call.path) != 1 or len(call.output) != PROBE_BATCH:
+        return None
+    layout = Layout.of_map(call.output, channels, prefix, probe.aspect)
+    return (call, layout) if layout is not None and layout.apply(call.output).shape[1] == channels else None
+
+
+def _is_stem(call: Call, probe: Probe) -> bool:
+    """Whether the network calls it so, or at most one convolution or linear layer has run by the end of this call."""
+    named = _STEM_NAME.match(call.path) is not None
+    return named or sum(done.layer and done.finished <= call.finished for done in probe.calls) <= 1
+
+
+def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[Landmark]:
+    """The last output at each spatial size on the trunk, where only smaller ones follow."""
+    ends: list[tuple[int, Landmark]] = []
+    for call in reversed(_body(probe, classifier)):
+        layout = layout_of(call, probe)
+        if layout is None or call.output is None:
+            continue
+        places = layout.apply(call.output).shape[2:].numel()
+        if places > (ends[-1][0] if ends else 0) and (places > 1 or _made_by_layers(call, probe)):
+            ends.append((places, (call, layout)))
+    return [landmark for _, landmark in reversed(ends)]
+
+
+def _made_by_layers(call: Call, probe: Probe) -> bool:
+    """Whether a map of one place comes out of convolutions rather than out of pooling alone."""
+    return layout_of(call, probe) == AS_IS and (call.layer or probe.layers_within(call) > 0)
+
+
+def _body(probe: Probe, classifier: Call | None) -> list[Call]:
+    """The trunk without the head: up to the classifier, and up to the pooling that leaves one place."""
+    trunk = [call for call in _trunk(probe) if classifier is None or call.finished < classifier.started]
+    for number, call in enumerate(trunk):
+        if _GLOBAL_POOL.fullmatch(call.kind) and not any(_is_wide(later, probe) for later in trunk[number:]):
+            return trunk[:number]
+    return [call for call in trunk if not _GLOBAL_POOL.fullmatch(call.kind)]
+
+
+def _is_wide(call: Call, probe: Probe) -> bool:
+    layout = layout_of(call, probe)
+    return layout is not None and call.output is not None and layout.apply(call.output).shape[2:].numel() > 1
+
+
+def _trunk(probe: Probe) -> list[Call]:
+    """The calls that the images pass one after the other: what the network calls, with its containers opened."""
+    opened = [call for call in probe.calls if call.path == ""]
+    layers = sum(call.layer for call in probe.calls)
+    trunk: list[Call] = []
+    while opened:
+        parts = _parts(opened.pop(), probe)
+        bulky = [part for part in parts if _opens(part, layers, probe)]
+        opened += bulky
+        trunk += [part for part in parts if part not in bulky]
+    return sorted(trunk, key=lambda call: call.finished)
+
+
+def _opens(call: Call, layers: int, probe: Probe) -> bool:
+    """A container holds most layers of the network and is left at another size than it had inside."""
+    if 2 * probe.layers_within(call) <= layers:
+        return False
+    sizes = {_size(part, probe) for part in _parts(call, probe)} - {None}
+    return len(sizes | {_size(call, probe)}) > 1
+
+
+def _size(call: Call, probe: Probe) -> tuple[int, ...] | None:
+    layout = layout_of(call, probe)
+    return None if layout is None or call.output is None else tuple(layout.apply(call.output).shape[2:])
+
+
+def _parts(call: Call, probe: Probe) -> list[Call]:
+    """The calls made directly by this one, in order."""
+    parts: list[Call] = []
+    for inner in sorted((inner for inner in probe.calls if call.contains(inner)), key=lambda inner: inner.started):
+        if not parts or inner.started > parts[-1].finished:
+            parts.append(inner)
+    return parts
+
+
+def _repeated_blocks(probe: Probe) -> list[Landmark]:
+    """The blocks of one kind that keep one shape and hold most layers: ``blocks.0``, ``blocks.1`` ..."""
+    groups: dict[tuple[Any, ...], list[Landmark]] = {}
+    for call in probe.calls:
+        layout = layout_of(call, probe)
+        if layout is not None and call.output is not None and re.search(r"\d", call.path):
+            pattern = re.sub(r"\d+", "*", call.path)
+            groups.setdefault((pattern, call.kind, call.output.shape), []).append((call, layout))
+    held = {key: sum(probe.layers_within(call) for call, _ in group) for key, group in groups.items() if len(group) > 1}
+    best = max(held, key=lambda key: held[key], default=None)
+    return [] if best is None or held[best] == 0 else groups[best]

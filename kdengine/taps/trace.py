@@ -1,0 +1,76 @@
+"""What a recorder leaves: the tensors at the taps, and the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, KeysView, Mapping
+
+from torch import Tensor
+
+from kdengine.errors import TapError, did_you_mean
+
+__all__ = ["Trace"]
+
+
+class Trace:
+    """What was captured in one forward: tap name -> tensor, always float32, maps as [B, C, H, W]; and the logits.
+
+    Args:
+        tensors: tap name -> tensor as it is handed over.
+        logits: [B, K], or None where the forward stopped before them.
+        complete: makes the logits when they are asked for after all.
+        aliases: further names of the same tensors, such as ``stage-1`` for ``stage4``.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        logits: Tensor | None = None,
+        complete: Callable[[], Tensor] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self._logits = logits
+        self._complete = complete
+        self._aliases = dict(aliases or {})
+
+    @property
+    def logits(self) -> Tensor:
+        """The network's output [B, K], float32.
+
+        Raises:
+            TapError: the forward stopped before the logits.
+        """
+        if self._logits is None and self._complete is not None:
+            self._logits = self._complete()
+        if self._logits is None:
+            raise TapError("This forward stopped before the logits: the training stage in progress does not need them.")
+        return self._logits
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name == "logits":
+            return self.logits
+        found = self._aliases.get(name, name)
+        if found not in self._tensors:
+            recorded = ", ".join(self._tensors) or "nothing"
+            near = did_you_mean(name, self._tensors)
+            raise TapError(f"'{name}' was not recorded. {near} Recorded: {recorded}. Add it to taps.".replace("  ", " "))
+        return self._tensors[found]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors or name in self._aliases
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def keys(self) -> KeysView[str]:
+        """Names of what was recorded."""
+        return self._tensors.keys()
+
+    def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
+        """The same trace, whose logits are made by ``complete`` when they are first asked for."""
+        return Trace(self._tensors, self._logits, complete, self._aliases)
+
+    def renamed(self, names: Mapping[str, str]) -> Trace:
+        """The same tensors under other names: ``{new: old}``; the logits come along."""
+        tensors = {new: self[old] for new, old in names.items() if old in self}
+        return Trace(tensors, self._logits, lambda: self.logits)

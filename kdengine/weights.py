@@ -1,0 +1,86 @@
+"""Reading weights, safely: safetensors, or ``.pth`` files read with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from kdengine.errors import ModelError
+
+__all__ = ["load_weights"]
+
+HOLDERS = ("state_dict", "model", "model_state_dict", "net")
+"""Where training scripts keep the state dict in their checkpoints."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel, DDP and ``torch.compile`` put before every name."""
+
+
+def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
+    """Load weights, from safetensors or from a ``.pth`` read with ``weights_only=True``.
+
+    Args:
+        model: receives the weights.
+        path: the file, a state dict or a mapping that holds one under ``state_dict``, ``model``,
+            ``model_state_dict`` or ``net``; or a run folder.
+        what: what errors call the network.
+
+    Raises:
+        ModelError: the file is missing, unreadable, or does not fit the network.
+    """
+    place = Path(path).expanduser()
+    file = place / "student.safetensors" if place.is_dir() else place
+    if not file.is_file():
+        raise ModelError(f"There is no file of weights '{path}'.")
+    wanted = model.state_dict()
+    state = _unwrapped(_read_state(file), wanted)
+    problems = _misfits(wanted, state)
+    if problems:
+        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+        raise ModelError(f"The weights in '{path}' do not fit {what}: {shown}. Was it another network, or other classes?")
+    model.load_state_dict(state)
+
+
+def _read_state(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            tensors: dict[str, torch.Tensor] = load_file(file)
+            return tensors
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"'{file}' cannot be read safely: it is damaged, or a pickle of more than tensors, which may run code when it is "
+            "loaded. Save the state dict alone: torch.save(model.state_dict(), FILE)."
+        ) from error
+    except Exception as error:  # readers fail in many ways
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"'{file}' holds no weights that can be read: {first_line}") from error
+    for key in HOLDERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"'{file}' holds no state dict: a mapping of names to tensors is needed.")
+    return state
+
+
+def _unwrapped(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The state without the prefixes of wrappers, unless the network itself has such names."""
+    for prefix in WRAPPERS * 2:
+        if state and all(name.startswith(prefix) and name not in wanted for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _misfits(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    missing = [f"'{name}' is missing" for name in wanted if name not in state]
+    surplus = [f"'{name}' is not in the network" for name in state if name not in wanted]
+    shapes = [
+        f"'{name}' is {list(state[name].shape)} in the file, {list(value.shape)} in the network"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    return shapes + missing + surplus

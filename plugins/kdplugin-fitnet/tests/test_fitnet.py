@@ -1,0 +1,296 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kdplugin_fitnet import FitNet, hint_loss
+
+from kdengine import Pair, SettingsError, TapError, Trace, hookimpl
+
+SIZES = [  # student, teacher, options, kernel, stride: what the regressor of these two maps must be
+    ((1, 3, 4, 4), (1, 5, 4, 4), {}, "Conv2d", (1, 1), (1, 1)),
+    ((2, 3, 4, 4), (2, 5, 4, 4), {"kernel": 3}, "Conv2d", (3, 3), (1, 1)),
+    ((2, 3, 6, 5), (2, 2, 6, 5), {"kernel": 5}, "Conv2d", (5, 5), (1, 1)),
+    ((2, 3, 8, 6), (2, 4, 4, 3), {}, "Conv2d", (3, 3), (2, 2)),
+    ((2, 3, 7, 7), (2, 4, 4, 4), {"kernel": 3}, "Conv2d", (3, 3), (2, 2)),
+    ((2, 3, 2, 3), (2, 4, 4, 6), {}, "ConvTranspose2d", (4, 4), (2, 2)),
+    ((2, 3, 6, 6), (2, 4, 2, 3), {}, "Conv2d", (1, 1), (1, 1)),
+    ((2, 3, 8, 4), (2, 4, 4, 4), {}, "Conv2d", (1, 1), (1, 1)),
+]
+
+
+def convolved(x, weight, bias, stride, padding):
+    """Cross-correlation, one kernel position at a time: [B, C, H, W] -> [B, D, H', W']."""
+    x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
+    rows, columns = weight.shape[2:]
+    high, wide = (x.shape[2] - rows) // stride + 1, (x.shape[3] - columns) // stride + 1
+    out = np.zeros((len(x), len(weight), high, wide)) + bias[:, None, None]
+    for i, j in np.ndindex(rows, columns):
+        seen = x[:, :, i : i + stride * high : stride, j : j + stride * wide : stride]
+        out += np.einsum("bchw,dc->bdhw", seen, weight[:, :, i, j])
+    return out
+
+
+def transposed(x, weight, bias, stride, padding):
+    """Every place of x paints the kernel, times its value, into a map that is ``stride`` times as large."""
+    rows, columns = weight.shape[2:]
+    high, wide = (x.shape[2] - 1) * stride + rows, (x.shape[3] - 1) * stride + columns
+    out = np.zeros((len(x), weight.shape[1], high, wide))
+    for i, j in np.ndindex(*x.shape[2:]):
+        painted = np.einsum("bc,cdkl->bdkl", x[:, :, i, j], weight)
+        out[:, :, stride * i : stride * i + rows, stride * j : stride * j + columns] += painted
+    return out[:, :, padding : high - padding, padding : wide - padding] + bias[:, None, None]
+
+
+def normalised(x, gain, shift):
+    """Batch normalisation with the batch's own statistics."""
+    mean, variance = x.mean((0, 2, 3), keepdims=True), x.var((0, 2, 3), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5) * gain[:, None, None] + shift[:, None, None]
+
+
+def averaged(x, size):
+    """Mean over the boxes that divide a map evenly."""
+    rows, columns = x.shape[2] // size[0], x.shape[3] // size[1]
+    out = np.zeros((*x.shape[:2], *size))
+    for i, j in np.ndindex(*size):
+        out[:, :, i, j] = x[:, :, i * rows : (i + 1) * rows, j * columns : (j + 1) * columns].mean((2, 3))
+    return out
+
+
+def regressed(x, regressor, size):
+    """What a regressor of the student's side makes of a map, from its weights alone."""
+    layer, norm, *rectifier = regressor.change
+    values = [tensor.detach().double().numpy() for tensor in (layer.weight, layer.bias, norm.weight, norm.bias)]
+    move = transposed if type(layer).__name__ == "ConvTranspose2d" else convolved
+    out = normalised(move(x, *values[:2], layer.stride[0], layer.padding[0]), *values[2:])
+    out = np.maximum(out, 0) if rectifier else out
+    return out if out.shape[2:] == tuple(size) else averaged(out, size)
+
+
+def mean_of_squares(student, teacher):
+    return sum(float(value) ** 2 for value in (student - teacher).ravel()) / student.size
+
+
+def pair_of(*shapes, rectified=True, name="stage2"):
+    """What a distiller is told of two maps when it builds its connectors."""
+    sides = [Trace({name: torch.empty(shape, device="meta")}) for shape in shapes]
+    return Pair(*sides, 10, 100, torch.nn.Identity, names=[(name, name)], rectified=[name] if rectified else [])
+
+
+def built(*shapes, rectified=True, **options):
+    method = FitNet(**options)
+    torch.manual_seed(3)
+    method.build(pair_of(*shapes, rectified=rectified))
+    with torch.no_grad():
+        for value in method.parameters():
+            value.add_(0.1 * torch.randn_like(value))  # batch normalisation begins at 1 and 0, where much cancels
+    return method
+
+
+@pytest.mark.parametrize(("student_shape", "teacher_shape", "options", "kind", "kernel", "stride"), SIZES)
+def test_the_regressor_follows_from_the_sizes(student_shape, teacher_shape, options, kind, kernel, stride):
+    layer = built(student_shape, teacher_shape, **options).regressors[0].change[0]
+    assert (type(layer).__name__, layer.kernel_size, layer.stride) == (kind, kernel, stride)
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize(("student_shape", "teacher_shape", "options", "kind", "kernel", "stride"), SIZES)
+def test_the_hint_and_its_gradient_are_those_of_the_formula(
+    student_shape, teacher_shape, options, kind, kernel, stride, rectified, leaf, make_step, slope, agree, gradient
+):
+    method = built(student_shape, teacher_shape, rectified=rectified, **options).double()
+    student = leaf(*student_shape, seed=1, dtype=torch.float64)
+    teacher = leaf(*teacher_shape, seed=2, rectified=rectified, dtype=torch.float64).detach()
+    s, t = student.detach().numpy(), teacher.numpy()
+
+    def formula(moved):
+        return mean_of_squares(regressed(moved, method.regressors[0], t.shape[2:]), t)
+
+    loss = method(make_step([(student, teacher)]))["hint"]
+    agree(loss, formula(s))
+    agree(gradient(loss, student), slope(formula, s))
+
+
+def test_the_regressor_ends_in_a_rectifier_only_where_the_teachers_map_came_out_of_one():
+    shapes = (2, 3, 4, 4), (2, 5, 4, 4)
+    kinds = [[type(layer).__name__ for layer in built(*shapes, rectified=yes).regressors[0].change] for yes in (True, False)]
+    assert kinds == [["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d"]]
+
+
+def test_the_gradient_reaches_the_regressors_own_weights(leaf, make_step, slope, agree, gradient):
+    method = built((2, 3, 4, 4), (2, 2, 4, 4), kernel=3).double()
+    student, teacher = (leaf(2, width, 4, 4, seed=width, dtype=torch.float64).detach() for width in (3, 2))
+    s, t = student.numpy(), teacher.numpy()
+    layer, norm, _ = method.regressors[0].change
+    values = [tensor.detach().double().numpy() for tensor in (layer.bias, norm.weight, norm.bias)]
+
+    def formula(weight):
+        hint = np.maximum(normalised(convolved(s, weight, values[0], 1, 1), *values[1:]), 0)
+        return mean_of_squares(hint, t)
+
+    loss = method(make_step([(student, teacher)]))["hint"]
+    agree(gradient(loss, layer.weight), slope(formula, layer.weight.detach().numpy()))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "count"), [(64, 128, 74_112), (32, 64, 18_624), (32, 128, 37_248), (128, 512, 591_360)]
+)
+def test_a_kernel_of_three_gives_the_regressors_of_motakuss(student, teacher, count):
+    method = built((2, student, 7, 7), (2, teacher, 7, 7), preset="motakuss")
+    assert sum(parameter.numel() for parameter in method.parameters()) == count
+    assert [stage.epochs for stage in method.stages()] == [1.0]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 4, 5, 3)])
+def test_sum_chw_sums_over_an_image_and_averages_over_the_batch(shape, leaf, agree, gradient):
+    student, teacher = leaf(*shape, seed=1), leaf(*shape, seed=2).detach()
+    difference = (student.detach() - teacher).double().numpy()
+    loss = hint_loss(student, teacher, "sum_chw")
+    agree(loss, sum(float(value) ** 2 for value in difference.ravel()) / shape[0])
+    agree(gradient(loss, student), 2 * difference / shape[0])
+
+
+def test_on_the_teachers_side_equal_widths_need_no_regressor(leaf, make_step, agree):
+    method = built((2, 3, 4, 4), (2, 3, 4, 4), side="teacher")
+    student, teacher = leaf(2, 3, 4, 4, seed=1), leaf(2, 3, 4, 4, seed=2).detach()
+    assert list(method.parameters()) == []
+    expected = mean_of_squares(student.detach().double().numpy(), teacher.double().numpy())
+    agree(method(make_step([(student, teacher)]))["hint"], expected)
+
+
+def test_on_the_teachers_side_other_widths_pass_a_linear_map_without_bias(leaf, make_step, slope, agree, gradient):
+    method = built((2, 3, 2, 2), (2, 5, 4, 4), side="teacher", reduction="sum_chw")
+    (weight,) = method.parameters()
+    student, teacher = leaf(2, 3, 2, 2, seed=1), leaf(2, 5, 4, 4, seed=2).detach()
+    s, t, w = (tensor.detach().double().numpy() for tensor in (student, teacher, weight))
+
+    def formula(moved):
+        mapped = averaged(np.einsum("bchw,dc->bdhw", t, w[:, :, 0, 0]), (2, 2))
+        return mean_of_squares(moved, mapped) * 3 * 2 * 2
+
+    loss = method(make_step([(student, teacher)]))["hint"]
+    agree(loss, formula(s))
+    agree(gradient(loss, student), slope(formula, s))
+    assert gradient(method(make_step([(student, teacher)]))["hint"], weight).abs().max() > 0
+
+
+def test_hints_come_first_in_two_stages_and_beside_the_task_in_one():
+    two, one = FitNet(), FitNet(mode="joint")
+    assert [(stage.name, stage.epochs, stage.task) for stage in two.stages()] == [("hint", 0.4, False)]
+    assert (two.taps_in("hint"), two.taps_in("joint")) == (("stage2",), None)
+    assert (list(one.stages()), one.taps_in("joint")) == ([], ("stage2",))
+    assert two.task_weight == one.task_weight == 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "facts"),
+    [
+        ("sseung", {"side": "teacher", "reduction": "mean", "taps": ("stage2", "stage3"), "mode": "two_stage"}),
+        ("bhheo", {"side": "teacher", "reduction": "sum_chw", "taps": ("stages",), "mode": "two_stage"}),
+        ("motakuss", {"side": "student", "reduction": "mean", "kernel": 3, "hint_epochs": 1.0}),
+        ("repdistiller", {"side": "student", "reduction": "mean", "mode": "joint", "weight": 100.0}),
+    ],
+)
+def test_a_preset_is_the_variant_of_its_implementation(preset, facts):
+    options = FitNet(preset=preset).options.model_dump()
+    assert {name: options[name] for name in facts} == facts
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [({"hint_epoch": 1}, "'hint_epochs'"), ({"kernel": 2}, "1, 3 or 5"), ({"preset": "motakus"}, "'motakuss'")],
+)
+def test_a_wrong_option_is_refused_with_the_way_out(options, fault):
+    with pytest.raises(SettingsError, match=fault):
+        FitNet(**options)
+
+
+def test_a_run_records_the_hint_of_stage_2_first_and_the_task_alone_afterwards(one_step):
+    method = FitNet(hint_epochs=1)
+    (hints, task), student, teacher, _ = one_step([method])
+    s, t = student["stage2"], teacher["stage2"]
+    assert set(hints) == {"fitnet.hint"}
+    assert set(task) == {"task"}
+    assert hints["fitnet.hint"] == pytest.approx(mean_of_squares(regressed(s, method.regressors[0], t.shape[2:]), t), rel=1e-3)
+
+
+def test_used_twice_each_reads_its_own_taps_also_across_stages(one_step):
+    methods = [
+        FitNet(mode="joint", taps=["stage2.pre=stage1"], kernel=3),
+        FitNet(mode="joint", taps=["stage3=stage2"], weight=2.0),
+    ]
+    (terms,), student, teacher, _ = one_step(methods)
+    assert set(terms) == {"task", "fitnet.hint", "fitnet-2.hint"}
+    t = teacher["stage2"]
+    hint = mean_of_squares(regressed(student["stage3"], methods[1].regressors[0], t.shape[2:]), t)
+    assert terms["fitnet-2.hint"] == pytest.approx(2 * hint, rel=1e-3)
+    assert type(methods[0].regressors[0].change[0]).__name__ == "ConvTranspose2d"
+
+
+def test_taps_before_the_activation_make_a_regressor_without_rectifier(distil):
+    method = FitNet(taps=["stage2.pre"], hint_epochs=1)
+    distil([method], data="digits@train=16@test=8")
+    assert [type(layer).__name__ for layer in method.regressors[0].change] == ["Conv2d", "BatchNorm2d"]
+
+
+def test_the_preset_bhheo_sums_plain_squares_over_three_stages(one_step):
+    method = FitNet(preset="bhheo", hint_epochs=1)
+    (hints, _), student, teacher, _ = one_step([method])
+    expected = sum(((student[name] - teacher[name]) ** 2).sum() / 8 for name in ("stage1", "stage2", "stage3"))
+    assert hints["fitnet.hint"] == pytest.approx(expected, rel=1e-3)
+
+
+class Watch:
+    """An observer that keeps the student's weights at the end of each epoch, by the name of the stage."""
+
+    def __init__(self):
+        self.weights = {}
+
+    @hookimpl
+    def kdengine_after_epoch(self, run, record):
+        (lane,) = run.lanes
+        self.weights[record["stage"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
+
+
+def test_hints_move_nothing_above_the_hint_and_the_task_moves_all(distil, networks):
+    (student,) = networks("resnet8")
+    before, watch = {name: value.clone() for name, value in student.state_dict().items()}, Watch()
+    distil(["fitnet"], "digits@train=32@test=8", student=student, fitnet={"hint_epochs": 1}, observers=[watch])
+    moved = {
+        stage: {name for name, value in weights.items() if not torch.equal(value, before[name])}
+        for stage, weights in watch.weights.items()
+    }
+    assert {name.split(".")[0] for name in moved["hint"]} == {"conv1", "bn1", "layer1", "layer2"}
+    assert moved["joint"] == set(before)
+
+
+def test_epochs_of_hints_are_a_number_or_a_share_of_the_run(distil, tmp_path):
+    result = distil(["fitnet"], data="digits@train=16@test=8", epochs=3, fitnet={"hint_epochs": 0.4})
+    assert [record["stage"] for record in result.history] == ["hint", "hint", "joint", "joint", "joint"]
+
+
+def test_no_epochs_of_hints_is_plain_training(distil):
+    result = distil(["fitnet"], data="digits@train=16@test=8", fitnet={"hint_epochs": 0})
+    assert [set(record["terms"]) for record in result.history] == [{"task"}]
+
+
+def test_a_run_refuses_taps_that_hold_no_maps(distil):
+    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+        distil(["fitnet"], fitnet={"taps": "embedding"})
+
+
+def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
+    result = distil(["fitnet"], data="digits@train=129@test=64", fitnet={"hint_epochs": 1})
+    assert [record["stage"] for record in result.history] == ["hint", "joint"]
+    assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
+
+
+def test_the_students_middle_comes_closer_to_the_teachers_in_training(distil):
+    result = distil(["fitnet"], train={"batch_size": 16, "lr": 0.1}, fitnet={"hint_epochs": 3})
+    hints = [record["terms"]["fitnet.hint"] for record in result.history if record["stage"] == "hint"]
+    assert hints[-1] < 0.7 * hints[0]
+
+
+def test_every_option_stands_in_the_readme_with_its_default(option_rows):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [row for row in option_rows(FitNet) if row not in readme] == []

@@ -1,0 +1,251 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdengine.batches import ForeignBatches, MemoryBatches, StreamBatches, random_crop, random_flip
+from kdengine.errors import DataError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (23, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def memory(images, **changes):
+    settings = {"batch_size": 5, "seed": 0, "augment": "crop-flip"} | changes
+    return MemoryBatches(images, torch.arange(len(images)) % 7, MEAN, STD, **settings)
+
+
+def order_of(batches, epoch):
+    return torch.cat([batch.index for batch in batches.epoch(epoch)]).tolist()
+
+
+def pixels_of(batches, epoch):
+    return torch.cat([batch.x for batch in batches.epoch(epoch)])
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_every_image_comes_exactly_once_an_epoch_with_its_label(images):
+    batches = list(memory(images).epoch(0))
+    order = torch.cat([batch.index for batch in batches])
+    assert order.sort().values.tolist() == list(range(23))
+    assert order.tolist() != list(range(23))
+    assert torch.equal(torch.cat([batch.y for batch in batches]), order % 7)
+
+
+def test_the_last_batch_is_as_small_as_it_must_be(images):
+    batches = memory(images)
+    assert [len(batch.x) for batch in batches.epoch(0)] == [5, 5, 5, 5, 3]
+    assert len(batches) == 5
+    assert [len(batch.x) for batch in memory(images, batch_size=23).epoch(0)] == [23]
+    assert len(memory(images, batch_size=500)) == 1
+
+
+def test_an_epoch_can_be_repeated_bit_for_bit(images):
+    first, again = memory(images), memory(images)
+    list(again.epoch(3))
+    assert order_of(first, 1) == order_of(again, 1)
+    assert torch.equal(pixels_of(first, 1), pixels_of(again, 1))
+
+
+def test_another_epoch_or_seed_has_another_order_and_other_crops(images):
+    batches, other = memory(images), memory(images, seed=1)
+    orders = [order_of(batches, 0), order_of(batches, 1), order_of(other, 0)]
+    assert len({tuple(order) for order in orders}) == 3
+    sorted_pixels = [
+        pixels[torch.tensor(order).argsort()]
+        for pixels, order in zip([pixels_of(batches, 0), pixels_of(batches, 1), pixels_of(other, 0)], orders, strict=True)
+    ]
+    assert not torch.equal(sorted_pixels[0], sorted_pixels[1])
+    assert not torch.equal(sorted_pixels[0], sorted_pixels[2])
+
+
+def test_without_a_seed_images_come_in_their_own_order_and_as_they_are(images):
+    batches = memory(images, seed=None)
+    assert order_of(batches, 5) == list(range(23))
+    assert torch.equal(pixels_of(batches, 5), pixels_of(memory(images, seed=None, augment="none"), 0))
+
+
+def test_normalisation_is_the_formula(images):
+    x = pixels_of(memory(images, seed=None, augment="none"), 0)
+    expected = (images.double() / 255 - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(3, 1, 1)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_batch_draws_from_the_global_random_state(images):
+    before = states()
+    list(memory(images).epoch(0))
+    assert states() == before
+
+
+def test_a_crop_is_a_window_of_the_padded_image_for_each_image_on_its_own(images):
+    cropped = random_crop(images, 4, torch.Generator().manual_seed(1))
+    places = torch.randint(0, 9, (2, 23, 1), generator=torch.Generator().manual_seed(1))[..., 0].tolist()
+    for image, crop, top, left in zip(images.numpy(), cropped.numpy(), *places, strict=True):
+        padded = np.zeros((3, 16, 14), np.uint8)
+        padded[:, 4:12, 4:10] = image
+        assert np.array_equal(crop, padded[:, top : top + 8, left : left + 6])
+    assert len(set(places[0])) > 3
+    assert len(set(places[1])) > 3
+    assert {0, 8} <= set(places[0] + places[1]), "the outermost windows are drawn too"
+
+
+def test_a_flip_mirrors_about_half_of_the_images_whole(images):
+    many = images.repeat(20, 1, 1, 1)
+    flipped = random_flip(many, torch.Generator().manual_seed(2))
+    mirrored = [np.array_equal(after, before[:, :, ::-1]) for before, after in zip(many.numpy(), flipped.numpy(), strict=True)]
+    kept = [np.array_equal(after, before) for before, after in zip(many.numpy(), flipped.numpy(), strict=True)]
+    assert all(one != other for one, other in zip(mirrored, kept, strict=True))
+    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("augment", "crops", "flips"), [("none", False, False), ("crop", True, False), ("crop-flip", True, True)]
+)
+def test_an_augmentation_does_what_its_name_says(augment, crops, flips):
+    # one bright pixel in the middle of a left-right asymmetric image: a crop moves it, a flip mirrors the pair
+    images = torch.zeros(200, 1, 21, 21, dtype=torch.uint8)
+    images[:, 0, 10, 10], images[:, 0, 10, 11] = 200, 100
+    batches = MemoryBatches(images, torch.zeros(200).long(), (0.0,), (1.0,), 200, seed=0, augment=augment)
+    (batch,) = batches.epoch(0)
+    seen = (batch.x * 255).round()
+    bright = [(image == 200).nonzero()[0].tolist() for image in seen[:, 0]]
+    assert (len({tuple(place) for place in bright}) > 10) == crops
+    is_flipped = [bool(image[row, column - 1] == 100) for image, (row, column) in zip(seen[:, 0], bright, strict=True)]
+    assert any(is_flipped) == flips
+    assert not all(is_flipped)
+
+
+class Noisy:
+    """A transform that draws from all three global random states, as those of torchvision and timm do."""
+
+    def __call__(self, image):
+        draw = random.random() + np.random.rand() + torch.rand(()).item()
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() + draw
+
+
+@pytest.fixture
+def items(images):
+    return [(Image.fromarray(image.permute(1, 2, 0).numpy()), number % 7) for number, image in enumerate(images)]
+
+
+def test_streamed_batches_are_the_same_with_and_without_workers(items):
+    alone, helped = (StreamBatches(items, Noisy(), 5, seed=0, workers=workers) for workers in (0, 2))
+    assert order_of(alone, 2) == order_of(helped, 2)
+    assert torch.equal(pixels_of(alone, 2), pixels_of(helped, 2))
+
+
+def test_a_streamed_epoch_has_every_image_once_and_can_be_repeated(items):
+    batches = StreamBatches(items, Noisy(), 5, seed=0)
+    first = list(batches.epoch(0))
+    order = torch.cat([batch.index for batch in first])
+    assert order.sort().values.tolist() == list(range(23))
+    assert torch.equal(torch.cat([batch.y for batch in first]), order % 7)
+    assert [len(batch.x) for batch in first] == [5, 5, 5, 5, 3]
+    assert len(batches) == 5
+    assert torch.equal(torch.cat([batch.x for batch in first]), pixels_of(batches, 0))
+    assert order_of(batches, 0) != order_of(batches, 1)
+    assert order_of(batches, 0) != order_of(StreamBatches(items, Noisy(), 5, seed=1), 0)
+
+
+def test_a_streamed_image_is_augmented_anew_in_every_epoch(items):
+    batches = StreamBatches(items[:1], Noisy(), 5, seed=0)
+    assert not torch.equal(pixels_of(batches, 0), pixels_of(batches, 1))
+
+
+def test_two_images_of_a_streamed_batch_are_augmented_on_their_own(items):
+    batches = StreamBatches([items[0], items[0]], Noisy(), 5, seed=0)
+    first, second = pixels_of(batches, 0)
+    assert not torch.equal(first, second)
+
+
+def test_streamed_batches_without_a_seed_keep_the_order(items):
+    assert order_of(StreamBatches(items, Noisy(), 5), 4) == list(range(23))
+
+
+def test_no_streamed_batch_draws_from_the_global_random_state(items):
+    before = states()
+    list(StreamBatches(items, Noisy(), 5, seed=0).epoch(0))
+    assert states() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_an_error_of_the_data_that_names_it(items, workers, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+
+    class Broken(list):
+        def __getitem__(self, index):
+            return (Image.open(tmp_path / "broken.png"), 0) if index == 3 else super().__getitem__(index)
+
+    with pytest.raises(DataError, match="Image 3 cannot be read: cannot identify image file"):
+        list(StreamBatches(Broken(items), Noisy(), 5, workers=workers).epoch(0))
+
+
+def foreign(*batches):
+    return list(ForeignBatches(batches).epoch(0))
+
+
+X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        (X, Y),
+        [X, Y],
+        (X, Y, ["a", "b", "c", "d"]),
+        {"image": X, "label": Y},
+        {"pixel_values": X, "labels": Y},
+        {"img": X, "y": Y, "name": "a"},
+        (X, Y.to(torch.int32)),
+    ],
+)
+def test_a_loader_may_give_pairs_or_mappings(form):
+    (batch,) = foreign(form)
+    assert torch.equal(batch.x, X)
+    assert torch.equal(batch.y, Y)
+    assert batch.y.dtype == torch.int64
+
+
+def test_the_images_of_a_loader_are_counted_as_they_come():
+    loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
+    batches = ForeignBatches(loader)
+    assert [batch.index.tolist() for batch in batches.epoch(0)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [batch.index.tolist() for batch in batches.epoch(1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert len(batches) == 3
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (X, "got float32 [4, 3, 8, 8]"),
+        ((X,), "got (float32 [4, 3, 8, 8])"),
+        ((X, [0, 1, 2, 1]), "got (float32 [4, 3, 8, 8], (int, int, int, int))"),
+        ({"image": X, "target": Y}, "got a mapping with 'image', 'target'"),
+        ((X, Y[:3]), "got (float32 [4, 3, 8, 8], int64 [3])"),
+        ((X, Y.float()), "got (float32 [4, 3, 8, 8], float32 [4])"),
+        ((X, Y[:, None]), "got (float32 [4, 3, 8, 8], int64 [4, 1])"),
+        (((X * 255).to(torch.uint8), Y), "got (uint8 [4, 3, 8, 8], int64 [4])"),
+        ("images", "got str"),
+    ],
+)
+def test_another_form_is_answered_with_what_came_and_what_is_needed(form, said):
+    with pytest.raises(DataError) as caught:
+        foreign(form)
+    assert str(caught.value).startswith("A loader must give normalised images (float, [B, C, H, W]) and class indices")
+    assert said in str(caught.value)
+
+
+def test_a_loader_without_a_length_is_refused():
+    with pytest.raises(DataError, match="The loader has no length"):
+        len(ForeignBatches(iter([(X, Y)])))

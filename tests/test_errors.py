@@ -1,0 +1,26 @@
+import pytest
+
+from kdengine import errors
+from kdengine.errors import KDError, did_you_mean
+
+
+def test_the_nearest_name_is_offered():
+    assert did_you_mean("angel", ["angle", "distance"]) == "Did you mean 'angle'?"
+
+
+def test_several_near_names_are_offered_nearest_first():
+    assert did_you_mean("resnet9", ["resnet8", "resnet98", "vgg"]) == "Did you mean 'resnet98' or 'resnet8'?"
+
+
+def test_nothing_is_offered_where_no_name_is_near():
+    assert did_you_mean("zzz", ["angle", "distance"]) == ""
+    assert did_you_mean("zzz", []) == ""
+
+
+def test_no_more_names_are_offered_than_asked_for():
+    assert did_you_mean("resnet9", ["resnet8", "resnet98", "resnet99"], limit=1).count("resnet") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
+def test_every_error_is_one_that_the_command_line_catches(name):
+    assert issubclass(getattr(errors, name), KDError)

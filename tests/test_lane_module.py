@@ -1,0 +1,75 @@
+import pytest
+import torch
+from kdengine import Distiller, Stage, Step, Trace, TrainingError
+from kdengine.distiller import JOINT
+from kdengine.lane_module import LaneModule, Phase
+from kdengine.pairing import Reading
+from torch import nn
+
+
+class Method(Distiller):
+    """Returns what it is given."""
+
+    name = "method"
+
+    def __init__(self, found, **options):
+        super().__init__(**options)
+        self.found = found
+
+    def forward(self, step: Step):
+        return self.found
+
+
+@pytest.fixture
+def terms():
+    """The terms of a lane whose one method returns ``found``."""
+
+    def make(found, task_weight=1.0, label_smoothing=0.0, **options):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+        module = LaneModule(student, {"method": Method(found, **options)}, label_smoothing)
+        module.phase = Phase(Stage(JOINT, 1, task=True), 1, {"method": Reading()}, task_weight)
+        x, y = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0])
+        found, logits = module(x, y, torch.arange(5), Trace({}, torch.zeros(5, 4)))
+        assert logits.shape == (5, 4)
+        return found, logits, y
+
+    return make
+
+
+def test_terms_bear_the_name_of_their_method_and_its_weight(terms):
+    found, logits, y = terms({"a": torch.tensor(2.0), "b": torch.tensor([3.0])}, weight=0.5)
+    assert found.keys() == {"task", "method.a", "method.b"}
+    assert (found["method.a"], found["method.b"]) == (1.0, 1.5)
+    assert all(value.shape == () for value in found.values())
+    picked = logits.double().log_softmax(1)[range(5), y]
+    assert float(found["task"]) == pytest.approx(float(-picked.mean()), rel=1e-6)
+
+
+def test_label_smoothing_mixes_the_labels_with_all_classes(terms):
+    found, logits, y = terms({}, label_smoothing=0.2, task_weight=3.0)
+    logs = logits.double().log_softmax(1)
+    expected = -(0.8 * logs[range(5), y] + 0.2 * logs.mean(1)).mean()
+    assert float(found["task"]) == pytest.approx(3 * float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (torch.zeros(()), r"method: forward must return \{name: scalar tensor\}, got Tensor"),
+        (None, "got NoneType"),
+        ({"a": torch.zeros(5)}, r"method.a must be a scalar tensor \[\], got \[5\]. Reduce it"),
+        ({"a": 1.0}, "method.a must be a scalar tensor .* got float"),
+    ],
+)
+def test_what_is_no_mapping_of_scalars_is_refused(terms, found, message):
+    with pytest.raises(TrainingError, match=message):
+        terms(found)
+
+
+def test_the_methods_are_part_of_what_is_trained():
+    method = Method({})
+    method.connector = nn.Linear(2, 2)
+    module = LaneModule(nn.Linear(2, 2), {"method": method})
+    assert module.methods == {"method": method}
+    assert {id(parameter) for parameter in method.parameters()} <= {id(parameter) for parameter in module.parameters()}
