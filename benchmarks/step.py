@@ -106,13 +106,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     facts = Runtime().describe()
-    print(f"{arguments.teacher} -> {arguments.student}, batch {BATCH} of [3, 32, 32], {CLASSES} classes, {arguments.steps} steps;")
+    print(
+        f"{arguments.teacher} -> {arguments.student}, batch {BATCH} of [3, 32, 32], {CLASSES} classes, {arguments.steps} steps;"
+    )
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']}\n")
     print("| method | precision | kdengine, ms | plain fp32 loop, ms | ratio |\n| --- | --- | --- | --- | --- |")
     for method in [None, *arguments.methods.split(",")]:
         for precision in ("auto", "fp32"):
             mine, theirs = measure(method, arguments.teacher, arguments.student, arguments.steps, precision=precision)
-            print(f"| {method or 'plain student'} | {precision} | {1e3 * mine:.0f} | {1e3 * theirs:.0f} | {mine / theirs:.2f} |", flush=True)
+            print(
+                f"| {method or 'plain student'} | {precision} | {1e3 * mine:.0f} | {1e3 * theirs:.0f} | {mine / theirs:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdengine.data import Data, Split
     from kdengine.distiller import Distiller, Pair, Stage, Step, TapPair
     from kdengine.engine import Engine
     from kdengine.errors import (
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Anatomy": "taps",
+    "Data": "data",
     "DataError": "errors",
     "Distiller": "distiller",
     "Engine": "engine",
@@ -41,6 +43,7 @@ _HOME = {
     "Registry": "registry",
     "Result": "result",
     "SettingsError": "errors",
+    "Split": "data",
     "Stage": "distiller",
     "Step": "distiller",
     "TapError": "errors",
@@ -52,6 +55,7 @@ _HOME = {
 
 __all__ = [
     "Anatomy",
+    "Data",
     "DataError",
     "Distiller",
     "Engine",
@@ -63,6 +67,7 @@ __all__ = [
     "Registry",
     "Result",
     "SettingsError",
+    "Split",
     "Stage",
     "Step",
     "TapError",

@@ -195,9 +195,7 @@ def _build(distiller: Distiller, readings: Sequence[Reading], pupil: Pupil, seed
         num_samples=pupil.num_samples,
         new_student=pupil.new_student,
         names=names,
-        rectified={
-            name for reading in readings for name, site in reading.teacher.items() if pupil.teacher.anatomy.rectified(site)
-        },
+        rectified=frozenset().union(*(reading.rectified for reading in readings)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too

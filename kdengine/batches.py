@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdengine.errors import DataError
 
-__all__ = ["Batch", "Batches", "ForeignBatches", "MemoryBatches", "StreamBatches", "random_crop", "random_flip"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "ForeignBatches",
+    "MemoryBatches",
+    "ShardedBatches",
+    "StreamBatches",
+    "random_crop",
+    "random_flip",
+]
 
 PADDING = 4
 FORM = (
@@ -43,6 +52,28 @@ class Batches(Protocol):
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch, counted from 0."""
+
+
+@dataclass(frozen=True)
+class ShardedBatches:
+    """Each process's share of the batches: every ``processes``-th image of each, beginning at ``rank``.
+
+    All processes make the same batches, so that the images and their augmentation do not depend on how many there are.
+    """
+
+    batches: Batches
+    rank: int
+    processes: int
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """This process's share; a last batch with fewer images than processes is given to each of them whole."""
+        mine = slice(self.rank, None, self.processes)
+        for batch in self.batches.epoch(number):
+            share = mine if len(batch.y) >= self.processes else slice(None)
+            yield Batch(batch.x[share], batch.y[share], batch.index[share])
 
 
 def generator_for(seed: int, epoch: int) -> torch.Generator:

@@ -19,7 +19,7 @@ from kdengine.registry import Registry
 from kdengine.settings import TrainSettings
 from kdengine.specs import Spec
 
-__all__ = ["BUILT_IN", "Data", "Split", "load_data"]
+__all__ = ["BUILT_IN", "Data", "Split", "load_data", "ready"]
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet, for images that are not looked at beforehand."""
@@ -30,7 +30,7 @@ BUILT_IN = {
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
     "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/",
     "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
-    "python:MODULE:FACTORY": "your own factory of kdengine.data.Data",
+    "python:MODULE:FACTORY": "your own factory of kdengine.Data",
 }
 
 
@@ -157,9 +157,18 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     _check_form(text, spec, options, load)
     data = load(spec.name, **options)
     if not isinstance(data, Data):
-        raise DataError(f"'{text}' must give a kdengine.data.Data, got {type(data).__name__}.")
+        raise DataError(f"'{text}' must give a kdengine.Data, got {type(data).__name__}.")
     cut = replace(data, name=text, train=data.train.first(limits[0]), test=data.test.first(limits[1]))
-    return _finished(_checked(cut))
+    return ready(cut)
+
+
+def ready(data: Data) -> Data:
+    """A data set that is known to be sound, with what it leaves open taken from its images.
+
+    Raises:
+        DataError: a split is empty, or its images or labels are not what the data says.
+    """
+    return _finished(_checked(data))
 
 
 def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) -> None:
@@ -177,11 +186,7 @@ def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) ->
 
 
 def _checked(data: Data) -> Data:
-    """The same data, whose splits are known to be sound.
-
-    Raises:
-        DataError: a split is empty, or its images or labels are not what the data says.
-    """
+    """The same data, whose splits are known to be sound."""
     for split in (data.train, data.test):
         if len(split) == 0:
             raise DataError(f"'{data.name}' has an empty split: training and test images are both needed.")

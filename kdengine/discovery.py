@@ -98,7 +98,7 @@ class Registrar:
         self._plugin.models[name] = factory
 
     def dataset(self, name: str, factory: Callable[..., Any]) -> None:
-        """Offer a data set: ``factory(name, **options)`` returns a ``kdengine.data.Data``."""
+        """Offer a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
         self._plugin.datasets[name] = factory
 
     def recipes(self, folder: str | Path) -> None:

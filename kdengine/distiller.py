@@ -67,6 +67,7 @@ class Step:
         epoch: epoch within the stage, from 0.
         progress: share of the stage that is done, in [0, 1].
         names: for each tap read, its name in the student's and in the teacher's trace.
+        rectified: those of the teacher's taps that come straight out of a ReLU.
     """
 
     x: Tensor
@@ -78,11 +79,12 @@ class Step:
     epoch: int = 0
     progress: float = 0.0
     names: Sequence[tuple[str, str]] = ()
+    rectified: Collection[str] = ()
 
     @property
     def pairs(self) -> list[TapPair]:
         """The distiller's taps on both sides, shallow to deep: for methods that treat all of them alike."""
-        return list(_pairs(self.student, self.teacher, self.names))
+        return list(_pairs(self.student, self.teacher, self.names, self.rectified))
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,7 @@ class Pair:
         return list(_pairs(self.student, self.teacher, self.names, self.rectified))
 
 
-def _pairs(
-    student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str] = ()
-) -> Iterator[TapPair]:
+def _pairs(student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str]) -> Iterator[TapPair]:
     for here, there in names:
         yield TapPair(here.removeprefix("="), student[here], teacher[there], there.removeprefix("=") in rectified)
 

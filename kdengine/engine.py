@@ -21,18 +21,19 @@ from kdengine.assembly import (
     make_lane,
     resolved,
 )
-from kdengine.data import Data, load_data
+from kdengine.data import Data, load_data, ready
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
 from kdengine.evaluation import evaluate
 from kdengine.lane import Lane
-from kdengine.loop import TeacherPass, fit
+from kdengine.loop import TeacherPass
 from kdengine.models import ModelSource, check_name, count_flops, count_parameters
 from kdengine.optim import check_optimizer
+from kdengine.plan import Plan
 from kdengine.recipes import recipe_values
 from kdengine.registry import Registry
 from kdengine.result import Result
-from kdengine.run import Run
+from kdengine.run import Run, train_one
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings, merge
@@ -112,10 +113,11 @@ class Engine:
         self._observers = list(observers)
         self._resumed = False
         self._again = ""
+        self._alone = False
         self._plugins = chosen or list(self.settings.methods)
         self._teacher = teacher if isinstance(teacher, nn.Module) else None
         self._student = student if isinstance(student, nn.Module) else None
-        self._data = data if isinstance(data, Data) else None
+        self._data = ready(data) if isinstance(data, Data) else None
 
     @classmethod
     def of(
@@ -168,26 +170,36 @@ class Engine:
             KDError: for whatever the user can mend; before anything is written, wherever that can be known.
             KeyboardInterrupt: the state after the last finished epoch has been saved.
         """
-        distillers = choose_distillers(self._plugins, self.settings.options, self.registry)
-        settings = resolved(self.settings, distillers, own_loaders=train_loader is not None)
-        runtime = self._checked_runtime()
-        folder = self._folder(list(distillers))
-        self._check_names()
-        source = self._source(train_loader, val_loader, runtime)
-        student = self._network(settings.student, self._student, source, settings.seed)
-        teacher = self._teacher_network(source)
-        lane = self._lane(student, teacher, distillers, source, runtime)
+        plan = self.plan(train_loader, val_loader)
+        runtime, folder, source, teacher, lane = plan.runtime, plan.folder, plan.source, plan.teacher, plan.lane
         facts = self._ready_teacher(teacher, source, runtime) if teacher else None
         teachers = {teacher.name: TeacherPass(teacher.module, runtime)} if teacher and lane.teacher else {}
         state = folder.load_state() if self._resumed else {}
         if state:
             lane.load_state_dict(state[lane.name])
-        else:
-            folder.begin(settings, {**runtime.describe(), "data": source.describe()}, fresh=not self._resumed)
-        hook = self.registry.hooks([*self._observers, folder])
+        elif runtime.is_main:
+            folder.begin(plan.settings, {**runtime.describe(), "data": source.describe()}, fresh=not self._resumed)
+        hook = self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
         again = self._again or f"kdengine run --resume {folder.path}"
-        run = Run(settings, [lane], source.data, runtime, folder, hook, again)
-        return _train(run, teachers, source, facts)
+        run = Run(plan.settings, [lane], source.data, runtime, folder, hook, again)
+        return train_one(run, teachers, source, facts)
+
+    def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
+        """Put the run together and check it, without training or writing anything; takes what :meth:`fit` takes.
+
+        Raises:
+            KDError: for whatever the user can mend.
+        """
+        distillers = choose_distillers(self._plugins, self.settings.options, self.registry)
+        settings = resolved(self.settings, distillers, own_loaders=train_loader is not None)
+        runtime = self._checked_runtime()
+        folder = self._folder(list(distillers), runtime)
+        self._check_names()
+        source = self._source(train_loader, val_loader, runtime).shared(runtime.rank, runtime.processes)
+        student = self._network(settings.student, self._student, source, settings.seed)
+        teacher = self._teacher_network(source)
+        lane = self._lane(student, teacher, distillers, source, runtime)
+        return Plan(settings, runtime, folder, source, student, teacher, lane)
 
     def _checked_runtime(self) -> Runtime:
         """Device and precision; optimizers that cannot be made are refused on the way."""
@@ -195,7 +207,7 @@ class Engine:
         check_optimizer(train)
         if self.settings.teacher is not None:
             check_optimizer(self.settings.teacher_training)
-        return Runtime(train.device, train.precision, train.channels_last)
+        return Runtime(train.device, train.precision, train.channels_last, self._alone)
 
     def _check_names(self) -> None:
         """Refuse unknown networks and missing weights before the data are read, which may take a while."""
@@ -206,12 +218,12 @@ class Engine:
         if weights is not None and not Path(weights).exists():
             raise ModelError(f"There is no file of weights '{weights}'.")
 
-    def _folder(self, methods: Sequence[str]) -> RunFolder:
+    def _folder(self, methods: Sequence[str], runtime: Runtime) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")
         folder = RunFolder(self._out) if self._out else RunFolder.default("-".join([student, *(methods or ["plain"])]))
-        if not self._resumed:
+        if not self._resumed and runtime.is_main:
             folder.check_new()
-        return folder
+        return RunFolder(runtime.same(folder.path))
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
         if train is not None and test is not None:
@@ -286,27 +298,10 @@ class Engine:
             engine = Engine.of(settings, folder, self.registry, self._observers, data)
             engine._resumed = (folder / "run.toml").exists()
             engine._again = "the same command: the teacher's training goes on where it stopped"
+            engine._alone = True  # the other processes wait for it
             engine.fit()
 
         return cached.fetch(teacher.module, train)
-
-
-def _train(run: Run, teachers: Mapping[str, TeacherPass], source: Source, teacher: Mapping[str, Any] | None) -> Result:
-    """Train the run's lane, under the eyes of its observers."""
-    (lane,) = run.lanes
-    try:
-        run.hook.kdengine_before_fit(run=run)
-        fit(run, run.lanes, teachers, source.train, source.test)
-        if lane.failure is not None:
-            raise lane.failure
-        result = Result.of(run, teacher, source.describe())
-        run.hook.kdengine_after_fit(run=run, result=result)
-    except BaseException as error:
-        run.hook.kdengine_on_error(run=run, error=error)
-        raise
-    finally:
-        lane.retire()
-    return result
 
 
 def _name(network: str | nn.Module | None) -> str | None:

@@ -21,6 +21,9 @@ from kdengine.taps import Trace
 
 __all__ = ["Lane"]
 
+RANK_SEED = 7_919
+"""Added to the seed once for each process before this one, so that their dropout differs."""
+
 
 class Lane:
     """One student on its way through its stages.
@@ -54,7 +57,7 @@ class Lane:
         self.runtime = runtime
         self.steps = steps
         self.module = module
-        self.randomness = Randomness(seed, runtime.device)
+        self.randomness = Randomness(seed + RANK_SEED * runtime.rank, runtime.device)
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
@@ -120,19 +123,21 @@ class Lane:
     def end_epoch(self, accuracy: Mapping[str, float] | None, evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``."""
         self.seconds += self._busy + evaluation_seconds
+        seen = self.runtime.total(self._seen)
+        terms = {name: self.runtime.total(value) / seen for name, value in self._sums.items()}
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
             "stage": self.phase.stage.name,
             "stage_epoch": self._phase_epoch + 1,
             "lr": self._optimizer.param_groups[0]["lr"],
-            "loss": sum(float(value) for value in self._sums.values()) / self._seen,
-            "terms": {name: float(value) / self._seen for name, value in self._sums.items()},
+            "loss": sum(terms.values()),
+            "terms": terms,
             "seconds": round(self._busy, 3),
-            "images_per_second": round(self._seen / max(self._busy, 1e-9), 1),
+            "images_per_second": round(seen / max(self._busy, 1e-9), 1),
         }
         if self.phase.stage.task:
-            record["train_top1"] = 100.0 * float(self._right) / self._seen
+            record["train_top1"] = 100.0 * self.runtime.total(self._right) / seen
         if accuracy is not None:
             record.update({f"test_{name}": value for name, value in accuracy.items()})
             if record["test_top1"] > max(self._accuracies(), default=-1.0):
@@ -219,7 +224,7 @@ class Lane:
                 f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
             )
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        if not math.isfinite(float(total.detach())):
+        if not math.isfinite(self.runtime.total(total.detach())):
             self._refuse(terms)
         self._optimizer.zero_grad()
         self.runtime.backward(total)

@@ -88,9 +88,8 @@ class LaneModule(nn.Module):
             for key, reading in phase.readings.items():
                 assert teacher is not None
                 student_view, teacher_view = reading.of_student(trace), reading.of_teacher(teacher)
-                step = Step(
-                    x, y, index, student_view, teacher_view, phase.stage.name, progress.epoch, progress.share, reading.names
-                )
+                stage = phase.stage.name, progress.epoch, progress.share
+                step = Step(x, y, index, student_view, teacher_view, *stage, reading.names, reading.rectified)
                 terms.update(self._terms(key, step))
         return terms, trace.logits if phase.stage.task else None
 

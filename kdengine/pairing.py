@@ -24,6 +24,7 @@ class Reading:
         teacher: the teacher's sites by name.
         student_aliases: further names under which the distiller may ask for the student's taps.
         teacher_aliases: the same for the teacher's.
+        rectified: those of the teacher's names whose tensor comes straight out of a ReLU.
     """
 
     names: tuple[tuple[str, str], ...] = ()
@@ -31,6 +32,7 @@ class Reading:
     teacher: Mapping[str, Site] = field(default_factory=dict)
     student_aliases: Mapping[str, str] = field(default_factory=dict)
     teacher_aliases: Mapping[str, str] = field(default_factory=dict)
+    rectified: frozenset[str] = frozenset()
 
     def of_student(self, trace: Trace) -> Trace:
         """The part of the student's trace that the distiller reads, under all names it may use."""
@@ -65,7 +67,8 @@ def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anato
                 aliases[side].update(dict.fromkeys(_sayings(distiller, text, side), next(iter(found[side]))))
     used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(sites, _columns(names), strict=True)]
     keys = tuple((_key(student, aliases[0]), _key(teacher, aliases[1])) for student, teacher in names)
-    return Reading(keys, used[0], used[1], *aliases)
+    rectified = frozenset(name for name, site in used[1].items() if teacher.rectified(site))
+    return Reading(keys, used[0], used[1], *aliases, rectified)
 
 
 def _sayings(distiller: Distiller, text: str, side: int) -> list[str]:

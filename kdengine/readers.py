@@ -19,14 +19,15 @@ __all__ = ["READERS"]
 
 
 def _digits(name: str) -> Data:
-    """The handwritten digits of scikit-learn, 8 x 8, enlarged four times; every fifth image is a test image."""
+    """The handwritten digits of scikit-learn, 8 x 8, enlarged four times; every fifth of each class is a test image."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     small = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
     images = small.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].repeat(1, 3, 1, 1)
     labels = torch.from_numpy(bunch.target).long()
-    test = torch.arange(len(labels)) % 5 == 4
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    test[labels.argsort(stable=True)[4::5]] = True
     train = Split(labels[~test], images[~test])
     classes = tuple(map(str, range(10)))
     return Data(name, classes, (3, 32, 32), (), (), "crop", train, Split(labels[test], images[test]))

@@ -94,10 +94,19 @@ class Registry:
                     plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
 
     def hooks(self, observers: Iterable[object]) -> Any:
-        """The hooks of one run: the plugins loaded so far, and observers that no other run sees."""
+        """The hooks of one run: the plugins loaded so far, and observers that no other run sees.
+
+        Raises:
+            PluginError: an observer has a hook that kdengine does not have.
+        """
         manager = _manager()
         for observer in (*self.manager.get_plugins(), *observers):
             manager.register(observer)
+        try:
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            hooks = ", ".join(name for name in vars(hookspecs) if name.startswith("kdengine_"))
+            raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are {hooks}.") from error
         return manager.hook
 
     def load_models(self) -> None:

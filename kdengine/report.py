@@ -52,12 +52,13 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     if len(prints) > 1 and not mixed:
         names = ", ".join(sorted({result["data"]["name"] for result in results}))
         raise SettingsError(f"These runs were made on different data ({names}), so one table would mislead. --mixed allows it.")
-    rows: dict[tuple[str, ...], None] = {}
+    rows: list[tuple[str, ...]] = []
     for result in results:
-        if result["teacher"]:
-            rows[_row(result["teacher"], "teacher", "")] = None
+        teacher = _row(result["teacher"], "teacher", "") if result["teacher"] else None
+        if teacher is not None and teacher not in rows:
+            rows.append(teacher)  # one that several runs share stands there once
         method = "+".join(result["methods"]) or "plain"
-        rows[_row(result["student"], method, str(result["settings"]["seed"]))] = None
+        rows.append(_row(result["student"], method, str(result["settings"]["seed"])))
     return Table(_caption(folders[0], results[0]), COLUMNS, tuple(rows))
 
 

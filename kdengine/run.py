@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdengine.data import Data
 from kdengine.lane import Lane
+from kdengine.loop import TeacherPass, fit
+from kdengine.result import Result
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
+from kdengine.source import Source
 
 if TYPE_CHECKING:
     from kdengine.runfolder import RunFolder
 
-__all__ = ["Run"]
+__all__ = ["Run", "train_one"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,28 @@ class Run:
     def total_epochs(self) -> int:
         """Epochs of the longest lane."""
         return max(lane.total_epochs for lane in self.lanes)
+
+
+def train_one(run: Run, teachers: Mapping[str, TeacherPass], source: Source, teacher: Mapping[str, Any] | None) -> Result:
+    """Train the only lane of a run, under the eyes of its observers.
+
+    Args:
+        run: the run; its folder is made.
+        teachers: the teacher that the lane learns from, if any.
+        source: batches to train on and to measure accuracy on.
+        teacher: what the result says of the teacher.
+    """
+    (lane,) = run.lanes
+    try:
+        run.hook.kdengine_before_fit(run=run)
+        fit(run, run.lanes, teachers, source.train, source.test)
+        if lane.failure is not None:
+            raise lane.failure
+        result = Result.of(run, teacher, source.describe())
+        run.hook.kdengine_after_fit(run=run, result=result)
+    except BaseException as error:
+        run.hook.kdengine_on_error(run=run, error=error)
+        raise
+    finally:
+        lane.retire()
+    return result

@@ -84,7 +84,7 @@ class RunFolder:
         Raises:
             SettingsError: another run has taken the folder meanwhile, or it cannot be made.
         """
-        if fresh:
+        if fresh and not self._proposed:
             self.check_new()
         try:
             self._make()

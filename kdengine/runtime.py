@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
@@ -34,23 +36,54 @@ class Runtime:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto`` (bf16 where the hardware has it natively, else fp32), ``fp32`` or ``bf16``.
         channels_last: memory layout of images and convolutions.
+        alone: run in this process only, even if ``torchrun`` started several.
 
     Raises:
         SettingsError: there is no such device.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True) -> None:
+    def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True, alone: bool = False) -> None:
         self.channels_last = channels_last
+        self.processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
                 accelerator = Fabric(accelerator=device, devices=1).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
                 mixed: list[Any] = [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
-                self.fabric = Fabric(accelerator=device, devices=1, plugins=mixed)
+                self.fabric = Fabric(accelerator=device, plugins=mixed, **self._together())
+                if self.processes > 1:
+                    self.fabric.launch()
         except Exception as error:  # Lightning raises of many kinds
             raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
         self.device: torch.device = self.fabric.device
+        self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
+
+    def _together(self) -> dict[str, Any]:
+        """How Fabric shares the work among the processes that ``torchrun`` started, on one or several machines."""
+        if self.processes == 1:
+            return {"devices": 1}
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
+        # a stage trains what lies below its deepest tap, so parameters without a gradient are no mistake
+        strategy = DDPStrategy(find_unused_parameters=True)
+        return {"devices": local, "num_nodes": self.processes // local, "strategy": strategy}
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and reports."""
+        return self.rank == 0
+
+    def total(self, value: Tensor | float) -> float:
+        """The sum of a number over all processes."""
+        if self.processes == 1:
+            return float(value)
+        summed = self.fabric.all_reduce(torch.as_tensor(float(value), device=self.device), reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return float(summed)
+
+    def same(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        return value if self.processes == 1 else self.fabric.broadcast(value)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device, in the memory layout of the run."""
@@ -89,6 +122,7 @@ class Runtime:
             "precision": self.precision,
             "channels_last": self.channels_last,
             "threads": torch.get_num_threads(),
+            "processes": self.processes,
         }
 
 

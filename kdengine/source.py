@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from kdengine.batches import Batches, ForeignBatches
+from kdengine.batches import Batches, ForeignBatches, ShardedBatches
 from kdengine.data import Data
 from kdengine.errors import DataError
 from kdengine.settings import Settings
@@ -80,6 +80,12 @@ class Source:
         outputs = [Anatomy.of(module, shape).probe.logits.shape[-1] for module in modules]
         classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
         return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
+
+    def shared(self, rank: int, processes: int) -> Source:
+        """The same, where each of several processes trains on its share; loaders of the user's own share themselves."""
+        if processes == 1 or self.data is None:
+            return self
+        return replace(self, train=ShardedBatches(self.train, rank, processes))
 
     def describe(self) -> dict[str, Any]:
         """What a run folder keeps of the data."""

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine.batches import ForeignBatches, MemoryBatches, StreamBatches, random_crop, random_flip
+from kdengine.batches import ForeignBatches, MemoryBatches, ShardedBatches, StreamBatches, random_crop, random_flip
 from kdengine.errors import DataError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -40,6 +40,13 @@ def test_every_image_comes_exactly_once_an_epoch_with_its_label(images):
     assert order.sort().values.tolist() == list(range(23))
     assert order.tolist() != list(range(23))
     assert torch.equal(torch.cat([batch.y for batch in batches]), order % 7)
+
+
+def test_every_image_keeps_its_own_label_and_index(images):
+    batches, plain = memory(images, augment="none"), pixels_of(memory(images, seed=None, augment="none"), 0)
+    for batch in batches.epoch(0):
+        assert torch.equal(batch.x, plain[batch.index])
+        assert torch.equal(batch.y, batch.index % 7)
 
 
 def test_the_last_batch_is_as_small_as_it_must_be(images):
@@ -249,3 +256,25 @@ def test_another_form_is_answered_with_what_came_and_what_is_needed(form, said):
 def test_a_loader_without_a_length_is_refused():
     with pytest.raises(DataError, match="The loader has no length"):
         len(ForeignBatches(iter([(X, Y)])))
+
+
+# several processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_each_batch_without_overlap_and_see_the_same_images_as_one(processes):
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    whole = MemoryBatches(images, torch.arange(20), (0.5,) * 3, (0.25,) * 3, 7, seed=3, augment="crop-flip")
+    shares = [list(ShardedBatches(whole, rank, processes).epoch(1)) for rank in range(processes)]
+    for number, batch in enumerate(whole.epoch(1)):
+        index = torch.cat([share[number].index for share in shares])
+        assert sorted(index.tolist()) == sorted(batch.index.tolist())
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[number].x, batch.x[rank::processes])
+
+
+def test_a_last_batch_smaller_than_the_processes_goes_to_each_of_them():
+    images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    whole = MemoryBatches(images, torch.arange(5), (0.5,) * 3, (0.25,) * 3, 4)
+    last = [list(ShardedBatches(whole, rank, 2).epoch(0))[-1].index.tolist() for rank in range(2)]
+    assert last == [[4], [4]]

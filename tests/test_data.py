@@ -124,7 +124,7 @@ def test_a_factory_that_fails_is_the_users_error(factory):
 
 
 def test_a_factory_that_makes_something_else_is_refused(factory):
-    with pytest.raises(DataError, match=r"must give a kdengine\.data\.Data, got list"):
+    with pytest.raises(DataError, match=r"must give a kdengine\.Data, got list"):
         factory(lambda: [1, 2])
 
 

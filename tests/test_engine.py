@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, hookimpl
 from kdengine.data import load_data
 from kdengine.models import ModelSource

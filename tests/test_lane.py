@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from kdengine import Distiller, Engine, Registry, Stage, TrainingError, hookimpl
 from kdengine.models import ModelSource
 

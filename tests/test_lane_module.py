@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch import nn
+
 from kdengine import Distiller, Stage, Step, Trace, TrainingError
 from kdengine.distiller import JOINT
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading
-from torch import nn
 
 
 class Method(Distiller):

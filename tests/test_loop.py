@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from kdengine import Distiller, Registry, Stage, TrainingError
 from kdengine.assembly import Network, Pupil, choose_distillers, make_lane
 from kdengine.data import load_data
@@ -249,7 +250,7 @@ class Long(Distiller):
 
 def test_lanes_of_different_length_see_the_same_epochs_as_alone():
     room, other = Room(epochs=1), Room(epochs=1)
-    long, plain = room.teach(room.lane("long", [Long()]), room.lane("plain"))
+    long, _ = room.teach(room.lane("long", [Long()]), room.lane("plain"))
     (alone,) = other.teach(other.lane("long", [Long()]))
     assert [record["stage"] for record in long.history] == ["warm", "warm", "joint"]
     assert rows(long) == rows(alone)

@@ -4,9 +4,10 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from kdengine import Engine, ModelError, Registry, hookimpl
 from kdengine.models import ModelSource
-from safetensors.torch import load_file, save_file
 
 DATA = "digits@train=128@test=64"
 FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
@@ -43,7 +44,7 @@ def test_a_teacher_is_trained_once_and_taken_from_the_cache_the_second_time(cach
 def test_another_teacher_is_trained_when_network_data_seed_or_settings_differ_but_not_for_the_students_options(cache):
     distil()
     assert distil(options={"st": {"temperature": 2.0}}).facts["teacher"]["cached"] is True
-    others = [{"teacher": "resnet8"}, {"data": "digits@train=64@test=64"}, {"seed": 1}, {"teacher_train": {"epochs": 2}}]
+    others = [{"teacher": "resnet8"}, {"data": "digits@train=64@test=64"}, {"seed": 1}, {"teacher_train": {"lr": 0.01}}]
     for number, other in enumerate(others, 2):
         assert distil(**other).facts["teacher"]["cached"] is False
         assert len(kept(cache)) == number
@@ -65,7 +66,6 @@ def test_the_kept_teacher_is_a_run_folder_like_any_other(cache):
     assert result["teacher"] is None
     assert result["student"]["top1"] == facts["top1"]
     assert facts["name"] == "resnet14"
-    assert facts["parameters"] == 172_506 + 2_700 - 2_700 or facts["parameters"] > 150_000
     assert not (folder / "state").exists()
 
 
@@ -125,7 +125,8 @@ def test_of_two_runs_at_once_one_trains_the_teacher_and_the_other_waits_for_it(p
         import torch
         torch.set_num_threads(1)
         from kdengine import Engine
-        print(Engine("resnet14", "resnet8", ["st"], **{FAST!r}, out={str(tmp_path / "other")!r}).fit().facts["teacher"]["cached"])
+        result = Engine("resnet14", "resnet8", ["st"], **{FAST!r}, out={str(tmp_path / "other")!r}).fit()
+        print(result.facts["teacher"]["cached"])
     """
     waiting, said = Waiting(), []
     first = threading.Thread(target=lambda: said.append(distil(observers=[waiting], out=tmp_path / "one")))

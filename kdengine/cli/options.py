@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,14 +64,14 @@ def settings_from(
     return checked_settings(values, values.get("methods", ()), registry)
 
 
-def show_log(quiet: bool = False) -> None:
-    """Show what kdengine says of its steps, on standard error."""
+def show_log() -> None:
+    """Show what kdengine says of its steps, on standard error; of several processes, only the first one speaks."""
     from rich.console import Console
     from rich.logging import RichHandler
 
     logger = logging.getLogger("kdengine")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False)
-    logger.handlers = [] if quiet else [handler]
+    logger.handlers = [handler] if os.environ.get("RANK", "0") == "0" else []
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the run says itself

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +23,9 @@ __all__ = ["command", "fit_and_print"]
 @click.option("--student", metavar="SPEC", help="The network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
 @click.option("--resume", metavar="FOLDER", help="Go on with the interrupted run in this folder.")
+@click.option("--dry-run", is_flag=True, help="Say what the run would do, and check it, without training.")
 @training_options
-def command(config: str | None, resume: str | None, out: str | None, as_json: bool, **said: object) -> None:
+def command(config: str | None, resume: str | None, dry_run: bool, out: str | None, as_json: bool, **said: object) -> None:
     r"""Distil a teacher into a student.
 
     \b
@@ -48,7 +50,35 @@ def command(config: str | None, resume: str | None, out: str | None, as_json: bo
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     if settings.teacher and not settings.methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
-    fit_and_print(Engine.of(settings, out, registry, [ProgressBar()]), as_json)
+    engine = Engine.of(settings, out, registry, [ProgressBar()])
+    if dry_run:
+        _print_plan(engine, as_json)
+    else:
+        fit_and_print(engine, as_json)
+
+
+def _print_plan(engine: Engine, as_json: bool) -> None:
+    """Networks, stages and taps of the run, as tables or as JSON."""
+    from kdengine.cli.tables import print_table
+
+    plan = engine.plan().describe()
+    if as_json:
+        click.echo(json.dumps(plan))
+        return
+    networks = [[role, plan[role]["name"], f"{plan[role]['parameters']:,}"] for role in ("teacher", "student") if role in plan]
+    methods = [["method", method["name"], f"{method['connector_parameters']:,}"] for method in plan["methods"]]
+    print_table(["", "name", "parameters"], [*networks, *methods])
+    for stage in plan["stages"]:
+        click.echo(
+            f"\nStage {stage['name']}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}, {stage['forward']}"
+        )
+        print_table(["method", "student", "where", "shape", "teacher", "where", "shape"], map(_tap_row, stage["taps"]))
+    click.echo(f"\nNothing was trained. The run would lie in {plan['folder']}")
+
+
+def _tap_row(tap: dict[str, Any]) -> list[Any]:
+    sides = (tap[f"{side}{part}"] for side in ("student", "teacher") for part in ("", "_place", "_shape"))
+    return [tap["method"], *sides]
 
 
 def fit_and_print(engine: Engine, as_json: bool) -> None:
@@ -56,6 +86,8 @@ def fit_and_print(engine: Engine, as_json: bool) -> None:
     from kdengine.cli.tables import print_result
 
     result = engine.fit()
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun started several processes; the first one speaks
     if as_json:
         click.echo(json.dumps({**result.to_dict(), "folder": str(result.folder)}))
     else:

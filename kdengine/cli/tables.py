@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def _is_number(text: str) -> bool:
-    return not text or text.replace(",", "").replace(".", "").replace("-", "").replace(" ", "").replace("s", "").isdigit()
+    return re.fullmatch(r"-?[\d,]*\.?\d*", text) is not None
 
 
 def print_result(facts: Mapping[str, Any], folder: str) -> None:

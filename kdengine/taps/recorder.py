@@ -187,7 +187,7 @@ class Recorder:
         if captured is None:
             raise TapError(
                 f"The tap '{name}' ({site}) did not fire in this forward. Was the network compiled before it was tapped, "
-                "or a branch not taken?"
+                "gradient checkpointing switched on, or a branch not taken?"
             )
         tensor, version = captured
         if _version(tensor) != version:

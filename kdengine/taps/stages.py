@@ -17,7 +17,7 @@ from kdengine.taps.tensors import AS_IS, Layout
 __all__ = ["Landmark", "find_stages", "layout_of"]
 
 Landmark = tuple[Call, Layout]
-_STEM_NAME = re.compile(r"(.*\.)?(\w*stem|patch_embed)(\.|$)")
+_STEM_NAME = re.compile(r"(.*\.)?(\w+_)?(stem|patch_embed)(_\w+)?(\.|$)")
 _TIMM_STEM_NAME = re.compile(r"(conv1|act1|bn1)(\.|$)")
 _GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
 

@@ -1,0 +1,84 @@
+"""What a run is going to do, known before anything is trained or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdengine.assembly import Network
+from kdengine.lane import Lane
+from kdengine.lane_module import Phase
+from kdengine.models import count_parameters
+from kdengine.runfolder import RunFolder
+from kdengine.runtime import Runtime
+from kdengine.settings import Settings
+from kdengine.source import Source
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All parts of a run, put together and checked.
+
+    Attributes:
+        settings: as resolved.
+        runtime: where it runs.
+        folder: where it will be kept; not created yet.
+        source: its batches.
+        student: the network to train.
+        teacher: the network to learn from, or None; it may have no weights yet.
+        lane: the student with its methods and stages.
+    """
+
+    settings: Settings
+    runtime: Runtime
+    folder: RunFolder
+    source: Source
+    student: Network
+    teacher: Network | None
+    lane: Lane
+
+    def describe(self) -> dict[str, Any]:
+        """Networks, methods with their connectors, and stages with their taps and shapes, as plain data."""
+        networks = {"student": self.student, "teacher": self.teacher}
+        return {
+            **{role: _network(network) for role, network in networks.items() if network is not None},
+            "methods": [
+                {"name": name, "connector_parameters": count_parameters(method)}
+                for name, method in self.lane.module.methods.items()
+            ],
+            "stages": [self._stage(phase) for phase in self.lane.phases],
+            "data": self.source.describe(),
+            "runtime": self.runtime.describe(),
+            "folder": str(self.folder.path),
+        }
+
+    def _stage(self, phase: Phase) -> dict[str, Any]:
+        return {
+            "name": phase.stage.name,
+            "epochs": phase.epochs,
+            "task_weight": phase.task_weight if phase.stage.task else 0.0,
+            "forward": "whole" if phase.stage.task else "up to the deepest tap",
+            "taps": [self._tap(phase, method, *names) for method in phase.readings for names in phase.readings[method].names],
+        }
+
+    def _tap(self, phase: Phase, method: str, student: str, teacher: str) -> dict[str, Any]:
+        assert self.teacher is not None
+        reading = phase.readings[method]
+        student, teacher = (name.removeprefix("=") for name in (student, teacher))
+        here, there = reading.student[student], reading.teacher[teacher]
+        return {
+            "method": method,
+            "student": student,
+            "student_place": str(here),
+            "student_shape": list(self.student.anatomy.tensor(here).shape[1:]),
+            "teacher": teacher,
+            "teacher_place": str(there),
+            "teacher_shape": list(self.teacher.anatomy.tensor(there).shape[1:]),
+            "cloned": here.overwritten or there.overwritten,
+        }
+
+
+def _network(network: Network) -> dict[str, Any]:
+    return {"name": network.name, "parameters": network.anatomy.parameters, "stages": network.anatomy.num_stages}

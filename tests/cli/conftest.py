@@ -1,0 +1,103 @@
+"""Running the command line: as a function where that is enough, as a process where a process is the point."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from kdengine.cli.main import main
+
+FAST = ["-o", "train.precision=fp32", "-o", "train.device=cpu", "-o", "train.batch_size=64", "-o", "train.lr=0.02"]
+SMALL = ["--data", "digits@train=128@test=64", "--epochs", "2", *FAST]
+
+
+@dataclass
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """The one JSON object on standard output."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty working folder, with a cache of its own beside it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def kdengine(capfd):
+    """Runs ``kdengine ARGUMENTS`` in this process."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Said(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The flags of a run that takes a second."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def process():
+    """Runs ``python -m kdengine ARGUMENTS`` as a process; with ``interrupt_at``, SIGINT when standard error says that."""
+
+    def run(*arguments, interrupt_at=None, **options):
+        command = [sys.executable, "-m", "kdengine", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, **pipes, **options) as running:
+            err = ""
+            while interrupt_at is not None and interrupt_at not in err:
+                line = running.stderr.readline()
+                assert line, f"it ended before it said '{interrupt_at}': {err}"
+                err += line
+            if interrupt_at is not None:
+                time.sleep(0.05)
+                running.send_signal(signal.SIGINT)
+            out, rest = running.communicate(timeout=300)
+        return Said(running.returncode, out, err + rest)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, process):
+    """A finished run, made by a process of its own that trained its teacher first; what it said, and its folder."""
+    base = tmp_path_factory.mktemp("finished")
+    folder = base / "run"
+    pair = ["--teacher", "timm:resnet14", "--student", "resnet8"]
+    said = process(
+        "run", "--plugin", "kdplugin-rkd", *pair, *SMALL, "--out", folder, env={"KDENGINE_CACHE": str(base / "cache")}
+    )
+    assert said.code == 0, said.err
+    return said, folder

@@ -1,0 +1,96 @@
+import importlib.metadata
+
+import pytest
+
+COMMANDS = ["run", "train", "inspect", "plugins", "models", "data", "evaluate", "report"]
+
+
+def test_help_lists_every_command_and_does_not_import_torch(python):
+    code = """
+        import contextlib, io, sys, time
+        start = time.perf_counter()
+        from kdengine.cli.main import main
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            code = main(["--help"])
+        print(code, "torch" in sys.modules, "timm" in sys.modules, time.process_time() < 1.0)
+        print(text.getvalue())
+    """
+    first, _, text = python(code).partition("\n")
+    assert first == "0 False False True"
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert "\n  kdengine run --plugin kdplugin-rkd --teacher timm:resnet32 --student resnet8\n" in text
+
+
+def test_help_of_every_command_explains_it_without_importing_torch(python):
+    code = f"""
+        import contextlib, io, sys
+        from kdengine.cli.main import main
+        for command in {COMMANDS!r}:
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text):
+                code = main([*command.split(), "--help"])
+            print(command, code, f"Usage: kdengine {{command}}" in text.getvalue(), chr(92) + "b" in text.getvalue())
+        print("torch" in sys.modules)
+    """
+    assert python(code).splitlines() == [*(f"{command} 0 True False" for command in COMMANDS), "False"]
+
+
+def test_examples_in_help_stand_on_lines_of_their_own(kdengine):
+    out = kdengine("run", "--help").out
+    assert "\n  kdengine run --plugin rkd --teacher timm:resnet32 --student resnet8\n" in out
+
+
+def test_the_version_is_that_of_the_distribution(kdengine):
+    said = kdengine("--version")
+    assert (said.code, said.out.split()[-1]) == (0, importlib.metadata.version("kdengine"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "No such command 'rnu'"),
+        (["run", "--plugni", "st"], "--plugin"),
+        (["inspect"], "MODEL"),
+        (["inspect", "resnet8", "--size", "big"], "--size"),
+        (["report"], "FOLDER"),
+        (["evaluate"], "FOLDER"),
+        (["evaluate", "x", "--weights", "worst"], "--weights"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_ends_with_2(arguments, message, kdengine):
+    said = kdengine(*arguments)
+    assert said.code == 2
+    assert message in said.err
+    assert said.out == ""
+
+
+def test_nothing_at_all_shows_the_help_and_ends_with_2(kdengine):
+    said = kdengine()
+    assert said.code == 2
+    assert "Commands:" in said.out + said.err
+
+
+def test_the_module_runs_as_a_process_and_passes_its_exit_code_on(process):
+    said = process("run", "--plugin")
+    assert said.code == 2
+    assert "Traceback" not in said.err
+    assert process("--version").code == 0
+
+
+def test_a_plugin_can_add_a_command(kdengine, distribution):
+    distribution(
+        "kdplugin-greet",
+        """
+        import click
+        from kdengine import hookimpl
+
+        @hookimpl
+        def kdengine_commands(cli):
+            @cli.command("greet")
+            def greet():
+                click.echo("hello from a plugin")
+        """,
+    )
+    said = kdengine("greet")
+    assert (said.code, said.out) == (0, "hello from a plugin\n")

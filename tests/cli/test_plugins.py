@@ -1,0 +1,77 @@
+import pytest
+
+BROKEN = "import nonexistent_package\n"
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Only these plugins are there."""
+    return lambda *names: monkeypatch.setenv("KDENGINE_LOAD_PLUGINS", ",".join(names))
+
+
+def test_all_installed_methods_are_listed_with_what_ships_them(kdengine):
+    data = kdengine("plugins", "--json").json
+    plugins = {plugin["name"]: plugin for plugin in data["plugins"]}
+    for name in ("st", "fitnet", "at", "rkd"):
+        assert plugins[name]["status"] == "loaded"
+        assert plugins[name]["distribution"] == f"kdplugin-{name}"
+        assert plugins[name]["methods"] == [name]
+    assert "resnet8" in plugins["kdzoo"]["models"]
+    assert {method["name"] for method in data["methods"]} >= {"st", "fitnet", "at", "rkd"}
+
+
+def test_people_see_the_same(kdengine):
+    said = kdengine("plugins")
+    assert said.code == 0
+    row = next(line for line in said.out.splitlines() if line.startswith("rkd"))
+    assert "kdplugin-rkd" in row
+    assert "loaded" in row
+    assert "relational" in row
+
+
+def test_a_method_shows_its_paper_its_taps_and_every_option(kdengine):
+    facts = kdengine("plugins", "show", "rkd", "--json").json
+    assert "CVPR 2019" in facts["source"]
+    assert facts["taps"] == ["embedding"]
+    assert facts["options"]["angle"] == {"default": 50.0, "help": "Weight of the angle term.", "type": "float"}
+    out = kdengine("plugins", "show", "rkd").out
+    row = next(line for line in out.splitlines() if line.startswith("-o rkd.angle="))
+    assert "50.0" in row
+    assert "Weight of the angle term." in row
+    assert "tuple[str, ...]" in out, "brackets are text, not markup"
+
+
+def test_an_unknown_method_is_told_with_the_nearest(kdengine):
+    said = kdengine("plugins", "show", "rdk")
+    assert (said.code, said.out) == (2, "")
+    assert "'rkd'" in said.err
+
+
+def test_a_broken_plugin_is_listed_with_its_reason_and_only_a_check_fails(kdengine, distribution):
+    assert kdengine("plugins", "--check").code == 0
+    distribution("kdplugin-acme", BROKEN, entry="acme")
+    said = kdengine("plugins", "--json")
+    assert said.code == 0
+    acme = next(plugin for plugin in said.json["plugins"] if plugin["name"] == "acme")
+    assert acme["status"] == "broken"
+    assert "nonexistent_package" in acme["reason"]
+    checked = kdengine("plugins", "--check")
+    assert checked.code == 2
+    assert "nonexistent_package" in checked.out
+    assert kdengine("plugins", "show", "st").code == 0
+
+
+def test_a_broken_plugin_that_a_run_selects_stops_it_with_what_and_why(kdengine, distribution, here):
+    distribution("kdplugin-acme", BROKEN, entry="acme")
+    said = kdengine("run", "--plugin", "acme", "--teacher", "resnet14", "--student", "resnet8")
+    assert said.code == 2
+    assert len(said.err.strip().splitlines()) == 1
+    for piece in ("kdplugin-acme 1.2", "broken", "nonexistent_package", "pip install"):
+        assert piece in said.err
+    assert not list(here.iterdir())
+
+
+def test_blocked_plugins_are_listed_as_such(kdengine, without):
+    without("st")
+    plugins = {plugin["name"]: plugin["status"] for plugin in kdengine("plugins", "--json").json["plugins"]}
+    assert (plugins["st"], plugins["rkd"]) == ("loaded", "blocked")

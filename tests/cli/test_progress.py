@@ -1,0 +1,59 @@
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from kdengine.cli.progress import ProgressBar
+
+RECORD = {"epoch": 1, "stage": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
+
+
+@pytest.fixture
+def run():
+    return SimpleNamespace(
+        title="resnet8 <- [a] (st) on digits",
+        settings=SimpleNamespace(teacher="[a]", seed=3),
+        total_epochs=12,
+        lanes=[SimpleNamespace(history=[RECORD])],
+        runtime=SimpleNamespace(describe=lambda: {"device": "cpu", "precision": "fp32"}),
+        again="kdengine run --resume [x]",
+    )
+
+
+def shown(run, terminal, *error):
+    progress = ProgressBar()
+    text = io.StringIO()
+    progress.console = Console(file=text, force_terminal=terminal, width=160, markup=False, highlight=False)
+    progress.kdengine_before_fit(run)
+    progress.kdengine_after_step(run, 1, 2)
+    progress.kdengine_after_epoch(run, RECORD)
+    progress.kdengine_after_epoch(run, {**RECORD, "stage": "hint", "epoch": 2})
+    if error:
+        progress.kdengine_on_error(run, *error)
+    else:
+        progress.kdengine_after_fit(run, SimpleNamespace(top1=87.5, best_top1=90.0))
+    return text.getvalue()
+
+
+def test_without_a_terminal_each_epoch_is_one_line(run):
+    assert shown(run, terminal=False).splitlines() == [
+        "Distilling resnet8 <- [a] (st) on digits: 12 epochs on cpu in fp32, seed 3",
+        "  epoch  1/12  test 87.50 %  task 1.25  st.soft 0.5  2.0 s",
+        "  epoch  2/12 hint  test 87.50 %  task 1.25  st.soft 0.5  2.0 s",
+        "  resnet8 <- [a] (st) on digits: test top-1 87.50 % (best 90.00 %)",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_that_goes_away(run):
+    text = shown(run, terminal=True)
+    assert "epoch 2/12" in text
+    assert "87.50 %" in text
+    assert text.endswith("test top-1 87.50 % (best 90.00 %)\n")
+
+
+def test_an_interruption_says_how_to_go_on_and_another_error_leaves_that_to_the_caller(run):
+    assert shown(run, False, KeyboardInterrupt()).endswith(
+        "Interrupted; 1 finished epochs are saved. To go on: kdengine run --resume [x]\n"
+    )
+    assert "To go on" not in shown(run, False, ValueError("x"))

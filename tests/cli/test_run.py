@@ -1,0 +1,251 @@
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+TIMES = ("seconds", "images_per_second")
+PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
+
+
+def rows(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in found]
+
+
+def test_a_run_says_what_it_does_and_prints_teacher_and_student(finished):
+    said, folder = finished
+    for piece in (
+        "Training timm:resnet14",
+        "Distilling resnet8 <- timm:resnet14 (rkd)",
+        "epoch 2/2",
+        "rkd.angle",
+        "test top-1",
+    ):
+        assert piece in said.err
+    lines = [line.split() for line in said.out.splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    for role, name in (("teacher", "timm:resnet14"), ("student", "resnet8")):
+        row = next(line for line in lines if line[0] == role)
+        facts = result[role]
+        assert row[1] == name
+        assert f"{facts['parameters']:,}" in row
+        assert [f"{facts['top1']:.2f}", f"{facts['best_top1']:.2f}"] == row[-5:-3]
+    assert str(folder) in said.out
+
+
+def test_result_json_holds_teacher_and_student(finished):
+    _, folder = finished
+    result = json.loads((folder / "result.json").read_text())
+    for role in ("teacher", "student"):
+        facts = result[role]
+        assert 0 <= facts["top1"] <= facts["best_top1"] <= 100
+        assert facts["top1"] <= facts["top5"] <= 100
+        assert facts["seconds"] > 0
+        assert facts["epochs"] == 2
+    assert result["student"]["parameters"] < result["teacher"]["parameters"]
+    assert 10e6 < result["student"]["flops"] < result["teacher"]["flops"]
+    assert result["methods"] == ["rkd"]
+    assert result["student"]["top1"] == rows(folder)[-1]["test_top1"]
+
+
+def test_the_students_weights_load_without_kdengine_and_give_the_reported_accuracy(finished, python):
+    _, folder = finished
+    code = f"""
+        import json, sys
+        import kdzoo, timm, torch
+        from safetensors.torch import load_file
+        from sklearn.datasets import load_digits
+        torch.set_num_threads(1)
+        facts = json.load(open({str(folder / "result.json")!r}))
+        model = timm.create_model("resnet8", num_classes=10)
+        model.load_state_dict(load_file({str(folder / "student.safetensors")!r}), strict=True)
+        bunch = load_digits()
+        held_out = torch.arange(len(bunch.target)) % 5 == 4
+        x = torch.from_numpy(bunch.images)[held_out][:64].mul(255 / 16).round().div(255).float()
+        x = x.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].repeat(1, 3, 1, 1)
+        mean, std = (torch.tensor(facts["data"][key]).view(3, 1, 1) for key in ("mean", "std"))
+        with torch.no_grad():
+            right = model.eval()((x - mean) / std).argmax(1) == torch.from_numpy(bunch.target)[held_out][:64]
+        assert "kdengine" not in sys.modules, "importing the zoo alone must be enough"
+        print(float(right.double().mean()) * 100, facts["student"]["top1"])
+    """
+    measured, reported = map(float, python(code).split())
+    assert measured == reported
+
+
+def test_run_toml_repeats_the_run(finished, kdengine, here):
+    _, folder = finished
+    said = kdengine("run", folder / "run.toml", "--out", "again", "--json")
+    assert said.code == 0, said.err
+    assert rows(here / "again") == rows(folder)
+    first, second = (load_file(place / "student.safetensors") for place in (folder, here / "again"))
+    assert all((first[key] == second[key]).all() for key in first)
+    assert said.json["student"]["top1"] == rows(folder)[-1]["test_top1"]
+    assert said.json["folder"] == "again"
+
+
+def test_what_is_said_beside_a_file_wins(finished, kdengine, here):
+    _, folder = finished
+    said = kdengine("run", folder / "run.toml", "--epochs", 1, "-o", "rkd.angle=1", "--seed", 8, "--out", "other", "--json")
+    settings = said.json["settings"]
+    assert settings["train"]["epochs"] == 1
+    assert settings["options"]["rkd"]["angle"] == 1.0
+    assert settings["seed"] == 8
+    assert settings["train"]["lr"] == 0.02
+
+
+def test_two_methods_a_file_of_ones_own_and_json(kdengine, small, here):
+    (here / "my_kd.py").write_text(METHOD)
+    said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", "--json")
+    assert said.code == 0, said.err
+    assert said.json["methods"] == ["st", "mine"]
+    assert len(said.out.splitlines()) == 1
+    (folder,) = (here / "runs").iterdir()
+    assert folder.name.startswith("resnet8-st-mine-")
+    assert rows(folder)[0]["terms"].keys() == {"task", "st.soft", "mine.loss"}
+
+
+METHOD = """
+from kdengine import Distiller
+
+class Mine(Distiller):
+    '''Pulls the logits together.'''
+
+    name = "mine"
+
+    class Options(Distiller.Options):
+        scale: float = 1.0
+
+    def forward(self, step):
+        return {"loss": self.options.scale * (step.student.logits - step.teacher.logits).square().mean()}
+"""
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_can(process, small, kdengine, tmp_path):
+    out = tmp_path / "stopped"
+    arguments = ["--plugin", "st", *PAIR, *small, "--epochs", 40]
+    said = process("run", *arguments, "--out", out, "-o", "teacher_train.epochs=1", interrupt_at="epoch  2/40  test")
+    assert said.code == 130
+    assert "Traceback" not in said.err
+    assert f"To go on: kdengine run --resume {out}" in said.err
+    assert not (out / "result.json").exists()
+    done = rows(out)
+    assert len(done) >= 2
+    text = (out / "run.toml").read_text()
+    (out / "run.toml").write_text(text.replace("epochs = 40", f"epochs = {len(done) + 1}"))
+    said = kdengine("run", "--resume", out)
+    assert said.code == 0, said.err
+    assert rows(out)[: len(done)] == done
+    assert len(rows(out)) == len(done) + 1
+    again = kdengine("run", "--resume", out)
+    assert again.code == 2
+    assert "is finished" in again.err
+
+
+def refused(said, here, *pieces):
+    """One paragraph on standard error, no traceback, nothing written."""
+    assert said.code == 2
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    for piece in pieces:
+        assert piece in said.err
+    assert {path.suffix for path in here.iterdir()} <= {".py", ".toml", ".pth", ".safetensors"}
+    assert not (here.parent / "cache").exists()
+
+
+RUN = ["run", "--plugin", "st"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pieces"),
+    [
+        (["run", "--plugin", "rkdd", *PAIR], ["no plugin 'rkdd'", "'rkd'", "kdengine plugins"]),
+        (["run", "--plugin", "./nowhere.py", *PAIR], ["no file 'nowhere.py'"]),
+        ([*RUN, "--teacher", "resnet14", "--student", "resnet9"], ["no network 'resnet9'", "'resnet8'", "kdengine models"]),
+        ([*RUN, "--teacher", "timm:resnet3", "--student", "resnet8"], ["timm has no model 'resnet3'", "'resnet32'"]),
+        ([*RUN, "--teacher", "torchvision:resnet19", "--student", "resnet8"], ["torchvision has no model", "'resnet18'"]),
+        ([*RUN, "--teacher", "keras:resnet19", "--student", "resnet8"], ["no scheme 'keras:'", "timm:NAME"]),
+        ([*RUN, "--teacher", "python:nowhere:make", "--student", "resnet8"], ["'nowhere' cannot be imported"]),
+        (["run", "--plugin", "at", *PAIR, "-o", "at.taps=layer2.0.cnv1"], ["'layer2.0.conv1'", "kdengine inspect"]),
+        (["run", "--plugin", "at", *PAIR, "-o", "at.taps=stage9"], ["no 'stage9'", "stage3"]),
+        (["run", "--plugin", "rkd", *PAIR, "-o", "rkd.angel=5"], ["'rkd.angel'", "'angle'"]),
+        ([*RUN, *PAIR, "-o", "st.temperature=-1"], ["st.temperature = -1", "greater than 0"]),
+        ([*RUN, *PAIR, "-o", "st.temperature=hot"], ["st.temperature = 'hot'", "valid number"]),
+        ([*RUN, *PAIR, "-o", "rkd.angle=5"], ["'rkd'", "no method of this run"]),
+        ([*RUN, *PAIR, "-o", "train.lrr=5"], ["'train.lrr'", "'lr'"]),
+        ([*RUN, *PAIR, "-o", "st.temperature"], ["'st.temperature' is not an option", "VALUE"]),
+        ([*RUN, *PAIR, "-o", "=5"], ["'=5' is not an option"]),
+        ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
+        ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
+        ([*RUN, *PAIR, "-o", "train.precision=fp16"], ["train.precision = 'fp16'", "bf16"]),
+        ([*RUN, *PAIR, "--epochs", "0"], ["train.epochs = 0"]),
+        ([*RUN, *PAIR, "--epochs", "many"], ["--epochs"]),
+        ([*RUN, *PAIR, "--data", "digts"], ["no data set 'digts'", "'digits'"]),
+        ([*RUN, *PAIR, "--data", "imagefolder:nowhere"], ["no folder 'nowhere'"]),
+        ([*RUN, *PAIR, "--data", "hf:./nowhere"], ["nowhere"]),
+        ([*RUN, *PAIR, "--data", "digits@train=0"], ["@train"]),
+        ([*RUN, *PAIR, "--recipe", "nowhere"], ["no recipe 'nowhere'"]),
+        ([*RUN, *PAIR, "--recipe", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
+        (["run", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
+        ([*RUN, *PAIR, "--teacher-weights", "nowhere.pth"], ["nowhere.pth"]),
+        ([*RUN, "--teacher", "resnet14"], ["--student"]),
+        ([*RUN, "--student", "resnet8"], ["no teacher", "--teacher"]),
+        (["run", *PAIR], ["no method", "--plugin"]),
+        ([*RUN, "--teacher", "resnet14@num_classes=7", "--student", "resnet8"], ["resnet14@num_classes=7", "10 classes"]),
+        ([*RUN, "--teacher", "resnet14", "--student", "resnet8@depths=7"], ["resnet8@depths=7", "cannot be built"]),
+        (["run", "--resume", "nowhere"], ["no run folder"]),
+        (["run", "--resume", "nowhere", "--epochs", "3"], ["--resume takes all settings"]),
+        ([*RUN, *PAIR, "--nonsense"], ["No such option", "--nonsense"]),
+        ([*RUN, *PAIR, "--out", "file.toml"], ["is a file"]),
+    ],
+)
+def test_a_mistake_ends_with_2_and_one_paragraph_and_nothing_written(arguments, pieces, kdengine, here):
+    (here / "file.toml").write_text("")
+    refused(kdengine(*arguments), here, *pieces)
+
+
+def test_several_mistakes_are_told_at_once(kdengine, here):
+    (here / "run.toml").write_text(
+        'student = "resnet8"\nteacher = "resnet14"\nmethods = ["rkd", "st"]\nseeed = 1\n'
+        "[train]\nlr = -1\nepoch = 3\n[teacher_train]\nlrr = 2\n[options.rkd]\nangel = 1\n[options.st]\ntemperature = 0\n"
+    )
+    pieces = ["'seed'", "train.lr = -1", "'train.epoch'", "'epochs'", "teacher_train.lrr", "'angle'", "st.temperature = 0"]
+    refused(kdengine("run", "run.toml"), here, *pieces)
+
+
+def test_a_file_that_is_no_toml_is_refused(kdengine, here):
+    (here / "run.toml").write_text("student = resnet8\n")
+    refused(kdengine("run", "run.toml"), here, "'run.toml' is not valid TOML", "line 1")
+
+
+def test_a_plugin_file_that_fails_is_told_in_one_paragraph(kdengine, here):
+    (here / "broken.py").write_text("import nonexistent_package\n")
+    said = kdengine("run", "--plugin", "broken.py", *PAIR)
+    refused(said, here, "broken.py", "nonexistent_package")
+    assert len(said.err.strip().splitlines()) == 1
+
+
+def test_weights_that_do_not_fit_are_told(kdengine, here, finished):
+    _, folder = finished
+    shutil.copy(folder / "student.safetensors", here / "small.safetensors")
+    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, "do not fit", "layer1", "resnet14")
+    (here / "text.pth").write_text("no weights")
+    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, "text.pth")
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(kdengine, finished):
+    _, folder = finished
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    said = kdengine(*RUN, *PAIR, "--out", folder)
+    assert said.code == 2
+    assert "already holds a run" in said.err
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("arguments", [["run", "--plugin", "rkdd", *PAIR], ["run", "--nonsense"]])
+def test_with_json_a_mistake_is_one_object_on_standard_output_too(arguments, kdengine):
+    said = kdengine(*arguments, "--json")
+    assert said.code == 2
+    assert said.json["error"].strip() in said.err
+    assert said.err

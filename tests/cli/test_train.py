@@ -1,0 +1,40 @@
+import json
+
+
+def test_a_network_is_trained_by_itself(kdengine, small, here):
+    said = kdengine("train", "--model", "resnet8", *small, "--out", "alone", "--json")
+    assert said.code == 0, said.err
+    assert said.json["teacher"] is None
+    assert said.json["methods"] == []
+    rows = [json.loads(line) for line in (here / "alone" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["terms"].keys() for row in rows] == [{"task"}, {"task"}]
+    assert said.json["student"]["top1"] == rows[-1]["test_top1"]
+    assert "Training resnet8 on digits@train=128@test=64: 2 epochs on cpu in fp32, seed 0" in said.err
+
+
+def test_its_run_toml_repeats_it(kdengine, small, here):
+    first = kdengine("train", "--model", "resnet8", *small, "--epochs", 1, "--out", "one", "--json").json
+    second = kdengine("train", "one/run.toml", "--out", "two", "--json").json
+    assert first["student"]["top1"] == second["student"]["top1"]
+    assert first["settings"] == second["settings"]
+
+
+def test_the_network_must_be_named_and_a_teacher_is_not_for_it(kdengine, here):
+    said = kdengine("train", "--data", "digits")
+    assert said.code == 2
+    assert "no network to train" in said.err
+    (here / "run.toml").write_text('student = "resnet8"\nteacher = "resnet14"\nmethods = ["st"]\n')
+    said = kdengine("train", "run.toml")
+    assert said.code == 2
+    assert "'kdengine run'" in said.err
+    assert [path.name for path in here.iterdir()] == ["run.toml"]
+
+
+def test_dropout_in_the_spec_and_a_recipe_file_are_taken(kdengine, small, here):
+    (here / "mine.toml").write_text("seed = 4\n[train]\nmomentum = 0.5\n[options.st]\nalpha = 0.5\n")
+    spec = "resnet8@drop_rate=0.5"
+    said = kdengine("train", "--model", spec, "--recipe", "mine.toml", *small, "--epochs", 1, "--json")
+    assert said.code == 0, said.err
+    settings = said.json["settings"]
+    assert (settings["seed"], settings["train"]["momentum"], settings["train"]["lr"]) == (4, 0.5, 0.02)
+    assert settings["student"] == spec

@@ -1,0 +1,42 @@
+import kdzoo  # noqa: F401  registers the small networks with timm
+import pytest
+import timm
+
+from kdengine import Engine
+from kdengine.errors import TapError
+
+DATA = "digits@train=128@test=64"
+
+
+@pytest.fixture(scope="module")
+def plan():
+    teacher = timm.create_model("resnet20", num_classes=10)
+    return Engine(teacher, "resnet8", plugins=["fitnet", "st"], data=DATA, epochs=5, options={"fitnet": {"hint_epochs": 2}}).plan()
+
+
+def test_a_plan_names_the_networks_and_the_parameters_of_the_connectors(plan):
+    facts = plan.describe()
+    assert facts["teacher"] == {"name": "module:CifarResNet", "parameters": 272_474, "stages": 3}
+    assert facts["student"] == {"name": "resnet8", "parameters": 78_042, "stages": 3}
+    hint = 32 * 32 + 32 + 2 * 32  # a 1x1 convolution with bias and a batch normalisation
+    assert facts["methods"] == [{"name": "fitnet", "connector_parameters": hint}, {"name": "st", "connector_parameters": 0}]
+
+
+def test_a_plan_lays_out_the_stages_with_their_taps(plan):
+    hint, joint = plan.describe()["stages"]
+    assert (hint["name"], hint["epochs"], hint["task_weight"], hint["forward"]) == ("hint", 2, 0.0, "up to the deepest tap")
+    assert (joint["name"], joint["epochs"], joint["forward"]) == ("joint", 5, "whole")
+    assert joint["task_weight"] == pytest.approx(0.1)
+    assert [tap["method"] for tap in joint["taps"]] == ["st"]
+    (tap,) = hint["taps"]
+    assert (tap["student_place"], tap["student_shape"], tap["teacher_shape"]) == ("layer2", [32, 16, 16], [32, 16, 16])
+
+
+def test_a_plan_writes_nothing_and_trains_nothing(plan):
+    assert not plan.folder.path.exists()
+    assert plan.lane.history == []
+
+
+def test_a_plan_refuses_what_the_run_would_refuse():
+    with pytest.raises(TapError, match="stage9"):
+        Engine("resnet20", "resnet8", plugins=["rkd"], data=DATA, options={"rkd": {"taps": "stage9"}}).plan()

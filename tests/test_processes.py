@@ -1,0 +1,34 @@
+"""Several processes on one run, as ``torchrun`` starts them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+RUN = "run --plugin fitnet --plugin st --teacher resnet8 --student resnet8 --data digits@train=250@test=64 --epochs 1 --out"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("processes")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kdengine"]
+    done = subprocess.run([*torchrun, *RUN.split(), "run"], cwd=where, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Run folder") == 1
+    return where / "run"
+
+
+def test_two_processes_leave_one_run_folder_written_once(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == ["hint", "joint"]
+    assert json.loads((folder / "manifest.json").read_text())["processes"] == 2
+    assert json.loads((folder / "result.json").read_text())["student"]["top1"] == rows[-1]["test_top1"]
+
+
+def test_two_processes_learn_what_one_learns_but_for_batch_statistics(folder, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "kdengine", *RUN.split(), "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    together, alone = (json.loads((where / "metrics.jsonl").read_text().splitlines()[0]) for where in (folder, tmp_path / "run"))
+    assert together["terms"]["fitnet.hint"] == pytest.approx(alone["terms"]["fitnet.hint"], rel=0.1)
+    assert together["terms"]["fitnet.hint"] != alone["terms"]["fitnet.hint"]

@@ -1,0 +1,80 @@
+import csv
+import io
+
+import pytest
+
+from kdengine import SettingsError
+from kdengine.report import results_table
+from kdengine.runfolder import RunFolder
+from kdengine.settings import Settings
+
+TEACHER = {"name": "resnet32", "top1": 99.5, "best_top1": 99.75, "top5": 100.0, "parameters": 464154, "seconds": 61.2}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes the folder of a finished run by hand."""
+
+    def make(name, methods=("st",), teacher=TEACHER, seed=0, fingerprint="f", **student):
+        place = RunFolder(tmp_path / name)
+        facts = {"device_name": "a machine", "threads": 2, "precision": "fp32"}
+        place.begin(Settings(student="resnet8", seed=seed), facts)
+        numbers = {"top1": 90.123, "best_top1": 91.0, "top5": 99.0, "parameters": 78042, "seconds": 12.6, "epochs": 3}
+        data = {"name": "digits", "fingerprint": fingerprint, "train_images": 1438, "test_images": 359}
+        settings = {"seed": seed}
+        result = {"methods": list(methods), "teacher": teacher, "student": {"name": "resnet8", **numbers, **student}}
+        place.write_json("result.json", {**result, "data": data, "settings": settings})
+        return place.path
+
+    return make
+
+
+def test_a_teacher_that_several_runs_share_stands_there_once(run):
+    table = results_table([run("a"), run("b", methods=()), run("c", methods=("fitnet", "st"), seed=3)])
+    assert [row[:3] for row in table.rows] == [
+        ("resnet32", "teacher", ""),
+        ("resnet8", "st", "0"),
+        ("resnet8", "plain", "0"),
+        ("resnet8", "fitnet+st", "3"),
+    ]
+    assert table.rows[0][3:] == ("", "99.50", "99.75", "100.00", "464,154", "61")
+    assert table.rows[1][3:] == ("3", "90.12", "91.00", "99.00", "78,042", "13")
+
+
+def test_the_caption_says_data_machine_and_versions(run):
+    caption = results_table([run("a")]).caption
+    for piece in (
+        "digits: 1438 training and 359 test images",
+        "a machine, 2 threads, fp32",
+        "torch 2.",
+        "timm 1.",
+        "kdengine 0.",
+    ):
+        assert piece in caption
+
+
+def test_every_format_holds_every_cell(run):
+    table = results_table([run("a", teacher=None)])
+    assert list(csv.reader(io.StringIO(table.to_csv()))) == [list(table.columns), *map(list, table.rows)]
+    lines = table.to_markdown().splitlines()
+    assert lines[0] == table.caption
+    assert [cell.strip() for cell in lines[4].strip("|").split("|")] == list(table.rows[0])
+
+
+def test_what_was_not_measured_stays_empty(run):
+    table = results_table([run("a", teacher=None, top5=None, seconds=0)])
+    assert (table.rows[0][6], table.rows[0][8]) == ("", "")
+
+
+def test_different_data_are_refused_unless_that_is_asked_for(run):
+    folders = [run("a"), run("b", fingerprint="g")]
+    with pytest.raises(SettingsError, match="different data"):
+        results_table(folders)
+    assert len(results_table(folders, mixed=True).rows) == 3
+
+
+def test_an_unfinished_run_is_told(run, tmp_path):
+    folder = run("a")
+    (folder / "result.json").unlink()
+    with pytest.raises(SettingsError, match="no finished run"):
+        results_table([folder])
