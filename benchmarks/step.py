@@ -17,8 +17,9 @@ import time
 import timm
 import torch
 import torch.nn.functional as F
+
 from kdengine import Engine, hookimpl
-from kdengine.data import Data, Split
+from kdengine.dataset import Data, Split
 from kdengine.runtime import Runtime
 
 BATCH, CLASSES = 128, 100
@@ -121,6 +122,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import kdzoo  # noqa: F401  registers the networks with timm
+    import kdzoo
 
     main()

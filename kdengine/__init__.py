@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdengine.data import Data, Split
+    from kdengine.dataset import Data, Split
     from kdengine.distiller import Distiller, Pair, Stage, Step, TapPair
     from kdengine.engine import Engine
     from kdengine.errors import (
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Anatomy": "taps",
-    "Data": "data",
+    "Data": "dataset",
     "DataError": "errors",
     "Distiller": "distiller",
     "Engine": "engine",
@@ -43,7 +43,7 @@ _HOME = {
     "Registry": "registry",
     "Result": "result",
     "SettingsError": "errors",
-    "Split": "data",
+    "Split": "dataset",
     "Stage": "distiller",
     "Step": "distiller",
     "TapError": "errors",

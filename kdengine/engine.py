@@ -21,7 +21,8 @@ from kdengine.assembly import (
     make_lane,
     resolved,
 )
-from kdengine.data import Data, load_data, ready
+from kdengine.data import load_data, ready
+from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
 from kdengine.evaluation import evaluate
@@ -56,7 +57,7 @@ class Engine:
         teacher: a model spec or a module that is already trained; None for plain training.
         student: a model spec or a module; a module is trained in place.
         plugins: methods by name, distribution or file, or distillers.
-        data: a data spec, or a :class:`kdengine.data.Data`; ``digits`` by default, and not used when ``fit`` is given
+        data: a data spec, or a :class:`kdengine.Data`; ``digits`` by default, and not used when ``fit`` is given
             loaders.
         epochs: epochs of the joint stage.
         seed: of weights, batches, augmentation and dropout; 0 by default.
@@ -223,7 +224,8 @@ class Engine:
         folder = RunFolder(self._out) if self._out else RunFolder.default("-".join([student, *(methods or ["plain"])]))
         if not self._resumed and runtime.is_main:
             folder.check_new()
-        return RunFolder(runtime.same(folder.path))
+        path = runtime.same(folder.path)
+        return folder if runtime.is_main else RunFolder(path)
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
         if train is not None and test is not None:

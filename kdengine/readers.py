@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from kdengine.data import Data, Split
+from kdengine.dataset import Data, Split
 from kdengine.decoding import opened
 from kdengine.errors import DataError
 from kdengine.specs import import_factory

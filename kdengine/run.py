@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdengine.data import Data
+from kdengine.dataset import Data
 from kdengine.lane import Lane
 from kdengine.loop import TeacherPass, fit
 from kdengine.result import Result

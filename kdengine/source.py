@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdengine.batches import Batches, ForeignBatches, ShardedBatches
-from kdengine.data import Data
+from kdengine.dataset import Data
 from kdengine.errors import DataError
 from kdengine.settings import Settings
 from kdengine.taps import Anatomy

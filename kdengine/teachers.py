@@ -18,7 +18,7 @@ from torch import nn
 
 from kdengine import __version__
 from kdengine.cache import cache_folder
-from kdengine.data import Data
+from kdengine.dataset import Data
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 from kdengine.weights import load_weights

@@ -1,5 +1,4 @@
 """What the tests of all methods share: steps made by hand, derivatives taken numerically, and real runs."""
-# ruff: noqa: ANN001, ANN002, ANN003, ANN201, ANN202
 
 import copy
 

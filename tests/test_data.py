@@ -7,7 +7,8 @@ from PIL import Image
 
 from kdengine import Registry, data, decoding
 from kdengine.batches import MemoryBatches, StreamBatches
-from kdengine.data import BUILT_IN, Data, Split, load_data, statistics
+from kdengine.data import BUILT_IN, load_data, statistics
+from kdengine.dataset import Data, Split
 from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
 
@@ -157,7 +158,7 @@ def test_a_data_set_of_a_plugin_is_found_and_offered_as_a_near_name(distribution
     """
     site = distribution("acme-data", source)
     (site / "user_set.py").write_text(
-        "import torch\nfrom kdengine.data import Data, Split\n"
+        "import torch\nfrom kdengine import Data, Split\n"
         "def make(name, count=4):\n"
         "    part = Split(torch.zeros(count).long(), torch.zeros(count, 3, 8, 8, dtype=torch.uint8))\n"
         "    return Data(name, ('a',), (3, 8, 8), (), (), 'none', part, part)\n"

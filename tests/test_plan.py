@@ -11,7 +11,8 @@ DATA = "digits@train=128@test=64"
 @pytest.fixture(scope="module")
 def plan():
     teacher = timm.create_model("resnet20", num_classes=10)
-    return Engine(teacher, "resnet8", plugins=["fitnet", "st"], data=DATA, epochs=5, options={"fitnet": {"hint_epochs": 2}}).plan()
+    options = {"fitnet": {"hint_epochs": 2}}
+    return Engine(teacher, "resnet8", plugins=["fitnet", "st"], data=DATA, epochs=5, options=options).plan()
 
 
 def test_a_plan_names_the_networks_and_the_parameters_of_the_connectors(plan):

@@ -29,6 +29,8 @@ def test_two_processes_leave_one_run_folder_written_once(folder):
 def test_two_processes_learn_what_one_learns_but_for_batch_statistics(folder, tmp_path):
     done = subprocess.run([sys.executable, "-m", "kdengine", *RUN.split(), "run"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    together, alone = (json.loads((where / "metrics.jsonl").read_text().splitlines()[0]) for where in (folder, tmp_path / "run"))
+    together, alone = (
+        json.loads((where / "metrics.jsonl").read_text().splitlines()[0]) for where in (folder, tmp_path / "run")
+    )
     assert together["terms"]["fitnet.hint"] == pytest.approx(alone["terms"]["fitnet.hint"], rel=0.1)
     assert together["terms"]["fitnet.hint"] != alone["terms"]["fitnet.hint"]

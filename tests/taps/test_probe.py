@@ -35,9 +35,9 @@ def state_of(model):
 def test_a_probe_runs_on_meta_and_takes_no_time():
     model = timm.create_model("resnet8")
     probe(model, (3, 32, 32))
-    start = time.perf_counter()
+    start = time.process_time()
     seen = probe(model, (3, 32, 32))
-    assert time.perf_counter() - start < 0.3
+    assert time.process_time() - start < 0.3
     assert seen.device == "meta"
     assert seen.logits.shape == (2, 10)
 
@@ -127,7 +127,7 @@ def test_a_network_that_needs_values_is_probed_on_the_cpu():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_image_has_the_dtype_of_the_weights(dtype):
-    assert probe(timm.create_model("resnet8").to(dtype), (3, 32, 32)).device == "meta"
+    assert probe(timm.create_model("resnet8").to(dtype), (3, 32, 32)).find("conv1").input.dtype == dtype
 
 
 def test_a_size_that_does_not_fit_is_refused_with_the_reason_and_the_fix():
