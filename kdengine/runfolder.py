@@ -67,7 +67,7 @@ class RunFolder:
             raise SettingsError(f"The run folder '{self.path}' cannot be made: '{parent}' is no folder that can be written to.")
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
-        if (self.path / "run.toml").exists():
+        if (self.path / "run.toml").exists() and not self._proposed:
             raise SettingsError(
                 f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
                 "or choose another --out."
@@ -84,7 +84,7 @@ class RunFolder:
         Raises:
             SettingsError: another run has taken the folder meanwhile, or it cannot be made.
         """
-        if fresh and not self._proposed:
+        if fresh:
             self.check_new()
         try:
             self._make()

@@ -17,15 +17,6 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small tensors gain nothing from threads, and lose much where other processes want the same cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def make_step():
     """Builds a step: ``make_step([(student, teacher), ...])`` pairs tensors, named tap0, tap1 ... unless said."""

@@ -172,6 +172,7 @@ def test_two_runs_that_propose_one_name_get_folders_of_their_own(tmp_path, monke
     settings = Settings(student="resnet8")
     one, other = RunFolder("runs/x", proposed=True), RunFolder("runs/x", proposed=True)
     for place in (one, other):
+        place.check_new()
         place.begin(settings, {})
     assert (str(one.path), str(other.path)) == ("runs/x", "runs/x-2")
     assert other.settings() == settings
