@@ -75,7 +75,7 @@ def process():
         command = [sys.executable, "-m", "kdengine", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=environment, **pipes, **options) as running:
+        with subprocess.Popen(command, env=environment, preexec_fn=_interruptible, **pipes, **options) as running:
             err = ""
             while interrupt_at is not None and interrupt_at not in err:
                 line = running.stderr.readline()
@@ -88,6 +88,11 @@ def process():
         return Said(running.returncode, out, err + rest)
 
     return run
+
+
+def _interruptible():
+    """Undo what a shell does to the processes that it starts in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
