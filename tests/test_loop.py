@@ -22,14 +22,6 @@ TIMES = ("seconds", "images_per_second")
 METHODS = ["plain", "st", "fitnet", "at", "rkd"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Room:
     """One teacher, one data set, and as many lanes as are asked for."""
 

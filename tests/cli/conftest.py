@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from kdengine.cli.main import main
 
@@ -29,14 +28,6 @@ class Said:
     def json(self):
         """The one JSON object on standard output."""
         return json.loads(self.out)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
