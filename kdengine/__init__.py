@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdengine.dataset import Data, Split
-    from kdengine.distiller import Distiller, Pair, Stage, Step, TapPair
+    from kdengine.distiller import Distiller
     from kdengine.engine import Engine
     from kdengine.errors import (
         DataError,
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
         TapError,
         TrainingError,
     )
+    from kdengine.features import as_vectors, pooled_alike, resized
     from kdengine.hookspecs import hookimpl
     from kdengine.registry import Registry
     from kdengine.result import Result
+    from kdengine.step import Pair, Stage, Step, TapPair
     from kdengine.taps import Anatomy, Recorder, Trace
 
 __version__ = "0.1.0"
@@ -37,20 +39,23 @@ _HOME = {
     "Engine": "engine",
     "KDError": "errors",
     "ModelError": "errors",
-    "Pair": "distiller",
+    "Pair": "step",
     "PluginError": "errors",
     "Recorder": "taps",
     "Registry": "registry",
     "Result": "result",
     "SettingsError": "errors",
     "Split": "dataset",
-    "Stage": "distiller",
-    "Step": "distiller",
+    "Stage": "step",
+    "Step": "step",
     "TapError": "errors",
-    "TapPair": "distiller",
+    "TapPair": "step",
     "Trace": "taps",
     "TrainingError": "errors",
+    "as_vectors": "features",
     "hookimpl": "hookspecs",
+    "pooled_alike": "features",
+    "resized": "features",
 }
 
 __all__ = [
@@ -74,7 +79,10 @@ __all__ = [
     "TapPair",
     "Trace",
     "TrainingError",
+    "as_vectors",
     "hookimpl",
+    "pooled_alike",
+    "resized",
 ]
 
 

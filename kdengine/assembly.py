@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdengine.distiller import JOINT, Distiller, Pair, Stage
+from kdengine.checks import check_contract, check_shapes
+from kdengine.distiller import Distiller
+from kdengine.step import JOINT, Pair, Stage
 from kdengine.errors import KDError, ModelError, SettingsError, did_you_mean
 from kdengine.lane import Lane
 from kdengine.lane_module import LaneModule, Phase
@@ -54,13 +56,21 @@ class Network:
 
 @dataclass(frozen=True)
 class Pupil:
-    """What a lane is made of besides its methods: the networks, the data's sizes, and how to make another student."""
+    """What a lane is made of besides its methods: the networks, the data's sizes, and how to make further networks.
+
+    Attributes:
+        student: the network to train.
+        teacher: the network to learn from, if any.
+        num_classes: classes K of the data.
+        num_samples: images in the training set.
+        new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``.
+    """
 
     student: Network
     teacher: Network | None
     num_classes: int
     num_samples: int
-    new_student: Callable[[], nn.Module]
+    new_network: Callable[[str], nn.Module]
 
 
 def choose_distillers(
@@ -193,10 +203,11 @@ def _build(distiller: Distiller, readings: Sequence[Reading], pupil: Pupil, seed
         teacher=_shapes(pupil.teacher.anatomy, [(reading.teacher, reading.teacher_aliases) for reading in readings]),
         num_classes=pupil.num_classes,
         num_samples=pupil.num_samples,
-        new_student=pupil.new_student,
+        new_network=pupil.new_network,
         names=names,
         rectified=frozenset().union(*(reading.rectified for reading in readings)),
     )
+    check_shapes(distiller, pair)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
         distiller.build(pair)

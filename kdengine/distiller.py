@@ -4,121 +4,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError, did_you_mean
 from kdengine.settings import Strict
-from kdengine.taps import Trace
+from kdengine.step import Pair, Stage, Step
 
-__all__ = ["JOINT", "Distiller", "Pair", "Stage", "Step", "TapPair"]
-
-JOINT = "joint"
-"""Name of the stage that every run ends with: the task loss and all methods together."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A phase of training that comes before the joint one.
-
-    Attributes:
-        name: what logs and ``step.stage`` call it.
-        epochs: how long; a float is a share of the run's joint epochs, rounded up.
-        task: whether the task loss counts too; without it, both forwards stop at the deepest tap in use.
-    """
-
-    name: str
-    epochs: int | float
-    task: bool = False
-
-
-@dataclass(frozen=True)
-class TapPair:
-    """One tap that a distiller reads on both sides.
-
-    Attributes:
-        name: canonical name or path on the student's side.
-        student: the student's tensor.
-        teacher: the teacher's tensor.
-        rectified: whether the teacher's tensor comes straight out of a ReLU, so that it is never negative.
-    """
-
-    name: str
-    student: Tensor
-    teacher: Tensor
-    rectified: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a distiller sees of one batch. Every floating tensor is float32, whatever the forwards ran in.
-
-    Attributes:
-        x: the images as the student received them, [B, C, H, W].
-        y: class indices, [B].
-        index: position of each image in the training set, [B].
-        student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].
-        teacher: the teacher's trace, without gradients.
-        stage: name of the training stage, ``"joint"`` for the last one.
-        epoch: epoch within the stage, from 0.
-        progress: share of the stage that is done, in [0, 1].
-        names: for each tap read, its name in the student's and in the teacher's trace.
-        rectified: those of the teacher's taps that come straight out of a ReLU.
-    """
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    student: Trace
-    teacher: Trace
-    stage: str = JOINT
-    epoch: int = 0
-    progress: float = 0.0
-    names: Sequence[tuple[str, str]] = ()
-    rectified: Collection[str] = ()
-
-    @property
-    def pairs(self) -> list[TapPair]:
-        """The distiller's taps on both sides, shallow to deep: for methods that treat all of them alike."""
-        return list(_pairs(self.student, self.teacher, self.names, self.rectified))
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What a distiller may know of the two networks when it builds its connectors.
-
-    Attributes:
-        student: the student's taps as tensors on the meta device: ``student["stage2"].shape`` is [B, C, H, W], B = 2.
-        teacher: the same of the teacher.
-        num_classes: classes K of the data.
-        num_samples: images in the training set.
-        new_student: makes a fresh student of the same kind.
-        names: for each tap read, its name in the student's and in the teacher's trace.
-        rectified: those of the teacher's taps that come straight out of a ReLU.
-    """
-
-    student: Trace
-    teacher: Trace
-    num_classes: int
-    num_samples: int
-    new_student: Callable[[], nn.Module]
-    names: Sequence[tuple[str, str]] = ()
-    rectified: Collection[str] = ()
-
-    @property
-    def pairs(self) -> list[TapPair]:
-        """The distiller's taps on both sides, as meta tensors."""
-        return list(_pairs(self.student, self.teacher, self.names, self.rectified))
-
-
-def _pairs(student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str]) -> Iterator[TapPair]:
-    for here, there in names:
-        yield TapPair(here.removeprefix("="), student[here], teacher[there], there.removeprefix("=") in rectified)
-
+__all__ = ["Distiller"]
 
 class Distiller(nn.Module, ABC):
     """Base of every method. Only ``name`` and :meth:`forward` are obligatory; submodules are the connectors.
@@ -136,8 +32,13 @@ class Distiller(nn.Module, ABC):
     """``response``, ``multi-connection``, ``shared-representation`` or ``relational``."""
     taps: ClassVar[Sequence[str]] = ("logits",)
     """What is recorded on both sides; ``"student=teacher"`` where the two differ."""
+    takes: ClassVar[str | None] = None
+    """What the taps must give on both sides: ``maps``, ``vectors``, ``logits`` or ``features``; None leaves it to ``build``."""
     needs: ClassVar[Sequence[str]] = ()
-    """What the step must carry beyond logits, labels and taps."""
+    """What the step must carry beyond logits, labels and taps: ``input_gradients`` lets ``step.student.logits`` and
+    ``step.teacher.logits`` be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""
+    companions: ClassVar[Sequence[str]] = ()
+    """Methods that come along when this one is used alone, because it has no loss of its own."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
@@ -151,6 +52,8 @@ class Distiller(nn.Module, ABC):
         """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER", one or several with commas."""
         preset: str | None = None
         """A named set of options; those given beside it win."""
+        clip_to_task: bool = False
+        """Shorten the gradient of the method's terms, tensor by tensor, to at most that of all other terms."""
 
         @field_validator("taps", mode="before")
         @classmethod
@@ -189,6 +92,23 @@ class Distiller(nn.Module, ABC):
     def taps_in(self, stage: str) -> Sequence[str] | None:
         """The taps read in a stage; None where the method has no term in it, and is not called."""
         return self.options.taps or self.taps
+
+    def route(self, teacher: str, student: str) -> Sequence[str]:
+        """The networks to pass through, by model spec: each is taught by the one before it, through all stages.
+
+        Args:
+            teacher: spec of the teacher.
+            student: spec of the student.
+
+        Returns:
+            The teacher, any networks between, the student.
+        """
+        return (teacher, student)
+
+    @property
+    def hand_over(self) -> Literal["best", "last"]:
+        """Which weights a network on the way teaches the next one with: those of its best epoch, or of its last."""
+        return "best"
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network to ship after training, for methods that change it."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdengine.batches import Batch
-from kdengine.distiller import JOINT
+from kdengine.step import JOINT
 from kdengine.errors import TrainingError
 from kdengine.lane_module import LaneModule, Phase, Progress
 from kdengine.optim import make_optimizer, make_schedule

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdengine.distiller import JOINT, Distiller, Stage, Step
+from kdengine.distiller import Distiller
+from kdengine.step import JOINT, Stage, Step
 from kdengine.errors import TrainingError
 from kdengine.pairing import Reading
 from kdengine.taps import Recorder, Trace

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from kdengine import Distiller, Registry, SettingsError, Stage, Trace
-from kdengine.distiller import Pair, Step
+from kdengine.step import Pair, Step
 
 
 class Example(Distiller):

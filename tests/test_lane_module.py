@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdengine import Distiller, Stage, Step, Trace, TrainingError
-from kdengine.distiller import JOINT
+from kdengine.step import JOINT
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading
 

@@ -85,7 +85,7 @@ class Recorder:
             self._install(self._stack, first_tensor((args, kwargs)))
         output = self._run(args, kwargs)
         try:
-            return self._trace(output)
+            return self._trace(output, first_tensor((args, kwargs)))
         finally:
             self._clear()
 
@@ -174,13 +174,13 @@ class Recorder:
     def _function(self, name: str) -> str:
         return f"{self._inside[-1] if self._inside else '?'}.{name}".lstrip(".")
 
-    def _trace(self, output: Any) -> Trace:
+    def _trace(self, output: Any, images: Tensor | None) -> Trace:
         logits = first_tensor(output)
         logits = None if logits is None else _float(logits)
         tensors = {name: self._read(name, site) for name, site in self._sites.items() if site.path}
         if logits is not None:
             tensors.update({n: site.layout.apply(logits) for n, site in self._sites.items() if not site.path})
-        return Trace(tensors, logits, aliases=self._aliases)
+        return Trace(tensors, logits, aliases=self._aliases, inputs=images)
 
     def _read(self, name: str, site: Site) -> Tensor:
         captured = self._captured.get((site.path, site.side, site.call))

@@ -19,6 +19,7 @@ class Trace:
         logits: [B, K], or None where the forward stopped before them.
         complete: makes the logits when they are asked for after all.
         aliases: further names of the same tensors, such as ``stage-1`` for ``stage4``.
+        inputs: the images that the network received, [B, C, H, W].
     """
 
     def __init__(
@@ -27,11 +28,29 @@ class Trace:
         logits: Tensor | None = None,
         complete: Callable[[], Tensor] | None = None,
         aliases: Mapping[str, str] | None = None,
+        inputs: Tensor | None = None,
     ) -> None:
         self._tensors = dict(tensors)
         self._logits = logits
         self._complete = complete
         self._aliases = dict(aliases or {})
+        self._inputs = inputs
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the forward went as far as the logits."""
+        return self._logits is not None
+
+    @property
+    def input(self) -> Tensor:
+        """The images that the network received, [B, C, H, W]; they take gradients where a method needs it.
+
+        Raises:
+            TapError: the forward had no tensor for its input.
+        """
+        if self._inputs is None:
+            raise TapError("This trace does not know its input: it was not made by a forward.")
+        return self._inputs
 
     @property
     def logits(self) -> Tensor:
@@ -68,9 +87,9 @@ class Trace:
 
     def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
         """The same trace, whose logits are made by ``complete`` when they are first asked for."""
-        return Trace(self._tensors, self._logits, complete, self._aliases)
+        return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)
 
     def renamed(self, names: Mapping[str, str]) -> Trace:
         """The same tensors under other names: ``{new: old}``; the logits come along."""
         tensors = {new: self[old] for new, old in names.items() if old in self}
-        return Trace(tensors, self._logits, lambda: self.logits)
+        return Trace(tensors, self._logits, lambda: self.logits, inputs=self._inputs)

@@ -1,0 +1,33 @@
+"""What many methods do to feature maps of two networks before they compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["as_vectors", "pooled_alike", "resized"]
+
+
+def as_vectors(features: Tensor) -> Tensor:
+    """One vector an image, [B, D]: the mean over the places of a map [B, D, H, W] or over tokens [B, N, D]."""
+    if features.ndim == 4:
+        return features.mean((2, 3))
+    return features.mean(1) if features.ndim == 3 else features
+
+
+def resized(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps of another size [B, C, *size]: average-pooled where that is no larger in either direction, else bilinear."""
+    size = tuple(size)
+    if tuple(maps_BCHW.shape[2:]) == size:
+        return maps_BCHW
+    if maps_BCHW.shape[2] >= size[0] and maps_BCHW.shape[3] >= size[1]:
+        return F.adaptive_avg_pool2d(maps_BCHW, size)
+    return F.interpolate(maps_BCHW, size, mode="bilinear", align_corners=False)
+
+
+def pooled_alike(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps in the smaller of their sizes, direction by direction; the larger one is average-pooled."""
+    size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
+    return resized(student_BCHW, size), resized(teacher_BCHW, size)
