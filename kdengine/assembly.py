@@ -1,162 +1,75 @@
-"""From settings to lanes: which methods, with which options, on which taps, in which stages."""
+"""From methods and networks to lanes: on which taps, in which stages, with which connectors."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 
-from kdengine.checks import check_contract, check_shapes
+from kdengine.chain import chain
+from kdengine.checks import check_shapes
 from kdengine.distiller import Distiller
-from kdengine.step import JOINT, Pair, Stage
-from kdengine.errors import KDError, ModelError, SettingsError, did_you_mean
-from kdengine.lane import Lane
+from kdengine.errors import SettingsError
+from kdengine.lane import Lane, Link
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading, read_taps
-from kdengine.registry import Registry
+from kdengine.pupil import Pupil
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
-from kdengine.source import LOADERS
+from kdengine.step import JOINT, Pair, Stage
 from kdengine.taps import Anatomy, Trace
 from kdengine.taps.anatomy import Site
+from kdengine.teacher_pass import TeacherPass
 
-__all__ = ["Network", "Pupil", "checked_settings", "choose_distillers", "make_lane", "make_phases", "resolved"]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with its name and its anatomy."""
-
-    name: str
-    module: nn.Module
-    anatomy: Anatomy
-
-    @classmethod
-    def probed(cls, name: str, module: nn.Module, input_size: Sequence[int], num_classes: int) -> Network:
-        """Probe the network, and check that it tells as many classes apart as the data has.
-
-        Raises:
-            TapError: it does not accept the input.
-            ModelError: its output is not [B, num_classes].
-        """
-        anatomy = Anatomy.of(module, input_size, name)
-        shape = tuple(anatomy.probe.logits.shape)
-        if shape[1:] != (num_classes,):
-            raise ModelError(
-                f"'{name}' returns {list(shape)} for a batch of {shape[0]}, but the data has {num_classes} classes: "
-                f"[{shape[0]}, {num_classes}] is needed. Give it as many outputs as classes."
-            )
-        return cls(name, module, anatomy)
-
-
-@dataclass(frozen=True)
-class Pupil:
-    """What a lane is made of besides its methods: the networks, the data's sizes, and how to make further networks.
-
-    Attributes:
-        student: the network to train.
-        teacher: the network to learn from, if any.
-        num_classes: classes K of the data.
-        num_samples: images in the training set.
-        new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``.
-    """
-
-    student: Network
-    teacher: Network | None
-    num_classes: int
-    num_samples: int
-    new_network: Callable[[str], nn.Module]
-
-
-def choose_distillers(
-    plugins: Iterable[str | Distiller], options: Mapping[str, Mapping[str, object]], registry: Registry
-) -> dict[str, Distiller]:
-    """The distillers of a lane by id: a method's name, with ``-2`` for its second use.
-
-    Args:
-        plugins: method names, distributions, files, or distillers made by the caller.
-        options: id -> options, for those named by text.
-        registry: where names are looked up.
-
-    Raises:
-        PluginError: a plugin is unknown, ambiguous or broken.
-        SettingsError: with every fault in the options of all methods.
-    """
-    chosen: dict[str, type[Distiller] | Distiller] = {}
-    for plugin in plugins:
-        for method in [plugin] if isinstance(plugin, Distiller) else registry.methods(plugin):
-            uses = sum(found.name == method.name for found in chosen.values())
-            chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
-    faults = [_unknown_method(key, chosen) for key in options if key not in chosen]
-    faults += [_given_as_object(key) for key in options if isinstance(chosen.get(key), Distiller)]
-    made: dict[str, Distiller] = {}
-    for key, method in chosen.items():
-        try:
-            made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
-        except SettingsError as error:
-            faults.append(str(error))
-    if faults:
-        raise SettingsError("\n".join(faults))
-    return made
-
-
-def checked_settings(values: Mapping[str, Any], plugins: Sequence[str | Distiller], registry: Registry) -> Settings:
-    """Settings from plain values; where they have faults, those in the options of the methods are said with them.
-
-    Raises:
-        SettingsError: with every fault found.
-    """
-    try:
-        return Settings.checked(values)
-    except SettingsError as error:
-        faults = [str(error)]
-    options = values.get("options", {})
-    if isinstance(options, Mapping) and all(isinstance(given, Mapping) for given in options.values()):
-        try:
-            choose_distillers([plugins] if isinstance(plugins, str) else plugins, options, registry)
-        except KDError as error:
-            faults.append(str(error))
-    raise SettingsError("\n".join(faults))
-
-
-def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loaders: bool = False) -> Settings:
-    """The settings that a run folder keeps: with every option of every method, so that the run can be repeated.
-
-    Args:
-        settings: as they were given.
-        distillers: id -> distiller.
-        own_loaders: whether the batches come from loaders of the caller.
-    """
-    options = {key: distiller.options.model_dump(mode="json", exclude_none=True) for key, distiller in distillers.items()}
-    return settings.model_copy(update={"options": options, **({"data": LOADERS} if own_loaders else {})})
-
-
-def _given_as_object(key: str) -> str:
-    return f"Options are given for '{key}', but it came as an object: give them to its class, {key}(NAME=VALUE)."
-
-
-def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
-    sections = [*chosen, "train", "teacher_train"]
-    near = did_you_mean(key, sections) or f"This run has {', '.join(sections)}."
-    return f"Options are given for '{key}', which is no method of this run. {near}"
+__all__ = ["make_lane", "make_phases"]
 
 
 def make_lane(
-    name: str, pupil: Pupil, distillers: Mapping[str, Distiller], settings: Settings, runtime: Runtime, steps: int
+    name: str,
+    pupil: Pupil,
+    distillers: Mapping[str, Distiller],
+    settings: Settings,
+    runtime: Runtime,
+    steps: int,
+    teacher: TeacherPass | None = None,
 ) -> Lane:
-    """A lane, ready to train: distillers that are switched off left out, connectors built, stages laid out."""
+    """A lane, ready to train: distillers that are switched off left out, connectors built, stages laid out.
+
+    Args:
+        name: of the lane.
+        pupil: the networks.
+        distillers: id -> distiller.
+        settings: of the run.
+        runtime: where it runs.
+        steps: batches in an epoch.
+        teacher: what runs the pupil's teacher, where there is one.
+
+    Raises:
+        KDError: the methods do not fit the networks, or each other.
+    """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
-    phases = make_phases(active, pupil, settings.train.epochs)
-    for number, (key, distiller) in enumerate(active.items()):
+    _check_processes(active, runtime)
+    links = [_link(taught, methods, settings) for taught, methods in chain(pupil, active)]
+    hand_over = "last" if any(method.hand_over == "last" for method in active.values()) else "best"
+    return Lane(name, links, teacher if active else None, settings.train, settings.seed, runtime, steps, hand_over)
+
+
+def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> None:
+    clipping = [key for key, distiller in distillers.items() if distiller.options.clip_to_task]
+    if clipping and runtime.processes > 1:
+        raise SettingsError(
+            f"{clipping[0]}.clip_to_task works in one process only, and there are {runtime.processes}. "
+            f"Set {clipping[0]}.clip_to_task=false."
+        )
+
+
+def _link(pupil: Pupil, distillers: Mapping[str, Distiller], settings: Settings) -> Link:
+    phases = make_phases(distillers, pupil, settings.train.epochs)
+    for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.readings[key] for phase in phases if key in phase.readings], pupil, settings.seed + number)
-    module = LaneModule(pupil.student.module, active, settings.train.label_smoothing)
-    teacher = pupil.teacher.name if pupil.teacher and active else None
-    return Lane(name, module, phases, teacher, settings.train, settings.seed, runtime, steps)
+    module = LaneModule(pupil.student.module, distillers, settings.train.label_smoothing)
+    return Link(pupil.student.name, module, phases)
 
 
 def make_phases(distillers: Mapping[str, Distiller], pupil: Pupil, epochs: int) -> list[Phase]:
@@ -176,11 +89,18 @@ def make_phases(distillers: Mapping[str, Distiller], pupil: Pupil, epochs: int) 
                     f"{key} has a stage '{stage.name}' but reads no taps in it: taps_in('{stage.name}') is None."
                 )
             if length > 0:
-                phases.append(Phase(stage, length, {key: reading}))
+                phases.append(_phase(stage, length, {key: reading}, distillers))
     found = {key: _reading(distiller, JOINT, pupil) for key, distiller in distillers.items()}
     readings = {key: reading for key, reading in found.items() if reading is not None}
     task_weight = math.prod(distiller.task_weight for distiller in distillers.values())
-    return [*phases, Phase(Stage(JOINT, epochs, task=True), epochs, readings, task_weight)]
+    return [*phases, _phase(Stage(JOINT, epochs, task=True), epochs, readings, distillers, task_weight)]
+
+
+def _phase(
+    stage: Stage, epochs: int, readings: Mapping[str, Reading], distillers: Mapping[str, Distiller], task_weight: float = 1.0
+) -> Phase:
+    differentiated = any("input_gradients" in distillers[key].needs for key in readings)
+    return Phase(stage, epochs, readings, task_weight, differentiated)
 
 
 def _length(stage: Stage, epochs: int) -> int:
@@ -217,9 +137,3 @@ def _shapes(anatomy: Anatomy, parts: Sequence[tuple[Mapping[str, Site], Mapping[
     tensors = {name: anatomy.tensor(site) for sites, _ in parts for name, site in sites.items()}
     aliases = {new: old for _, names in parts for new, old in names.items()}
     return Trace(tensors, anatomy.probe.logits).renamed({**{name: name for name in tensors}, **aliases})
-
-
-def fresh_copies(module: nn.Module) -> Callable[[], nn.Module]:
-    """A maker of copies of a network as it is now, for students that came as modules."""
-    pristine = copy.deepcopy(module)
-    return lambda: copy.deepcopy(pristine)

@@ -16,6 +16,7 @@ from kdengine.step import Pair, Stage, Step
 
 __all__ = ["Distiller"]
 
+
 class Distiller(nn.Module, ABC):
     """Base of every method. Only ``name`` and :meth:`forward` are obligatory; submodules are the connectors.
 

@@ -6,40 +6,35 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdengine.assembly import (
-    Network,
-    Pupil,
-    checked_settings,
-    choose_distillers,
-    fresh_copies,
-    make_lane,
-    resolved,
-)
+from kdengine.assembly import make_lane
 from kdengine.data import load_data, ready
 from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
 from kdengine.evaluation import evaluate
 from kdengine.lane import Lane
-from kdengine.loop import TeacherPass
 from kdengine.models import ModelSource, check_name, count_flops, count_parameters
+from kdengine.network_maker import NetworkMaker
 from kdengine.optim import check_optimizer
 from kdengine.plan import Plan
+from kdengine.pupil import Network, Pupil
 from kdengine.recipes import recipe_values
 from kdengine.registry import Registry
 from kdengine.result import Result
 from kdengine.run import Run, train_one
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
+from kdengine.selection import checked_settings, choose_distillers, label_of, resolved
 from kdengine.settings import Settings, merge
 from kdengine.source import LOADERS, Source
 from kdengine.specs import Spec
+from kdengine.teacher_pass import TeacherPass
 from kdengine.teachers import CachedTeacher
 from kdengine.weights import load_weights
 
@@ -173,8 +168,7 @@ class Engine:
         """
         plan = self.plan(train_loader, val_loader)
         runtime, folder, source, teacher, lane = plan.runtime, plan.folder, plan.source, plan.teacher, plan.lane
-        facts = self._ready_teacher(teacher, source, runtime) if teacher else None
-        teachers = {teacher.name: TeacherPass(teacher.module, runtime)} if teacher and lane.teacher else {}
+        facts = self._ready_teacher(plan) if teacher else None
         state = folder.load_state() if self._resumed else {}
         if state:
             lane.load_state_dict(state[lane.name])
@@ -183,7 +177,7 @@ class Engine:
         hook = self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
         again = self._again or f"kdengine run --resume {folder.path}"
         run = Run(plan.settings, [lane], source.data, runtime, folder, hook, again)
-        return train_one(run, teachers, source, facts)
+        return train_one(run, source, facts)
 
     def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
         """Put the run together and check it, without training or writing anything; takes what :meth:`fit` takes.
@@ -194,12 +188,13 @@ class Engine:
         distillers = choose_distillers(self._plugins, self.settings.options, self.registry)
         settings = resolved(self.settings, distillers, own_loaders=train_loader is not None)
         runtime = self._checked_runtime()
-        folder = self._folder(list(distillers), runtime)
+        label = label_of(self._plugins, self.registry)
+        folder = self._folder(label, runtime)
         self._check_names()
         source = self._source(train_loader, val_loader, runtime).shared(runtime.rank, runtime.processes)
         student = self._network(settings.student, self._student, source, settings.seed)
         teacher = self._teacher_network(source)
-        lane = self._lane(student, teacher, distillers, source, runtime)
+        lane = self._lane(label, student, teacher, distillers, source, runtime)
         return Plan(settings, runtime, folder, source, student, teacher, lane)
 
     def _checked_runtime(self) -> Runtime:
@@ -219,9 +214,9 @@ class Engine:
         if weights is not None and not Path(weights).exists():
             raise ModelError(f"There is no file of weights '{weights}'.")
 
-    def _folder(self, methods: Sequence[str], runtime: Runtime) -> RunFolder:
+    def _folder(self, label: str, runtime: Runtime) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")
-        folder = RunFolder(self._out) if self._out else RunFolder.default("-".join([student, *(methods or ["plain"])]))
+        folder = RunFolder(self._out) if self._out else RunFolder.default(f"{student}-{label.replace('+', '-')}")
         if not self._resumed and runtime.is_main:
             folder.check_new()
         path = runtime.same(folder.path)
@@ -261,17 +256,27 @@ class Engine:
         return network
 
     def _lane(
-        self, student: Network, teacher: Network | None, distillers: Mapping[str, Distiller], source: Source, runtime: Runtime
+        self,
+        label: str,
+        student: Network,
+        teacher: Network | None,
+        distillers: Mapping[str, Distiller],
+        source: Source,
+        runtime: Runtime,
     ) -> Lane:
-        spec_made = self._student is None
-        maker = self._model_source(self.settings.student, source)
-        new_student = (lambda: maker.create(self.settings.seed + 1)) if spec_made else fresh_copies(student.module)
-        pupil = Pupil(student, teacher, source.num_classes, source.num_samples, new_student)
-        name = "+".join(distillers) or "plain"
-        return make_lane(name, pupil, distillers, self.settings, runtime, len(source.train))
+        settings = self.settings
+        kinds: dict[str, str | nn.Module] = {"student": self._student or settings.student}
+        if settings.teacher is not None:
+            kinds["teacher"] = self._teacher or settings.teacher
+        maker = NetworkMaker(kinds, source.num_classes, source.input_size, self.registry, settings.seed + 1)
+        pupil = Pupil(student, teacher, source.num_classes, source.num_samples, source.input_size, maker)
+        taught_by = TeacherPass(teacher.module, runtime) if teacher else None
+        return make_lane(label, pupil, distillers, settings, runtime, len(source.train), taught_by)
 
-    def _ready_teacher(self, teacher: Network, source: Source, runtime: Runtime) -> dict[str, Any]:
-        """Give the teacher its weights where it has none, and measure it."""
+    def _ready_teacher(self, plan: Plan) -> dict[str, Any]:
+        """Give the teacher its weights where it has none and a lane learns from them, and measure it."""
+        teacher, source, runtime = plan.teacher, plan.source, plan.runtime
+        assert teacher is not None
         facts: dict[str, Any] = {"name": teacher.name}
         given = self._teacher is not None or self.settings.teacher_weights is not None
         if given or self._model_source(teacher.name, source).brings_weights:
@@ -279,8 +284,11 @@ class Engine:
             runtime.place(teacher.module)
             accuracy = evaluate(teacher.module, source.test, runtime)
             facts |= {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"], "seconds": 0.0}
-        else:
+        elif plan.lane.needs_teacher:
             facts |= self._cached_teacher(teacher, source, runtime)
+        else:
+            log.info("The teacher %s is not trained first: nothing in this run learns from its weights", teacher.name)
+            facts |= {"top1": None, "best_top1": None}
         sizes = {"parameters": count_parameters(teacher.module), "flops": count_flops(teacher.module, source.input_size)}
         return {**facts, **sizes}
 

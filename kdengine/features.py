@@ -19,12 +19,12 @@ def as_vectors(features: Tensor) -> Tensor:
 
 def resized(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
     """Maps of another size [B, C, *size]: average-pooled where that is no larger in either direction, else bilinear."""
-    size = tuple(size)
-    if tuple(maps_BCHW.shape[2:]) == size:
+    height, width = size
+    if maps_BCHW.shape[2:] == (height, width):
         return maps_BCHW
-    if maps_BCHW.shape[2] >= size[0] and maps_BCHW.shape[3] >= size[1]:
-        return F.adaptive_avg_pool2d(maps_BCHW, size)
-    return F.interpolate(maps_BCHW, size, mode="bilinear", align_corners=False)
+    if maps_BCHW.shape[2] >= height and maps_BCHW.shape[3] >= width:
+        return F.adaptive_avg_pool2d(maps_BCHW, (height, width))
+    return F.interpolate(maps_BCHW, (height, width), mode="bilinear", align_corners=False)
 
 
 def pooled_alike(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:

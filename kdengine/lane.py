@@ -5,24 +5,49 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdengine.balance import backward_clipped, clip_share
 from kdengine.batches import Batch
-from kdengine.step import JOINT
 from kdengine.errors import TrainingError
 from kdengine.lane_module import LaneModule, Phase, Progress
 from kdengine.optim import make_optimizer, make_schedule
 from kdengine.runtime import Randomness, Runtime
 from kdengine.settings import TrainSettings
+from kdengine.step import JOINT
 from kdengine.taps import Trace
+from kdengine.teacher_pass import TeacherPass
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Lesson", "Link"]
 
 RANK_SEED = 7_919
 """Added to the seed once for each process before this one, so that their dropout differs."""
+
+
+class Lesson(NamedTuple):
+    """A pass of a teacher that lanes share."""
+
+    teacher: TeacherPass
+    input_gradients: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """One network on the way from the teacher to the student, most often the student itself.
+
+    Attributes:
+        network: its name.
+        module: the network with its distillers.
+        phases: its stages, the joint one last.
+    """
+
+    network: str
+    module: LaneModule
+    phases: Sequence[Phase]
 
 
 class Lane:
@@ -30,40 +55,40 @@ class Lane:
 
     Args:
         name: what logs and folders call it.
-        module: student and distillers.
-        phases: its stages, the joint one last.
-        teacher: key of the teacher it learns from, or None.
-        settings: how it is trained.
-        seed: of what is drawn while it trains (dropout); batches have a seed of their own.
-        runtime: where it runs.
+        links: the networks to teach one after the other, the student last; each then teaches the next.
+        teacher: what the first of them learns from, or None.
+        settings: how they are trained.
+        seed: of what is drawn while they train (dropout); batches have a seed of their own.
+        runtime: where they run.
         steps: batches in an epoch.
+        hand_over: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
     """
 
     def __init__(
         self,
         name: str,
-        module: LaneModule,
-        phases: Sequence[Phase],
-        teacher: str | None,
+        links: Sequence[Link],
+        teacher: TeacherPass | None,
         settings: TrainSettings,
         seed: int,
         runtime: Runtime,
         steps: int,
+        hand_over: str = "best",
     ) -> None:
         self.name = name
-        self.phases = list(phases)
-        self.teacher = teacher
+        self.links = list(links)
         self.settings = settings
         self.runtime = runtime
         self.steps = steps
-        self.module = module
+        self.hand_over = hand_over
         self.randomness = Randomness(seed + RANK_SEED * runtime.rank, runtime.device)
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
-        runtime.place(module)
-        self._wrapped = runtime.setup(module)
+        self._teacher = teacher
+        self._plan = [(number, phase) for number, link in enumerate(self.links) for phase in link.phases]
+        self._link_number = -1
         self._phase_number = -1
         self._phase_epoch = 0
         self._enter_next_phase()
@@ -71,12 +96,27 @@ class Lane:
     @property
     def student(self) -> nn.Module:
         """The student itself; the same object from beginning to end."""
+        return self.links[-1].module.student
+
+    @property
+    def module(self) -> LaneModule:
+        """The network that is being taught now, with its distillers."""
+        return self.links[self._link_number].module
+
+    @property
+    def learner(self) -> nn.Module:
+        """The network that is being taught now: the student, or one that will teach it."""
         return self.module.student
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All stages, in order."""
+        return [phase for _, phase in self._plan]
 
     @property
     def phase(self) -> Phase:
         """The stage in progress."""
-        return self.phases[self._phase_number]
+        return self._plan[self._phase_number][1]
 
     @property
     def total_epochs(self) -> int:
@@ -90,8 +130,15 @@ class Lane:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the stage in progress reads anything of the teacher."""
-        return bool(self.phase.readings)
+        """Whether any stage reads the teacher that the lane begins with."""
+        return any(phase.needs_teacher for phase in self.links[0].phases)
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """The pass of a teacher that the stage in progress learns from, if any."""
+        if self._teacher is None or not self.phase.needs_teacher:
+            return None
+        return Lesson(self._teacher, self.phase.input_gradients)
 
     def begin_epoch(self) -> None:
         """Start counting anew."""
@@ -128,6 +175,7 @@ class Lane:
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
+            **self._place(),
             "stage": self.phase.stage.name,
             "stage_epoch": self._phase_epoch + 1,
             "lr": self._optimizer.param_groups[0]["lr"],
@@ -140,8 +188,8 @@ class Lane:
             record["train_top1"] = 100.0 * self.runtime.total(self._right) / seen
         if accuracy is not None:
             record.update({f"test_{name}": value for name, value in accuracy.items()})
-            if record["test_top1"] > max(self._accuracies(), default=-1.0):
-                self.best_weights = {key: value.detach().clone() for key, value in self.student.state_dict().items()}
+            if record["test_top1"] > max((row["test_top1"] for row in self._measured(self._link_number)), default=-1.0):
+                self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
         self.history.append(record)
         self._phase_epoch += 1
         return record
@@ -151,24 +199,44 @@ class Lane:
         self.failure = error
 
     def retire(self) -> None:
-        """Leave the student in ``eval()``, and drop the gradients of the last step."""
-        self.student.eval()
-        self.module.zero_grad()
+        """Leave every network in ``eval()``, and drop the gradients of the last step."""
+        for link in self.links:
+            link.module.student.eval()
+            link.module.zero_grad()
 
     def summary(self) -> dict[str, Any]:
-        """Last and best accuracy in percent, and what it cost."""
-        measured = [record for record in self.history if "test_top1" in record]
+        """The student's last and best accuracy in percent, and what all training of the lane cost."""
+        return {
+            **self._accuracy(len(self.links) - 1),
+            "epochs": len(self.history),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def assistants(self) -> list[dict[str, Any]]:
+        """Name and accuracy of the networks that were taught on the way to the student."""
+        return [{"name": link.network, **self._accuracy(number)} for number, link in enumerate(self.links[:-1])]
+
+    def _accuracy(self, link: int) -> dict[str, Any]:
+        measured = self._measured(link)
         if not measured:
-            return {"top1": None, "best_top1": None, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
+            return {"top1": None, "best_top1": None}
         best = max(measured, key=lambda record: record["test_top1"])
         return {
             "top1": measured[-1]["test_top1"],
             "best_top1": best["test_top1"],
             "best_epoch": best["epoch"],
             "top5": measured[-1]["test_top5"],
-            "epochs": len(self.history),
-            "seconds": round(self.seconds, 2),
         }
+
+    def _measured(self, link: int) -> list[dict[str, Any]]:
+        """The rows of one link that hold an accuracy."""
+        return [record for record in self.history if record.get("link", 1) == link + 1 and "test_top1" in record]
+
+    def _place(self) -> dict[str, Any]:
+        """Which network is being taught, where there are several."""
+        if len(self.links) == 1:
+            return {}
+        return {"link": self._link_number + 1, "network": self.links[self._link_number].network}
 
     def connectors(self) -> dict[str, Tensor]:
         """The weights of all connectors, by distiller and name."""
@@ -177,7 +245,7 @@ class Lane:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on after the last finished epoch: tensors and plain data."""
         return {
-            "module": self.module.state_dict(),
+            "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
             "optimizer": self._optimizer.state_dict(),
             "random": self.randomness.state,
             "history": self.history,
@@ -191,7 +259,8 @@ class Lane:
         """Return to a saved state."""
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
-        self.module.load_state_dict(state["module"])
+        for link, weights in zip(self.links, state["modules"], strict=False):
+            link.module.load_state_dict(weights)
         self._optimizer.load_state_dict(state["optimizer"])
         self.randomness.state = [tensor.cpu() for tensor in state["random"]]
         self.history = list(state["history"])
@@ -203,14 +272,31 @@ class Lane:
         """Go to the next stage, with a fresh optimizer unless the settings keep the old one."""
         self._phase_number += 1
         self._phase_epoch = 0
-        self.module.phase = self.phase
-        if self._phase_number == 0 or self.settings.reset_optimizer:
+        link, phase = self._plan[self._phase_number]
+        moved = link != self._link_number
+        if moved:
+            self._enter_link(link)
+        self.module.phase = phase
+        if moved or self.settings.reset_optimizer:
             bare = make_optimizer(self._parameters(), self.settings)
             self._optimizer = self.runtime.setup_optimizer(bare)
             self._bare_optimizer = bare
-        joint = self.phase.stage.name == JOINT
-        updates = self.phase.epochs * self.steps
+        updates = phase.epochs * self.steps
+        joint = phase.stage.name == JOINT
         self._schedule = make_schedule(self._bare_optimizer, self.settings, updates, self.steps) if joint else None
+
+    def _enter_link(self, number: int) -> None:
+        """Begin to teach a network; the one taught before it becomes its teacher."""
+        if number > 0:
+            before = self.module
+            if self.hand_over == "best" and self.best_weights:
+                before.student.load_state_dict(self.best_weights)
+            before.zero_grad()
+            self._teacher = TeacherPass(before.student, self.runtime)
+        self.best_weights = {}
+        self._link_number = number
+        self.runtime.place(self.module)
+        self._wrapped = self.runtime.setup(self.module)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -227,10 +313,19 @@ class Lane:
         if not math.isfinite(self.runtime.total(total.detach())):
             self._refuse(terms)
         self._optimizer.zero_grad()
-        self.runtime.backward(total)
+        self._backward(terms, total)
         if self.settings.clip_grad is not None:
             nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_grad)
         self._optimizer.step()
+
+    def _backward(self, terms: Mapping[str, Tensor], total: Tensor) -> None:
+        clipped = [value for name, value in terms.items() if self.module.clips(name)]
+        if not clipped or len(clipped) == len(terms):
+            self.runtime.backward(total)
+            return
+        free = [value for name, value in terms.items() if not self.module.clips(name)]
+        sums = torch.stack(free).sum(), torch.stack(clipped).sum()
+        backward_clipped(self.runtime.backward, *sums, self._parameters(), clip_share(self._phase_epoch))
 
     def _refuse(self, terms: Mapping[str, Tensor]) -> None:
         values = {name: float(value.detach()) for name, value in terms.items()}
@@ -248,6 +343,3 @@ class Lane:
             self._sums[name] = self._sums.get(name, 0.0) + value.detach() * count
         if logits is not None:
             self._right += (logits.detach().argmax(1) == batch.y).sum()
-
-    def _accuracies(self) -> list[float]:
-        return [record["test_top1"] for record in self.history if "test_top1" in record]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdengine.distiller import Distiller
-from kdengine.step import JOINT, Stage, Step
 from kdengine.errors import TrainingError
 from kdengine.pairing import Reading
+from kdengine.step import JOINT, Stage, Step
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import Site
 
@@ -36,12 +37,19 @@ class Phase:
         epochs: its length.
         readings: distiller (by its id in the lane) -> what it reads; only those that have a term in this stage.
         task_weight: factor on the task loss.
+        input_gradients: whether a method differentiates the networks with respect to their images.
     """
 
     stage: Stage
     epochs: int
     readings: Mapping[str, Reading] = field(default_factory=dict)
     task_weight: float = 1.0
+    input_gradients: bool = False
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any method reads the teacher."""
+        return any(reading.teacher for reading in self.readings.values())
 
     @property
     def teacher_sites(self) -> dict[str, Site]:
@@ -78,21 +86,41 @@ class LaneModule(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
-        phase, progress = self.phase, self.progress
-        with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
-            trace = recorder(x)
+        phase, precision = self.phase, _precision_of(x.device.type)
+        trace = self._record(x)
         terms: dict[str, Tensor] = {}
         with torch.autocast(x.device.type, enabled=False):
             if phase.stage.task and phase.task_weight:
                 task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
                 terms["task"] = phase.task_weight * task
             for key, reading in phase.readings.items():
-                assert teacher is not None
-                student_view, teacher_view = reading.of_student(trace), reading.of_teacher(teacher)
-                stage = phase.stage.name, progress.epoch, progress.share
-                step = Step(x, y, index, student_view, teacher_view, *stage, reading.names, reading.rectified)
+                views = reading.of_student(trace), reading.of_teacher(teacher or Trace({}))
+                now = self.progress
+                step = Step(
+                    *(x, y, index, *views),
+                    stage=phase.stage.name,
+                    epoch=now.epoch,
+                    progress=now.share,
+                    names=reading.names,
+                    rectified=reading.rectified,
+                    precision=precision,
+                )
                 terms.update(self._terms(key, step))
         return terms, trace.logits if phase.stage.task else None
+
+    def clips(self, term: str) -> bool:
+        """Whether the gradient of a term is to be clipped to that of the others."""
+        key, dot, _ = term.partition(".")
+        return bool(dot) and self.methods[key].options.clip_to_task
+
+    def _record(self, x: Tensor) -> Trace:
+        """The student's forward; in float32 where it is differentiated twice."""
+        phase = self.phase
+        with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
+            if not phase.input_gradients:
+                return recorder(x)
+            with torch.autocast(x.device.type, enabled=False):
+                return recorder(x.detach().requires_grad_())
 
     def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:
         distiller = self.methods[key]
@@ -111,3 +139,9 @@ class LaneModule(nn.Module):
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
             yield f"{key}.{name}", distiller.options.weight * value.reshape(())
+
+
+def _precision_of(device: str) -> Callable[[], AbstractContextManager[object]]:
+    """A maker of the autocast context that is in force now."""
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kdengine.assembly import Network
 from kdengine.lane import Lane
 from kdengine.lane_module import Phase
 from kdengine.models import count_parameters
+from kdengine.pupil import Network
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings

@@ -33,7 +33,8 @@ def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Reg
     chosen = methods or values.get("methods", ())
     if not isinstance(options, Mapping) or not isinstance(chosen, Sequence):
         return values  # the settings will say what is wrong with them
-    used = {method.name for text in chosen if isinstance(text, str) for method in registry.methods(text)}
+    methods_used = [method for text in chosen if isinstance(text, str) for method in registry.methods(text)]
+    used = {name for method in methods_used for name in (method.name, *method.companions)}
     return {**values, "options": {key: value for key, value in options.items() if _method_of(key, used)}}
 
 

@@ -57,8 +57,7 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
         teacher = _row(result["teacher"], "teacher", "") if result["teacher"] else None
         if teacher is not None and teacher not in rows:
             rows.append(teacher)  # one that several runs share stands there once
-        method = "+".join(result["methods"]) or "plain"
-        rows.append(_row(result["student"], method, str(result["settings"]["seed"])))
+        rows.append(_row(result["student"], result["method"], str(result["settings"]["seed"])))
     return Table(_caption(folders[0], results[0]), COLUMNS, tuple(rows))
 
 

@@ -59,8 +59,10 @@ class Result:
             "flops": count_flops(student, tuple(data["input_size"])),
         }
         facts = {
+            "method": lane.name,
             "methods": list(methods),
             "teacher": dict(teacher) if teacher else None,
+            **({"assistants": lane.assistants()} if lane.assistants() else {}),
             "student": {"name": run.settings.student, **summary, **sizes},
             "data": dict(data),
             "settings": run.settings.model_dump(mode="json"),

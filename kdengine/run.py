@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdengine.dataset import Data
 from kdengine.lane import Lane
-from kdengine.loop import TeacherPass, fit
+from kdengine.loop import fit
 from kdengine.result import Result
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
@@ -47,7 +47,7 @@ class Run:
         """What to call it: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
         if self.settings.teacher is None:
             return f"{self.settings.student} on {self.settings.data}"
-        methods = " + ".join(self.settings.options) or "no method"
+        methods = ", ".join(lane.name for lane in self.lanes)
         return f"{self.settings.student} <- {self.settings.teacher} ({methods}) on {self.settings.data}"
 
     @property
@@ -56,19 +56,18 @@ class Run:
         return max(lane.total_epochs for lane in self.lanes)
 
 
-def train_one(run: Run, teachers: Mapping[str, TeacherPass], source: Source, teacher: Mapping[str, Any] | None) -> Result:
+def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Result:
     """Train the only lane of a run, under the eyes of its observers.
 
     Args:
         run: the run; its folder is made.
-        teachers: the teacher that the lane learns from, if any.
         source: batches to train on and to measure accuracy on.
         teacher: what the result says of the teacher.
     """
     (lane,) = run.lanes
     try:
         run.hook.kdengine_before_fit(run=run)
-        fit(run, run.lanes, teachers, source.train, source.test)
+        fit(run, run.lanes, source.train, source.test)
         if lane.failure is not None:
             raise lane.failure
         result = Result.of(run, teacher, source.describe())

@@ -175,6 +175,8 @@ class RunFolder:
         """Write the weights and the result, and drop what only a resumed run would need."""
         (lane,) = run.lanes
         self.write_tensors("student.safetensors", result.student.state_dict())
+        for number, link in enumerate(lane.links[:-1], 1):
+            self.write_tensors(f"assistant-{number}.safetensors", link.module.student.state_dict())
         if lane.best_weights:
             self.write_tensors("student-best.safetensors", lane.best_weights)
         if lane.connectors():

@@ -109,9 +109,9 @@ class Runtime:
         """The precision of the run, for networks that are not wrapped."""
         return self.fabric.autocast()
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Gradients of a loss []."""
-        self.fabric.backward(loss)
+        self.fabric.backward(loss, retain_graph=retain_graph)
 
     def describe(self) -> dict[str, Any]:
         """Device and precision, for manifests."""

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from kdengine import Distiller, ModelError, Pair, Registry, SettingsError, Stage, TapError
-from kdengine.assembly import Network, Pupil, checked_settings, choose_distillers, make_phases, resolved
+from kdengine.assembly import make_phases
 from kdengine.models import ModelSource
+from kdengine.pupil import Network, Pupil
+from kdengine.selection import checked_settings, choose_distillers, resolved
 from kdengine.settings import Settings
 
 
@@ -15,7 +19,7 @@ def network(name, seed=0):
 
 @pytest.fixture(scope="module")
 def pupil():
-    return Pupil(network("resnet8"), network("resnet14"), 10, 100, lambda: nn.Identity())
+    return Pupil(network("resnet8"), network("resnet14"), 10, 100, (3, 32, 32), lambda spec: nn.Identity())
 
 
 class Staged(Distiller):
@@ -66,7 +70,7 @@ def test_a_stage_in_which_nothing_is_read_is_an_error(pupil):
 
 def test_a_method_without_a_teacher_is_an_error(pupil):
     with pytest.raises(SettingsError, match="'staged' needs a teacher"):
-        phases(Pupil(pupil.student, None, 10, 100, pupil.new_student), 4, staged=Staged())
+        phases(replace(pupil, teacher=None), 4, staged=Staged())
 
 
 def test_a_network_must_return_as_many_logits_as_there_are_classes():
@@ -106,7 +110,7 @@ def test_options_of_the_wrong_shape_are_told(options):
 def test_resolved_settings_name_every_option_that_is_in_use():
     chosen = choose_distillers(["rkd", Staged(epochs=3)], {"rkd": {"preset": "bhheo", "angle": 1}}, Registry())
     found = resolved(Settings(student="resnet8"), chosen).options
-    assert found["staged"] == {"weight": 1.0, "epochs": 3}
+    assert found["staged"] == {"weight": 1.0, "clip_to_task": False, "epochs": 3}
     assert (found["rkd"]["angle"], found["rkd"]["distance"], found["rkd"]["taps"]) == (1.0, 100.0, ["logits"])
     again = choose_distillers(["rkd"], {"rkd": found["rkd"]}, Registry())
     assert again["rkd"].options == chosen["rkd"].options

@@ -162,7 +162,7 @@ def test_submodules_made_in_build_are_connectors():
     trace = Trace({"stage1": torch.empty(2, 4, device="meta")}, None)
     wide = Trace({"stage1": torch.empty(2, 6, device="meta")}, None)
     method = Connected()
-    method.build(Pair(trace, wide, 10, 100, lambda: torch.nn.Linear(1, 1)))
+    method.build(Pair(trace, wide, 10, 100, lambda spec: torch.nn.Linear(1, 1)))
     assert [tuple(parameter.shape) for parameter in method.parameters()] == [(6, 4), (6,)]
 
 
@@ -181,7 +181,7 @@ def test_the_pairs_of_a_step_are_its_taps_on_both_sides_in_order():
 def test_a_pair_says_which_taps_of_the_teacher_are_rectified():
     trace = Trace({"stage1": torch.zeros(2, 3), "stage1.pre": torch.zeros(2, 3)}, None)
     names = [("stage1", "stage1"), ("stage1.pre", "stage1.pre")]
-    pair = Pair(trace, trace, 10, 100, lambda: torch.nn.Linear(1, 1), names, {"stage1"})
+    pair = Pair(trace, trace, 10, 100, lambda spec: torch.nn.Linear(1, 1), names, {"stage1"})
     assert [tap.rectified for tap in pair.pairs] == [True, False]
 
 

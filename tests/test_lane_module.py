@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from kdengine import Distiller, Stage, Step, Trace, TrainingError
-from kdengine.step import JOINT
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading
+from kdengine.step import JOINT
 
 
 class Method(Distiller):

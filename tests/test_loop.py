@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from kdengine import Distiller, Registry, Stage, TrainingError
-from kdengine.assembly import Network, Pupil, choose_distillers, make_lane
+from kdengine.assembly import make_lane
 from kdengine.data import load_data
-from kdengine.loop import TeacherPass, fit
+from kdengine.loop import fit
 from kdengine.models import ModelSource
+from kdengine.pupil import Network, Pupil
 from kdengine.runtime import Runtime
+from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
 from kdengine.source import Source
+from kdengine.teacher_pass import TeacherPass
 
 SETTINGS = {
     "student": "resnet8",
@@ -31,7 +34,7 @@ class Room:
         self.runtime = Runtime("cpu", self.settings.train.precision)
         self.source = Source.of_data(load_data(self.settings.data), self.settings, self.runtime.device)
         self.teacher = self.network("resnet14", seed=5)
-        self.passes = {"resnet14": TeacherPass(self.teacher.module, self.runtime)}
+        self.teaching = TeacherPass(self.teacher.module, self.runtime)
         self.told = []
 
     def network(self, name, seed):
@@ -40,9 +43,11 @@ class Room:
 
     def lane(self, name, plugins=None, settings=None):
         plugins = [] if name == "plain" else plugins or [name]
-        pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, lambda: None)
+        images = self.source.num_samples
+        pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, images, (3, 32, 32), lambda spec: None)
         distillers = choose_distillers(plugins, {}, self.registry)
-        return make_lane(name, pupil, distillers, settings or self.settings, self.runtime, len(self.source.train))
+        batches = len(self.source.train)
+        return make_lane(name, pupil, distillers, settings or self.settings, self.runtime, batches, self.teaching)
 
     def teach(self, *lanes):
         hook = SimpleNamespace(
@@ -50,7 +55,7 @@ class Room:
             kdengine_after_epoch=lambda run, record: self.told.append((record["lane"], record["epoch"])),
         )
         run = SimpleNamespace(runtime=self.runtime, hook=hook, lanes=lanes)
-        fit(run, list(lanes), self.passes, self.source.train, self.source.test)
+        fit(run, list(lanes), self.source.train, self.source.test)
         return lanes
 
 

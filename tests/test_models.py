@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from kdengine import Registry
-from kdengine.assembly import Network
 from kdengine.errors import ModelError
 from kdengine.models import ModelSource, check_name, count_flops, count_parameters
+from kdengine.pupil import Network
 
 SMALL = (3, 32, 32)
 

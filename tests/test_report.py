@@ -22,7 +22,12 @@ def run(tmp_path):
         numbers = {"top1": 90.123, "best_top1": 91.0, "top5": 99.0, "parameters": 78042, "seconds": 12.6, "epochs": 3}
         data = {"name": "digits", "fingerprint": fingerprint, "train_images": 1438, "test_images": 359}
         settings = {"seed": seed}
-        result = {"methods": list(methods), "teacher": teacher, "student": {"name": "resnet8", **numbers, **student}}
+        result = {
+            "method": "+".join(methods) or "plain",
+            "methods": list(methods),
+            "teacher": teacher,
+            "student": {"name": "resnet8", **numbers, **student},
+        }
         place.write_json("result.json", {**result, "data": data, "settings": settings})
         return place.path
 

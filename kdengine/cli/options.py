@@ -47,9 +47,9 @@ def settings_from(
     Raises:
         KDError: with every fault found.
     """
-    from kdengine.assembly import checked_settings
     from kdengine.errors import SettingsError
     from kdengine.recipes import recipe_values
+    from kdengine.selection import checked_settings
     from kdengine.settings import from_assignments, merge, read_toml
 
     said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}

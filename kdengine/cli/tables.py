@@ -36,7 +36,7 @@ def _is_number(text: str) -> bool:
 def print_result(facts: Mapping[str, Any], folder: str) -> None:
     """Teacher and student of a finished run, last and best."""
     rows = [
-        _row(role, facts[role], "+".join(facts["methods"]) or "plain" if role == "student" else "")
+        _row(role, facts[role], facts["method"] if role == "student" else "")
         for role in ("teacher", "student")
         if facts.get(role)
     ]

@@ -53,7 +53,9 @@ def make_step(
     """
     student, teacher = dict(student or {}), dict(teacher or {})
     if len(student) != len(teacher):
-        raise ValueError(f"make_step: the student has the taps {list(student)}, the teacher {list(teacher)}: give as many to each.")
+        raise ValueError(
+            f"make_step: the student has the taps {list(student)}, the teacher {list(teacher)}: give as many to each."
+        )
     count = _count([*student.values(), *teacher.values(), student_logits, teacher_logits, labels, x])
     x = torch.zeros(count, 3, 4, 4) if x is None else x
     return Step(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, hookimpl
+from kdengine import Distiller, Step, hookimpl, pooled_alike
 
 __all__ = ["AttentionTransfer", "attention_loss", "attention_map"]
 
@@ -24,13 +24,8 @@ def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.
 
     Where the sizes differ, the larger maps are average-pooled to the smaller size. B: batch, C: channels (may differ).
     """
-    size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
-    student_BCHW, teacher_BCHW = (_pooled(maps_BCHW, size) for maps_BCHW in (student_BCHW, teacher_BCHW))
+    student_BCHW, teacher_BCHW = pooled_alike(student_BCHW, teacher_BCHW)
     return F.mse_loss(attention_map(student_BCHW, power), attention_map(teacher_BCHW, power))
-
-
-def _pooled(maps_BCHW: Tensor, size: list[int]) -> Tensor:
-    return maps_BCHW if list(maps_BCHW.shape[2:]) == size else F.adaptive_avg_pool2d(maps_BCHW, size)
 
 
 class AttentionTransfer(Distiller):
@@ -45,6 +40,7 @@ class AttentionTransfer(Distiller):
     name = "at"
     category = "multi-connection"
     taps = ("stages",)
+    takes = "maps"
     presets: ClassVar = {"sseung": {"half": True}}
 
     class Options(Distiller.Options):
@@ -56,15 +52,6 @@ class AttentionTransfer(Distiller):
         """Exponent p of the activations; below 1 it would have no gradient at zero."""
         half: bool = False
         """Halve the loss, as in the paper's formula."""
-
-    def build(self, pair: Pair) -> None:
-        """Refuse taps that hold no maps; there is nothing to build."""
-        for tap in pair.pairs:
-            if not tap.student.ndim == tap.teacher.ndim == 4:
-                raise TapError(
-                    f"at: at '{tap.name}' the student gives {list(tap.student.shape)} and the teacher "
-                    f"{list(tap.teacher.shape)}, but attention needs maps [B, C, H, W]. Name a stage, such as at.taps='stage2'."
-                )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``attention``, the sum over all taps."""

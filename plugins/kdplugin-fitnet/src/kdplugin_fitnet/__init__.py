@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Stage, Step, TapError, TapPair, hookimpl
+from kdengine import Distiller, Pair, Stage, Step, TapPair, hookimpl
 from kdplugin_fitnet.regressor import Regressor
 
 __all__ = ["FitNet", "Regressor", "hint_loss"]
@@ -37,6 +37,7 @@ class FitNet(Distiller):
     name = "fitnet"
     category = "multi-connection"
     taps = ("stage2",)
+    takes = "maps"
     presets: ClassVar = {
         "sseung": {"side": "teacher", "taps": ("stage2", "stage3")},
         "bhheo": {"side": "teacher", "taps": ("stages",), "reduction": "sum_chw"},
@@ -80,11 +81,6 @@ class FitNet(Distiller):
 
     def _regressor(self, tap: TapPair) -> Regressor:
         student, teacher = tap.student.shape, tap.teacher.shape
-        if not len(student) == len(teacher) == 4:
-            raise TapError(
-                f"fitnet: at '{tap.name}' the student gives {list(student)} and the teacher {list(teacher)}, but hints need "
-                "maps [B, C, H, W]. Name a stage, such as fitnet.taps='stage2'."
-            )
         if self.options.side == "teacher":
             return Regressor.towards_student(student, teacher)
         return Regressor.towards_teacher(student, teacher, tap.rectified, self.options.kernel)

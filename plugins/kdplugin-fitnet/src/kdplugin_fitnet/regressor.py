@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kdengine import resized
 
 __all__ = ["Regressor"]
 
@@ -46,9 +47,9 @@ class Regressor(nn.Module):
     def forward(self, student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Both maps in one shape; a size that no kernel of the regressor gives is average-pooled or enlarged."""
         if self.on_student:
-            student_BCHW = _sized(self.change(student_BCHW), teacher_BCHW)
+            student_BCHW = resized(self.change(student_BCHW), teacher_BCHW.shape[2:])
         else:
-            teacher_BCHW = _sized(self.change(teacher_BCHW), student_BCHW)
+            teacher_BCHW = resized(self.change(teacher_BCHW), student_BCHW.shape[2:])
         return student_BCHW, teacher_BCHW
 
 
@@ -61,12 +62,3 @@ def _resizing(source: Sequence[int], target: Sequence[int], kernel: int) -> nn.M
     if [2 * side for side in size] == wanted:
         return nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
     return nn.Conv2d(*channels, 1)
-
-
-def _sized(maps_BCHW: Tensor, like_BCHW: Tensor) -> Tensor:
-    size = like_BCHW.shape[2:]
-    if maps_BCHW.shape[2:] == size:
-        return maps_BCHW
-    if maps_BCHW.shape[2] >= size[0] and maps_BCHW.shape[3] >= size[1]:
-        return F.adaptive_avg_pool2d(maps_BCHW, size)
-    return F.interpolate(maps_BCHW, size, mode="bilinear", align_corners=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, hookimpl
+from kdengine import Distiller, Step, as_vectors, hookimpl
 
 __all__ = ["RKD", "angle_loss", "distance_loss"]
 
@@ -67,13 +67,6 @@ def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     return F.smooth_l1_loss(_angles(student_BD), _angles(teacher_BD))
 
 
-def _pooled(features: Tensor) -> Tensor:
-    """One vector an image: the mean over the places of a map [B, D, H, W] or over tokens [B, N, D] -> [B, D]."""
-    if features.ndim == 4:
-        return features.mean((2, 3))
-    return features.mean(1) if features.ndim == 3 else features
-
-
 class RKD(Distiller):
     """Relational knowledge distillation: match the distances and the angles between the embeddings of a batch.
 
@@ -83,6 +76,7 @@ class RKD(Distiller):
     name = "rkd"
     category = "relational"
     taps = ("embedding",)
+    takes = "features"
     presets: ClassVar = {
         "bhheo": {"taps": ("logits",), "l2_normalize": True, "distance": 100.0, "angle": 200.0, "count_diagonal": True},
     }
@@ -99,16 +93,6 @@ class RKD(Distiller):
         count_diagonal: bool = False
         """Count the zero distance of each image to itself in the mean distance."""
 
-    def build(self, pair: Pair) -> None:
-        """Refuse taps that hold no vectors, maps or tokens; there is nothing to build."""
-        for tap in pair.pairs:
-            if not (2 <= tap.student.ndim <= 4 and 2 <= tap.teacher.ndim <= 4):
-                raise TapError(
-                    f"rkd: at '{tap.name}' the student gives {list(tap.student.shape)} and the teacher "
-                    f"{list(tap.teacher.shape)}, but vectors [B, D], tokens [B, N, D] or maps [B, D, H, W] are needed. "
-                    "Name another tap, such as rkd.taps='embedding'."
-                )
-
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``distance`` and ``angle``, each the sum over all taps."""
         pairs = [(self._vectors(tap.student), self._vectors(tap.teacher)) for tap in step.pairs]
@@ -120,7 +104,7 @@ class RKD(Distiller):
         }
 
     def _vectors(self, features: Tensor) -> Tensor:
-        return _unit(_pooled(features)) if self.options.l2_normalize else _pooled(features)
+        return _unit(as_vectors(features)) if self.options.l2_normalize else as_vectors(features)
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, hookimpl
+from kdengine import Distiller, Step, hookimpl
 
 __all__ = ["SoftTargets", "soft_target_loss"]
 
@@ -46,6 +46,7 @@ class SoftTargets(Distiller):
     name = "st"
     category = "response"
     taps = ("logits",)
+    takes = "logits"
     presets: ClassVar = {
         "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
         "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
@@ -82,16 +83,6 @@ class SoftTargets(Distiller):
     def task_weight(self) -> float:
         """The engine's cross-entropy takes the hard weight, unless the method brings a tempered one itself."""
         return 0.0 if self.options.hard_temperature else self.hard_weight
-
-    def build(self, pair: Pair) -> None:
-        """Refuse taps whose two sides are not logits of the same classes; there is nothing to build."""
-        for tap in pair.pairs:
-            shapes = list(tap.student.shape), list(tap.teacher.shape)
-            if tap.student.ndim != 2 or shapes[0] != shapes[1]:
-                raise TapError(
-                    f"st: at '{tap.name}' the student gives {shapes[0]} and the teacher {shapes[1]}, but logits [B, K] of the "
-                    "same classes are needed on both sides. Leave st.taps out to use the networks' outputs."
-                )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``soft``, and ``hard`` where the labels are met at a temperature too."""

@@ -1,0 +1,117 @@
+"""Which methods a run uses, with which options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kdengine.checks import check_contract
+from kdengine.distiller import Distiller
+from kdengine.errors import KDError, SettingsError, did_you_mean
+from kdengine.registry import Registry
+from kdengine.settings import Settings
+from kdengine.source import LOADERS
+
+__all__ = ["checked_settings", "choose_distillers", "label_of", "resolved"]
+
+
+def choose_distillers(
+    plugins: Iterable[str | Distiller], options: Mapping[str, Mapping[str, object]], registry: Registry
+) -> dict[str, Distiller]:
+    """The distillers of a lane by id: a method's name, with ``-2`` for its second use.
+
+    Args:
+        plugins: method names, distributions, files, or distillers made by the caller.
+        options: id -> options, for those named by text.
+        registry: where names are looked up.
+
+    Raises:
+        PluginError: a plugin is unknown, ambiguous or broken.
+        SettingsError: with every fault in the options of all methods.
+    """
+    chosen = _chosen(plugins, options, registry)
+    faults = [_unknown_method(key, chosen) for key in options if key not in chosen]
+    faults += [_given_as_object(key) for key in options if isinstance(chosen.get(key), Distiller)]
+    made: dict[str, Distiller] = {}
+    for key, method in chosen.items():
+        try:
+            made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
+            check_contract(made[key])
+        except SettingsError as error:
+            faults.append(str(error))
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return made
+
+
+def checked_settings(values: Mapping[str, Any], plugins: Sequence[str | Distiller], registry: Registry) -> Settings:
+    """Settings from plain values; where they have faults, those in the options of the methods are said with them.
+
+    Raises:
+        SettingsError: with every fault found.
+    """
+    try:
+        return Settings.checked(values)
+    except SettingsError as error:
+        faults = [str(error)]
+    options = values.get("options", {})
+    if isinstance(options, Mapping) and all(isinstance(given, Mapping) for given in options.values()):
+        try:
+            choose_distillers([plugins] if isinstance(plugins, str) else plugins, options, registry)
+        except KDError as error:
+            faults.append(str(error))
+    raise SettingsError("\n".join(faults))
+
+
+def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loaders: bool = False) -> Settings:
+    """The settings that a run folder keeps: with every option of every method, so that the run can be repeated.
+
+    Args:
+        settings: as they were given.
+        distillers: id -> distiller.
+        own_loaders: whether the batches come from loaders of the caller.
+    """
+    options = {key: distiller.options.model_dump(mode="json", exclude_none=True) for key, distiller in distillers.items()}
+    return settings.model_copy(update={"options": options, **({"data": LOADERS} if own_loaders else {})})
+
+
+def _given_as_object(key: str) -> str:
+    return f"Options are given for '{key}', but it came as an object: give them to its class, {key}(NAME=VALUE)."
+
+
+def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
+    sections = [*chosen, "train", "teacher_train"]
+    near = did_you_mean(key, sections) or f"This run has {', '.join(sections)}."
+    return f"Options are given for '{key}', which is no method of this run. {near}"
+
+
+def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
+    """What to call a lane: the methods and compositions that were asked for, such as ``multi`` or ``fitnet+st``."""
+    return "+".join(_label(plugin, registry) for plugin in plugins) or "plain"
+
+
+def _label(plugin: str | Distiller, registry: Registry) -> str:
+    if isinstance(plugin, Distiller):
+        return plugin.name
+    methods = registry.methods(plugin)
+    return methods[0].name if len(methods) == 1 else plugin.rpartition(":")[2]
+
+
+def _chosen(
+    plugins: Iterable[str | Distiller], options: Mapping[str, Mapping[str, object]], registry: Registry
+) -> dict[str, type[Distiller] | Distiller]:
+    """Methods by id; where none of them has a loss of its own, with those that they bring along."""
+    chosen: dict[str, type[Distiller] | Distiller] = {}
+    for plugin in plugins:
+        for method in [plugin] if isinstance(plugin, Distiller) else registry.methods(plugin):
+            uses = sum(found.name == method.name for found in chosen.values())
+            chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
+    active = {key: method for key, method in chosen.items() if _weight(method, options.get(key, {}))}
+    if all(method.companions for method in active.values()):
+        for name in [name for method in active.values() for name in method.companions]:
+            chosen.update({method.name: method for method in registry.methods(name)})
+    return chosen
+
+
+def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) -> object:
+    return method.options.weight if isinstance(method, Distiller) else options.get("weight", 1)

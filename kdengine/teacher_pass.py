@@ -1,0 +1,77 @@
+"""The teacher's part of a step: one forward a batch, of which every lane takes what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kdengine.errors import TrainingError
+from kdengine.runtime import Runtime
+from kdengine.taps import Recorder, Trace
+from kdengine.taps.anatomy import Site
+
+__all__ = ["TeacherPass"]
+
+
+class TeacherPass:
+    """A frozen teacher: one forward a batch, without gradients, that records what the lanes ask for.
+
+    Args:
+        model: the teacher; it is in ``eval()`` and stays so.
+        runtime: where it runs.
+    """
+
+    def __init__(self, model: nn.Module, runtime: Runtime) -> None:
+        self.model = runtime.place(model.eval())
+        self.runtime = runtime
+        self._logits_wanted = False
+
+    def trace(self, images: Tensor, sites: Mapping[str, Site], input_gradients: bool = False) -> Trace:
+        """Record the sites, stopping at the deepest; logits that nobody named are made when they are asked for.
+
+        Args:
+            images: [B, C, H, W].
+            sites: what to record, by name.
+            input_gradients: let what is recorded be differentiated with respect to the images.
+
+        Raises:
+            TrainingError: something put the teacher, or a part of it, into training mode.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
+        if input_gradients:
+            return self._differentiable(images, sites)
+        whole = self._logits_wanted or "logits" in sites
+        recorded = self._forward(images, sites, whole)
+        return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
+
+    def _unannounced_logits(self, images: Tensor) -> Tensor:
+        """The logits for a method that reads them without naming them; from now on no forward is cut short."""
+        self._logits_wanted = True
+        return self._forward(images, {}, whole=True).logits
+
+    def _forward(self, images: Tensor, sites: Mapping[str, Site], whole: bool) -> Trace:
+        # no_grad, not inference_mode: connectors may multiply these tensors by parameters
+        with torch.no_grad(), self.runtime.autocast(), Recorder(self.model, sites, stop=not whole) as recorder:
+            return recorder(images)
+
+    def _differentiable(self, images: Tensor, sites: Mapping[str, Site]) -> Trace:
+        """A forward in float32, because derivatives of bf16 forwards are too coarse to be compared."""
+        with _frozen(self.model), torch.enable_grad(), Recorder(self.model, sites) as recorder:
+            return recorder(images.detach().requires_grad_())
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter takes part in the graph inside; the model is as before afterwards."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
