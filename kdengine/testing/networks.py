@@ -31,7 +31,7 @@ class TinyCNN(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """Patches of 4 x 4, a class token, four transformer blocks, and a classifier on the class token.
+    """Patches of 8 x 8, a class token, four transformer blocks, and a classifier on the class token.
 
     Args:
         width: of the tokens; a multiple of 2.
@@ -39,14 +39,14 @@ class TinyViT(nn.Module):
         size: height and width of the images.
     """
 
-    def __init__(self, width: int, num_classes: int = 10, size: int = 16) -> None:
+    def __init__(self, width: int, num_classes: int = 10, size: int = 32) -> None:
         super().__init__()
         from timm.models.vision_transformer import VisionTransformer
 
         self.net = VisionTransformer(
-            img_size=size, patch_size=4, num_classes=num_classes, embed_dim=width, depth=4, num_heads=2, mlp_ratio=2.0
+            img_size=size, patch_size=8, num_classes=num_classes, embed_dim=width, depth=4, num_heads=2, mlp_ratio=2.0
         )
-        self.feature_info = [{"module": f"net.blocks.{n}", "num_chs": width, "reduction": 4} for n in range(4)]
+        self.feature_info = [{"module": f"net.blocks.{n}", "num_chs": width, "reduction": 8} for n in range(4)]
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
@@ -60,12 +60,12 @@ class TinyViT(nn.Module):
 
 
 def tiny_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
-    """A teacher and a student, both CNNs, with other widths and other sizes of their maps; for images [B, 3, 16, 16]."""
+    """A teacher and a student, both CNNs, with other widths and other sizes of their maps; for images [B, 3, 32, 32]."""
     return _seeded(seed, lambda: TinyCNN(8, num_classes), lambda: TinyCNN(4, num_classes, stride=2))
 
 
 def vit_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
-    """A vision transformer as teacher and a CNN as student; for images [B, 3, 16, 16]."""
+    """A vision transformer as teacher and a CNN as student; for images [B, 3, 32, 32]."""
     return _seeded(seed, lambda: TinyViT(12, num_classes), lambda: TinyCNN(4, num_classes))
 
 

@@ -1,0 +1,109 @@
+"""A lane on a workbench: one method on two tiny networks, stepped by hand on random images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdengine.assembly import make_lane
+from kdengine.batches import Batch
+from kdengine.distiller import Distiller
+from kdengine.lane import Lane
+from kdengine.network_maker import NetworkMaker
+from kdengine.pupil import Network, Pupil
+from kdengine.registry import Registry
+from kdengine.runtime import Runtime
+from kdengine.selection import choose_distillers
+from kdengine.settings import Settings
+from kdengine.taps import Trace
+from kdengine.teacher_pass import TeacherPass
+
+__all__ = ["Bench", "random_batch"]
+
+SIZE = (3, 32, 32)
+CLASSES = 10
+
+
+class Bench:
+    """A lane with a method, or without one, that is trained step by step.
+
+    Args:
+        method: a method or composition by name, or a class; None for plain training.
+        pair: teacher and student; they are copied.
+        options: of the method; ``weight`` also of those that come with it.
+        precision: ``fp32`` or ``bf16``.
+        epochs: of the joint stage; an epoch is as many steps as the caller takes.
+    """
+
+    def __init__(
+        self,
+        method: str | type[Distiller] | None,
+        pair: tuple[nn.Module, nn.Module],
+        options: Mapping[str, Any] | None = None,
+        precision: str = "fp32",
+        epochs: int = 1,
+    ) -> None:
+        train = {"epochs": epochs, "lr": 0.01, "device": "cpu", "precision": precision, "channels_last": False}
+        settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
+        runtime = Runtime("cpu", precision, channels_last=False, alone=True)
+        self.teacher, self.student = (copy.deepcopy(network) for network in pair)
+        pupil = Pupil(
+            student=Network.probed("student", self.student, SIZE, CLASSES),
+            teacher=Network.probed("teacher", self.teacher, SIZE, CLASSES),
+            num_classes=CLASSES,
+            num_samples=64,
+            input_size=SIZE,
+            new_network=NetworkMaker({"student": self.student, "teacher": self.teacher}, CLASSES, SIZE, Registry(), 1),
+        )
+        taught_by = TeacherPass(self.teacher, runtime)
+        self.lane = make_lane("bench", pupil, distillers_of(method, options or {}), settings, runtime, 2, taught_by)
+
+    def trace(self, batch: Batch) -> Trace | None:
+        """What the teacher shows for a batch in the stage in progress."""
+        lesson = self.lane.lesson
+        if lesson is None:
+            return None
+        return lesson.teacher.trace(batch.x, self.lane.phase.teacher_sites, lesson.input_gradients)
+
+    def step(self, batch: Batch, trace: Trace | None = None) -> None:
+        """One update."""
+        self.lane.step(batch, self.trace(batch) if trace is None else trace)
+        self._stepped = True
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of the stage in progress, by name; nothing is updated."""
+        found: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
+        return found
+
+    def stages(self) -> Iterator[Lane]:
+        """Goes through all epochs of all stages and networks; the caller takes the steps of each."""
+        while not self.lane.finished:
+            self.lane.begin_epoch()
+            self._stepped = False
+            yield self.lane
+            if not self._stepped:
+                self.step(random_batch(4))
+            self.lane.end_epoch(None)
+
+
+def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, Any]) -> dict[str, Distiller]:
+    """The distillers of a lane with one method, by id."""
+    if method is None:
+        return {}
+    registry = Registry()
+    if not isinstance(method, str):
+        return choose_distillers([method(**options)], {}, registry)
+    first, *others = registry.methods(method)
+    shared = {key: value for key, value in options.items() if key == "weight"}
+    return choose_distillers([method], {first.name: options, **{other.name: shared for other in others}}, registry)
+
+
+def random_batch(count: int, seed: int = 0) -> Batch:
+    """Images [count, 3, 32, 32] of noise, with random labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, *SIZE, generator=generator)
+    return Batch(images, torch.randint(CLASSES, (count,), generator=generator), torch.arange(count))

@@ -1,0 +1,283 @@
+"""The contract that every method keeps, as a class of tests to inherit."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import random
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdengine.distiller import Distiller
+from kdengine.errors import KDError, SettingsError
+from kdengine.registry import Registry
+from kdengine.step import Step
+from kdengine.testing.bench import Bench, random_batch
+from kdengine.testing.networks import tiny_pair, vit_pair
+
+__all__ = ["DistillerContract"]
+
+
+class DistillerContract:
+    """What every method keeps to, tried on tiny networks of other widths, other sizes and another kind.
+
+    Inherit it, and pytest runs every check::
+
+        class TestRKD(DistillerContract):
+            method = "rkd"
+
+    Attributes:
+        method: the name of an installed method, or its class.
+        options: options that it needs, if any.
+        at_equality: term -> value, for terms known when student and teacher show the same.
+    """
+
+    method: ClassVar[str | type[Distiller]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    at_equality: ClassVar[Mapping[str, float]] = {}
+
+    def bench(self, pair: tuple[nn.Module, nn.Module] | None = None, **settings: Any) -> Bench:
+        """A lane with the method."""
+        return Bench(self.method, pair or tiny_pair(), self.options, **settings)
+
+    @property
+    def kinds(self) -> Sequence[type[Distiller]]:
+        """The class of the method; of a composition, those of all its methods."""
+        return Registry().methods(self.method) if isinstance(self.method, str) else [self.method]
+
+    def test_terms_are_finite_and_teach_the_student(self) -> None:
+        """In some stage the terms have gradients that reach the student; all are finite."""
+        _check_teaching(self.bench())
+
+    def test_a_transformer_can_teach_a_cnn(self) -> None:
+        """The same for a pair of different kinds."""
+        _check_teaching(self.bench(vit_pair()))
+
+    def test_every_connector_is_trained(self) -> None:
+        """No trainable tensor of the method stays without a gradient in all stages."""
+        bench, reached = self.bench(), set()
+        for lane in bench.stages():
+            bench.step(random_batch(4))
+            reached |= {id(value) for value in lane.module.parameters() if value.grad is not None}
+        for link in bench.lane.links:
+            idle = [name for name, value in link.module.distillers.named_parameters() if id(value) not in reached]
+            assert not idle, f"no gradient ever reaches {idle}: a connector that is not used, or detached"
+
+    def test_the_optimizer_sees_everything_that_is_trained(self) -> None:
+        """Every leaf that the terms depend on is a parameter of the student or of the method, known from the start."""
+        bench = self.bench()
+        known = {id(value) for link in bench.lane.links for value in link.module.parameters()}
+        for _ in bench.stages():
+            leaves = _leaves(bench.terms(random_batch(4)))
+            strange = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]
+            assert not strange, (
+                f"the terms depend on trainable tensors of the shapes {strange} that the optimizer does not know: "
+                "create them in build, as parameters or modules of the method, and detach what comes from the teacher"
+            )
+            bench.step(random_batch(4))
+            late = [name for name, value in bench.lane.module.named_parameters() if id(value) not in known]
+            assert not late, f"{late} were created after the optimizer: create connectors in build"
+
+    def test_the_teacher_stays_as_it_was(self) -> None:
+        """Weights, buffers, gradients and mode of the teacher are untouched."""
+        bench = self.bench()
+        before = copy.deepcopy(bench.teacher.state_dict())
+        for lane in bench.stages():
+            bench.step(random_batch(4))
+            assert not any(module.training for module in bench.teacher.modules()), "the teacher was put into training mode"
+            touched = [name for name, value in bench.teacher.named_parameters() if value.grad is not None]
+            assert not touched, f"gradients reached the teacher in the stage '{lane.phase.stage.name}': {touched}"
+        _check_equal(before, bench.teacher.state_dict(), "the teacher's weights or buffers")
+
+    def test_what_is_handed_over_stays_as_it_was(self) -> None:
+        """Images, labels, positions and what the teacher shows are not written to."""
+        bench = self.bench()
+        for _ in bench.stages():
+            batch = random_batch(4)
+            trace = bench.trace(batch)
+            shown = {} if trace is None else {name: trace[name] for name in trace}
+            if trace is not None and trace.has_logits:
+                shown["logits"] = trace.logits
+            handed = {"x": batch.x, "y": batch.y, "index": batch.index, **shown}
+            before = {name: value.detach().clone() for name, value in handed.items()}
+            bench.step(batch, trace)
+            _check_equal(before, handed, "what the method was only handed")
+
+    def test_weight_zero_is_plain_training(self) -> None:
+        """Switched off, the method leaves no trace in the student's weights."""
+        off, plain = Bench(self.method, tiny_pair(), {**self.options, "weight": 0}), Bench(None, tiny_pair())
+        for bench in (off, plain):
+            bench.lane.begin_epoch()
+            for seed in (1, 2):
+                bench.step(random_batch(4, seed))
+        _check_equal(plain.student.state_dict(), off.student.state_dict(), "the student, with the weight 0,")
+
+    def test_the_random_states_are_left_alone(self) -> None:
+        """Neither Python's nor NumPy's state is used, and torch is not seeded anew; drawing from torch is fine."""
+        bench = self.bench()
+        for lane in bench.stages():
+            before, ends = (random.getstate(), pickle.dumps(np.random.get_state())), []
+            for seed in (1, 2):
+                lane.randomness.state = [torch.Generator().manual_seed(seed).get_state()]
+                bench.step(random_batch(4))
+                ends.append(lane.randomness.state[0])
+            after = random.getstate(), pickle.dumps(np.random.get_state())
+            assert after == before, "the method uses the global random state of Python or NumPy: draw from torch"
+            assert not torch.equal(*ends), "the method seeds torch: leave that to the run"
+
+    def test_nothing_is_left_behind(self) -> None:
+        """After a step no hook is left on either network, and nothing of the batch is kept alive."""
+        bench = self.bench()
+        hooks = _hooks(bench.teacher) + _hooks(bench.student)
+        for lane in bench.stages():
+            seen = _watched(lane.module.methods.values(), lambda: bench.step(random_batch(4)))
+            lane.module.zero_grad()
+            gc.collect()
+            alive = sorted({name for name, tensor in seen if tensor() is not None})
+            assert not alive, f"the method keeps {alive} of the last step alive: store a detached copy, or nothing"
+        assert _hooks(bench.teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks"
+
+    def test_a_batch_of_one_and_a_ragged_batch(self) -> None:
+        """The last batch of an epoch may be small: it trains, or is refused in plain words."""
+        for count in (3, 1):
+            bench = self.bench()
+            for lane in bench.stages():
+                lane.learner.eval()  # batch statistics of one image are the network's problem, not the method's
+                try:
+                    bench.step(random_batch(count))
+                except KDError:
+                    return
+                values = {name: float(value.detach()) for name, value in bench.terms(random_batch(count)).items()}
+                assert np.isfinite(list(values.values())).all(), f"a batch of {count} gives {values}"
+
+    def test_bf16_forwards(self) -> None:
+        """Forwards in bf16 give finite terms in float32."""
+        bench = self.bench(precision="bf16")
+        for _ in bench.stages():
+            bench.step(random_batch(4))
+            for name, value in bench.terms(random_batch(4)).items():
+                assert value.dtype == torch.float32, f"{name} is {value.dtype}: compute losses in float32"
+                assert torch.isfinite(value), f"{name} = {float(value)} after a forward in bf16"
+
+    def test_the_state_survives_a_restart(self) -> None:
+        """Saved, loaded into a new lane and continued: the same to the last bit, connectors included."""
+        first, second = self.bench(epochs=2), self.bench(epochs=2)
+        file = io.BytesIO()
+        for lane in first.stages():
+            if len(lane.history) == lane.total_epochs - 1:
+                torch.save(lane.state_dict(), file)
+            first.step(random_batch(4, seed=len(lane.history)))
+        file.seek(0)
+        second.lane.load_state_dict(torch.load(file, weights_only=True))
+        for lane in second.stages():
+            second.step(random_batch(4, seed=len(lane.history)))
+        _check_equal(first.lane.module.state_dict(), second.lane.module.state_dict(), "after a restart, a weight")
+
+    def test_copies_are_independent(self) -> None:
+        """After a step, the method can be copied, and the copy has weights of its own."""
+        bench = self.bench()
+        for lane in bench.stages():
+            bench.step(random_batch(4))
+            twin = copy.deepcopy(lane.module.distillers)
+            for (name, mine), theirs in zip(lane.module.distillers.named_parameters(), twin.parameters(), strict=True):
+                assert mine.data_ptr() != theirs.data_ptr(), f"{name} is shared with its copy"
+
+    def test_an_unknown_option_is_refused_with_the_nearest_name(self) -> None:
+        """``weigth`` is answered with ``weight``."""
+        for kind in self.kinds:
+            said = ""
+            try:
+                kind(weigth=1.0)
+            except SettingsError as error:
+                said = str(error)
+            assert "'weight'" in said, f"{kind.name} answers the option 'weigth' with: {said or 'nothing'}"
+
+    def test_the_description_is_complete(self) -> None:
+        """Name, one of the four categories, a summary, the source, and help for every option."""
+        for kind in self.kinds:
+            facts = kind.describe()
+            assert facts["category"] in {"response", "multi-connection", "shared-representation", "relational"}, facts
+            assert facts["summary"], f"{facts['name']}: the docstring of the class must begin with a summary"
+            assert facts["source"], f"{facts['name']}: the docstring of the class must say 'Source: ...'"
+            silent = [name for name, option in facts["options"].items() if not option["help"]]
+            assert not silent, f"{facts['name']}: no help for {silent}: write a string under each option"
+
+    def test_what_it_costs_when_there_is_nothing_left_to_learn(self) -> None:
+        """The terms named in ``at_equality`` have their known values when student and teacher show the same."""
+        student = tiny_pair()[1]
+        bench = self.bench((student, student))
+        for lane in bench.stages():
+            lane.module.eval()
+            terms = bench.terms(random_batch(4))
+            for name, value in terms.items():
+                known = self.at_equality.get(name.partition(".")[2])
+                if known is not None:
+                    assert abs(float(value.detach()) - known) < 1e-5, f"{name} = {float(value.detach())}, not {known}"
+            lane.module.train()
+
+
+def _check_teaching(bench: Bench) -> None:
+    taught = False
+    for lane in bench.stages():
+        terms = bench.terms(random_batch(4))
+        for name, value in terms.items():
+            assert torch.isfinite(value), f"{name} = {float(value)}"
+        own = [value for name, value in terms.items() if name != "task" and value.requires_grad]
+        if own:
+            weights = list(lane.learner.parameters())
+            gradients = torch.autograd.grad(torch.stack(own).sum(), weights, allow_unused=True)
+            assert all(torch.isfinite(slope).all() for slope in gradients if slope is not None), "a gradient is not finite"
+            taught |= any(slope is not None and bool(slope.any()) for slope in gradients)
+    assert taught, "no term of the method has a gradient that reaches the student"
+
+
+def _check_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], what: str) -> None:
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert not changed, f"{what} changed: {changed}"
+
+
+def _leaves(terms: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors without a history that the terms have gradients for."""
+    found: dict[int, Tensor] = {}
+    waiting: list[Any] = [value.grad_fn for value in terms.values()]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = node.variable
+        waiting += [following for following, _ in node.next_functions]
+    return list(found.values())
+
+
+def _hooks(network: nn.Module) -> int:
+    """How many hooks there are on a network, and on all modules at once."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    everywhere = sum(len(getattr(nn.modules.module, f"_global{kind}")) for kind in kinds)
+    return everywhere + sum(len(getattr(module, kind)) for module in network.modules() for kind in kinds)
+
+
+def _watched(methods: Iterable[Distiller], act: Callable[[], None]) -> list[tuple[str, weakref.ref[Tensor]]]:
+    """What the methods were handed while something was done, as names and weak references."""
+    seen: list[tuple[str, weakref.ref[Tensor]]] = []
+
+    def note(_: nn.Module, handed: tuple[Step]) -> None:
+        (step,) = handed
+        for side, trace in (("student", step.student), ("teacher", step.teacher)):
+            seen.extend((f"{side}['{name}']", weakref.ref(trace[name])) for name in trace)
+            seen.extend([(f"{side}.logits", weakref.ref(trace.logits))] if trace.has_logits else [])
+
+    handles = [method.register_forward_pre_hook(note) for method in methods]
+    act()
+    for handle in handles:
+        handle.remove()
+    return seen

@@ -1,0 +1,251 @@
+"""Every check of the contract fails for a method with the fault that it is there for, and for no good method."""
+
+import gc
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdengine import Distiller
+from kdengine.settings import Strict
+from kdengine.testing import DistillerContract
+from kdengine.testing.networks import TinyCNN
+
+CHECKS = [name for name in vars(DistillerContract) if name.startswith("test_")]
+
+
+class Good(Distiller):
+    """Match the embeddings through a linear map.
+
+    Source: made for this test.
+    """
+
+    name = "good"
+    taps = ("embedding",)
+    takes = "vectors"
+
+    class Options(Distiller.Options):
+        scale: float = 1.0
+        """A factor."""
+
+    def build(self, pair):
+        (tap,) = pair.pairs
+        self.map = nn.Linear(tap.student.shape[1], tap.teacher.shape[1])
+
+    def forward(self, step):
+        (tap,) = step.pairs
+        return {"match": self.options.scale * (self.map(tap.student) - tap.teacher).square().mean()}
+
+
+def networks():
+    return [found for found in gc.get_objects() if isinstance(found, TinyCNN)]
+
+
+class NotFinite(Good):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] * float("inf")}
+
+
+class Detached(Good):
+    def forward(self, step):
+        (tap,) = step.pairs
+        return {"match": (self.map(tap.student.detach()) - tap.teacher).square().mean()}
+
+
+class IdleConnector(Good):
+    def build(self, pair):
+        super().build(pair)
+        self.idle = nn.Linear(3, 3)
+
+
+class Unregistered(Good):
+    def build(self, pair):
+        super().build(pair)
+        self.hidden = [torch.zeros(3, requires_grad=True)]
+
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] + self.hidden[0].square().sum()}
+
+
+class Late(Good):
+    def forward(self, step):
+        if not hasattr(self, "late"):
+            self.late = nn.Parameter(torch.ones(()))
+        return {"match": super().forward(step)["match"] * 2}
+
+
+class TeacherInTraining(Good):
+    def forward(self, step):
+        for network in networks():
+            network.train()
+        return super().forward(step)
+
+
+class TeacherChanged(Good):
+    def forward(self, step):
+        with torch.no_grad():
+            for network in networks():
+                network.fc.bias.add_(1.0)
+        return super().forward(step)
+
+
+class InPlace(Good):
+    def forward(self, step):
+        step.teacher["embedding"].div_(2.0)
+        return super().forward(step)
+
+
+class Relabelling(Good):
+    def forward(self, step):
+        step.y.zero_()
+        return super().forward(step)
+
+
+class NeverOff(Good):
+    class Options(Good.Options):
+        weight: float = 1.0
+        """Always on."""
+
+        def model_post_init(self, context):
+            if not self.weight:
+                raise ValueError("cannot be switched off")
+
+
+class NumPyNoise(Good):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] * (1 + np.random.rand())}
+
+
+class PythonNoise(Good):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] * (1 + random.random())}
+
+
+class Seeding(Good):
+    def forward(self, step):
+        torch.manual_seed(0)
+        return super().forward(step)
+
+
+class Keeping(Good):
+    def forward(self, step):
+        self.last = step.student["embedding"]
+        return super().forward(step)
+
+
+class Hooking(Good):
+    def forward(self, step):
+        for network in networks():
+            network.fc.register_forward_hook(lambda *_: None)
+        return super().forward(step)
+
+
+class AcrossTheBatch(Good):
+    def forward(self, step):
+        (tap,) = step.pairs
+        return {"match": (self.map(tap.student).std(0) - tap.teacher.std(0)).square().mean()}
+
+
+class HalfPrecision(Good):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"].bfloat16()}
+
+
+class Counting(Good):
+    steps = 0
+
+    def forward(self, step):
+        self.steps += 1
+        return {"match": self.steps * super().forward(step)["match"]}
+
+
+class Holding(Good):
+    def forward(self, step):
+        self.last_loss = super().forward(step)["match"]
+        return {"match": self.last_loss}
+
+
+class Lenient(Good):
+    class Options(Good.Options):
+        model_config = Strict.model_config | {"extra": "allow"}
+
+
+class Sourceless(Good):
+    """Nobody knows where it is from."""
+
+
+class Helpless(Good):
+    """Match the embeddings through a linear map.
+
+    Source: made for this test.
+    """
+
+    class Options(Good.Options):
+        strength: float = 1.0
+
+
+class NeverNothing(Good):
+    def build(self, pair):
+        return
+
+    def forward(self, step):
+        (tap,) = step.pairs
+        return {"match": (tap.student - tap.teacher).square().mean() + 0.5}
+
+
+FAULTS = [
+    (NotFinite, "terms_are_finite_and_teach_the_student"),
+    (Detached, "terms_are_finite_and_teach_the_student"),
+    (NotFinite, "a_transformer_can_teach_a_cnn"),
+    (IdleConnector, "every_connector_is_trained"),
+    (Unregistered, "the_optimizer_sees_everything_that_is_trained"),
+    (Late, "the_optimizer_sees_everything_that_is_trained"),
+    (TeacherInTraining, "the_teacher_stays_as_it_was"),
+    (TeacherChanged, "the_teacher_stays_as_it_was"),
+    (InPlace, "what_is_handed_over_stays_as_it_was"),
+    (Relabelling, "what_is_handed_over_stays_as_it_was"),
+    (NeverOff, "weight_zero_is_plain_training"),
+    (NumPyNoise, "the_random_states_are_left_alone"),
+    (PythonNoise, "the_random_states_are_left_alone"),
+    (Seeding, "the_random_states_are_left_alone"),
+    (Keeping, "nothing_is_left_behind"),
+    (Hooking, "nothing_is_left_behind"),
+    (AcrossTheBatch, "a_batch_of_one_and_a_ragged_batch"),
+    (HalfPrecision, "bf16_forwards"),
+    (Counting, "the_state_survives_a_restart"),
+    (Holding, "copies_are_independent"),
+    (Lenient, "an_unknown_option_is_refused_with_the_nearest_name"),
+    (Sourceless, "the_description_is_complete"),
+    (Helpless, "the_description_is_complete"),
+    (NeverNothing, "what_it_costs_when_there_is_nothing_left_to_learn"),
+]
+
+
+def contract_of(kind):
+    return type("Contract", (DistillerContract,), {"method": kind, "at_equality": {"match": 0.0}})()
+
+
+@pytest.mark.parametrize(("kind", "check"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_planted_fault_is_found(kind, check):
+    with pytest.raises(Exception):  # noqa: B017, PT011  the faults differ in kind; that the check passes otherwise is tested below
+        getattr(contract_of(kind), f"test_{check}")()
+
+
+def test_every_check_has_a_fault_that_it_finds():
+    assert {f"test_{check}" for _, check in FAULTS} == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", [check for check in CHECKS if "nothing_left_to_learn" not in check])
+def test_a_good_method_passes(check):
+    getattr(contract_of(Good), check)()
+
+
+class Plain(NeverNothing):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] - 0.5}
+
+
+def test_a_known_value_is_recognised():
+    contract_of(Plain).test_what_it_costs_when_there_is_nothing_left_to_learn()
