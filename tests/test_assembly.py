@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, ModelError, Pair, Registry, SettingsError, Stage, TapError
+from kdengine import Distiller, Pair, Registry, SettingsError, Stage
 from kdengine.assembly import make_phases
 from kdengine.models import ModelSource
 from kdengine.pupil import Network, Pupil
-from kdengine.selection import checked_settings, choose_distillers, resolved
 from kdengine.settings import Settings
 
 
@@ -71,49 +70,6 @@ def test_a_stage_in_which_nothing_is_read_is_an_error(pupil):
 def test_a_method_without_a_teacher_is_an_error(pupil):
     with pytest.raises(SettingsError, match="'staged' needs a teacher"):
         phases(replace(pupil, teacher=None), 4, staged=Staged())
-
-
-def test_a_network_must_return_as_many_logits_as_there_are_classes():
-    maps = nn.Conv2d(3, 10, 3)
-    with pytest.raises(ModelError, match=r"'maps' returns \[2, 10, 30, 30\] .* \[2, 10\] is needed"):
-        Network.probed("maps", maps, (3, 32, 32), 10)
-    with pytest.raises(TapError, match="does not accept"):
-        Network.probed("vectors", nn.Linear(7, 10), (3, 32, 32), 10)
-
-
-def test_the_same_method_twice_is_told_apart_by_a_number():
-    chosen = choose_distillers(["st", Staged(), "st", "st"], {"st-2": {"alpha": 0.5}}, Registry())
-    assert list(chosen) == ["st", "staged", "st-2", "st-3"]
-    assert [chosen[key].options.alpha for key in ("st", "st-2", "st-3")] == [0.9, 0.5, 0.9]
-
-
-def test_the_faults_of_all_methods_are_told_at_once():
-    options = {"st": {"temperature": 0}, "rkd": {"angel": 1}, "at": {"beta": 1}}
-    with pytest.raises(SettingsError) as caught:
-        choose_distillers(["st", "rkd"], options, Registry())
-    assert all(piece in str(caught.value) for piece in ("st.temperature", "rkd.angel", "'at'"))
-
-
-def test_an_unknown_method_is_told_beside_the_faults_of_the_settings():
-    with pytest.raises(SettingsError) as caught:
-        checked_settings({"student": "resnet8", "seed": -1, "methods": ["rdk"]}, ["rdk"], Registry())
-    assert "seed = -1" in str(caught.value)
-    assert "'rkd'" in str(caught.value)
-
-
-@pytest.mark.parametrize("options", [5, {"st": 5}])
-def test_options_of_the_wrong_shape_are_told(options):
-    with pytest.raises(SettingsError, match="options"):
-        checked_settings({"student": "resnet8", "methods": ["st"], "options": options}, ["st"], Registry())
-
-
-def test_resolved_settings_name_every_option_that_is_in_use():
-    chosen = choose_distillers(["rkd", Staged(epochs=3)], {"rkd": {"preset": "bhheo", "angle": 1}}, Registry())
-    found = resolved(Settings(student="resnet8"), chosen).options
-    assert found["staged"] == {"weight": 1.0, "clip_to_task": False, "epochs": 3}
-    assert (found["rkd"]["angle"], found["rkd"]["distance"], found["rkd"]["taps"]) == (1.0, 100.0, ["logits"])
-    again = choose_distillers(["rkd"], {"rkd": found["rkd"]}, Registry())
-    assert again["rkd"].options == chosen["rkd"].options
 
 
 class Curious(Distiller):

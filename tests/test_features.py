@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import torch
+
+from kdengine import as_vectors, pooled_alike, resized
+
+
+def maps(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_maps_and_tokens_become_their_means_and_vectors_stay():
+    found = as_vectors(maps(2, 3, 4, 5))
+    assert np.allclose(found, maps(2, 3, 4, 5).numpy().mean((2, 3)), atol=1e-6)
+    assert np.allclose(as_vectors(maps(2, 7, 3)), maps(2, 7, 3).numpy().mean(1), atol=1e-6)
+    assert torch.equal(as_vectors(maps(2, 3)), maps(2, 3))
+
+
+def test_a_smaller_size_is_averaged_and_a_larger_one_interpolated():
+    given = maps(2, 3, 8, 4)
+    boxes = given.numpy().reshape(2, 3, 4, 2, 2, 2).mean((3, 5))
+    assert np.allclose(resized(given, (4, 2)), boxes, atol=1e-6)
+    assert resized(given, (8, 4)) is given
+    larger = resized(given, (16, 2))
+    assert larger.shape == (2, 3, 16, 2)
+    constant = resized(torch.ones(1, 1, 2, 2), (5, 5))
+    assert torch.allclose(constant, torch.ones(1, 1, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "size"), [((8, 8), (4, 4), (4, 4)), ((6, 2), (3, 4), (3, 2)), ((4, 4), (4, 4), (4, 4))]
+)
+def test_both_maps_come_in_the_smaller_size_of_each_direction(one, other, size):
+    first, second = pooled_alike(maps(2, 3, *one), maps(2, 5, *other))
+    assert (first.shape, second.shape) == ((2, 3, *size), (2, 5, *size))
