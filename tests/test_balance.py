@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Engine
+from kdengine import Distiller, Engine, hookimpl
 from kdengine.balance import backward_clipped, clip_share
 from kdengine.models import ModelSource
 from kdengine.registry import Registry
@@ -17,7 +17,10 @@ def test_the_share_is_the_sigmoid_of_the_epoch(epoch):
 
 def gradients(weights, free, clipped, share):
     parameters = [nn.Parameter(torch.tensor(values)) for values in weights]
-    losses = [sum((p * torch.tensor(g)).sum() for p, g in zip(parameters, given) if g) for given in (free, clipped)]
+    losses = []
+    for given in (free, clipped):
+        products = [(p * torch.tensor(g)).sum() for p, g in zip(parameters, given, strict=True) if g]
+        losses.append(torch.stack(products).sum())
     backward_clipped(lambda loss, **kwargs: loss.backward(**kwargs), *losses, parameters, share)
     return [p.grad.tolist() for p in parameters]
 
@@ -53,66 +56,41 @@ class Loud(Distiller):
         return {"loud": 1e4 * (self.change(step.student.logits) - step.teacher.logits).square().mean()}
 
 
+class BothGradients:
+    """Takes the gradients of task and method apart, just before the run takes its step with them."""
+
+    @hookimpl
+    def kdengine_before_fit(self, run):
+        (self.lane,) = run.lanes
+        self.step = self.lane.step
+        self.lane.step = self.look_and_step
+
+    def look_and_step(self, batch, teacher):
+        module = self.lane.module
+        parameters, state = list(module.parameters()), {key: value.clone() for key, value in module.state_dict().items()}
+        terms, _ = module(batch.x, batch.y, batch.index, teacher)
+        self.task, self.loud = (
+            torch.autograd.grad(terms[name], parameters, retain_graph=True, allow_unused=True) for name in ("task", "loud.loud")
+        )
+        module.load_state_dict(state)
+        self.before = [value.detach().clone() for value in parameters]
+        self.step(batch, teacher)
+        self.after = [value.detach().clone() for value in parameters]
+
+
 def test_a_run_clips_the_method_to_the_task_by_the_norms_of_every_tensor(tmp_path):
-    """One SGD step of a run equals the step computed by hand from the two gradients."""
-
-    def network(name, seed):
-        return ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
-
-    seen = {}
-
-    class Watch:
-        from kdengine import hookimpl
-
-        @hookimpl
-        def kdengine_before_fit(self, run):
-            (lane,) = run.lanes
-            whole = lane.step
-
-            def step(batch, teacher):
-                module = lane.module
-                parameters = list(module.parameters())
-                before = [value.detach().clone() for value in parameters]
-                state = {key: value.clone() for key, value in module.state_dict().items()}
-                terms, _ = module(batch.x, batch.y, batch.index, teacher)
-                sides = [
-                    torch.autograd.grad(terms[name], parameters, retain_graph=True, allow_unused=True)
-                    for name in ("task", "loud.loud")
-                ]
-                module.load_state_dict(state)
-                whole(batch, teacher)
-                seen.update(before=before, task=sides[0], loud=sides[1], after=[value.detach().clone() for value in parameters])
-
-            lane.step = step
-
-    fixed = {
-        "precision": "fp32",
-        "device": "cpu",
-        "schedule": "constant",
-        "momentum": 0.0,
-        "nesterov": False,
-        "weight_decay": 0.0,
-    }
-    engine = Engine(
-        network("resnet14", 1),
-        network("resnet8", 2),
-        [Loud(clip_to_task=True)],
-        "digits@train=16@test=16",
-        epochs=1,
-        batch_size=16,
-        lr=0.1,
-        out=tmp_path / "run",
-        observers=[Watch()],
-        augment="none",
-        **fixed,
-    )
-    engine.fit()
+    plain = {"schedule": "constant", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "augment": "none"}
+    settings = {"epochs": 1, "batch_size": 16, "lr": 0.1, "precision": "fp32", "device": "cpu", **plain}
+    networks = [ModelSource(name, 10, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
+    seen = BothGradients()
+    data, out = "digits@train=16@test=16", tmp_path / "run"
+    Engine(*networks, [Loud(clip_to_task=True)], data, out=out, observers=[seen], **settings).fit()
     clipped = 0
-    for before, task, loud, after in zip(seen["before"], seen["task"], seen["loud"], seen["after"], strict=True):
-        expected = loud if task is None else task
+    for before, task, loud, after in zip(seen.before, seen.task, seen.loud, seen.after, strict=True):
+        step = loud if task is None else task
         if task is not None and loud is not None:
             factor = min(1.0, 0.5 * float(task.norm()) / float(loud.norm()))
             clipped += factor < 1
-            expected = task + factor * loud
-        assert torch.allclose(before - 0.1 * expected, after, rtol=1e-4, atol=1e-6)
+            step = task + factor * loud
+        assert torch.allclose(before - 0.1 * step, after, rtol=1e-4, atol=1e-6)
     assert clipped > 10

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kdengine import Distiller, Engine, ModelError, Registry, SettingsError
+from kdengine import Distiller, Engine, ModelError, Registry, SettingsError, hookimpl
 from kdengine.chain import chain
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
@@ -92,23 +92,11 @@ def test_a_route_must_keep_to_its_ends_and_name_networks_that_there_are(pupil):
         chain(pupil, {"via": Via(between=("resnet15",))})
 
 
-class Spy:
-    """Keeps every network's weights after each epoch."""
-
-    def __init__(self):
-        self.after = []
-
-    def weights(self, lane):
-        return [{key: value.clone() for key, value in link.module.student.state_dict().items()} for link in lane.links]
-
-
 def fit(tmp_path, epochs=2, **options):
     teacher = ModelSource("resnet14", 10, SIZE, Registry()).create(3)
     lanes = []
 
     class Watch:
-        from kdengine import hookimpl
-
         @hookimpl
         def kdengine_before_fit(self, run):
             lanes.extend(run.lanes)
@@ -172,8 +160,6 @@ def test_the_next_network_learns_from_the_assistant_and_not_from_the_teacher(tmp
 
 def test_a_chain_goes_on_where_it_stopped(tmp_path):
     class Stop:
-        from kdengine import hookimpl
-
         def __init__(self, after):
             self.after = after
 
