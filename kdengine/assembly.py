@@ -11,8 +11,9 @@ from kdengine.chain import chain
 from kdengine.checks import check_shapes
 from kdengine.distiller import Distiller
 from kdengine.errors import SettingsError
-from kdengine.lane import Lane, Link
+from kdengine.lane import Lane
 from kdengine.lane_module import LaneModule, Phase
+from kdengine.link import Link
 from kdengine.pairing import Reading, read_taps
 from kdengine.pupil import Pupil
 from kdengine.runtime import Runtime

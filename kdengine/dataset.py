@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kdengine.batches import Batches, MemoryBatches, StreamBatches
+from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
 
 __all__ = ["Data", "Split"]
 
+SPLIT_SEED = 1234
+"""Decides which images are held out: the same ones in every run, so that a teacher never saw its student's."""
 EVALUATION_BATCH = 500
 """Least number of images in a batch of a pass without gradients."""
 
@@ -42,6 +45,11 @@ class Split:
         images = None if self.images is None else self.images[:count]
         return Split(self.labels[:count], images, _Head(self.items, count) if images is None else ())
 
+    def at(self, places: Tensor) -> Split:
+        """The images at some places, int64 [M]."""
+        images = None if self.images is None else self.images[places]
+        return Split(self.labels[places], images, _Picked(self.items, places.tolist()) if images is None else ())
+
 
 @dataclass(frozen=True)
 class Data:
@@ -57,6 +65,7 @@ class Data:
         train: what is trained on.
         test: what accuracy is measured on.
         fingerprint: hash of the contents (of labels and some images, where they are read as needed); equal for equal data.
+        validation: what the best epoch is chosen by, where it is not ``test``.
     """
 
     name: str
@@ -68,11 +77,31 @@ class Data:
     train: Split
     test: Split
     fingerprint: str = ""
+    validation: Split | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.classes)
+
+    def holding_out(self, share: float) -> Data:
+        """The same data, of whose training images a share is held out for validation, unless some are already.
+
+        Raises:
+            DataError: nothing would be left to train on, or nothing held out.
+        """
+        if self.validation is not None:
+            return self
+        total = len(self.train)
+        count = round(share * total)
+        if not 0 < count < total:
+            raise DataError(
+                f"train.validation = {share} holds out {count} of {total} training images: at least 1 must be held out, "
+                "and 1 be left."
+            )
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        return replace(self, train=self.train.at(kept), validation=self.train.at(held))
 
     def train_batches(self, settings: TrainSettings, seed: int, device: torch.device) -> Batches:
         """Shuffled and augmented batches of the training split."""
@@ -81,8 +110,11 @@ class Data:
 
     def test_batches(self, settings: TrainSettings, device: torch.device) -> Batches:
         """Batches of the test split in their own order, not augmented."""
-        larger = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
-        return self._batches(self.test, larger, device, None, "none")
+        return self._measuring(self.test, settings, device)
+
+    def validation_batches(self, settings: TrainSettings, device: torch.device) -> Batches | None:
+        """Batches of the images that were held out, if any, in their own order, not augmented."""
+        return None if self.validation is None else self._measuring(self.validation, settings, device)
 
     def describe(self) -> dict[str, Any]:
         """What a run folder keeps of the data."""
@@ -90,12 +122,17 @@ class Data:
             "name": self.name,
             "num_classes": self.num_classes,
             "train_images": len(self.train),
+            **({} if self.validation is None else {"validation_images": len(self.validation)}),
             "test_images": len(self.test),
             "input_size": list(self.input_size),
             "mean": list(self.mean),
             "std": list(self.std),
             "fingerprint": self.fingerprint,
         }
+
+    def _measuring(self, split: Split, settings: TrainSettings, device: torch.device) -> Batches:
+        larger = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
+        return self._batches(split, larger, device, None, "none")
 
     def _batches(self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augment: str) -> Batches:
         if split.images is not None:
@@ -115,6 +152,19 @@ def _timm_transform(data: Data, augment: str) -> Any:
     training = augment != "none"
     flip = 0.5 if augment == "crop-flip" else 0.0
     return create_transform(data.input_size, is_training=training, mean=data.mean, std=data.std, hflip=flip, color_jitter=0.0)
+
+
+class _Picked(Sequence[Any]):
+    """Some items of a sequence."""
+
+    def __init__(self, items: Sequence[Any], places: Sequence[int]) -> None:
+        self.items, self.places = items, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[self.places[index]]
 
 
 class _Head(Sequence[Any]):

@@ -224,6 +224,8 @@ class Engine:
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
         if train is not None and test is not None:
+            if self.settings.train.validation:
+                raise SettingsError("train.validation is for data that kdengine loads. Split loaders of your own yourself.")
             modules = [module for module in (self._teacher, self._student) if module is not None]
             return Source.of_loaders(train, test, runtime.device, modules)
         if train is not None or test is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,39 +14,19 @@ from kdengine.balance import backward_clipped, clip_share
 from kdengine.batches import Batch
 from kdengine.errors import TrainingError
 from kdengine.lane_module import LaneModule, Phase, Progress
+from kdengine.link import Lesson, Link
 from kdengine.optim import make_optimizer, make_schedule
 from kdengine.runtime import Randomness, Runtime
+from kdengine.scores import is_best, score
 from kdengine.settings import TrainSettings
 from kdengine.step import JOINT
 from kdengine.taps import Trace
 from kdengine.teacher_pass import TeacherPass
 
-__all__ = ["Lane", "Lesson", "Link"]
+__all__ = ["Lane"]
 
 RANK_SEED = 7_919
 """Added to the seed once for each process before this one, so that their dropout differs."""
-
-
-class Lesson(NamedTuple):
-    """A pass of a teacher that lanes share."""
-
-    teacher: TeacherPass
-    input_gradients: bool
-
-
-@dataclass(frozen=True)
-class Link:
-    """One network on the way from the teacher to the student, most often the student itself.
-
-    Attributes:
-        network: its name.
-        module: the network with its distillers.
-        phases: its stages, the joint one last.
-    """
-
-    network: str
-    module: LaneModule
-    phases: Sequence[Phase]
 
 
 class Lane:
@@ -167,8 +146,13 @@ class Lane:
         self._step += 1
         self._busy += time.perf_counter() - start
 
-    def end_epoch(self, accuracy: Mapping[str, float] | None, evaluation_seconds: float = 0.0) -> dict[str, Any]:
-        """Close the epoch and return its row for ``metrics.jsonl``."""
+    def end_epoch(self, accuracy: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
+        """Close the epoch and return its row for ``metrics.jsonl``.
+
+        Args:
+            accuracy: what was measured (``test_top1`` ...), in percent; empty in a stage without a task.
+            evaluation_seconds: how long that took.
+        """
         self.seconds += self._busy + evaluation_seconds
         seen = self.runtime.total(self._seen)
         terms = {name: self.runtime.total(value) / seen for name, value in self._sums.items()}
@@ -186,10 +170,9 @@ class Lane:
         }
         if self.phase.stage.task:
             record["train_top1"] = 100.0 * self.runtime.total(self._right) / seen
-        if accuracy is not None:
-            record.update({f"test_{name}": value for name, value in accuracy.items()})
-            if record["test_top1"] > max((row["test_top1"] for row in self._measured(self._link_number)), default=-1.0):
-                self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
+        record.update(accuracy)
+        if "test_top1" in record and is_best(record, self._rows(self._link_number)):
+            self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
         self.history.append(record)
         self._phase_epoch += 1
         return record
@@ -207,30 +190,18 @@ class Lane:
     def summary(self) -> dict[str, Any]:
         """The student's last and best accuracy in percent, and what all training of the lane cost."""
         return {
-            **self._accuracy(len(self.links) - 1),
+            **score(self._rows(len(self.links) - 1)),
             "epochs": len(self.history),
             "seconds": round(self.seconds, 2),
         }
 
     def assistants(self) -> list[dict[str, Any]]:
         """Name and accuracy of the networks that were taught on the way to the student."""
-        return [{"name": link.network, **self._accuracy(number)} for number, link in enumerate(self.links[:-1])]
+        return [{"name": link.network, **score(self._rows(number))} for number, link in enumerate(self.links[:-1])]
 
-    def _accuracy(self, link: int) -> dict[str, Any]:
-        measured = self._measured(link)
-        if not measured:
-            return {"top1": None, "best_top1": None}
-        best = max(measured, key=lambda record: record["test_top1"])
-        return {
-            "top1": measured[-1]["test_top1"],
-            "best_top1": best["test_top1"],
-            "best_epoch": best["epoch"],
-            "top5": measured[-1]["test_top5"],
-        }
-
-    def _measured(self, link: int) -> list[dict[str, Any]]:
-        """The rows of one link that hold an accuracy."""
-        return [record for record in self.history if record.get("link", 1) == link + 1 and "test_top1" in record]
+    def _rows(self, link: int) -> list[dict[str, Any]]:
+        """The rows of one link."""
+        return [row for row in self.history if row.get("link", 1) == link + 1]
 
     def _place(self) -> dict[str, Any]:
         """Which network is being taught, where there are several."""

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdengine.batches import Batch, Batches
+from kdengine.batches import Batch
 from kdengine.evaluation import evaluate
-from kdengine.lane import Lane, Lesson
+from kdengine.lane import Lane
+from kdengine.link import Lesson
 from kdengine.runtime import Runtime
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import Site
 
 if TYPE_CHECKING:
     from kdengine.run import Run
+    from kdengine.source import Source
 
 __all__ = ["fit"]
 
 
-def fit(run: Run, lanes: Sequence[Lane], train: Batches, test: Batches) -> None:
+def fit(run: Run, lanes: Sequence[Lane], source: Source) -> None:
     """Train every lane to its end.
 
     A lane that fails is taken out; the others go on.
@@ -30,17 +32,17 @@ def fit(run: Run, lanes: Sequence[Lane], train: Batches, test: Batches) -> None:
     while running := [lane for lane in lanes if not lane.finished]:
         for lane in running:
             lane.begin_epoch()
-        for done, batch in enumerate(train.epoch(epoch), 1):
+        for done, batch in enumerate(source.train.epoch(epoch), 1):
             batch = Batch(run.runtime.layout(batch.x), batch.y, batch.index)
             traces = _teach(running, batch.x)
             for lane in running:
                 _step(lane, batch, traces)
             if all(lane.failure for lane in running):
                 break  # nobody is left to learn from the rest of the epoch
-            run.hook.kdengine_after_step(run=run, done=done, total=len(train))
+            run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
         for lane in running:
             if lane.failure is None:
-                run.hook.kdengine_after_epoch(run=run, record=_end_epoch(lane, test, run.runtime))
+                run.hook.kdengine_after_epoch(run=run, record=_end_epoch(lane, source, run.runtime))
         epoch += 1
 
 
@@ -62,7 +64,12 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[Lesson, Trace]) -> None:
         lane.fail(error)
 
 
-def _end_epoch(lane: Lane, test: Batches, runtime: Runtime) -> dict[str, Any]:
+def _end_epoch(lane: Lane, source: Source, runtime: Runtime) -> dict[str, Any]:
+    """Measure the accuracy, where the stage went as far as the logits, and close the epoch."""
     start = time.perf_counter()
-    accuracy = evaluate(lane.learner, test, runtime) if lane.phase.stage.task else None
-    return lane.end_epoch(accuracy, time.perf_counter() - start)
+    measured: dict[str, float] = {}
+    if lane.phase.stage.task:
+        for split, batches in (("val", source.validation), ("test", source.test)):
+            found = {} if batches is None else evaluate(lane.learner, batches, runtime)
+            measured.update({f"{split}_{name}": value for name, value in found.items()})
+    return lane.end_epoch(measured, time.perf_counter() - start)

@@ -67,7 +67,7 @@ def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Re
     (lane,) = run.lanes
     try:
         run.hook.kdengine_before_fit(run=run)
-        fit(run, run.lanes, source.train, source.test)
+        fit(run, run.lanes, source)
         if lane.failure is not None:
             raise lane.failure
         result = Result.of(run, teacher, source.describe())

@@ -94,6 +94,8 @@ class TrainSettings(Strict):
     """Largest norm of the gradient of all parameters together; not clipped when left out."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the task loss."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the training images held out to choose the best epoch by; with 0 the test images choose it."""
     augment: Literal["auto", "none", "crop", "crop-flip"] = "auto"
     """Padded random crops, and mirror images; 'auto' does what suits the data."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

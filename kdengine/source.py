@@ -32,6 +32,7 @@ class Source:
         num_classes: classes K.
         num_samples: images in the training set.
         data: the data set, where kdengine loaded it.
+        validation: batches to choose the best epoch by, where those are not ``test``.
     """
 
     train: Batches
@@ -40,10 +41,13 @@ class Source:
     num_classes: int
     num_samples: int
     data: Data | None = None
+    validation: Batches | None = None
 
     @classmethod
     def of_data(cls, data: Data, settings: Settings, device: torch.device) -> Source:
         """Batches of a data set under the settings of a run."""
+        if settings.train.validation:
+            data = data.holding_out(settings.train.validation)
         return cls(
             data.train_batches(settings.train, settings.seed, device),
             data.test_batches(settings.train, device),
@@ -51,6 +55,7 @@ class Source:
             data.num_classes,
             len(data.train),
             data,
+            data.validation_batches(settings.train, device),
         )
 
     @classmethod

@@ -131,7 +131,7 @@ def test_the_assistant_teaches_with_its_best_or_its_last_weights(keep, best_teac
 
     def end_epoch(self, accuracy, seconds=0.0):
         seen.append({key: value.clone() for key, value in self.learner.state_dict().items()})
-        return whole(self, {**accuracy, "top1": next(measured)}, seconds)
+        return whole(self, {**accuracy, "test_top1": next(measured)}, seconds)
 
     monkeypatch.setattr(Lane, "end_epoch", end_epoch)
     _, lane = fit(tmp_path, between=("resnet8",), keep=keep)

@@ -55,7 +55,7 @@ class Room:
             kdengine_after_epoch=lambda run, record: self.told.append((record["lane"], record["epoch"])),
         )
         run = SimpleNamespace(runtime=self.runtime, hook=hook, lanes=lanes)
-        fit(run, list(lanes), self.source.train, self.source.test)
+        fit(run, list(lanes), self.source)
         return lanes
 
 

@@ -54,7 +54,8 @@ class ProgressBar:
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """One line with the losses and the accuracy."""
         terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
-        accuracy = f"  test {record['test_top1']:.2f} %" if "test_top1" in record else ""
+        splits = [split for split in ("val", "test") if f"{split}_top1" in record]
+        accuracy = "".join(f"  {split} {record[f'{split}_top1']:.2f} %" for split in splits)
         stage = "" if record["stage"] == "joint" else f" {record['stage']}"
         width = len(str(run.total_epochs))
         line = f"  epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}{accuracy}  {terms}  {record['seconds']:.1f} s"

@@ -87,7 +87,7 @@ class Bench:
             yield self.lane
             if not self._stepped:
                 self.step(random_batch(4))
-            self.lane.end_epoch(None)
+            self.lane.end_epoch({})
 
 
 def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, Any]) -> dict[str, Distiller]:

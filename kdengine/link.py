@@ -1,0 +1,34 @@
+"""One network on the way from the teacher to the student, and the pass of a teacher that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kdengine.lane_module import LaneModule, Phase
+from kdengine.teacher_pass import TeacherPass
+
+__all__ = ["Lesson", "Link"]
+
+
+class Lesson(NamedTuple):
+    """A pass of a teacher that lanes share."""
+
+    teacher: TeacherPass
+    input_gradients: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """One network on the way from the teacher to the student, most often the student itself.
+
+    Attributes:
+        network: its name.
+        module: the network with its distillers.
+        phases: its stages, the joint one last.
+    """
+
+    network: str
+    module: LaneModule
+    phases: Sequence[Phase]
