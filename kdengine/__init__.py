@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kdengine.hookspecs import hookimpl
     from kdengine.registry import Registry
     from kdengine.result import Result
+    from kdengine.settings import Names
     from kdengine.step import Pair, Stage, Step, TapPair
     from kdengine.taps import Anatomy, Recorder, Trace
 
@@ -39,6 +40,7 @@ _HOME = {
     "Engine": "engine",
     "KDError": "errors",
     "ModelError": "errors",
+    "Names": "settings",
     "Pair": "step",
     "PluginError": "errors",
     "Recorder": "taps",
@@ -66,6 +68,7 @@ __all__ = [
     "Engine",
     "KDError",
     "ModelError",
+    "Names",
     "Pair",
     "PluginError",
     "Recorder",

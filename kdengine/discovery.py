@@ -21,9 +21,24 @@ from kdengine.settings import Strict
 if TYPE_CHECKING:
     from kdengine.distiller import Distiller
 
-__all__ = ["GROUP", "Plugin", "Registrar", "canonical", "cause", "discover", "distillers_in", "import_file"]
+__all__ = ["GROUP", "Composition", "Plugin", "Registrar", "canonical", "cause", "discover", "distillers_in", "import_file"]
 
 GROUP = "kdengine"
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Several methods used together, under a name.
+
+    Attributes:
+        methods: what to use, in order: methods or compositions.
+        summary: what it does, in a sentence.
+        source: where it was published.
+    """
+
+    methods: tuple[str, ...]
+    summary: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -38,7 +53,7 @@ class Plugin:
         status: ``found``, ``loaded``, ``broken``, ``blocked`` or ``shadowed``.
         reason: why it is broken, blocked or shadowed.
         methods: the distillers it offers.
-        compositions: name -> methods, in order.
+        compositions: name -> methods used together.
         models: name -> factory.
         datasets: name -> factory.
         recipes: folders with TOML files.
@@ -51,7 +66,7 @@ class Plugin:
     status: str = "found"
     reason: str = ""
     methods: dict[str, type[Distiller]] = field(default_factory=dict)
-    compositions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    compositions: dict[str, Composition] = field(default_factory=dict)
     models: dict[str, Callable[..., Any]] = field(default_factory=dict)
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
     recipes: list[Path] = field(default_factory=list)
@@ -63,7 +78,7 @@ class Plugin:
 
     @property
     def selectable(self) -> dict[str, Any]:
-        """What a run may select by name: compositions (a tuple of names) and methods."""
+        """What a run may select by name: compositions and methods."""
         return {**self.compositions, **self.methods}
 
     def withdraw(self) -> None:
@@ -89,9 +104,16 @@ class Registrar:
             raise PluginError(f"{method.__name__} {fault}")
         self._plugin.methods[method.name] = method
 
-    def composition(self, name: str, methods: Sequence[str]) -> None:
-        """Offer a name for several methods used together."""
-        self._plugin.compositions[name] = tuple(methods)
+    def composition(self, name: str, methods: Sequence[str], summary: str = "", source: str = "") -> None:
+        """Offer a name for several methods used together.
+
+        Args:
+            name: of all of them.
+            methods: what to use, in order: methods or compositions.
+            summary: what it does, in a sentence.
+            source: where it was published.
+        """
+        self._plugin.compositions[name] = Composition(tuple(methods), summary, source)
 
     def model(self, name: str, factory: Callable[..., Any]) -> None:
         """Offer a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``."""

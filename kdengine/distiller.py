@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError, did_you_mean
-from kdengine.settings import Strict
+from kdengine.settings import Names, Strict
 from kdengine.step import Pair, Stage, Step
 
 __all__ = ["Distiller"]
@@ -49,17 +52,12 @@ class Distiller(nn.Module, ABC):
 
         weight: float = Field(1.0, ge=0)
         """Factor on all terms of the method; 0 switches it off altogether."""
-        taps: tuple[str, ...] | None = None
+        taps: Names | None = None
         """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER", one or several with commas."""
         preset: str | None = None
         """A named set of options; those given beside it win."""
         clip_to_task: bool = False
         """Shorten the gradient of the method's terms, tensor by tensor, to at most that of all other terms."""
-
-        @field_validator("taps", mode="before")
-        @classmethod
-        def _from_text(cls, value: Any) -> Any:
-            return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -140,5 +138,16 @@ class Distiller(nn.Module, ABC):
 
 
 def _type_name(field: Any) -> str:
-    annotation = field.annotation
+    annotation = _bare(field.annotation)
     return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without what pydantic was told beside it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bare(arguments[0])
+    if not arguments or origin is Literal:
+        return annotation
+    bare = tuple(map(_bare, arguments))
+    return reduce(or_, bare) if origin in (Union, UnionType) else origin[bare]

@@ -15,7 +15,7 @@ import pluggy
 from importlib_metadata import EntryPoint
 
 from kdengine import hookspecs
-from kdengine.discovery import GROUP, Plugin, Registrar, canonical, cause, discover, distillers_in, import_file
+from kdengine.discovery import GROUP, Composition, Plugin, Registrar, canonical, cause, discover, distillers_in, import_file
 from kdengine.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
@@ -157,11 +157,11 @@ class Registry:
 
     def _expand(self, name: str, found: Any, within: tuple[str, ...]) -> list[type[Distiller]]:
         """The methods of a composition in its order, or the one method."""
-        if not isinstance(found, tuple):
+        if not isinstance(found, Composition):
             return [found]
         if name in within:
             raise PluginError(f"The composition '{name}' contains itself: {' > '.join([*within, name])}.")
-        return [method for part in found for method in self._select(part, (*within, name))]
+        return [method for part in found.methods for method in self._select(part, (*within, name))]
 
     def _offer(self, name: str) -> Any:
         """The method or composition that the loaded plugins offer under a name, or None.

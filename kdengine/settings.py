@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from kdengine.errors import SettingsError, did_you_mean
 
-__all__ = ["Settings", "Strict", "TrainSettings", "from_assignments", "merge", "parse_assignment", "read_toml"]
+__all__ = ["Names", "Settings", "Strict", "TrainSettings", "from_assignments", "merge", "parse_assignment", "read_toml"]
 
 SAID = "said"
 """Kind of a fault whose message is complete as it stands."""
@@ -63,6 +64,15 @@ def _fields_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
         inner = model.model_fields[part].annotation if part in model.model_fields else None
         model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
     return list(model.model_fields)
+
+
+def split_names(value: Any) -> Any:
+    """Text at its commas, but for those inside brackets: ``"a,b@x=[1,2]"`` is ``("a", "b@x=[1,2]")``; else the value."""
+    return tuple(part.strip() for part in re.split(r",(?![^\[]*\])", value)) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)]
+"""Type of an option that lists names: of taps, of networks; on the command line one or several with commas."""
 
 
 class TrainSettings(Strict):

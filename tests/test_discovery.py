@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdengine import Distiller, PluginError
-from kdengine.discovery import Plugin, Registrar, canonical, cause, discover, distillers_in, import_file
+from kdengine.discovery import Composition, Plugin, Registrar, canonical, cause, discover, distillers_in, import_file
 
 
 class Complete(Distiller):
@@ -83,9 +83,9 @@ def test_everything_a_plugin_offers_is_kept_under_its_name(offered, tmp_path):
     registrar.dataset("set", dict)
     registrar.recipes(tmp_path)
     assert offered.methods == {"complete": Complete}
-    assert offered.compositions == {"pair": ("complete", "st")}
+    assert offered.compositions == {"pair": Composition(("complete", "st"))}
     assert (offered.models, offered.datasets, offered.recipes) == ({"net": list}, {"set": dict}, [tmp_path])
-    assert offered.selectable == {"pair": ("complete", "st"), "complete": Complete}
+    assert offered.selectable == {"pair": Composition(("complete", "st")), "complete": Complete}
 
 
 def test_what_was_offered_can_be_withdrawn(offered, tmp_path):

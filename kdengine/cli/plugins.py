@@ -11,6 +11,7 @@ import click
 from kdengine.cli.options import as_json
 
 if TYPE_CHECKING:
+    from kdengine.discovery import Composition
     from kdengine.registry import Registry
 
 __all__ = ["command"]
@@ -66,17 +67,33 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "status": plugin.status,
             "reason": plugin.reason,
             "methods": sorted(plugin.methods),
-            "compositions": {name: list(parts) for name, parts in plugin.compositions.items()},
+            "compositions": {name: list(found.methods) for name, found in plugin.compositions.items()},
             "models": sorted(plugin.models),
         }
         for plugin in registry.plugins
     ]
     methods = [
-        {**method.describe(), "distribution": plugin.distribution, "version": plugin.version}
+        {**facts, "distribution": plugin.distribution, "version": plugin.version}
         for plugin in registry.plugins
-        for _, method in sorted(plugin.methods.items())
+        for facts in [
+            *(method.describe() for _, method in sorted(plugin.methods.items())),
+            *(_composition(registry, name, found) for name, found in sorted(plugin.compositions.items())),
+        ]
     ]
     return {"plugins": plugins, "methods": methods}
+
+
+def _composition(registry: Registry, name: str, composition: Composition) -> dict[str, Any]:
+    """A composition in the form of a method; its options are those of its methods, under their names."""
+    parts = [method.describe() for method in registry.methods(name)]
+    return {
+        "name": name,
+        "category": parts[0]["category"],
+        "summary": composition.summary or "Used together: " + ", ".join(part["name"] for part in parts),
+        "source": composition.source or "; ".join(part["source"] for part in parts),
+        "methods": [part["name"] for part in parts],
+        "options": {f"{part['name']}.{key}": value for part in parts for key, value in part["options"].items()},
+    }
 
 
 def _print(registry: Registry) -> None:
@@ -92,7 +109,7 @@ def _print(registry: Registry) -> None:
 
 def _offers(plugin: Any) -> str:
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
-    compositions = [f"{name} = {' + '.join(parts)}" for name, parts in plugin.compositions.items()]
+    compositions = [f"{name} = {' + '.join(found.methods)}" for name, found in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
     return ", ".join([*methods, *compositions, *networks, *recipes])
