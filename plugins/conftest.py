@@ -1,4 +1,4 @@
-"""What the tests of all methods share: steps made by hand, derivatives taken numerically, and real runs."""
+"""What the tests of all methods share: derivatives taken numerically, and real runs."""
 
 import copy
 
@@ -8,30 +8,13 @@ import pytest
 import timm
 import torch
 
-from kdengine import Engine, Step, Trace
+from kdengine import Engine
 from kdengine.data import load_data
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def make_step():
-    """Builds a step: ``make_step([(student, teacher), ...])`` pairs tensors, named tap0, tap1 ... unless said."""
-
-    def make(pairs, student_logits=None, teacher_logits=None, y=None, names=None):
-        names = names or [(f"tap{number}", f"tap{number}") for number in range(len(pairs))]
-        traces = [
-            Trace({name[side]: pair[side] for name, pair in zip(names, pairs, strict=True)}, logits)
-            for side, logits in ((0, student_logits), (1, teacher_logits))
-        ]
-        count = len(pairs[0][0])
-        y = torch.zeros(count, dtype=torch.long) if y is None else y
-        return Step(torch.zeros(count, 3, 4, 4), y, torch.arange(count), *traces, names=names)
-
-    return make
 
 
 @pytest.fixture

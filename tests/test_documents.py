@@ -1,6 +1,8 @@
 """The examples in the documents are run, so that they stay true."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import kdzoo  # noqa: F401  registers the small networks with timm
@@ -36,6 +38,16 @@ def test_the_example_of_a_method_takes_about_15_lines():
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
 
 
+def test_the_example_of_a_test_passes_as_it_stands(tmp_path):
+    method, test = (code for code in blocks(ROOT / "docs" / "writing-a-method.md", "python") if "_kd.py\n" in code)
+    (tmp_path / "my_kd.py").write_text(method)
+    (tmp_path / "test_my_kd.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_kd.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "failed" not in done.stdout
+
+
 def test_the_example_of_a_recorder_runs_as_it_stands():
     (code,) = blocks(ROOT / "docs" / "taps.md", "python")
     names = {"model": timm.create_model("resnet8", num_classes=10), "images": torch.randn(2, 3, 32, 32)}
@@ -52,5 +64,6 @@ def test_every_command_in_a_document_exists(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_somewhere(document):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8"))
+    prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", prose)
     assert [link for link in links if not (document.parent / link).exists()] == []

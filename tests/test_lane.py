@@ -8,12 +8,9 @@ FAST = {"data": "digits@train=192@test=64", "precision": "fp32", "device": "cpu"
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(tmp_path, monkeypatch):
+def _own_folder(tmp_path, monkeypatch):
+    """Run folders land in the test's own folder."""
     monkeypatch.chdir(tmp_path)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(name="resnet14", seed=5):

@@ -125,7 +125,7 @@ def refusal(create, text, **sizes):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("resnet9", "There is no network 'resnet9'. Did you mean 'resnet8"),
+        ("resnet88", "There is no network 'resnet88'. Did you mean 'resnet8'"),
         ("resnt8", "Did you mean 'resnet8'"),
         ("vit_tiny_patch16_224", "Did you mean 'timm:vit_tiny_patch16_224'?"),
         ("resnet18", "Did you mean 'timm:resnet18' or 'torchvision:resnet18'?"),

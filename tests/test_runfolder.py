@@ -20,8 +20,7 @@ TIMES = ("seconds", "images_per_second")
 
 # A run of three epochs that ends itself after a given one; drop_rate makes random numbers matter while it trains.
 CODE = """
-import os, signal, sys, torch
-torch.set_num_threads(1)
+import os, signal, sys
 from kdengine import Engine, Registry, hookimpl
 from kdengine.models import ModelSource
 
@@ -35,14 +34,6 @@ EPOCH, SIGNAL = int(sys.argv[2]), int(sys.argv[3])
 pair, weights = ("resnet14", "resnet8@drop_rate=0.5"), sys.argv[4]
 Engine(*pair, out=sys.argv[1], observers=[End()], teacher_weights=weights, **SETTINGS).fit()
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,9 @@ FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(tmp_path, monkeypatch):
+def _own_folder(tmp_path, monkeypatch):
+    """Run folders land in the test's own folder."""
     monkeypatch.chdir(tmp_path)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(name="resnet14", seed=5, classes=10):

@@ -15,13 +15,10 @@ FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of the test's own, and one thread."""
+    """A cache of the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path / "cache" / "teachers"
-    torch.set_num_threads(before)
+    return tmp_path / "cache" / "teachers"
 
 
 def distil(teacher="resnet14", **settings):
@@ -122,8 +119,6 @@ class Waiting:
 
 def test_of_two_runs_at_once_one_trains_the_teacher_and_the_other_waits_for_it(python, tmp_path):
     code = f"""
-        import torch
-        torch.set_num_threads(1)
         from kdengine import Engine
         result = Engine("resnet14", "resnet8", ["st"], **{FAST!r}, out={str(tmp_path / "other")!r}).fit()
         print(result.facts["teacher"]["cached"])

@@ -17,16 +17,19 @@ def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]
     """What the first stage receives: the last map before its module began.
 
     Where the stages are no modules of their own but layers in a flat list, the stem is what ``find_stages`` passed over,
-    or the first activation.
+    or the first activation. Where the first stage receives the images themselves, it is the first activation inside it.
     """
     if not stages:
         return None
     first = stages[0][0]
-    before = [call for call in probe.calls if call.finished < first.started and layout_of(call, probe) is not None]
+    maps = [call for call in probe.calls if layout_of(call, probe) is not None]
+    before = [call for call in maps if call.finished < first.started]
     if not any(first.contains(inner) for inner in probe.calls):
         if passed_over is not None:
             return passed_over
         before = [call for call in before if call.activation][:1] or before
+    elif not before:
+        before = [call for call in maps if call.activation and first.contains(call)][:1]
     layout = layout_of(before[-1], probe) if before else None
     return None if layout is None else (before[-1], layout)
 

@@ -212,15 +212,15 @@ class DistillerContract:
     def test_what_it_costs_when_there_is_nothing_left_to_learn(self) -> None:
         """The terms named in ``at_equality`` have their known values when student and teacher show the same."""
         student = tiny_pair()[1]
-        bench = self.bench((student, student))
+        bench, found = self.bench((student, student)), {}
         for lane in bench.stages():
             lane.module.eval()
-            terms = bench.terms(random_batch(4))
-            for name, value in terms.items():
-                known = self.at_equality.get(name.partition(".")[2])
-                if known is not None:
-                    assert abs(float(value.detach()) - known) < 1e-5, f"{name} = {float(value.detach())}, not {known}"
+            terms = {name: float(value.detach()) for name, value in bench.terms(random_batch(4)).items() if name != "task"}
+            found.update({name.partition(".")[2]: value for name, value in terms.items()})
             lane.module.train()
+        for name, known in self.at_equality.items():
+            assert name in found, f"at_equality names '{name}', which is no term; there are {', '.join(found)}"
+            assert abs(found[name] - known) < 1e-5, f"{name} = {found[name]}, not {known}"
 
 
 def _check_teaching(bench: Bench) -> None:

@@ -186,6 +186,25 @@ def test_the_stem_is_what_the_first_stage_receives():
         assert tensor_at(anatomy, "stem").ndim == 4
 
 
+def test_where_the_first_stage_receives_the_images_the_stem_is_its_first_activation():
+    def group(inputs, outputs):
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, stride=2), nn.ReLU()
+        )
+
+    class Groups(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.fc = group(3, 4), group(4, 8), nn.Linear(8, 10)
+
+        def forward(self, x):
+            return self.fc(self.two(self.one(x)).mean((2, 3)))
+
+    anatomy = Anatomy.of(Groups(), (3, 32, 32))
+    assert str(anatomy.canonical["stem"]) == "one.1"
+    assert tensor_at(anatomy, "stem").shape == (2, 4, 32, 32)
+
+
 def test_tokens_of_every_stage_are_told_from_prefix_tokens():
     vit, none = "vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}
     for name, prefix, options in ((vit, 1, {}), ("deit_tiny_distilled_patch16_224", 2, {}), (vit, 0, none)):

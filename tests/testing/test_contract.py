@@ -247,5 +247,12 @@ class Plain(NeverNothing):
         return {"match": super().forward(step)["match"] - 0.5}
 
 
+def test_a_known_value_of_no_term_is_refused():
+    contract = contract_of(Plain)
+    type(contract).at_equality = {"macth": 0.0}
+    with pytest.raises(AssertionError, match="'macth', which is no term; there are match"):
+        contract.test_what_it_costs_when_there_is_nothing_left_to_learn()
+
+
 def test_a_known_value_is_recognised():
     contract_of(Plain).test_what_it_costs_when_there_is_nothing_left_to_learn()

@@ -1,7 +1,7 @@
 import runpy
 from pathlib import Path
 
-from kdzoo.cifar_resnet import NETWORKS
+from kdzoo import NETWORKS
 
 ZOO = Path(__file__).parents[1]
 

@@ -4,16 +4,14 @@ from pathlib import Path
 import kdzoo
 import pytest
 import timm
-from kdplugin_at import AttentionTransfer
-from kdplugin_fitnet import FitNet
-from kdplugin_rkd import RKD
-from kdplugin_st import SoftTargets
+import torch
 
 from kdengine import Engine, Registry
 from kdengine.optim import check_optimizer
+from kdengine.recipes import recipe_values
 from kdengine.settings import Settings
+from kdengine.testing import built, make_step
 
-METHODS = {method.name: method for method in (AttentionTransfer, FitNet, RKD, SoftTargets)}
 FOLDER = Path(kdzoo.__file__).parent / "recipes"
 NAMES = ["bhheo2019", "motakuss2023", "repdistiller", "seed004", "sseung2019", "tootouch2021"]
 SEED = {
@@ -80,21 +78,63 @@ OPTIONS = [
     ("sseung2019", "fitnet", {"side": "teacher", "taps": ("stage2", "stage3"), "reduction": "mean", "hint_epochs": 0.4}),
     ("sseung2019", "at", {"beta": 1000.0, "half": True}),
     ("sseung2019", "rkd", {"taps": None, "l2_normalize": True, "distance": 25.0, "angle": 50.0}),
+    ("sseung2019", "fsp", {"mode": "two_stage", "fsp_epochs": 0.4, "taps": ("stage2", "stage3"), "pool": "max"}),
+    ("sseung2019", "svd", {"k": 4, "sigma_weight": True, "clip_to_task": True, "taps": ("stage2", "stage3")}),
+    ("sseung2019", "ab", {"init_epochs": 0.4, "margin": 1.0, "taps": ("stage2", "stage3")}),
     ("bhheo2019", "st", {"alpha": 0.3, "temperature": 3.0, "t_squared": False}),
     ("bhheo2019", "fitnet", {"side": "teacher", "taps": ("stages",), "reduction": "sum_chw", "hint_epochs": 0.4}),
     ("bhheo2019", "at", {"beta": 1000.0, "half": True}),
     ("bhheo2019", "rkd", {"taps": ("logits",), "l2_normalize": True, "distance": 100.0, "angle": 200.0}),
+    ("bhheo2019", "fsp", {"mode": "two_stage", "fsp_epochs": 0.4, "taps": ("stages",), "reduction": "sum_half"}),
+    ("bhheo2019", "svd", {"k": 4, "sigma_weight": False, "clip_to_task": True}),
+    ("bhheo2019", "ab", {"init_epochs": 0.4, "margin": 1.0, "taps": ("stages",), "connector": "always"}),
+    ("bhheo2019", "dml", {"symmetric": True, "temperature": 1.0}),
     ("tootouch2021", "st", {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"}),
     ("motakuss2023", "st", {"alpha": 1.0, "task": 1.0, "temperature": 10.0, "hard_temperature": True, "t_squared": False}),
     ("motakuss2023", "fitnet", {"kernel": 3, "hint_epochs": 1.0, "side": "student", "taps": None}),
+    ("motakuss2023", "takd", {"assistants": ("cnn12",), "hand_over": "last"}),
+    ("motakuss2023", "mbd-delta", {"temperature": 1.0, "double_temperature": True, "hard_temperature": True}),
+    ("motakuss2023", "mbd-hard", {"temperature": 1.0, "double_temperature": True, "hard_temperature": True}),
+    ("motakuss2023", "mbd-soft", {"temperature": 1.0, "double_temperature": True, "hard_temperature": True}),
     ("seed004", "st", {"alpha": 0.9, "temperature": 4.0, "t_squared": True}),
     ("seed004", "fitnet", {"mode": "two_stage"}),
     ("seed004", "at", {"beta": 1000.0, "half": False}),
+    ("seed004", "nst", {"kernel": "poly", "beta": 50.0}),
+    ("seed004", "fsp", {"mode": "two_stage"}),
     ("repdistiller", "st", {"alpha": 0.9, "temperature": 4.0, "t_squared": True}),
     ("repdistiller", "fitnet", {"mode": "joint", "weight": 100.0, "taps": None}),
     ("repdistiller", "at", {"beta": 1000.0, "half": False}),
     ("repdistiller", "rkd", {"distance": 25.0, "angle": 50.0, "l2_normalize": False}),
+    ("repdistiller", "nst", {"kernel": "poly", "beta": 50.0, "taps": None}),
+    ("repdistiller", "sp", {"taps": ("stage-1",), "beta": 3000.0}),
+    ("repdistiller", "fsp", {"mode": "two_stage", "pool": "avg", "fsp_epochs": 0.125}),
+    ("repdistiller", "svd", {"clip_to_task": False}),
+    ("repdistiller", "ab", {"init_epochs": 0.125, "margin": 1.0}),
 ]
+METHODS = (
+    *("ab", "at", "dml", "fitnet", "fsp", "jacobian", "mbd-delta", "mbd-hard", "mbd-soft"),
+    *("nst", "rkd", "sp", "st", "svd", "takd"),
+)
+"""Names that options may be for; a misspelt one would do nothing in a run."""
+
+
+@pytest.fixture(scope="module")
+def registry():
+    found = Registry()
+    found.load_all()
+    return found
+
+
+@pytest.fixture(scope="module")
+def method(registry):
+    """An installed method by its name; whoever has not installed it is told so."""
+
+    def named(name):
+        if name not in registry.offered("methods"):
+            pytest.skip(f"{name} is not installed")
+        return registry.offered("methods")[name]
+
+    return named
 
 
 def recipe(name):
@@ -131,14 +171,71 @@ def test_the_teacher_of_motakuss_alone_is_trained_otherwise():
     assert [name for name in NAMES if "teacher_train" in recipe(name)] == ["motakuss2023"]
 
 
-@pytest.mark.parametrize(("name", "method", "facts"), OPTIONS)
-def test_a_recipe_sets_a_method_as_its_source_does(name, method, facts):
-    options = METHODS[method](**settings(name).options[method]).options.model_dump()
+@pytest.mark.parametrize(("name", "given", "facts"), OPTIONS)
+def test_a_recipe_sets_a_method_as_its_source_does(name, given, facts, method):
+    options = method(given)(**settings(name).options[given]).options.model_dump()
     assert {key: options[key] for key in facts} == facts
 
 
 def test_every_options_table_of_every_recipe_is_pinned_here():
-    assert {(name, method) for name in NAMES for method in recipe(name)["options"]} == {(n, m) for n, m, _ in OPTIONS}
+    assert {(name, given) for name in NAMES for given in recipe(name)["options"]} == {(n, m) for n, m, _ in OPTIONS}
+    assert {given for _, given, _ in OPTIONS} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("given", METHODS)
+def test_a_recipe_loads_with_every_method_and_brings_options_that_it_has(name, given, method, registry):
+    """Of that method and its companions alone."""
+    used = {given, *method(given).companions}
+    found = Settings.checked({**recipe_values(name, [given], registry), "student": "resnet8"}).options
+    assert set(found) == used & set(recipe(name)["options"])
+    for each in used:
+        method(each)(**found.get(each, {}))
+
+
+def test_a_composition_takes_the_options_of_all_its_methods(method, registry):
+    method("takd")
+    assert set(recipe_values("motakuss2023", ["multi"], registry)["options"]) == {"takd", "fitnet", "st"}
+
+
+@pytest.mark.parametrize("name", ["sseung2019", "bhheo2019"])
+@pytest.mark.parametrize("given", ["fitnet", "fsp", "ab"])
+def test_forty_epochs_come_before_the_hundred(name, given, method):
+    (stage,) = method(given)(**settings(name).options[given]).stages()
+    assert round(stage.epochs * settings(name).train.epochs) == 40
+
+
+REGRESSORS = [
+    ("cnn8", "cnn12", 74_112),
+    ("cnn12", "cnn16", 18_624),
+    ("cnn8", "cnn16", 37_248),
+    ("cifar_resnet50", "resnet71", 1_181_184),
+    ("resnet71", "resnet98", 295_680),
+    ("cifar_resnet50", "resnet98", 591_360),
+]
+
+
+@pytest.mark.parametrize(("teacher", "student", "parameters"), REGRESSORS)
+def test_the_regressors_of_motakuss_have_as_many_parameters_as_at_the_source(teacher, student, parameters, method, shell):
+    taps = []
+    for name in (student, teacher):
+        extractor = shell(name, features_only=True)
+        place = extractor.feature_info.module_name().index("layer2")
+        taps.append({"stage2": torch.zeros(extractor(torch.zeros(2, 3, 32, 32, device="meta"))[place].shape)})
+    hint = method("fitnet")(**settings("motakuss2023").options["fitnet"])
+    built(hint, make_step(*taps, rectified=("stage2",)))
+    assert sum(value.numel() for value in hint.parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_networks_that_a_recipe_names_exist(name, registry):
+    """Of the zoo, that is; the command in its head runs them."""
+    (line,) = [line for line in (FOLDER / f"{name}.toml").read_text().splitlines() if "--teacher" in line][:1]
+    words = line.split()
+    for flag in ("--teacher", "--student"):
+        assert registry.model(words[words.index(flag) + 1]) is not None
+    for assistant in recipe(name)["options"].get("takd", {}).get("assistants", ()):
+        assert registry.model(assistant) is not None
 
 
 @pytest.mark.parametrize("name", NAMES)

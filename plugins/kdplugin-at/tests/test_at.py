@@ -1,4 +1,4 @@
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from kdplugin_at import AttentionTransfer, attention_loss, attention_map
 
 from kdengine import SettingsError, TapError
+from kdengine.testing import DistillerContract, built, make_step
 
 SHAPES = [
     ((1, 3, 2, 2), (1, 3, 2, 2)),
@@ -14,6 +15,11 @@ SHAPES = [
     ((3, 2, 3, 3), (3, 6, 6, 6)),  # a larger teacher
     ((2, 2, 6, 2), (2, 3, 3, 4)),  # larger in one direction only
 ]
+
+
+class TestContract(DistillerContract):
+    method = "at"
+    at_equality: ClassVar = {"attention": 0.0}
 
 
 def pooled(maps, size):
@@ -41,12 +47,13 @@ def loss_of(student, teacher, power=2.0):
 
 
 @pytest.fixture
-def maps(leaf, make_step):
+def maps(leaf):
     """A step on random maps, the student's leaf, and both as float64 arrays."""
 
     def make(shapes):
         student, teacher = leaf(*shapes[0], seed=1), leaf(*shapes[1], seed=2).detach()
-        return make_step([(student, teacher)]), student, student.detach().double().numpy(), teacher.double().numpy()
+        step = make_step(student={"stage2": student}, teacher={"stage2": teacher})
+        return step, student, student.detach().double().numpy(), teacher.double().numpy()
 
     return make
 
@@ -60,10 +67,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_formula(shapes, power, maps,
     agree(gradient(loss, student), slope(lambda moved: 50 * loss_of(moved, t, power), s))
 
 
-def test_the_stages_are_summed_and_weighed_by_a_thousand(leaf, make_step, agree):
-    pairs = [(leaf(2, 4, side, side, seed=side), leaf(2, 8, side, side, seed=side + 1).detach()) for side in (8, 4, 2)]
-    arrays = [[tensor.detach().double().numpy() for tensor in pair] for pair in pairs]
-    agree(AttentionTransfer()(make_step(pairs))["attention"], 1000 * sum(loss_of(*pair) for pair in arrays))
+def test_the_stages_are_summed_and_weighed_by_a_thousand(leaf, agree):
+    student = {f"stage{side}": leaf(2, 4, side, side, seed=side) for side in (8, 4, 2)}
+    teacher = {f"stage{side}": leaf(2, 8, side, side, seed=side + 1).detach() for side in (8, 4, 2)}
+    losses = [loss_of(student[name].detach().double().numpy(), teacher[name].double().numpy()) for name in student]
+    agree(AttentionTransfer()(make_step(student, teacher))["attention"], 1000 * sum(losses))
 
 
 def test_half_halves_the_loss_and_so_does_the_preset_sseung(maps, agree):
@@ -100,13 +108,15 @@ def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
     assert list(AttentionTransfer().stages()) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "fault"),
-    [({"betta": 1.0}, "'beta'"), ({"power": 0.5}, "greater than or equal to 1"), ({"preset": "seung"}, "'sseung'")],
-)
-def test_a_wrong_option_is_refused_with_the_way_out(options, fault):
-    with pytest.raises(SettingsError, match=fault):
-        AttentionTransfer(**options)
+def test_a_power_below_one_is_refused():
+    with pytest.raises(SettingsError, match="greater than or equal to 1"):
+        AttentionTransfer(power=0.5)
+
+
+def test_taps_that_hold_no_maps_are_refused(leaf):
+    step = make_step(student={"embedding": leaf(2, 64)}, teacher={"embedding": leaf(2, 64)})
+    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+        built(AttentionTransfer(), step)
 
 
 def test_a_run_records_the_sum_over_all_stages_beside_the_whole_task(one_step):
@@ -129,22 +139,7 @@ def test_a_teacher_of_other_widths_needs_no_connector(one_step):
     assert terms["at.attention"] == pytest.approx(500 * loss_of(student["stage3"], teacher["stage3"]), rel=1e-4)
 
 
-def test_a_run_refuses_taps_that_hold_no_maps(distil):
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
-        distil(["at"], at={"taps": "embedding"})
-
-
-def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
-    result = distil(["at"], data="digits@train=129@test=64", epochs=2)
-    assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
-
-
 def test_attention_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["at"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["at.attention"] for record in result.history]
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_every_option_stands_in_the_readme_with_its_default(option_rows):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert [row for row in option_rows(AttentionTransfer) if row not in readme] == []

@@ -1,4 +1,4 @@
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -6,8 +6,14 @@ import torch
 from kdplugin_st import SoftTargets, soft_target_loss
 
 from kdengine import SettingsError, TapError
+from kdengine.testing import DistillerContract, built, make_step
 
 SHAPES = [(1, 2), (2, 10), (7, 3), (5, 100)]
+
+
+class TestContract(DistillerContract):
+    method = "st"
+    at_equality: ClassVar = {"soft": 0.0}
 
 
 def softmax(logits):
@@ -31,13 +37,13 @@ def entropy(logits):
 
 
 @pytest.fixture
-def outputs(leaf, make_step):
+def outputs(leaf):
     """A step on random logits, and the same logits as float64 arrays: student, teacher, labels."""
 
     def make(shape, scale=3.0, dtype=torch.float32):
         student, teacher = leaf(*shape, seed=1, dtype=dtype), (scale * leaf(*shape, seed=2, dtype=dtype)).detach()
         y = torch.arange(shape[0]) % shape[1]
-        step = make_step([(student, teacher)], student, teacher, y, names=[("logits", "logits")])
+        step = make_step(student_logits=student, teacher_logits=teacher, labels=y)
         return step, student, student.detach().double().numpy(), teacher.double().numpy(), y.numpy()
 
     return make
@@ -102,6 +108,17 @@ def test_alpha_above_one_asks_for_the_weight_of_the_task():
         SoftTargets(alpha=1.5)
 
 
+def test_a_temperature_of_zero_is_refused():
+    with pytest.raises(SettingsError, match="greater than 0"):
+        SoftTargets(temperature=0.0)
+
+
+def test_taps_that_are_no_logits_are_refused(leaf):
+    step = make_step(student={"stage3": leaf(2, 3, 4, 4)}, teacher={"stage3": leaf(2, 3, 4, 4)})
+    with pytest.raises(TapError, match=r"logits \[B, K\] of the same classes"):
+        built(SoftTargets(), step)
+
+
 def test_the_preset_sseung_is_seven_tenths_task_and_three_tenths_kl_at_three(outputs, agree):
     step, *_, s, t, _ = outputs((4, 6))
     method = SoftTargets(preset="sseung")
@@ -140,15 +157,6 @@ def test_logits_of_five_hundred_stay_finite(gradient):
     assert torch.isfinite(gradient(loss, student)).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "fault"),
-    [({"temprature": 2.0}, "'temperature'"), ({"temperature": 0.0}, "greater than 0"), ({"preset": "seung"}, "'sseung'")],
-)
-def test_a_wrong_option_is_refused_with_the_way_out(options, fault):
-    with pytest.raises(SettingsError, match=fault):
-        SoftTargets(**options)
-
-
 def test_a_run_records_the_task_at_one_minus_alpha_and_the_soft_term_of_the_formula(one_step):
     (terms,), student, teacher, y = one_step(["st"])
     s, t = student["logits"], teacher["logits"]
@@ -172,24 +180,8 @@ def test_used_twice_both_terms_count_and_the_weights_of_the_task_multiply(one_st
     assert terms["st-2.soft"] == pytest.approx(0.5 * kl(s, t, 1.0), rel=1e-4)
 
 
-def test_a_run_refuses_taps_that_are_no_logits(distil):
-    with pytest.raises(TapError, match=r"logits \[B, K\] of the same classes"):
-        distil(["st"], st={"taps": "stage3=stage2"})
-
-
-def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
-    result = distil(["st"], data="digits@train=129@test=64", epochs=2)
-    assert [record["stage"] for record in result.history] == ["joint", "joint"]
-    assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
-
-
 def test_a_student_taught_by_soft_targets_alone_comes_closer_to_its_teacher(distil):
     result = distil(["st"], epochs=2, train={"batch_size": 16}, st={"alpha": 1.0})
     soft = [record["terms"]["st.soft"] for record in result.history]
     assert "task" not in result.history[0]["terms"]
     assert soft[-1] < 0.5 * soft[0]
-
-
-def test_every_option_stands_in_the_readme_with_its_default(option_rows):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert [row for row in option_rows(SoftTargets) if row not in readme] == []

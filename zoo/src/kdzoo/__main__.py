@@ -5,7 +5,8 @@ from __future__ import annotations
 import timm
 import torch
 
-from kdzoo.cifar_resnet import NETWORKS
+from kdzoo.catalogue import NETWORKS
+from kdzoo.network import Network
 
 __all__ = ["table"]
 
@@ -13,28 +14,32 @@ CLASSES = (10, 100)
 
 
 def table() -> str:
-    """One row a network: depth, the maps at the end of its three stages for 32 x 32 images, and its parameters."""
+    """One row a network: the maps at the ends of its stages for 32 x 32 images, its embedding, and its parameters."""
     counts = " | ".join(f"parameters, {classes} classes" for classes in CLASSES)
-    head = [f"| network | depth | stages | {counts} |", "|---|--:|---|" + "--:|" * len(CLASSES)]
+    head = [f"| network | stages | embedding | {counts} |", "|---|---|--:|" + "--:|" * len(CLASSES)]
     return "\n".join(head + [_row(name) for name in NETWORKS])
 
 
 def _row(name: str) -> str:
-    counts = " | ".join(f"{parameters(name, classes):,}" for classes in CLASSES)
-    return f"| `{name}` | {NETWORKS[name]['depth']} | {', '.join(stages(name))} | {counts} |"
-
-
-def parameters(name: str, classes: int) -> int:
-    """Number of trainable values of a network."""
     with torch.device("meta"):
-        return sum(value.numel() for value in timm.create_model(name, num_classes=classes).parameters())
+        network = timm.create_model(name)
+        counts = " | ".join(f"{parameters(network, classes):,}" for classes in CLASSES)
+    return f"| `{name}` | {', '.join(stages(name))} | {network.head_hidden_size} | {counts} |"
+
+
+def parameters(network: Network, classes: int) -> int:
+    """Number of trainable values with so many classes; the network gets another classifier."""
+    network.reset_classifier(classes)
+    return sum(value.numel() for value in network.parameters())
 
 
 def stages(name: str) -> list[str]:
-    """Channels and size of the maps at the end of the stages, such as ``64@8x8``."""
+    """Channels and size of the maps at the end of the stages, such as ``64@8x8``; the stem is none."""
     with torch.device("meta"):
-        _, *maps = timm.create_model(name, features_only=True)(torch.zeros(1, 3, 32, 32))
-    return [f"{tensor.shape[1]}@{tensor.shape[2]}x{tensor.shape[3]}" for tensor in maps]
+        extractor = timm.create_model(name, features_only=True)
+        maps = extractor(torch.zeros(1, 3, 32, 32))
+    named = zip(extractor.feature_info.module_name(), maps, strict=True)
+    return [f"{each.shape[1]}@{each.shape[2]}x{each.shape[3]}" for module, each in named if module.startswith("layer")]
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """The residual networks for 32 x 32 images that distillation papers compare on.
 
-Topology: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2, with a projection
-(1x1 convolution and batch normalisation) wherever a block changes its stride or width ("option B").
+Topology: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section 4.2, with a
+projection (1x1 convolution and batch normalisation) wherever a block changes its stride or width ("option B").
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from kdzoo.naming import cifar_configs, register
+from kdzoo.network import Network, he_fan_out
 
 __all__ = ["NETWORKS", "CifarResNet"]
 
@@ -37,20 +38,20 @@ class BasicBlock(nn.Module):
         return self.act2(out + self.downsample(x))
 
 
-class CifarResNet(nn.Module):
-    """A residual network of three stages for small images.
+class CifarResNet(Network):
+    """A residual network for small images: a stem, and stages of equally many blocks.
 
     Args:
-        depth: number of weighted layers, 6n + 2.
-        widths: channels of the stem and of the three stages.
+        depth: number of weighted layers besides the projections: 6n + 2 with three stages, 8n + 2 with four.
+        widths: channels of the stem and of the stages.
         num_classes: outputs K; 0 leaves the classifier out.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
-    Shapes: [B, in_chans, H, W] -> [B, K]; the stages give [B, C, H, W], [B, C, H/2, W/2] and [B, C, H/4, W/4].
+    Shapes: [B, in_chans, H, W] -> [B, K]; the stages give [B, C, H, W], [B, C, H/2, W/2], [B, C, H/4, W/4] and so on.
 
     Raises:
-        ValueError: the depth is not 6n + 2.
+        ValueError: there is no such depth.
     """
 
     def __init__(
@@ -62,50 +63,30 @@ class CifarResNet(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ...), got {depth}")
-        blocks = (depth - 2) // 6
-        stem, *stages = widths
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = stages[-1]
-        self.conv1 = nn.Conv2d(in_chans, stem, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
+        count = len(widths) - 1
+        blocks = _blocks(depth, 2 * count)
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU(inplace=True)
-        self.layer1 = _stage(stem, stages[0], blocks, stride=1)
-        self.layer2 = _stage(stages[0], stages[1], blocks, stride=2)
-        self.layer3 = _stage(stages[1], stages[2], blocks, stride=2)
-        self.global_pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten(1)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.fc: nn.Module = nn.Linear(stages[2], num_classes) if num_classes else nn.Identity()
-        self.feature_info = [
-            {"num_chs": width, "reduction": reduction, "module": module}
-            for width, reduction, module in zip(widths, (1, 1, 2, 4), ("act1", "layer1", "layer2", "layer3"), strict=True)
-        ]
-        self.apply(_he_fan_out)
+        stages = [_stage(*pair, blocks, stride=2 if number else 1) for number, pair in enumerate(pairwise(widths))]
+        self.add_stages(stages, widths[1:], [2**number for number in range(count)], stem=("act1", widths[0], 1))
+        self.finish(widths[-1], num_classes, drop_rate)
 
-    def get_classifier(self) -> nn.Module:
-        """The layer that makes the logits."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one (timm's convention; the pooling is always the mean)."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+    def fill(self, module: nn.Module) -> None:
+        """Convolutions after He."""
+        he_fan_out(module)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, H, W] -> [B, C, H/4, W/4]."""
-        x = self.act1(self.bn1(self.conv1(x)))
-        return self.layer3(self.layer2(self.layer1(x)))
+        """[B, in_chans, H, W] -> [B, C, H/4, W/4]; half that size with four stages."""
+        return self.forward_stages(self.act1(self.bn1(self.conv1(x))))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """[B, C, H, W] -> [B, K], or the pooled [B, C] with ``pre_logits``."""
-        x = self.head_drop(self.flatten(self.global_pool(x)))
-        return x if pre_logits else self.fc(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_chans, H, W] -> [B, K]."""
-        return self.forward_head(self.forward_features(x))
+def _blocks(depth: int, layers: int) -> int:
+    """Blocks in a stage, where one block in every stage makes so many layers."""
+    if depth < layers + 2 or (depth - 2) % layers:
+        examples = ", ".join(str(layers * number + 2) for number in (1, 2, 3))
+        raise ValueError(f"depth must be {layers}n + 2 ({examples}, ...), got {depth}")
+    return (depth - 2) // layers
 
 
 def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequential:
@@ -113,18 +94,16 @@ def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequen
     return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))
 
 
-def _he_fan_out(module: nn.Module) -> None:
-    """Convolutions are drawn from N(0, 2 / (k^2 C_out)); He et al., "Delving Deep into Rectifiers", 2015."""
-    if isinstance(module, nn.Conv2d):
-        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-
-
 THIN = (16, 16, 32, 64)
 WIDE = (32, 64, 128, 256)
-NETWORKS = {
+# timm's own resnet18 and resnet26, which keep these two names, are for large images
+THREE_STAGES = {
     **{f"resnet{depth}": {"depth": depth, "widths": THIN} for depth in (8, 14, 20, 32, 44, 56, 110)},
+    "cifar_resnet26": {"depth": 26, "widths": THIN},
     **{f"resnet{depth}x4": {"depth": depth, "widths": WIDE} for depth in (8, 32)},
 }
+FOUR_STAGES = {"cifar_resnet18": {"depth": 18, "widths": (64, 64, 128, 256, 512)}}
+NETWORKS = THREE_STAGES | FOUR_STAGES
 default_cfgs = cifar_configs(NETWORKS, first_conv="conv1", classifier="fc")
-register(__name__, CifarResNet, NETWORKS, features=4)
+register(__name__, CifarResNet, THREE_STAGES, features=4)
+register(__name__, CifarResNet, FOUR_STAGES, features=5)

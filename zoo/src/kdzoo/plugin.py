@@ -9,12 +9,12 @@ from typing import Any
 import timm
 
 from kdengine import hookimpl
-from kdzoo import cifar_resnet
+from kdzoo.catalogue import NETWORKS
 
 
 @hookimpl
 def kdengine_register(registry: Any) -> None:
     """Offer the networks and the recipes."""
-    for name in cifar_resnet.NETWORKS:
+    for name in NETWORKS:
         registry.model(name, partial(timm.create_model, name))
     registry.recipes(Path(__file__).parent / "recipes")

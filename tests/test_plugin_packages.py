@@ -1,0 +1,88 @@
+"""Every first-party package of methods is described and listed like every other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from kdengine import Registry
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted(file.parent for file in ROOT.glob("plugins/kdplugin-*/pyproject.toml"))
+
+pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+
+
+def project(folder):
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def readme(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def plugins(folder):
+    """What the package's entry points offer, by their names."""
+    registry = Registry(allow=[folder.name])
+    registry.load_all()
+    return {plugin.name: plugin for plugin in registry.plugins if plugin.distribution == folder.name}
+
+
+def methods(folder):
+    return [method for plugin in plugins(folder).values() for method in plugin.methods.values()]
+
+
+def shown(default):
+    """A default as the table of options writes it: TOML's words, lists without their brackets."""
+    if isinstance(default, bool):
+        default = str(default).lower()
+    if isinstance(default, tuple):
+        default = ", ".join(default)
+    return "none" if default in (None, "") else f"`{default}`"
+
+
+def rows(method):
+    """What each row of the table of options begins with; of inherited options, name and default."""
+    for name, option in method.describe()["options"].items():
+        default = method.taps if name == "taps" else option["default"]
+        help_ = f"{option['help']} |" if name in method.Options.__annotations__ else ""
+        yield f"| `{name}` | {shown(default)} | {help_}"
+
+
+def test_every_entry_point_offers_something(folder):
+    offered = plugins(folder)
+    assert project(folder)["name"] == folder.name
+    assert list(offered) == sorted(project(folder)["entry-points"]["kdengine"]), "install it: pip install -e FOLDER"
+    assert {name: plugin.reason for name, plugin in offered.items() if not plugin.selectable} == {}
+
+
+def test_every_option_stands_in_the_readme_with_its_default(folder):
+    assert [row for method in methods(folder) for row in rows(method) if row not in readme(folder)] == []
+
+
+def test_the_readme_names_the_source(folder):
+    text = " ".join(readme(folder).split())
+    assert "Source: " in text
+    for method in methods(folder):
+        named = re.findall(r'"[^"]+"|arXiv:\d+\.\d+', method.describe()["source"])
+        assert named, f"the docstring of {method.__name__} gives neither a title in quotes nor a number"
+        assert [name for name in named if name not in text] == []
+
+
+def test_every_preset_can_be_made_and_stands_in_the_readme(folder):
+    for method in methods(folder):
+        for preset in method.presets:
+            assert method(preset=preset).options.preset == preset
+            assert f"| `{preset}` |" in readme(folder)
+
+
+def test_it_is_installed_with_everything(folder):
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert folder.name in root["project"]["optional-dependencies"]["all"]
+
+
+def test_its_methods_stand_in_the_table_of_the_first_page(folder):
+    link = f"[{folder.name}](plugins/{folder.name}/README.md)"
+    listed = [line for line in readme(ROOT).splitlines() if line.startswith("|") and link in line]
+    assert [method.name for method in methods(folder) if not any(f"`{method.name}`" in line for line in listed)] == []
