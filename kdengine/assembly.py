@@ -70,7 +70,7 @@ def _link(pupil: Pupil, distillers: Mapping[str, Distiller], settings: Settings)
     for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.readings[key] for phase in phases if key in phase.readings], pupil, settings.seed + number)
     module = LaneModule(pupil.student.module, distillers, settings.train.label_smoothing)
-    return Link(pupil.student.name, module, phases)
+    return Link(pupil.student, pupil.teacher, module, phases)
 
 
 def make_phases(distillers: Mapping[str, Distiller], pupil: Pupil, epochs: int) -> list[Phase]:

@@ -197,7 +197,7 @@ class Lane:
 
     def assistants(self) -> list[dict[str, Any]]:
         """Name and accuracy of the networks that were taught on the way to the student."""
-        return [{"name": link.network, **score(self._rows(number))} for number, link in enumerate(self.links[:-1])]
+        return [{"name": link.student.name, **score(self._rows(number))} for number, link in enumerate(self.links[:-1])]
 
     def _rows(self, link: int) -> list[dict[str, Any]]:
         """The rows of one link."""
@@ -207,7 +207,7 @@ class Lane:
         """Which network is being taught, where there are several."""
         if len(self.links) == 1:
             return {}
-        return {"link": self._link_number + 1, "network": self.links[self._link_number].network}
+        return {"link": self._link_number + 1, "network": self.links[self._link_number].student.name}
 
     def connectors(self) -> dict[str, Tensor]:
         """The weights of all connectors, by distiller and name."""

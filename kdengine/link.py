@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kdengine.lane_module import LaneModule, Phase
+from kdengine.pupil import Network
 from kdengine.teacher_pass import TeacherPass
 
 __all__ = ["Lesson", "Link"]
@@ -24,11 +25,13 @@ class Link:
     """One network on the way from the teacher to the student, most often the student itself.
 
     Attributes:
-        network: its name.
+        student: the network.
+        teacher: what it learns from, if anything.
         module: the network with its distillers.
         phases: its stages, the joint one last.
     """
 
-    network: str
+    student: Network
+    teacher: Network | None
     module: LaneModule
     phases: Sequence[Phase]

@@ -7,6 +7,7 @@ from typing import Any
 
 from kdengine.lane import Lane
 from kdengine.lane_module import Phase
+from kdengine.link import Link
 from kdengine.models import count_parameters
 from kdengine.pupil import Network
 from kdengine.runfolder import RunFolder
@@ -48,37 +49,43 @@ class Plan:
                 {"name": name, "connector_parameters": count_parameters(method)}
                 for name, method in self.lane.module.methods.items()
             ],
-            "stages": [self._stage(phase) for phase in self.lane.phases],
+            "stages": [
+                {**({"network": link.student.name} if len(self.lane.links) > 1 else {}), **_stage(link, phase)}
+                for link in self.lane.links
+                for phase in link.phases
+            ],
             "data": self.source.describe(),
             "runtime": self.runtime.describe(),
             "folder": str(self.folder.path),
         }
 
-    def _stage(self, phase: Phase) -> dict[str, Any]:
-        return {
-            "name": phase.stage.name,
-            "epochs": phase.epochs,
-            "task_weight": phase.task_weight if phase.stage.task else 0.0,
-            "forward": "whole" if phase.stage.task else "up to the deepest tap",
-            "taps": [self._tap(phase, method, *names) for method in phase.readings for names in phase.readings[method].names],
-        }
-
-    def _tap(self, phase: Phase, method: str, student: str, teacher: str) -> dict[str, Any]:
-        assert self.teacher is not None
-        reading = phase.readings[method]
-        student, teacher = (name.removeprefix("=") for name in (student, teacher))
-        here, there = reading.student[student], reading.teacher[teacher]
-        return {
-            "method": method,
-            "student": student,
-            "student_place": str(here),
-            "student_shape": list(self.student.anatomy.tensor(here).shape[1:]),
-            "teacher": teacher,
-            "teacher_place": str(there),
-            "teacher_shape": list(self.teacher.anatomy.tensor(there).shape[1:]),
-            "cloned": here.overwritten or there.overwritten,
-        }
-
 
 def _network(network: Network) -> dict[str, Any]:
     return {"name": network.name, "parameters": network.anatomy.parameters, "stages": network.anatomy.num_stages}
+
+
+def _stage(link: Link, phase: Phase) -> dict[str, Any]:
+    return {
+        "name": phase.stage.name,
+        "epochs": phase.epochs,
+        "task_weight": phase.task_weight if phase.stage.task else 0.0,
+        "forward": "whole" if phase.stage.task else "up to the deepest tap",
+        "taps": [_tap(link, phase, method, *names) for method in phase.readings for names in phase.readings[method].names],
+    }
+
+
+def _tap(link: Link, phase: Phase, method: str, student: str, teacher: str) -> dict[str, Any]:
+    assert link.teacher is not None
+    reading = phase.readings[method]
+    student, teacher = (name.removeprefix("=") for name in (student, teacher))
+    here, there = reading.student[student], reading.teacher[teacher]
+    return {
+        "method": method,
+        "student": student,
+        "student_place": str(here),
+        "student_shape": list(link.student.anatomy.tensor(here).shape[1:]),
+        "teacher": teacher,
+        "teacher_place": str(there),
+        "teacher_shape": list(link.teacher.anatomy.tensor(there).shape[1:]),
+        "cloned": here.overwritten or there.overwritten,
+    }

@@ -41,3 +41,17 @@ def test_a_plan_writes_nothing_and_trains_nothing(plan):
 def test_a_plan_refuses_what_the_run_would_refuse():
     with pytest.raises(TapError, match="stage9"):
         Engine("resnet20", "resnet8", plugins=["rkd"], data=DATA, options={"rkd": {"taps": "stage9"}}).plan()
+
+
+def test_a_plan_shows_every_network_on_the_way_with_its_own_shapes():
+    options = {"takd": {"assistants": ["resnet8x4"]}}
+    facts = Engine("resnet20", "resnet8", plugins=["multi"], data=DATA, epochs=5, options=options).plan().describe()
+    assert [(stage["network"], stage["name"]) for stage in facts["stages"]] == [
+        ("resnet8x4", "hint"),
+        ("resnet8x4", "joint"),
+        ("resnet8", "hint"),
+        ("resnet8", "joint"),
+    ]
+    hints = [stage["taps"][0] for stage in facts["stages"][::2]]
+    assert [tap["student_shape"] for tap in hints] == [[128, 16, 16], [32, 16, 16]]
+    assert [tap["teacher_shape"] for tap in hints] == [[32, 16, 16], [128, 16, 16]]
