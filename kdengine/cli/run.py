@@ -69,10 +69,8 @@ def _print_plan(engine: Engine, as_json: bool) -> None:
     methods = [["method", method["name"], f"{method['connector_parameters']:,}"] for method in plan["methods"]]
     print_table(["", "name", "parameters"], [*networks, *methods])
     for stage in plan["stages"]:
-        network = f" of {stage['network']}" if "network" in stage else ""
-        click.echo(
-            f"\nStage {stage['name']}{network}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}, {stage['forward']}"
-        )
+        name = f"{stage['name']} of {stage['network']}" if "network" in stage else stage["name"]
+        click.echo(f"\nStage {name}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}, {stage['forward']}")
         print_table(["method", "student", "where", "shape", "teacher", "where", "shape"], map(_tap_row, stage["taps"]))
     click.echo(f"\nNothing was trained. The run would lie in {plan['folder']}")
 

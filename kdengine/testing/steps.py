@@ -38,7 +38,7 @@ def make_step(
         student: tap -> tensor; ``step.pairs`` pairs the taps of both sides in their order, or the logits where there
             are none.
         teacher: tap -> tensor.
-        student_logits: [B, K].
+        student_logits: [B, K]; a tap called ``logits`` does too.
         teacher_logits: [B, K].
         labels: class indices [B]; all 0 by default.
         x: images [B, C, H, W]; zeros by default.
@@ -62,8 +62,8 @@ def make_step(
         x=x,
         y=torch.zeros(count, dtype=torch.long) if labels is None else labels,
         index=torch.arange(count) if index is None else index,
-        student=Trace(student, student_logits, inputs=x),
-        teacher=Trace(teacher, teacher_logits, inputs=x),
+        student=Trace(student, student.get("logits", student_logits), inputs=x),
+        teacher=Trace(teacher, teacher.get("logits", teacher_logits), inputs=x),
         stage=stage,
         epoch=epoch,
         progress=progress,

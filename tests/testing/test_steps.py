@@ -44,6 +44,12 @@ def test_a_step_of_logits_alone_pairs_them():
     assert (pair.name, pair.student.shape) == ("logits", (4, 10))
 
 
+def test_a_tap_called_logits_gives_the_logits():
+    step = make_step({"logits": vectors(10)}, {"logits": vectors(10)})
+    assert torch.equal(step.student.logits, vectors(10))
+    assert torch.equal(step.pairs[0].teacher, vectors(10))
+
+
 def test_everything_else_has_sensible_defaults_and_can_be_given():
     step = make_step({"embedding": vectors(2)}, {"embedding": vectors(2)})
     assert (step.y.tolist(), step.index.tolist(), len(step.x)) == ([0] * 4, [0, 1, 2, 3], 4)
