@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdengine.distiller import Distiller
 from kdengine.errors import TrainingError
@@ -94,7 +95,7 @@ class LaneModule(nn.Module):
                 task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
                 terms["task"] = phase.task_weight * task
             for key, reading in phase.readings.items():
-                views = reading.of_student(trace), reading.of_teacher(teacher or Trace({}))
+                views = reading.of_student(trace), self._shown(key, reading, teacher)
                 now = self.progress
                 step = Step(
                     *(x, y, index, *views),
@@ -108,6 +109,11 @@ class LaneModule(nn.Module):
                 terms.update(self._terms(key, step))
         return terms, trace.logits if phase.stage.task else None
 
+    def _shown(self, key: str, reading: Reading, teacher: Trace | None) -> Trace:
+        """What a method may see of the teacher; without a history, unless it differentiates it."""
+        trace = reading.of_teacher(teacher or Trace({}))
+        return trace if "input_gradients" in self.methods[key].needs else trace.detached()
+
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is to be clipped to that of the others."""
         key, dot, _ = term.partition(".")
@@ -119,7 +125,8 @@ class LaneModule(nn.Module):
         with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
-            with torch.autocast(x.device.type, enabled=False):
+            # fused attention has no second derivative
+            with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
                 return recorder(x.detach().requires_grad_())
 
     def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Stage, Step, Trace, TrainingError
+from kdengine import Distiller, Engine, Stage, Step, Trace, TrainingError
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.pairing import Reading
 from kdengine.step import JOINT
+from kdengine.testing import tiny_pair
 
 
 class Method(Distiller):
@@ -74,3 +75,34 @@ def test_the_methods_are_part_of_what_is_trained():
     module = LaneModule(nn.Linear(2, 2), {"method": method})
     assert module.methods == {"method": method}
     assert {id(parameter) for parameter in method.parameters()} <= {id(parameter) for parameter in module.parameters()}
+
+
+class Differentiating(Distiller):
+    """Differentiates the teacher with respect to its images."""
+
+    name = "differentiating"
+    needs = ("input_gradients",)
+
+    def forward(self, step):
+        (slope,) = torch.autograd.grad(step.teacher.logits.sum(), step.teacher.input, retain_graph=True)
+        (own,) = torch.autograd.grad(step.student.logits.sum(), step.student.input, create_graph=True)
+        return {"slopes": (slope - own).square().mean()}
+
+
+class Looking(Distiller):
+    """Keeps whether what it saw of the teacher has a history."""
+
+    name = "looking"
+
+    def forward(self, step):
+        self.seen = step.teacher.logits.requires_grad, step.teacher["logits"].requires_grad
+        return {"match": (step.student.logits - step.teacher.logits).square().mean()}
+
+
+def test_only_a_method_that_asks_for_it_sees_a_teacher_with_a_history(tmp_path):
+    teacher, student = tiny_pair()
+    looking = Looking()
+    settings = {"epochs": 1, "precision": "bf16", "device": "cpu", "out": tmp_path / "run"}
+    result = Engine(teacher, student, [Differentiating(), looking], "digits@train=32@test=16", **settings).fit()
+    assert result.history[0]["terms"]["differentiating.slopes"] > 0
+    assert looking.seen == (False, False)

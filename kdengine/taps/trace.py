@@ -89,6 +89,12 @@ class Trace:
         """The same trace, whose logits are made by ``complete`` when they are first asked for."""
         return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)
 
+    def detached(self) -> Trace:
+        """The same tensors without a history."""
+        tensors = {name: tensor.detach() for name, tensor in self._tensors.items()}
+        logits = None if self._logits is None else self._logits.detach()
+        return Trace(tensors, logits, self._complete, self._aliases, self._inputs)
+
     def renamed(self, names: Mapping[str, str]) -> Trace:
         """The same tensors under other names: ``{new: old}``; the logits come along."""
         tensors = {new: self[old] for new, old in names.items() if old in self}

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,9 +290,3 @@ def test_both_terms_fall_in_training(distil):
     first, last = (record["terms"] for record in (result.history[0], result.history[-1]))
     assert last["mbd-delta.hard"] < 0.95 * first["mbd-delta.hard"]
     assert last["mbd-delta.soft"] < 0.8 * first["mbd-delta.soft"]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_option_stands_in_the_readme_with_its_default(method, option_rows):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert [row for row in option_rows(method) if row not in readme] == []

@@ -1,5 +1,4 @@
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -461,8 +460,3 @@ def test_the_relations_come_closer_to_the_teachers_in_training(distil):
     result = distil(["svd"], epochs=2, train={"batch_size": 16}, svd={"clip_to_task": False, "beta": 100.0})
     losses = [record["terms"]["svd.relation"] for record in result.history]
     assert losses[-1] < 0.7 * losses[0]
-
-
-def test_every_option_stands_in_the_readme_with_its_default(option_rows):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert [row for row in option_rows(SVD) if row not in readme] == []

@@ -1,0 +1,127 @@
+"""Jacobian matching: the student's output shall change with the image in the direction in which the teacher's does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, resized
+
+__all__ = ["JacobianMatching", "input_gradient", "jacobian_loss", "largest_attention"]
+
+# B: images of a batch, K: classes, D = C H W: values of an image.
+
+SHORTEST = 1e-12
+"""Square of the shortest gradient that is told from zero."""
+
+
+def input_gradient(outputs_B: Tensor, images_BCHW: Tensor, create_graph: bool) -> Tensor:
+    """Derivative of one output an image with respect to the images, [B, C, H, W]; the graph of the outputs is kept.
+
+    Args:
+        outputs_B: one output of the network for each image, [B].
+        images_BCHW: what the network was run on, with gradients, [B, C, H, W].
+        create_graph: whether the derivative can itself be differentiated.
+    """
+    (gradient,) = torch.autograd.grad(outputs_B.sum(), images_BCHW, create_graph=create_graph, retain_graph=True)
+    return gradient
+
+
+def jacobian_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "sum") -> Tensor:
+    """Squared distance between two input gradients, each scaled to length 1 per image, mean over the batch; [].
+
+    A gradient of zero stays zero, and gets no gradient itself.
+
+    Args:
+        student_BCHW: input gradient of the student, [B, C, H, W].
+        teacher_BCHW: the same of the teacher, [B, C, H', W']; brought to the student's size first.
+        reduction: ``"sum"`` over the values of an image, or their ``"mean"``, which is C H W times smaller.
+    """
+    if teacher_BCHW.shape != student_BCHW.shape:
+        teacher_BCHW = resized(teacher_BCHW, student_BCHW.shape[2:])
+    squared_BD = (_unit(student_BCHW.flatten(1)) - _unit(teacher_BCHW.flatten(1))).square()
+    return squared_BD.mean() if reduction == "mean" else squared_BD.sum(1).mean()
+
+
+def largest_attention(maps_BCHW: Tensor) -> Tensor:
+    """The largest value of each map of attention, the sum over channels of F^2: [B, C, H, W] -> [B]."""
+    return maps_BCHW.square().sum(1).flatten(1).max(1).values
+
+
+def _unit(vectors_BD: Tensor) -> Tensor:
+    """Vectors scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
+    squared_B1 = vectors_BD.square().sum(1, keepdim=True)
+    return vectors_BD * torch.where(squared_B1 > SHORTEST, squared_B1, math.inf).rsqrt()
+
+
+class JacobianMatching(Distiller):
+    """Jacobian matching: the gradients of one output with respect to the image point the same way in both networks.
+
+    beta mean_B || J_s / ||J_s|| - J_t / ||J_t|| ||^2, J = d output / d image
+
+    Source: Srinivas, Fleuret, "Knowledge Transfer with Jacobian Matching", ICML 2018, arXiv:1803.00443; after Czarnecki
+    et al., "Sobolev Training for Neural Networks", NeurIPS 2017, arXiv:1706.04859.
+    """
+
+    name = "jacobian"
+    category = "multi-connection"
+    taps = ("logits",)
+    needs = ("input_gradients",)
+    presets: ClassVar = {"zoo": {"beta": 20.0, "reduction": "mean"}}
+
+    class Options(Distiller.Options):
+        """What Jacobian matching can be told."""
+
+        beta: float = Field(1.0, ge=0)
+        """Weight of the loss."""
+        target: Literal["true_class", "teacher_top1", "attention_max"] = "true_class"
+        """The output: logit of the label, logit of the teacher's first choice, or largest attention of a map."""
+        reduction: Literal["sum", "mean"] = "sum"
+        """Sum over the values of an image, or their mean; the mean over the batch is taken either way."""
+
+    def taps_in(self, stage: str) -> Sequence[str] | None:
+        """The logits, or a map from the middle for its attention; or what the option names."""
+        middle = self.options.target == "attention_max" and self.options.taps is None
+        return ("stage2",) if middle else super().taps_in(stage)
+
+    def build(self, pair: Pair) -> None:
+        """Refuse taps that do not hold what is differentiated; there is nothing to build."""
+        attention = self.options.target == "attention_max"
+        words = "maps [B, C, H, W]" if attention else f"logits [B, {pair.num_classes}]"
+        for tap in pair.pairs:
+            shapes = [list(tensor.shape) for tensor in (tap.student, tap.teacher)]
+            if not all(len(shape) == 4 if attention else shape[1:] == [pair.num_classes] for shape in shapes):
+                raise TapError(
+                    f"jacobian: at '{tap.name}' the student gives {shapes[0]} and the teacher {shapes[1]}, but the target "
+                    f"'{self.options.target}' needs {words} on both sides. Name another tap, such as "
+                    f"jacobian.taps='{'stage2' if attention else 'logits'}'."
+                )
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term ``gradients``, the sum over all taps."""
+        losses = []
+        for tap in step.pairs:
+            student_B, teacher_B = self._outputs(tap, step.y)
+            student_BCHW = input_gradient(student_B, step.student.input, create_graph=True)
+            teacher_BCHW = input_gradient(teacher_B, step.teacher.input, create_graph=False)
+            losses.append(jacobian_loss(student_BCHW, teacher_BCHW, self.options.reduction))
+        return {"gradients": self.options.beta * torch.stack(losses).sum()}
+
+    def _outputs(self, tap: TapPair, y_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What is differentiated in both networks, one output an image: [B] and [B]."""
+        if self.options.target == "attention_max":
+            return largest_attention(tap.student), largest_attention(tap.teacher)
+        classes_B = y_B if self.options.target == "true_class" else tap.teacher.argmax(1)
+        student, teacher = (logits.gather(1, classes_B[:, None]).squeeze(1) for logits in (tap.student, tap.teacher))
+        return student, teacher
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
+    registry.distiller(JacobianMatching)
