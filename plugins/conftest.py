@@ -123,21 +123,3 @@ def look_inside(network, x):
     shown["embedding"] = shown["stage3"].mean((2, 3))
     shown["logits"] = network.fc(shown["embedding"])
     return {name: tensor.detach().double().numpy() for name, tensor in shown.items()}
-
-
-@pytest.fixture
-def option_rows():
-    """The rows of the table of options that a method's README must hold; of inherited options, name and default."""
-
-    def rows(method):
-        options = method.describe()["options"]
-        defaults = {name: option["default"] for name, option in options.items()} | {"taps": ", ".join(method.taps)}
-        own = method.Options.__annotations__
-        texts = {name: f"{option['help']} |" if name in own else "" for name, option in options.items()}
-        return [f"| `{name}` | {shown(defaults[name])} | {text}" for name, text in texts.items()]
-
-    def shown(default):
-        text = str(default).lower() if isinstance(default, bool) else default  # as TOML writes it
-        return "none" if default is None else f"`{text}`"
-
-    return rows

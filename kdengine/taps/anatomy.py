@@ -106,8 +106,9 @@ class Anatomy:
         tap = parse(text)
         if tap.canonical is None:
             return {str(named): self._module_site(named) for named in self._expand(tap)}
-        if tap.path == "stages" and self._stages:
-            return {f"stage{number + 1}": _site(stage) for number, stage in enumerate(self._stages)}
+        if tap.path in ("stages", "stages.pre") and self._stages:
+            kind = tap.path.removeprefix("stages")
+            return {f"stage{number}{kind}": self.canonical[f"stage{number}{kind}"] for number in range(1, self.num_stages + 1)}
         name = self._from_front(tap)
         if name not in self.canonical:
             allowed = ", ".join(self.canonical)

@@ -2,8 +2,8 @@
 
 PATH is a module path (negative indices and globs allowed: ``layer4.-1``, ``blocks.*``), a module path ending in a
 functional activation (``layer1.0.relu()``), or a canonical name that works on any network: ``stem``, ``stage2``,
-``stage-1``, ``stages``, ``stage2.pre``, ``embedding``, ``logits``. A canonical name stands alone; where a module
-bears the same name, ``stem:out`` means the module.
+``stage-1``, ``stages``, ``stage2.pre``, ``stages.pre``, ``embedding``, ``logits``. A canonical name stands alone; where
+a module bears the same name, ``stem:out`` means the module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Tap", "parse", "split_pair"]
 
 GRAMMAR = "PATH[:in|:out][#CALL], for example 'stage2', 'layer2.0.conv1:in' or 'relu#1'"
 _TAP = re.compile(r"(?P<path>[^\s:#=]+)(?::(?P<side>in|out))?(?:#(?P<call>\d+))?")
-_CANONICAL = re.compile(r"stem|stages|embedding|logits|stage(?P<number>-?[1-9]\d*)(?P<pre>\.pre)?")
+_CANONICAL = re.compile(r"stem|stages(?:\.pre)?|embedding|logits|stage(?P<number>-?[1-9]\d*)(?P<pre>\.pre)?")
 
 
 @dataclass(frozen=True)

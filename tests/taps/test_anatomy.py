@@ -352,3 +352,10 @@ def test_an_anatomy_keeps_no_network_and_no_memory():
     assert tensors
     assert all(tensor.is_meta for tensor in tensors)
     assert anatomy.parameters == sum(parameter.numel() for parameter in timm.create_model("resnet8").parameters())
+
+
+def test_stages_pre_are_the_inputs_of_the_activations_that_end_the_stages():
+    anatomy = Anatomy.of(timm.create_model("resnet18"), (3, 64, 64))
+    found = anatomy.resolve("stages.pre")
+    assert list(found) == ["stage1.pre", "stage2.pre", "stage3.pre", "stage4.pre"]
+    assert [str(site) for site in found.values()] == [f"layer{number}.1.act2:in" for number in (1, 2, 3, 4)]

@@ -1,0 +1,95 @@
+"""Activation boundaries: the student's neurons learn to be on where the teacher's are, and off where they are off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdengine import Distiller, Pair, Stage, Step, TapPair, hookimpl, pooled_alike
+from kdplugin_ab.connector import Connector
+
+__all__ = ["ActivationBoundaries", "Connector", "boundary_loss"]
+
+# B: batch, C: channels, H and W: height and width of a map.
+
+
+def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.0) -> Tensor:
+    """How far the student is from the teacher's side of every boundary, squared; sum over C H W, mean over the batch; [].
+
+    max(0, margin - s)^2 where the teacher is on (t > 0), max(0, margin + s)^2 where it is off. Where the sizes differ,
+    the larger maps are average-pooled to the smaller size.
+
+    Args:
+        student_BCHW: what the student's neurons receive, after the connector, [B, C, H, W].
+        teacher_BCHW: what the teacher's receive, [B, C, H', W']; only its sign counts, so it gets no gradient.
+        margin: how far on the right side is far enough, in the unit of the student's map.
+    """
+    student_BCHW, teacher_BCHW = pooled_alike(student_BCHW, teacher_BCHW)
+    wrong_BCHW = torch.where(teacher_BCHW > 0, margin - student_BCHW, margin + student_BCHW).relu()
+    return wrong_BCHW.square().flatten(1).sum(1).mean()
+
+
+class ActivationBoundaries(Distiller):
+    """Activation boundaries: first learn which neurons of the teacher are on, then learn the task.
+
+    Source: Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+    AAAI 2019, arXiv:1811.03233; scale and weights as in the authors' code.
+    """
+
+    name = "ab"
+    category = "multi-connection"
+    taps = ("stages.pre",)
+    takes = "maps"
+    presets: ClassVar = {
+        "official": {"taps": ("stages.pre",), "scale": 3e-3},
+        "sseung": {"taps": ("stage2", "stage3"), "scale": 2e-3},
+        "bhheo": {"taps": ("stages",), "scale": 4e-3, "connector": "always"},
+        "repdistiller": {"init_epochs": 0.125},
+    }
+
+    class Options(Distiller.Options):
+        """What activation boundaries can be told."""
+
+        init_epochs: int | float = Field(0.4, ge=0)
+        """Epochs of boundaries before the task: 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        scale: float = Field(3e-3, ge=0)
+        """Weight of the last tap; every tap before it weighs half as much as the one after."""
+        margin: float = Field(1.0, gt=0)
+        """How far on the teacher's side of a boundary is far enough."""
+        connector: Literal["auto", "always"] = "auto"
+        """A connector on the student's side only where the widths differ, or always."""
+
+    def build(self, pair: Pair) -> None:
+        """One connector a tap."""
+        self.connectors = nn.ModuleList(self._connector(tap) for tap in pair.pairs)
+
+    def stages(self) -> Sequence[Stage]:
+        """The stage ``init`` before the joint one."""
+        return (Stage("init", epochs=self.options.init_epochs),)
+
+    def taps_in(self, stage: str) -> Sequence[str] | None:
+        """The boundaries are read in the stage of their own."""
+        return super().taps_in(stage) if stage == "init" else None
+
+    def forward(self, step: Step) -> dict[str, Tensor]:
+        """The term ``boundary``, the weighted sum over all taps."""
+        losses = [
+            boundary_loss(connector(tap.student), tap.teacher, self.options.margin)
+            for connector, tap in zip(self.connectors, step.pairs, strict=True)
+        ]
+        weighed = [self.options.scale * 0.5**above * loss for above, loss in enumerate(reversed(losses))]
+        return {"boundary": torch.stack(weighed).sum()}
+
+    def _connector(self, tap: TapPair) -> nn.Module:
+        width, wanted = tap.student.shape[1], tap.teacher.shape[1]
+        return nn.Identity() if width == wanted and self.options.connector == "auto" else Connector(width, wanted)
+
+
+@hookimpl
+def kdengine_register(registry: Any) -> None:
+    """Offer the method."""
+    registry.distiller(ActivationBoundaries)
