@@ -6,27 +6,24 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdengine.assembly import make_lane
 from kdengine.data import load_data, ready
 from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
-from kdengine.evaluation import evaluate
-from kdengine.lane import Lane
-from kdengine.models import ModelSource, check_name, count_flops, count_parameters
-from kdengine.network_maker import NetworkMaker
 from kdengine.optim import check_optimizer
 from kdengine.plan import Plan
-from kdengine.pupil import Network, Pupil
 from kdengine.recipes import recipe_values
 from kdengine.registry import Registry
 from kdengine.result import Result
+from kdengine.room import Room, check_networks
 from kdengine.run import Run, train_one
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
@@ -34,15 +31,10 @@ from kdengine.selection import checked_settings, choose_distillers, label_of, re
 from kdengine.settings import Settings, merge
 from kdengine.source import LOADERS, Source
 from kdengine.specs import Spec
-from kdengine.teacher_pass import TeacherPass
-from kdengine.teachers import CachedTeacher
-from kdengine.weights import load_weights
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
-TEACHER_SEED = 1_000_003
-"""Added to the seed for the teacher's fresh weights, so that it and a student of its kind begin differently."""
 
 
 class Engine:
@@ -111,8 +103,8 @@ class Engine:
         self._again = ""
         self._alone = False
         self._plugins = chosen or list(self.settings.methods)
-        self._teacher = teacher if isinstance(teacher, nn.Module) else None
-        self._student = student if isinstance(student, nn.Module) else None
+        networks = {"teacher": teacher, "student": student}
+        self._given = {role: network for role, network in networks.items() if isinstance(network, nn.Module)}
         self._data = ready(data) if isinstance(data, Data) else None
 
     @classmethod
@@ -167,17 +159,22 @@ class Engine:
             KeyboardInterrupt: the state after the last finished epoch has been saved.
         """
         plan = self.plan(train_loader, val_loader)
-        runtime, folder, source, teacher, lane = plan.runtime, plan.folder, plan.source, plan.teacher, plan.lane
-        facts = self._ready_teacher(plan) if teacher else None
-        state = folder.load_state() if self._resumed else {}
-        if state:
-            lane.load_state_dict(state[lane.name])
-        elif runtime.is_main:
-            folder.begin(plan.settings, {**runtime.describe(), "data": source.describe()}, fresh=not self._resumed)
-        hook = self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
-        again = self._again or f"kdengine run --resume {folder.path}"
-        run = Run(plan.settings, [lane], source.data, runtime, folder, hook, again)
-        return train_one(run, source, facts)
+        room, folder, lane = plan.room, plan.folder, plan.lane
+        facts = room.ready_teacher(lane.needs_teacher, partial(self._train_teacher, room.source.data))
+        run = Run(plan.settings, lane, room.source.data, room.runtime, folder, self._hooks(folder, room.runtime), self._again)
+        run.prepare(room.source, resumed=self._resumed)
+        return train_one(run, room.source, facts)
+
+    def room(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Room:
+        """Data, device and teacher, checked and ready; takes what :meth:`fit` takes.
+
+        Raises:
+            KDError: for whatever the user can mend.
+        """
+        runtime = self._checked_runtime()
+        check_networks(self.settings, self._given, self.registry)
+        source = self._source(train_loader, val_loader, runtime).shared(runtime.rank, runtime.processes)
+        return Room(self.settings, self.registry, runtime, source, self._given).with_teacher()
 
     def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
         """Put the run together and check it, without training or writing anything; takes what :meth:`fit` takes.
@@ -187,15 +184,12 @@ class Engine:
         """
         distillers = choose_distillers(self._plugins, self.settings.options, self.registry)
         settings = resolved(self.settings, distillers, own_loaders=train_loader is not None)
-        runtime = self._checked_runtime()
         label = label_of(self._plugins, self.registry)
-        folder = self._folder(label, runtime)
-        self._check_names()
-        source = self._source(train_loader, val_loader, runtime).shared(runtime.rank, runtime.processes)
-        student = self._network(settings.student, self._student, source, settings.seed)
-        teacher = self._teacher_network(source)
-        lane = self._lane(label, student, teacher, distillers, source, runtime)
-        return Plan(settings, runtime, folder, source, student, teacher, lane)
+        folder = self._folder(label)
+        room = self.room(train_loader, val_loader)
+        folder = folder.agreed(room.runtime)
+        student = room.student()
+        return Plan(settings, folder, room, student, room.lane(label, student, distillers))
 
     def _checked_runtime(self) -> Runtime:
         """Device and precision; optimizers that cannot be made are refused on the way."""
@@ -205,29 +199,21 @@ class Engine:
             check_optimizer(self.settings.teacher_training)
         return Runtime(train.device, train.precision, train.channels_last, self._alone)
 
-    def _check_names(self) -> None:
-        """Refuse unknown networks and missing weights before the data are read, which may take a while."""
-        for name, module in ((self.settings.teacher, self._teacher), (self.settings.student, self._student)):
-            if name is not None and module is None:
-                check_name(name, self.registry)
-        weights = self.settings.teacher_weights
-        if weights is not None and not Path(weights).exists():
-            raise ModelError(f"There is no file of weights '{weights}'.")
-
-    def _folder(self, label: str, runtime: Runtime) -> RunFolder:
+    def _folder(self, label: str) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")
         folder = RunFolder(self._out) if self._out else RunFolder.default(f"{student}-{label.replace('+', '-')}")
-        if not self._resumed and runtime.is_main:
+        if not self._resumed and os.environ.get("RANK", "0") == "0":
             folder.check_new()
-        path = runtime.same(folder.path)
-        return folder if runtime.is_main else RunFolder(path)
+        return folder
+
+    def _hooks(self, folder: RunFolder, runtime: Runtime) -> Any:
+        return self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
         if train is not None and test is not None:
             if self.settings.train.validation:
                 raise SettingsError("train.validation is for data that kdengine loads. Split loaders of your own yourself.")
-            modules = [module for module in (self._teacher, self._student) if module is not None]
-            return Source.of_loaders(train, test, runtime.device, modules)
+            return Source.of_loaders(train, test, runtime.device, self._given.values())
         if train is not None or test is not None:
             raise SettingsError("fit() takes a train_loader and a val_loader together, or neither.")
         if self._data is None and self.settings.data == LOADERS:
@@ -237,83 +223,13 @@ class Engine:
         data = self._data or load_data(self.settings.data, self.registry)
         return Source.of_data(data, self.settings, runtime.device)
 
-    def _network(self, name: str, module: nn.Module | None, source: Source, seed: int) -> Network:
-        if module is None and name.startswith("module:"):
-            raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
-        made = module if module is not None else self._model_source(name, source).create(seed)
-        return Network.probed(name, made, source.input_size, source.num_classes)
-
-    def _model_source(self, name: str, source: Source) -> ModelSource:
-        return ModelSource(name, source.num_classes, source.input_size, self.registry)
-
-    def _teacher_network(self, source: Source) -> Network | None:
-        """The teacher, with the weights of its file where there is one; its name differs from the student's."""
-        name = self.settings.teacher
-        if name is None:
-            return None
-        network = self._network(name, self._teacher, source, self.settings.seed + TEACHER_SEED)
-        if self.settings.teacher_weights is not None:
-            load_weights(network.module, self.settings.teacher_weights, f"the teacher '{name}'")
-        network.module.eval()
-        return network
-
-    def _lane(
-        self,
-        label: str,
-        student: Network,
-        teacher: Network | None,
-        distillers: Mapping[str, Distiller],
-        source: Source,
-        runtime: Runtime,
-    ) -> Lane:
-        settings = self.settings
-        kinds: dict[str, str | nn.Module] = {"student": self._student or settings.student}
-        if settings.teacher is not None:
-            kinds["teacher"] = self._teacher or settings.teacher
-        maker = NetworkMaker(kinds, source.num_classes, source.input_size, self.registry, settings.seed + 1)
-        pupil = Pupil(student, teacher, source.num_classes, source.num_samples, source.input_size, maker)
-        taught_by = TeacherPass(teacher.module, runtime) if teacher else None
-        return make_lane(label, pupil, distillers, settings, runtime, len(source.train), taught_by)
-
-    def _ready_teacher(self, plan: Plan) -> dict[str, Any]:
-        """Give the teacher its weights where it has none and a lane learns from them, and measure it."""
-        teacher, source, runtime = plan.teacher, plan.source, plan.runtime
-        assert teacher is not None
-        facts: dict[str, Any] = {"name": teacher.name}
-        given = self._teacher is not None or self.settings.teacher_weights is not None
-        if given or self._model_source(teacher.name, source).brings_weights:
-            log.info("Measuring the teacher %s", teacher.name)
-            runtime.place(teacher.module)
-            accuracy = evaluate(teacher.module, source.test, runtime)
-            facts |= {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"], "seconds": 0.0}
-        elif plan.lane.needs_teacher:
-            facts |= self._cached_teacher(teacher, source, runtime)
-        else:
-            log.info("The teacher %s is not trained first: nothing in this run learns from its weights", teacher.name)
-            facts |= {"top1": None, "best_top1": None}
-        sizes = {"parameters": count_parameters(teacher.module), "flops": count_flops(teacher.module, source.input_size)}
-        return {**facts, **sizes}
-
-    def _cached_teacher(self, teacher: Network, source: Source, runtime: Runtime) -> Mapping[str, Any]:
-        if source.data is None:
-            raise ModelError(
-                f"The teacher '{teacher.name}' has no weights, and with loaders of your own it cannot be trained for you. "
-                "Give teacher_weights, or a trained module."
-            )
-        settings = Settings(
-            student=teacher.name, data=self.settings.data, seed=self.settings.seed, train=self.settings.teacher_training
-        )
-        cached = CachedTeacher(settings, source.data, runtime.precision)
-        data = source.data
-
-        def train(folder: Path) -> None:
-            engine = Engine.of(settings, folder, self.registry, self._observers, data)
-            engine._resumed = (folder / "run.toml").exists()
-            engine._again = "the same command: the teacher's training goes on where it stopped"
-            engine._alone = True  # the other processes wait for it
-            engine.fit()
-
-        return cached.fetch(teacher.module, train)
+    def _train_teacher(self, data: Data | None, settings: Settings, folder: Path) -> None:
+        """Train a teacher by itself into a folder of the cache, or go on with that."""
+        engine = Engine.of(settings, folder, self.registry, self._observers, data)
+        engine._resumed = (folder / "run.toml").exists()
+        engine._again = "the same command: the teacher's training goes on where it stopped"
+        engine._alone = True  # the other processes wait for it
+        engine.fit()
 
 
 def _name(network: str | nn.Module | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -23,27 +23,43 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
-def fit(run: Run, lanes: Sequence[Lane], source: Source) -> None:
+def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None]) -> None:
     """Train every lane to its end.
 
-    A lane that fails is taken out; the others go on.
+    A lane that fails is taken out; the others go on. Lanes that are behind, after an interruption, catch up first.
+
+    Args:
+        runs: one for each lane.
+        source: batches.
+        finish: called for each run when its lane is at its end or has failed.
     """
-    epoch = min((len(lane.history) for lane in lanes), default=0)
-    while running := [lane for lane in lanes if not lane.finished]:
-        for lane in running:
-            lane.begin_epoch()
-        for done, batch in enumerate(source.train.epoch(epoch), 1):
-            batch = Batch(run.runtime.layout(batch.x), batch.y, batch.index)
-            traces = _teach(running, batch.x)
-            for lane in running:
-                _step(lane, batch, traces)
-            if all(lane.failure for lane in running):
-                break  # nobody is left to learn from the rest of the epoch
+    unfinished = list(runs)
+    while unfinished:
+        ended = [run for run in unfinished if run.lane.finished]
+        for run in ended:
+            finish(run)
+        unfinished = [run for run in unfinished if run not in ended]
+        epoch = min((len(run.lane.history) for run in unfinished), default=0)
+        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch)
+
+
+def _epoch(runs: Sequence[Run], source: Source, epoch: int) -> None:
+    """One epoch of all lanes, each batch shown to every teacher once."""
+    lanes = [run.lane for run in runs]
+    for lane in lanes:
+        lane.begin_epoch()
+    for done, batch in enumerate(source.train.epoch(epoch) if lanes else (), 1):
+        batch = Batch(runs[0].runtime.layout(batch.x), batch.y, batch.index)
+        traces = _teach(lanes, batch.x)
+        for lane in lanes:
+            _step(lane, batch, traces)
+        if all(lane.failure for lane in lanes):
+            return  # nobody is left to learn from the rest of the epoch
+        for run in runs:
             run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
-        for lane in running:
-            if lane.failure is None:
-                run.hook.kdengine_after_epoch(run=run, record=_end_epoch(lane, source, run.runtime))
-        epoch += 1
+    for run in runs:
+        if run.lane.failure is None:
+            run.hook.kdengine_after_epoch(run=run, record=_end_epoch(run.lane, source, run.runtime))
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:

@@ -10,10 +10,9 @@ from kdengine.lane_module import Phase
 from kdengine.link import Link
 from kdengine.models import count_parameters
 from kdengine.pupil import Network
+from kdengine.room import Room
 from kdengine.runfolder import RunFolder
-from kdengine.runtime import Runtime
 from kdengine.settings import Settings
-from kdengine.source import Source
 
 __all__ = ["Plan"]
 
@@ -24,25 +23,21 @@ class Plan:
 
     Attributes:
         settings: as resolved.
-        runtime: where it runs.
         folder: where it will be kept; not created yet.
-        source: its batches.
+        room: its data, its device and its teacher.
         student: the network to train.
-        teacher: the network to learn from, or None; it may have no weights yet.
         lane: the student with its methods and stages.
     """
 
     settings: Settings
-    runtime: Runtime
     folder: RunFolder
-    source: Source
+    room: Room
     student: Network
-    teacher: Network | None
     lane: Lane
 
     def describe(self) -> dict[str, Any]:
         """Networks, methods with their connectors, and stages with their taps and shapes, as plain data."""
-        networks = {"student": self.student, "teacher": self.teacher}
+        networks = {"student": self.student, "teacher": self.room.teacher}
         return {
             **{role: _network(network) for role, network in networks.items() if network is not None},
             "methods": [
@@ -54,8 +49,8 @@ class Plan:
                 for link in self.lane.links
                 for phase in link.phases
             ],
-            "data": self.source.describe(),
-            "runtime": self.runtime.describe(),
+            "data": self.room.source.describe(),
+            "runtime": self.room.runtime.describe(),
             "folder": str(self.folder.path),
         }
 

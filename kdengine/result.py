@@ -41,14 +41,14 @@ class Result:
 
     @classmethod
     def of(cls, run: Run, teacher: Mapping[str, Any] | None, data: Mapping[str, Any]) -> Result:
-        """The result of a run whose only lane is at its end.
+        """The result of a run whose lane is at its end.
 
         Args:
             run: the run.
             teacher: what is known of the teacher, where there is one.
             data: what is known of the data; its ``input_size`` is (C, H, W).
         """
-        (lane,) = run.lanes
+        lane = run.lane
         summary, methods = lane.summary(), lane.module.methods
         student = lane.student.eval()
         for method in methods.values():

@@ -17,7 +17,7 @@ from kdengine.source import Source
 if TYPE_CHECKING:
     from kdengine.runfolder import RunFolder
 
-__all__ = ["Run", "train_one"]
+__all__ = ["Run", "train_all", "train_one"]
 
 
 @dataclass(frozen=True)
@@ -26,55 +26,95 @@ class Run:
 
     Attributes:
         settings: as resolved, with the options of every method.
-        lanes: the students being taught.
-        data: what they are trained on.
-        runtime: where they run.
+        lane: the student being taught.
+        data: what it is trained on.
+        runtime: where it runs.
         folder: the run folder.
         hook: the hooks of all observers.
-        again: what to do to go on after an interruption.
+        advice: what to do to go on after an interruption, where that is not to resume the folder.
     """
 
     settings: Settings
-    lanes: Sequence[Lane]
+    lane: Lane
     data: Data | None
     runtime: Runtime
     folder: RunFolder
     hook: Any
-    again: str = ""
+    advice: str = ""
 
     @property
     def title(self) -> str:
         """What to call it: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
         if self.settings.teacher is None:
             return f"{self.settings.student} on {self.settings.data}"
-        methods = ", ".join(lane.name for lane in self.lanes)
-        return f"{self.settings.student} <- {self.settings.teacher} ({methods}) on {self.settings.data}"
+        return f"{self.settings.student} <- {self.settings.teacher} ({self.lane.name}) on {self.settings.data}"
+
+    @property
+    def again(self) -> str:
+        """What to do to go on after an interruption."""
+        return self.advice or f"kdengine run --resume {self.folder.path}"
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of the longest lane."""
-        return max(lane.total_epochs for lane in self.lanes)
+        """Epochs of all stages."""
+        return self.lane.total_epochs
+
+    def prepare(self, source: Source, resumed: bool = False) -> None:
+        """Make the folder; of a run that is resumed, return to the state that lies there.
+
+        Raises:
+            SettingsError: another run lies in the folder, or it cannot be made.
+        """
+        state = self.folder.load_state() if resumed else {}
+        if state:
+            self.lane.load_state_dict(state)
+        elif self.runtime.is_main:
+            self.folder.begin(self.settings, {**self.runtime.describe(), "data": source.describe()}, fresh=not resumed)
 
 
 def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Result:
-    """Train the only lane of a run, under the eyes of its observers.
+    """Train one run; what fails it is raised.
 
     Args:
         run: the run; its folder is made.
         source: batches to train on and to measure accuracy on.
         teacher: what the result says of the teacher.
     """
-    (lane,) = run.lanes
-    try:
-        run.hook.kdengine_before_fit(run=run)
-        fit(run, run.lanes, source)
-        if lane.failure is not None:
-            raise lane.failure
-        result = Result.of(run, teacher, source.describe())
+    results = train_all([run], source, teacher)
+    if run.lane.failure is not None:
+        raise run.lane.failure
+    return results[run.lane.name]
+
+
+def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | None) -> dict[str, Result]:
+    """Train runs side by side, under the eyes of their observers; the results, by lane, of those that did not fail.
+
+    Args:
+        runs: with lanes of different names; their folders are made.
+        source: batches to train on and to measure accuracy on.
+        teacher: what the results say of the teacher.
+    """
+    results: dict[str, Result] = {}
+
+    def finish(run: Run) -> None:
+        """Write a run's result as soon as there is one."""
+        run.lane.retire()
+        if run.lane.failure is not None:
+            run.hook.kdengine_on_error(run=run, error=run.lane.failure)
+            return
+        result = results[run.lane.name] = Result.of(run, teacher, source.describe())
         run.hook.kdengine_after_fit(run=run, result=result)
+
+    try:
+        for run in runs:
+            run.hook.kdengine_before_fit(run=run)
+        fit(runs, source, finish)
     except BaseException as error:
-        run.hook.kdengine_on_error(run=run, error=error)
+        for run in runs:
+            if run.lane.name not in results and run.lane.failure is None:
+                run.hook.kdengine_on_error(run=run, error=error)
         raise
     finally:
-        lane.retire()
-    return result
+        for run in runs:
+            run.lane.retire()
+    return results

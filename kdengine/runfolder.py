@@ -27,6 +27,7 @@ from kdengine.settings import Settings, read_toml
 if TYPE_CHECKING:
     from kdengine.result import Result
     from kdengine.run import Run
+    from kdengine.runtime import Runtime
 
 __all__ = ["RunFolder"]
 
@@ -51,10 +52,15 @@ class RunFolder:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         return cls(Path("runs") / f"{name}-{stamp}", proposed=True)
 
+    def agreed(self, runtime: Runtime) -> RunFolder:
+        """The main process's folder, in every process."""
+        path = runtime.same(self.path)
+        return self if runtime.is_main else RunFolder(path)
+
     @property
     def state_file(self) -> Path:
         """What a resumed run begins from; only there while the run is not finished."""
-        return self.path / "state" / "lanes.pt"
+        return self.path / "state" / "lane.pt"
 
     def check_new(self) -> None:
         """Refuse a folder in which a run already lies, or which cannot be made.
@@ -153,11 +159,11 @@ class RunFolder:
     def save_state(self, run: Run) -> None:
         """Keep what a resumed run needs."""
         (self.path / "state").mkdir(exist_ok=True)
-        with self._replacing("state/lanes.pt") as temporary:
-            torch.save({lane.name: lane.state_dict() for lane in run.lanes}, temporary)
+        with self._replacing("state/lane.pt") as temporary:
+            torch.save(run.lane.state_dict(), temporary)
 
     def load_state(self) -> dict[str, Any]:
-        """The saved states of the lanes by name; empty when nothing was saved yet."""
+        """The saved state of the lane; empty when nothing was saved yet."""
         if not self.state_file.is_file():
             return {}
         state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
@@ -166,14 +172,14 @@ class RunFolder:
     @hookimpl(tryfirst=True)
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """Append the row, then save the state; rows beyond the state are dropped when a run is resumed."""
-        rows = [json.dumps(row) for lane in run.lanes for row in lane.history]
+        rows = [json.dumps(row) for row in run.lane.history]
         self.write_text("metrics.jsonl", "\n".join(rows) + "\n")
         self.save_state(run)
 
     @hookimpl(tryfirst=True)
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
         """Write the weights and the result, and drop what only a resumed run would need."""
-        (lane,) = run.lanes
+        lane = run.lane
         self.write_tensors("student.safetensors", result.student.state_dict())
         for number, link in enumerate(lane.links[:-1], 1):
             self.write_tensors(f"assistant-{number}.safetensors", link.module.student.state_dict())

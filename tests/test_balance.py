@@ -61,7 +61,7 @@ class BothGradients:
 
     @hookimpl
     def kdengine_before_fit(self, run):
-        (self.lane,) = run.lanes
+        self.lane = run.lane
         self.step = self.lane.step
         self.lane.step = self.look_and_step
 

@@ -99,7 +99,7 @@ def fit(tmp_path, epochs=2, **options):
     class Watch:
         @hookimpl
         def kdengine_before_fit(self, run):
-            lanes.extend(run.lanes)
+            lanes.append(run.lane)
 
     engine = Engine(teacher, "resnet8", [Via(**options)], epochs=epochs, out=tmp_path / "run", observers=[Watch()], **FAST)
     return engine.fit(), lanes[0]

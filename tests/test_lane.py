@@ -36,7 +36,7 @@ class Watch:
         self.after[record["stage"]] = self._weights(run)
 
     def _weights(self, run):
-        return {key: value.clone() for key, value in run.lanes[0].student.state_dict().items()}
+        return {key: value.clone() for key, value in run.lane.student.state_dict().items()}
 
     def changed(self, one, other):
         return {key for key, value in self.after[one].items() if not torch.equal(value, self.after[other][key])}

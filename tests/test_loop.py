@@ -8,6 +8,7 @@ from kdengine.assembly import make_lane
 from kdengine.data import load_data
 from kdengine.loop import fit
 from kdengine.models import ModelSource
+from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
 from kdengine.runtime import Runtime
 from kdengine.selection import choose_distillers
@@ -22,7 +23,7 @@ SETTINGS = {
     "train": {"epochs": 2, "batch_size": 64, "precision": "fp32", "device": "cpu", "lr": 0.02},
 }
 TIMES = ("seconds", "images_per_second")
-METHODS = ["plain", "st", "fitnet", "at", "rkd"]
+METHODS = ["plain", "st", "fitnet", "at", "rkd", "ab", "takd", "dml", "jacobian", "svd"]
 
 
 class Room:
@@ -35,7 +36,7 @@ class Room:
         self.source = Source.of_data(load_data(self.settings.data), self.settings, self.runtime.device)
         self.teacher = self.network("resnet14", seed=5)
         self.teaching = TeacherPass(self.teacher.module, self.runtime)
-        self.told = []
+        self.told, self.ended = [], []
 
     def network(self, name, seed):
         module = ModelSource(name, 10, (3, 32, 32), self.registry).create(seed)
@@ -43,8 +44,8 @@ class Room:
 
     def lane(self, name, plugins=None, settings=None):
         plugins = [] if name == "plain" else plugins or [name]
-        images = self.source.num_samples
-        pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, images, (3, 32, 32), lambda spec: None)
+        maker = NetworkMaker({"student": "resnet8", "teacher": "resnet14"}, 10, (3, 32, 32), self.registry, 1)
+        pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, (3, 32, 32), maker)
         distillers = choose_distillers(plugins, {}, self.registry)
         batches = len(self.source.train)
         return make_lane(name, pupil, distillers, settings or self.settings, self.runtime, batches, self.teaching)
@@ -54,8 +55,8 @@ class Room:
             kdengine_after_step=lambda **_: None,
             kdengine_after_epoch=lambda run, record: self.told.append((record["lane"], record["epoch"])),
         )
-        run = SimpleNamespace(runtime=self.runtime, hook=hook, lanes=lanes)
-        fit(run, list(lanes), self.source)
+        runs = [SimpleNamespace(runtime=self.runtime, hook=hook, lane=lane) for lane in lanes]
+        fit(runs, self.source, lambda run: self.ended.append(run.lane.name))
         return lanes
 
 
@@ -84,7 +85,7 @@ def test_a_lane_among_others_is_bit_identical_to_the_same_lane_alone(method, tog
 
 def test_lanes_of_one_room_begin_alike_and_end_differently(together):
     lanes = list(together.values())
-    assert [len(lane.history) for lane in lanes] == [2, 2, 3, 2, 2]
+    assert [len(lane.history) for lane in lanes] == [2, 2, 3, 2, 2, 3, 4, 2, 2, 2]
     assert not any(same_weights(lanes[0], lane) for lane in lanes[1:])
     room = Room()
     fresh = [room.lane(method) for method in METHODS]
@@ -131,6 +132,7 @@ def test_a_lane_whose_loss_is_no_longer_finite_leaves_and_the_others_go_on(toget
     assert all(torch.equal(value, breaking.before[name]) for name, value in parameters.items())
     assert rows(plain) == rows(together["plain"])
     assert room.told == [("plain", 1), ("plain", 2)]
+    assert room.ended == ["breaking", "plain"]
 
 
 class Counting:

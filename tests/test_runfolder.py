@@ -27,7 +27,7 @@ from kdengine.models import ModelSource
 class End:
     @hookimpl(trylast=True)
     def kdengine_after_step(self, run, done):
-        if len(run.lanes[0].history) == EPOCH and done == 2:
+        if len(run.lane.history) == EPOCH and done == 2:
             os.kill(os.getpid(), SIGNAL)
 
 EPOCH, SIGNAL = int(sys.argv[2]), int(sys.argv[3])
@@ -87,7 +87,7 @@ def test_a_resumed_run_counts_the_seconds_of_its_first_part_too(tmp_path, teache
     class Stop:
         @hookimpl(trylast=True)
         def kdengine_after_epoch(self, run, record):
-            self.before = run.lanes[0].seconds
+            self.before = run.lane.seconds
             raise KeyboardInterrupt
 
     stop = Stop()

@@ -46,7 +46,7 @@ class ProgressBar:
     def kdengine_after_step(self, run: Run, done: int, total: int) -> None:
         """Move the bar."""
         if self._bar is not None:
-            epoch = max(len(lane.history) for lane in run.lanes)
+            epoch = len(run.lane.history)
             text = f"epoch {epoch + 1}/{run.total_epochs}"
             self._bar.update(self._task, completed=epoch + done / total, description=text)
 
@@ -75,7 +75,7 @@ class ProgressBar:
         """Close the bar; after an interruption, say how to go on."""
         self._close()
         if isinstance(error, KeyboardInterrupt):
-            saved = max(len(lane.history) for lane in run.lanes)
+            saved = len(run.lane.history)
             self.console.print(f"Interrupted; {saved} finished epochs are saved. To go on: {run.again}", soft_wrap=True)
 
     def _close(self) -> None:

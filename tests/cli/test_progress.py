@@ -15,7 +15,7 @@ def run():
         title="resnet8 <- [a] (st) on digits",
         settings=SimpleNamespace(teacher="[a]", seed=3),
         total_epochs=12,
-        lanes=[SimpleNamespace(history=[RECORD])],
+        lane=SimpleNamespace(history=[RECORD]),
         runtime=SimpleNamespace(describe=lambda: {"device": "cpu", "precision": "fp32"}),
         again="kdengine run --resume [x]",
     )

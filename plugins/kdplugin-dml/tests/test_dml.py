@@ -219,7 +219,7 @@ class Watch:
         self._keep(run)
 
     def _keep(self, run):
-        (lane,) = run.lanes
+        lane = run.lane
         self.weights.append({name: value.clone() for name, value in lane.connectors().items()})
 
 

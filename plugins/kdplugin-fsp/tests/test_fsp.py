@@ -279,7 +279,7 @@ class Watch:
 
     @hookimpl
     def kdengine_after_epoch(self, run, record):
-        (lane,) = run.lanes
+        lane = run.lane
         self.weights[record["stage"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
 
 

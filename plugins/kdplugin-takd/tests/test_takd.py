@@ -21,7 +21,7 @@ class Watch:
 
     @hookimpl
     def kdengine_after_epoch(self, run, record):
-        (self.lane,) = run.lanes
+        self.lane = run.lane
         self.weights.append({name: value.clone() for name, value in self.lane.learner.state_dict().items()})
 
     def connectors(self, method):
