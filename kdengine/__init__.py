@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdengine.comparison import Comparison
     from kdengine.dataset import Data, Split
     from kdengine.distiller import Distiller
     from kdengine.engine import Engine
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Anatomy": "taps",
+    "Comparison": "comparison",
     "Data": "dataset",
     "DataError": "errors",
     "Distiller": "distiller",
@@ -62,6 +64,7 @@ _HOME = {
 
 __all__ = [
     "Anatomy",
+    "Comparison",
     "Data",
     "DataError",
     "Distiller",

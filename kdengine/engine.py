@@ -160,8 +160,8 @@ class Engine:
         """
         plan = self.plan(train_loader, val_loader)
         room, folder, lane = plan.room, plan.folder, plan.lane
-        facts = room.ready_teacher(lane.needs_teacher, partial(self._train_teacher, room.source.data))
-        run = Run(plan.settings, lane, room.source.data, room.runtime, folder, self._hooks(folder, room.runtime), self._again)
+        facts = room.ready_teacher(lane.needs_teacher, partial(self.train_teacher, room.source.data))
+        run = Run(plan.settings, lane, room.source.data, room.runtime, folder, self.hooks(folder, room.runtime), self._again)
         run.prepare(room.source, resumed=self._resumed)
         return train_one(run, room.source, facts)
 
@@ -206,7 +206,8 @@ class Engine:
             folder.check_new()
         return folder
 
-    def _hooks(self, folder: RunFolder, runtime: Runtime) -> Any:
+    def hooks(self, folder: RunFolder, runtime: Runtime) -> Any:
+        """The hooks of one run: its folder, the observers and the plugins; only the main process has any."""
         return self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
 
     def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
@@ -223,7 +224,7 @@ class Engine:
         data = self._data or load_data(self.settings.data, self.registry)
         return Source.of_data(data, self.settings, runtime.device)
 
-    def _train_teacher(self, data: Data | None, settings: Settings, folder: Path) -> None:
+    def train_teacher(self, data: Data | None, settings: Settings, folder: Path) -> None:
         """Train a teacher by itself into a folder of the cache, or go on with that."""
         engine = Engine.of(settings, folder, self.registry, self._observers, data)
         engine._resumed = (folder / "run.toml").exists()

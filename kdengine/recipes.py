@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdengine.selection import belongs_to, names_of
 from kdengine.settings import read_toml
 
 if TYPE_CHECKING:
@@ -33,12 +34,5 @@ def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Reg
     chosen = methods or values.get("methods", ())
     if not isinstance(options, Mapping) or not isinstance(chosen, Sequence):
         return values  # the settings will say what is wrong with them
-    methods_used = [method for text in chosen if isinstance(text, str) for method in registry.methods(text)]
-    used = {name for method in methods_used for name in (method.name, *method.companions)}
-    return {**values, "options": {key: value for key, value in options.items() if _method_of(key, used)}}
-
-
-def _method_of(key: str, used: set[str]) -> bool:
-    """Whether the options under a key, such as ``fitnet`` or ``fitnet-2``, belong to a method in use."""
-    name, _, number = key.rpartition("-")
-    return key in used or (number.isdigit() and name in used)
+    used = names_of([text for text in chosen if isinstance(text, str)], registry)
+    return {**values, "options": {key: value for key, value in options.items() if belongs_to(key, used)}}

@@ -83,6 +83,14 @@ class Room:
             load_weights(teacher.module, self.settings.teacher_weights, f"the teacher '{name}'")
         return replace(self, teacher=teacher, lessons=TeacherPass(teacher.module, self.runtime))
 
+    def for_seed(self, seed: int) -> Room:
+        """The same room under another seed: other students, other batches, the same teacher."""
+        settings, source = self.settings.model_copy(update={"seed": seed}), self.source
+        if source.data is not None:
+            made = Source.of_data(source.data, settings, self.runtime.device)
+            source = made.shared(self.runtime.rank, self.runtime.processes)
+        return replace(self, settings=settings, source=source)
+
     def student(self) -> Network:
         """The student that was given, or a new one with the weights that the seed decides."""
         return self._network(self.settings.student, "student", self.settings.seed)
@@ -122,7 +130,7 @@ class Room:
         if "teacher" in self.given or self.settings.teacher_weights is not None or self._brings_weights(self.teacher.name):
             log.info("Measuring the teacher %s", self.teacher.name)
             accuracy = evaluate(module, source.test, self.runtime)
-            facts: dict[str, Any] = {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"], "seconds": 0.0}
+            facts: dict[str, Any] = {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"]}
         elif needed:
             facts = dict(self._cached_teacher(self.teacher, train))
         else:

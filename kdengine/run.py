@@ -66,6 +66,7 @@ class Run:
             SettingsError: another run lies in the folder, or it cannot be made.
         """
         state = self.folder.load_state() if resumed else {}
+        self.folder.forget_failure()
         if state:
             self.lane.load_state_dict(state)
         elif self.runtime.is_main:
@@ -102,7 +103,7 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
         if run.lane.failure is not None:
             run.hook.kdengine_on_error(run=run, error=run.lane.failure)
             return
-        result = results[run.lane.name] = Result.of(run, teacher, source.describe())
+        result = results[run.lane.name] = Result.of(run, teacher if run.settings.teacher else None, source.describe())
         run.hook.kdengine_after_fit(run=run, result=result)
 
     try:

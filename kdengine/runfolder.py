@@ -144,6 +144,15 @@ class RunFolder:
         file = self.path / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
+    def failure(self) -> str | None:
+        """Why the lane failed, or None where it did not."""
+        file = self.path / "failed.json"
+        return json.loads(file.read_text(encoding="utf-8"))["error"] if file.is_file() else None
+
+    def forget_failure(self) -> None:
+        """Let a run that failed be tried again."""
+        (self.path / "failed.json").unlink(missing_ok=True)
+
     def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` says of versions and hardware."""
         found: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
@@ -189,6 +198,12 @@ class RunFolder:
             self.write_tensors("connectors.safetensors", lane.connectors())
         self.write_json("result.json", result.to_dict())
         shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    @hookimpl(tryfirst=True)
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Note why the lane failed; an interruption is no failure."""
+        if run.lane.failure is not None:
+            self.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kdengine.checks import check_contract
@@ -12,7 +12,7 @@ from kdengine.registry import Registry
 from kdengine.settings import Settings
 from kdengine.source import LOADERS
 
-__all__ = ["checked_settings", "choose_distillers", "label_of", "resolved"]
+__all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "resolved"]
 
 
 def choose_distillers(
@@ -88,6 +88,18 @@ def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
 def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
     """What to call a lane: the methods and compositions that were asked for, such as ``multi`` or ``fitnet+st``."""
     return "+".join(_label(plugin, registry) for plugin in plugins) or "plain"
+
+
+def names_of(plugins: Iterable[str | Distiller], registry: Registry) -> set[str]:
+    """The methods that some plugins stand for, with those that may come along."""
+    found = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for plugin in plugins]
+    return {name for methods in found for method in methods for name in (method.name, *method.companions)}
+
+
+def belongs_to(key: str, used: Collection[str]) -> bool:
+    """Whether the options under a key, such as ``fitnet`` or ``fitnet-2``, belong to a method in use."""
+    name, _, number = key.rpartition("-")
+    return key in used or (number.isdigit() and name in used)
 
 
 def _label(plugin: str | Distiller, registry: Registry) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kdengine.result import Result
     from kdengine.run import Run
 
-__all__ = ["ProgressBar"]
+__all__ = ["LanesProgress", "ProgressBar"]
 
 
 class ProgressBar:
@@ -53,16 +54,10 @@ class ProgressBar:
     @hookimpl
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """One line with the losses and the accuracy."""
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
-        splits = [split for split in ("val", "test") if f"{split}_top1" in record]
-        accuracy = "".join(f"  {split} {record[f'{split}_top1']:.2f} %" for split in splits)
-        stage = "" if record["stage"] == "joint" else f" {record['stage']}"
-        width = len(str(run.total_epochs))
-        line = f"  epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}{accuracy}  {terms}  {record['seconds']:.1f} s"
         if self._bar is not None:
-            self._bar.update(self._task, last=f"{accuracy.strip()}  {terms}")
+            self._bar.update(self._task, last=_line(run, record))
         else:
-            self.console.print(line, soft_wrap=True)
+            self.console.print(f"  {_line(run, record)}", soft_wrap=True)
 
     @hookimpl
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
@@ -82,3 +77,51 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
         self._bar = None
+
+
+class LanesProgress:
+    """Says how far the lanes of a comparison are, one line a lane and epoch, on standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, markup=False)
+
+    @hookimpl
+    def kdengine_before_fit(self, run: Run) -> None:
+        """Say which lane begins."""
+        kind = "training" if run.settings.teacher is None else "distilling"
+        text = f"{_place(run)}: {kind} {run.title}, {run.total_epochs} epochs, seed {run.settings.seed}"
+        self.console.print(text, soft_wrap=True)
+
+    @hookimpl
+    def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """One line with the losses and the accuracy."""
+        self.console.print(f"  {_place(run)}: {_line(run, record)}", soft_wrap=True)
+
+    @hookimpl
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Say why a lane failed; after an interruption, how to go on."""
+        if isinstance(error, KeyboardInterrupt):
+            text = f"interrupted; {len(run.lane.history)} finished epochs are saved. To go on: {run.again}"
+        else:
+            text = f"failed: {error}"
+        self.console.print(f"{_place(run)}: {text}", soft_wrap=True)
+
+
+def _place(run: Run) -> str:
+    """Trial and lane, ``trial-1 rkd``; of the teacher's own training, its name."""
+    trial = run.folder.path.parent.name
+    return f"{trial} {run.lane.name}" if trial.startswith("trial-") else run.settings.student
+
+
+def _line(run: Run, record: Mapping[str, Any]) -> str:
+    """What is worth knowing of an epoch."""
+    terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
+    stage = "" if record["stage"] == "joint" else f" {record['stage']}"
+    width = len(str(run.total_epochs))
+    epoch = f"epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}"
+    return f"{epoch}{_accuracy(record)}  {terms}  {record['seconds']:.1f} s"
+
+
+def _accuracy(record: Mapping[str, Any]) -> str:
+    splits = [split for split in ("val", "test") if f"{split}_top1" in record]
+    return "".join(f"  {split} {record[f'{split}_top1']:.2f} %" for split in splits)

@@ -1,0 +1,234 @@
+"""Many methods on one pair of networks: one stream of batches, one pass of the teacher, a lane for each method.
+
+Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kdengine.dataset import Data
+from kdengine.distiller import Distiller
+from kdengine.engine import Engine
+from kdengine.errors import KDError, ModelError, SettingsError
+from kdengine.leaderboard import Leaderboard
+from kdengine.room import Room
+from kdengine.run import Run, train_all
+from kdengine.runfolder import RunFolder
+from kdengine.selection import belongs_to, choose_distillers, label_of, names_of, resolved
+from kdengine.settings import Settings, merge
+from kdengine.specs import Spec
+
+__all__ = ["Comparison", "Entry"]
+
+PLAIN = "plain"
+NOTE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One lane of a comparison, in every trial.
+
+    Attributes:
+        label: what tables and folders call it.
+        plugins: its methods, by name or as objects; none for plain training.
+        options: method -> options, over those of the whole comparison.
+    """
+
+    label: str
+    plugins: Sequence[str | Distiller]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Comparison:
+    """A fair comparison: in each trial all methods start from the same student and see the same batches.
+
+    Args:
+        teacher: a model spec, or a module that is already trained.
+        student: a model spec, or a module; copies of it are trained.
+        methods: what to compare: names, with ``+`` between those that share a lane, or label -> methods. The student
+            without a method is always among them.
+        data: a data spec, or a :class:`kdengine.Data`.
+        trials: how often; each has a seed of its own, counted up from ``seed``.
+        out: the folder; by default a new one below ``runs/``.
+        **settings: whatever else :class:`kdengine.Engine` takes.
+
+    Raises:
+        KDError: for whatever of this the user can mend.
+    """
+
+    def __init__(
+        self,
+        teacher: str | nn.Module | None,
+        student: str | nn.Module,
+        methods: Iterable[str] | Mapping[str, Sequence[str | Distiller]],
+        data: str | Data | None = None,
+        *,
+        trials: int = 1,
+        out: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        if trials < 1:
+            raise SettingsError(f"trials = {trials}: at least one is needed.")
+        self._engine = Engine(teacher, student, (), data, **settings)
+        self._start(_entries(methods, self._engine), trials, out)
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        entries: Sequence[Entry],
+        trials: int = 1,
+        out: str | Path | None = None,
+        **tools: Any,
+    ) -> Comparison:
+        """A comparison from complete settings, whose methods do not count; ``tools`` are those of :meth:`Engine.of`."""
+        made = cls.__new__(cls)
+        made._engine = Engine.of(settings.model_copy(update={"methods": ()}), **tools)
+        made._start(_with_plain(entries), trials, out)
+        return made
+
+    @classmethod
+    def resume(cls, folder: str | Path, **tools: Any) -> Comparison:
+        """A comparison that goes on where it was interrupted: every lane after its last finished epoch.
+
+        Raises:
+            SettingsError: no comparison lies in the folder, or its methods were objects.
+        """
+        file = Path(folder) / NOTE
+        if not file.is_file():
+            raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
+        note = json.loads(file.read_text(encoding="utf-8"))
+        entries = [Entry(**entry) for entry in note["entries"]]
+        made = cls.of(Settings.checked(note["settings"]), entries, note["trials"], folder, **tools)
+        made._resumed = True
+        return made
+
+    def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
+        """Train all lanes of all trials; the teacher is trained first where it has no weights.
+
+        Raises:
+            KDError: for whatever the user can mend, but not for what fails a single lane: that is a row of the table.
+            KeyboardInterrupt: the state after the last finished epochs has been saved.
+        """
+        self._check()
+        folder = self._begin()
+        room = self._engine.room(train_loader, val_loader)
+        facts: dict[str, Any] | None = None
+        for trial in range(1, self.trials + 1):
+            trial_room = room.for_seed(room.settings.seed + trial - 1)
+            lanes = self._lanes(trial_room, folder / f"trial-{trial}")
+            if facts is None:
+                needed = any(run.lane.needs_teacher for run in lanes)
+                facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
+            runs = [self._prepared(run, trial_room, facts) for run in lanes]
+            train_all(runs, trial_room.source, facts)
+        return Leaderboard.of([folder])
+
+    def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None) -> None:
+        self.entries, self.trials = list(entries), trials
+        self._out = None if out is None else Path(out)
+        self._resumed = False
+
+    def _check(self) -> None:
+        """Refuse options of no method, and methods that cannot be made, before any work is done."""
+        settings, registry = self._engine.settings, self._engine.registry
+        used = {name for entry in self.entries for name in names_of(entry.plugins, registry)}
+        strange = [key for key in settings.options if not belongs_to(key, used)]
+        if strange:
+            raise SettingsError(f"Options are given for {', '.join(strange)}, which no lane of this comparison uses.")
+        for entry in self.entries:
+            choose_distillers(copy.deepcopy(list(entry.plugins)), self._settings_of(entry, settings).options, registry)
+
+    def _begin(self) -> Path:
+        """Make the folder, and note in it what is compared."""
+        settings = self._engine.settings
+        student = Spec.parse(settings.student, ModelError).name.replace("/", "-")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = self._out or Path("runs") / f"compare-{student}-{stamp}"
+        if not self._resumed and (path / NOTE).exists():
+            raise SettingsError(
+                f"'{path}' already holds a comparison. Continue it with 'kdengine compare --resume {path}', "
+                "or choose another --out."
+            )
+        place = RunFolder(path)
+        path.mkdir(parents=True, exist_ok=True)
+        entries = [{"label": e.label, "plugins": [_name(p) for p in e.plugins], "options": e.options} for e in self.entries]
+        note = {"entries": entries, "trials": self.trials, "settings": settings.model_dump(mode="json", exclude_none=True)}
+        place.write_json(NOTE, note)
+        self.folder = path
+        return path
+
+    def _lanes(self, room: Room, folder: Path) -> list[Run]:
+        """The runs of a trial that are not at their end yet; what cannot be put together is noted as failed."""
+        runs = []
+        for entry in self.entries:
+            place = RunFolder(folder / entry.label)
+            if place.result() is not None or place.failure() is not None:
+                continue
+            settings = self._settings_of(entry, room.settings)
+            distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), settings.options, room.registry)
+            try:
+                lane = room.lane(entry.label, room.twin(), distillers)
+            except KDError as error:
+                place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
+                place.write_json("failed.json", {"error": str(error), "epoch": 0})
+                continue
+            settings = resolved(settings, distillers, own_loaders=room.source.data is None)
+            hook = self._engine.hooks(place, room.runtime)
+            advice = f"kdengine compare --resume {self.folder}"
+            runs.append(Run(settings, lane, room.source.data, room.runtime, place, hook, advice))
+        return runs
+
+    def _settings_of(self, entry: Entry, settings: Settings) -> Settings:
+        """The settings of one lane as a run of its own."""
+        used = names_of(entry.plugins, self._engine.registry)
+        given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
+        methods = tuple(_name(plugin) for plugin in entry.plugins)
+        changes: dict[str, Any] = {"methods": methods, "options": merge(given, entry.options)}
+        if not methods:
+            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}}
+        return settings.model_copy(update=changes)
+
+    def _prepared(self, run: Run, room: Room, teacher: Mapping[str, Any] | None) -> Run:
+        """The run with its folder made, or its state loaded; it can be repeated alone with the same teacher."""
+        if teacher and "folder" in teacher and run.lane.needs_teacher:
+            weights = str(Path(teacher["folder"]) / "student.safetensors")
+            run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
+        run.prepare(room.source, resumed=(run.folder.path / "run.toml").exists())
+        return run
+
+
+def _entries(methods: Iterable[str] | Mapping[str, Sequence[str | Distiller]], engine: Engine) -> list[Entry]:
+    if isinstance(methods, Mapping):
+        return _with_plain([Entry(label, plugins) for label, plugins in methods.items()])
+    names = [methods] if isinstance(methods, str) else methods
+    parts = [[part for part in name.split("+") if part != PLAIN] for name in names]
+    return _with_plain([Entry(label_of(plugins, engine.registry), plugins) for plugins in parts])
+
+
+def _with_plain(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, the student without a method before them where it is missing.
+
+    Raises:
+        SettingsError: two have one label.
+    """
+    every = list(entries) if any(not entry.plugins for entry in entries) else [Entry(PLAIN, ()), *entries]
+    labels = [entry.label for entry in every]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise SettingsError(f"Named twice: {', '.join(twice)}. Give every lane a label of its own.")
+    return every
+
+
+def _name(plugin: str | Distiller) -> str:
+    return plugin.name if isinstance(plugin, Distiller) else plugin

@@ -1,0 +1,198 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
+from kdengine.models import ModelSource
+from kdengine.runfolder import RunFolder
+from kdengine.settings import Settings
+
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "epochs": 2}
+DATA = "digits@train=192@test=64"
+TIMES = ("seconds", "images_per_second")
+
+
+def network(name, seed=5):
+    return ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
+
+
+def rows(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in found]
+
+
+class Breaking(Distiller):
+    """Turns NaN in its fifth step."""
+
+    name = "breaking"
+    steps = 0
+
+    def forward(self, step):
+        self.steps += 1
+        return {"worm": step.student.logits.mean() * (torch.nan if self.steps == 5 else 1)}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison") / "out"
+    comparison = Comparison(
+        network("resnet14"),
+        "resnet8",
+        {"st": ["st"], "fitnet+st": ["fitnet", "st"], "takd": ["takd"], "broken": [Breaking()]},
+        DATA,
+        trials=2,
+        out=folder,
+        options={"st": {"alpha": 0.5}},
+        **FAST,
+    )
+    return comparison.fit(), folder
+
+
+def test_every_method_has_a_folder_a_trial_and_the_plain_student_is_among_them(compared):
+    board, folder = compared
+    labels = {"plain", "st", "fitnet+st", "takd", "broken"}
+    assert {row["method"] for row in board.rows} == labels
+    for trial in (1, 2):
+        assert {path.name for path in (folder / f"trial-{trial}").iterdir()} == labels
+    assert {row["method"]: row["epochs"] for row in board.rows} == {
+        "plain": 2,
+        "st": 2,
+        "fitnet+st": 3,
+        "takd": 4,
+        "broken": None,
+    }
+
+
+def test_the_numbers_of_the_table_are_those_of_the_metrics(compared):
+    board, folder = compared
+    for row in board.rows:
+        if row["method"] == "broken":
+            continue
+        found = [rows(folder / f"trial-{trial}" / row["method"]) for trial in (1, 2)]
+        students = [[line for line in lines if line.get("link", 2) == 2 and "test_top1" in line] for lines in found]
+        assert row["top1"] == pytest.approx(sum(lines[-1]["test_top1"] for lines in students) / 2)
+        assert row["best_top1"] == pytest.approx(sum(max(line["test_top1"] for line in lines) for lines in students) / 2)
+
+
+def test_a_lane_that_fails_is_a_row_with_its_reason_and_keeps_what_it_had(compared):
+    board, folder = compared
+    broken = next(row for row in board.rows if row["method"] == "broken")
+    assert "breaking.worm = nan" in broken["failure"]
+    assert broken["trials"] == 0
+    assert len(rows(folder / "trial-1" / "broken")) == 1
+
+
+def test_all_lanes_of_a_trial_begin_alike_and_trials_differ(compared):
+    _, folder = compared
+    seeds = {RunFolder(path).settings().seed for path in (folder / "trial-2").iterdir()}
+    assert seeds == {1}
+    one, other = (load_file(folder / f"trial-{trial}" / "plain" / "student.safetensors") for trial in (1, 2))
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize("label", ["plain", "st", "fitnet+st", "takd"])
+def test_a_lane_is_bit_identical_to_the_same_run_alone(label, compared, tmp_path):
+    _, folder = compared
+    lane = folder / "trial-2" / label
+    settings = RunFolder(lane).settings()
+    teacher = network("resnet14") if label != "plain" else None
+    plugins = {"plain": [], "fitnet+st": ["fitnet", "st"]}.get(label, [label])
+    Engine(teacher, "resnet8", plugins, DATA, seed=1, options=settings.options, out=tmp_path / "alone", **FAST).fit()
+    alone = [{**row, "lane": label} for row in rows(tmp_path / "alone")]
+    assert alone == rows(lane)
+    weights = [load_file(place / "student.safetensors") for place in (lane, tmp_path / "alone")]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    settings = {"data": DATA, "trials": 2, "out": tmp_path / "out", **FAST, "epochs": 1}
+    Comparison("resnet14", "resnet8", ["st"], **settings).fit()
+    lane = tmp_path / "out" / "trial-2" / "st"
+    Engine.of(RunFolder(lane).settings(), tmp_path / "alone").fit()
+    assert rows(tmp_path / "alone") == rows(lane)
+
+
+class Stop:
+    """Interrupts after so many rows."""
+
+    def __init__(self, after):
+        self.after = after
+
+    @hookimpl(trylast=True)
+    def kdengine_after_epoch(self):
+        self.after -= 1
+        if self.after == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 4, 7])
+def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+
+    def settings(folder):
+        return {"data": DATA, "trials": 2, "out": tmp_path / folder, **FAST, "teacher_weights": weights}
+
+    weights = tmp_path / "teacher.safetensors"
+    from safetensors.torch import save_file
+
+    save_file(network("resnet14").state_dict(), weights)
+    whole = Comparison("resnet14", "resnet8", ["st", "fitnet"], **settings("whole")).fit()
+    with pytest.raises(KeyboardInterrupt):
+        Comparison("resnet14", "resnet8", ["st", "fitnet"], observers=[Stop(after)], **settings("part")).fit()
+    from kdengine.leaderboard import Leaderboard
+
+    assert any("not finished" in row["failure"] for row in Leaderboard.of([tmp_path / "part"]).rows)
+    board = Comparison.resume(tmp_path / "part").fit()
+    keys = ("method", "top1", "best_top1", "gain", "epochs", "failure")
+    assert [[row[key] for key in keys] for row in board.rows] == [[row[key] for key in keys] for row in whole.rows]
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path):
+    def compare(methods, **settings):
+        return Comparison(network("resnet14"), "resnet8", methods, DATA, out=tmp_path / "out", **{**FAST, **settings})
+
+    for methods, settings, said in (
+        (["rdk"], {}, "rkd"),
+        (["st"], {"options": {"rkd": {"angle": 1.0}}}, "rkd, which no lane"),
+        (["st"], {"options": {"st": {"alpah": 1.0}}}, "alpha"),
+        (["st", "st"], {}, "Named twice: st"),
+        (["st"], {"trials": 0}, "trials = 0"),
+    ):
+        with pytest.raises(KDError, match=said):
+            compare(methods, **settings).fit()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_does_not_fit_the_pair_is_a_row_and_the_others_go_on(tmp_path):
+    options = {"fitnet": {"taps": "embedding"}}
+    settings = {**FAST, "epochs": 1, "options": options, "out": tmp_path / "out"}
+    board = Comparison(network("resnet14"), "resnet8", ["fitnet", "st"], DATA, **settings).fit()
+    notes = {row["method"]: row["failure"] for row in board.rows}
+    assert "maps [B, C, H, W]" in notes["fitnet"]
+    assert notes["st"] == notes["plain"] == ""
+
+
+def test_a_folder_that_holds_a_comparison_or_none_is_told(tmp_path):
+    settings = {**FAST, "epochs": 1, "out": tmp_path / "out"}
+    Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=64@test=64", **settings).fit()
+    with pytest.raises(SettingsError, match="--resume"):
+        Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=64@test=64", **settings).fit()
+    with pytest.raises(SettingsError, match="no comparison"):
+        Comparison.resume(tmp_path)
+
+
+def test_settings_of_a_comparison_can_be_given_whole(tmp_path):
+    from kdengine.comparison import Entry
+
+    train = {**FAST, "epochs": 1}
+    settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=64@test=64", "train": train})
+    entries = [Entry("hot", ["st"], {"st": {"temperature": 8.0}}), Entry("cold", ["st"], {"st": {"temperature": 1.0}})]
+    Comparison.of(settings, entries, out=tmp_path / "out").fit()
+    temperatures = {
+        label: RunFolder(tmp_path / "out" / "trial-1" / label).settings().options["st"]["temperature"]
+        for label in ("hot", "cold")
+    }
+    assert temperatures == {"hot": 8.0, "cold": 1.0}

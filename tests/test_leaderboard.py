@@ -1,0 +1,101 @@
+import json
+
+import pytest
+from scipy import stats
+
+from kdengine import SettingsError
+from kdengine.leaderboard import Leaderboard, interval
+from kdengine.runfolder import RunFolder
+from kdengine.settings import Settings
+
+TEACHER = {"name": "resnet32", "top1": 78.5, "best_top1": 79.0, "top5": 95.0, "parameters": 464154}
+
+
+@pytest.fixture
+def lane(tmp_path):
+    """Makes the folder of one lane by hand: finished with an accuracy, failed with a reason, or neither."""
+
+    def make(label, seed, top1=None, failed=None, extra=0, **student):
+        place = RunFolder(tmp_path / f"trial-{seed + 1}" / label)
+        data = {"name": "digits", "train_images": 1438, "test_images": 359}
+        place.begin(
+            Settings(student="resnet8", seed=seed), {"device_name": "cpu", "threads": 1, "precision": "fp32", "data": data}
+        )
+        row = {"lane": label, "epoch": 1, "seconds": 2.0, "test_top1": 10.0}
+        place.write_text("metrics.jsonl", json.dumps(row) + "\n" + json.dumps({**row, "epoch": 2, "seconds": 4.0}) + "\n")
+        if failed:
+            place.write_json("failed.json", {"error": failed, "epoch": 2})
+        if top1 is not None:
+            facts = {"top1": top1, "best_top1": top1 + 1, "top5": 90.0, "epochs": 2, "parameters": 100, **student}
+            result = {"method": label, "teacher": TEACHER if label != "plain" else None, "data": data}
+            place.write_json("result.json", {**result, "student": {**facts, "training_parameters": 100 + extra}})
+        return tmp_path
+
+    return make
+
+
+def test_means_spreads_and_paired_gains_are_those_of_the_trials(lane):
+    plain, st = [70.0, 72.0, 71.0], [73.0, 72.5, 74.0]
+    for seed in range(3):
+        lane("plain", seed, plain[seed])
+        place = lane("st", seed, st[seed], extra=50)
+    board = Leaderboard.of([place])
+    first, second = board.rows
+    assert [first["method"], second["method"]] == ["st", "plain"]
+    assert (first["top1"], first["best_top1"]) == (pytest.approx(73.1667, abs=1e-3), pytest.approx(74.1667, abs=1e-3))
+    assert first["top1_std"] == pytest.approx(stats.tstd(st))
+    gains = [one - other for one, other in zip(st, plain, strict=True)]
+    expected = stats.ttest_rel(st, plain).confidence_interval(0.95)
+    assert first["gain"] == pytest.approx(sum(gains) / 3)
+    assert (first["gain_low"], first["gain_high"]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert (first["trials"], first["extra_parameters"], first["epochs"], first["seconds_per_epoch"]) == (3, 50, 2, 3.0)
+    assert (second["gain"], second["gain_low"]) == (None, None)
+    assert board.teacher["name"] == "resnet32"
+
+
+def test_a_single_trial_has_no_interval_and_says_so(lane):
+    lane("plain", 0, 70.0)
+    table = Leaderboard.of([lane("st", 0, 72.0)]).table()
+    assert "+2.00 (one trial: no interval)" in table.rows[1]
+    assert interval([1.0]) == (None, None)
+
+
+def test_what_failed_or_is_not_finished_stays_in_the_table_with_its_reason(lane):
+    lane("plain", 0, 70.0)
+    lane("svd", 0, failed="the loss is no longer finite")
+    board = Leaderboard.of([lane("rkd", 0)])
+    notes = {row["method"]: row["failure"] for row in board.rows}
+    assert notes == {"plain": "", "svd": "the loss is no longer finite", "rkd": "not finished: 2 epochs are done"}
+    assert board.rows[0]["method"] == "plain"
+    assert "the loss is no longer finite" in str(board)
+
+
+def test_a_method_that_failed_in_one_trial_is_compared_in_the_others(lane):
+    for seed in range(3):
+        lane("plain", seed, 70.0 + seed)
+    lane("svd", 0, failed="nan")
+    lane("svd", 1, 73.0)
+    row = next(row for row in Leaderboard.of([lane("svd", 2, 75.0)]).rows if row["method"] == "svd")
+    assert (row["trials"], row["gain"], row["failure"]) == (2, pytest.approx(2.5), "nan")
+
+
+def test_trials_are_paired_by_their_seed(lane):
+    lane("plain", 0, 70.0)
+    row = next(row for row in Leaderboard.of([lane("st", 1, 75.0)]).rows if row["method"] == "st")
+    assert row["gain"] is None
+
+
+def test_single_run_folders_can_be_given_too(lane, tmp_path):
+    lane("plain", 0, 70.0)
+    lane("st", 0, 72.0)
+    board = Leaderboard.of([tmp_path / "trial-1" / "plain", tmp_path / "trial-1" / "st"])
+    assert [row["method"] for row in board.rows] == ["st", "plain"]
+    with pytest.raises(SettingsError, match="no run"):
+        Leaderboard.of([tmp_path / "nothing"])
+
+
+def test_it_becomes_a_data_frame(lane):
+    pandas = pytest.importorskip("pandas")
+    frame = Leaderboard.of([lane("plain", 0, 70.0)]).to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame["top1"].tolist() == [70.0]
