@@ -25,13 +25,15 @@ from kdengine.room import Room
 from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder
 from kdengine.selection import belongs_to, choose_distillers, label_of, names_of, resolved
-from kdengine.settings import Settings, merge
+from kdengine.settings import Settings, TrainSettings, merge
 from kdengine.specs import Spec
 
 __all__ = ["Comparison", "Entry"]
 
 PLAIN = "plain"
 NOTE = "comparison.json"
+SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
+"""Training settings that all lanes share, because they share batches and device."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Entry:
         label: what tables and folders call it.
         plugins: its methods, by name or as objects; none for plain training.
         options: method -> options, over those of the whole comparison.
+        train: training settings that this lane has otherwise; not those that all lanes share, such as the batch size.
     """
 
     label: str
     plugins: Sequence[str | Distiller]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Comparison:
@@ -80,6 +84,7 @@ class Comparison:
         if trials < 1:
             raise SettingsError(f"trials = {trials}: at least one is needed.")
         self._engine = Engine(teacher, student, (), data, **settings)
+        self._note: dict[str, Any] = {}
         self._start(_entries(methods, self._engine), trials, out)
 
     @classmethod
@@ -89,10 +94,21 @@ class Comparison:
         entries: Sequence[Entry],
         trials: int = 1,
         out: str | Path | None = None,
+        note: Mapping[str, Any] | None = None,
         **tools: Any,
     ) -> Comparison:
-        """A comparison from complete settings, whose methods do not count; ``tools`` are those of :meth:`Engine.of`."""
+        """A comparison from complete settings, whose methods do not count.
+
+        Args:
+            settings: of all lanes.
+            entries: the lanes.
+            trials: how often.
+            out: the folder.
+            note: what else to keep in the folder's ``comparison.json``.
+            **tools: as :meth:`Engine.of` takes them.
+        """
         made = cls.__new__(cls)
+        made._note = dict(note or {})
         made._engine = Engine.of(settings.model_copy(update={"methods": ()}), **tools)
         made._start(_with_plain(entries), trials, out)
         return made
@@ -108,8 +124,9 @@ class Comparison:
         if not file.is_file():
             raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
         note = json.loads(file.read_text(encoding="utf-8"))
-        entries = [Entry(**entry) for entry in note["entries"]]
-        made = cls.of(Settings.checked(note["settings"]), entries, note["trials"], folder, **tools)
+        entries = [Entry(**entry) for entry in note.pop("entries")]
+        settings = Settings.checked(note.pop("settings"))
+        made = cls.of(settings, entries, note.pop("trials"), folder, note, **tools)
         made._resumed = True
         return made
 
@@ -147,6 +164,9 @@ class Comparison:
         if strange:
             raise SettingsError(f"Options are given for {', '.join(strange)}, which no lane of this comparison uses.")
         for entry in self.entries:
+            shared = [name for name in entry.train if name in SHARED]
+            if shared:
+                raise SettingsError(f"All lanes share train.{shared[0]}, because they share their batches. Run them apart.")
             choose_distillers(copy.deepcopy(list(entry.plugins)), self._settings_of(entry, settings).options, registry)
 
     def _begin(self) -> Path:
@@ -162,8 +182,9 @@ class Comparison:
             )
         place = RunFolder(path)
         path.mkdir(parents=True, exist_ok=True)
-        entries = [{"label": e.label, "plugins": [_name(p) for p in e.plugins], "options": e.options} for e in self.entries]
+        entries = [{**vars(entry), "plugins": [_name(plugin) for plugin in entry.plugins]} for entry in self.entries]
         note = {"entries": entries, "trials": self.trials, "settings": settings.model_dump(mode="json", exclude_none=True)}
+        note |= self._note
         place.write_json(NOTE, note)
         self.folder = path
         return path
@@ -178,7 +199,7 @@ class Comparison:
             settings = self._settings_of(entry, room.settings)
             distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), settings.options, room.registry)
             try:
-                lane = room.lane(entry.label, room.twin(), distillers)
+                lane = replace(room, settings=settings).lane(entry.label, room.twin(), distillers)
             except KDError as error:
                 place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
                 place.write_json("failed.json", {"error": str(error), "epoch": 0})
@@ -194,7 +215,8 @@ class Comparison:
         used = names_of(entry.plugins, self._engine.registry)
         given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
         methods = tuple(_name(plugin) for plugin in entry.plugins)
-        changes: dict[str, Any] = {"methods": methods, "options": merge(given, entry.options)}
+        train = TrainSettings.checked({**settings.train.model_dump(), **entry.train}, owner="train")
+        changes: dict[str, Any] = {"methods": methods, "options": merge(given, entry.options), "train": train}
         if not methods:
             changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}}
         return settings.model_copy(update=changes)

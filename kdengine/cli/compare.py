@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,7 +38,7 @@ def command(methods: str | None, trials: int, resume: str | None, out: str | Non
 
     show_log()
     registry = Registry()
-    tools = {"registry": registry, "observers": [LanesProgress()]}
+    tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
     if resume:
         if methods or out or any(value not in (None, ()) for value in said.values()):
             raise SettingsError("--resume takes all settings from the folder; leave the other options out.")

@@ -15,7 +15,7 @@ from kdengine.errors import KDError
 __all__ = ["cli", "main"]
 
 USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
-COMMANDS = ("run", "train", "compare", "inspect", "plugins", "models", "data", "evaluate", "report")
+COMMANDS = ("run", "train", "compare", "sweep", "inspect", "plugins", "models", "data", "evaluate", "report")
 
 
 class LazyGroup(click.Group):

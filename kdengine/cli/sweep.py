@@ -1,0 +1,84 @@
+"""``kdengine sweep``: every combination of some options, side by side."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kdengine.cli.options import settings_from, show_log, training_options
+
+if TYPE_CHECKING:
+    from kdengine.comparison import Comparison
+
+__all__ = ["command"]
+
+
+@click.command("sweep")
+@click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="A method of every cell; repeatable.")
+@click.option("--grid", "grids", multiple=True, metavar="NAME=V,V,...", help="METHOD.OPTION or train.OPTION; repeatable.")
+@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed.")
+@click.option("--teacher", metavar="SPEC", help="The network to learn from.")
+@click.option("--student", metavar="SPEC", help="The network to train.")
+@click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first.")
+@click.option("--resume", metavar="FOLDER", help="Go on with an interrupted sweep.")
+@training_options
+def command(
+    plugins: tuple[str, ...],
+    grids: tuple[str, ...],
+    trials: int,
+    resume: str | None,
+    out: str | None,
+    as_json: bool,
+    **said: object,
+) -> None:
+    r"""Try every combination of some options, each as a lane of one comparison.
+
+    \b
+    kdengine sweep --plugin st --grid st.alpha=0.1,0.5,0.9 --grid st.temperature=1,4,10 --teacher resnet20 --student resnet8
+    """
+    from kdengine.cli.progress import LanesProgress
+    from kdengine.comparison import Comparison
+    from kdengine.errors import SettingsError
+    from kdengine.registry import Registry
+    from kdengine.sweep import cells, parse_axis
+
+    show_log()
+    registry = Registry()
+    tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
+    if resume:
+        if plugins or grids or out or any(value not in (None, ()) for value in said.values()):
+            raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
+        _fit_and_print(Comparison.resume(resume, **tools), as_json)
+        return
+    if not plugins:
+        raise SettingsError("There is no method. Name one, for example --plugin st.")
+    axes = [parse_axis(text) for text in grids]
+    entries = cells(plugins, axes)
+    settings = settings_from(registry, None, methods=plugins, **said)  # type: ignore[arg-type]
+    if not settings.teacher:
+        raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
+    note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
+    _fit_and_print(Comparison.of(settings, entries, trials, out, note=note, **tools), as_json)
+
+
+def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
+    """Train all cells, leave table and picture in the folder, and print the table or the rows."""
+    from kdengine.cli.tables import print_table
+    from kdengine.heatmap import draw_heatmap
+    from kdengine.sweep import Grid
+
+    comparison.fit()
+    grid = Grid.of(comparison.folder)
+    table = grid.table()
+    (comparison.folder / "sweep.csv").write_text(table.to_csv(), encoding="utf-8")
+    (comparison.folder / "sweep.md").write_text(table.to_markdown(), encoding="utf-8")
+    draw_heatmap(grid, comparison.folder / "sweep.png")
+    if as_json:
+        facts = {"cells": list(grid.board.rows), "teacher": grid.board.teacher, "folder": str(comparison.folder)}
+        click.echo(json.dumps(facts))
+        return
+    click.echo(table.caption + "\n")
+    print_table(table.columns, table.rows)
+    click.echo(f"Folder: {comparison.folder}")

@@ -1,0 +1,37 @@
+import csv
+
+SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
+PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
+
+
+def test_a_grid_is_trained_and_left_as_table_and_picture(kdengine, here):
+    grids = ["--grid", "st.alpha=0.1,0.9", "--grid", "st.temperature=1,4"]
+    said = kdengine("sweep", "--plugin", "st", *grids, *PAIR, *SMALL, "--out", "out")
+    assert said.code == 0, said.err
+    with open(here / "out" / "sweep.csv", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["st.alpha", "temperature=1", "temperature=4"]
+    assert [line[0] for line in lines] == ["0.1", "0.9"]
+    assert all(0 <= float(cell.rstrip("*")) <= 100 for line in lines for cell in line[1:])
+    assert (here / "out" / "sweep.png").is_file()
+    assert "temperature=4" in said.out
+
+
+def test_training_settings_make_lanes_that_differ(kdengine):
+    grid = ["--grid", "train.lr=0.1,0.0001"]
+    found = kdengine("sweep", "--plugin", "st", *grid, *PAIR, *SMALL, "--out", "out", "--json").json
+    assert {row["method"] for row in found["cells"]} == {"plain", "lr=0.1", "lr=0.0001"}
+
+
+def test_what_is_missing_or_cannot_be_swept_is_told(kdengine):
+    for arguments, said in (
+        (["--grid", "st.alpha=1", *PAIR], "--plugin"),
+        (["--plugin", "st", *PAIR], "--grid"),
+        (["--plugin", "st", "--grid", "st.alpha=2", *PAIR, *SMALL], "alpha"),
+        (["--plugin", "st", "--grid", "train.batch_size=2,4", *PAIR, *SMALL], "train.batch_size"),
+        (["--plugin", "st", "--grid", "st.alpha=1", "--student", "resnet8"], "--teacher"),
+        (["--resume", "nowhere"], "no comparison"),
+    ):
+        found = kdengine("sweep", *arguments)
+        assert found.code == 2, (arguments, found.err)
+        assert said in found.err
