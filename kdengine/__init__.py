@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
+    from kdengine.connectors import Adapter
     from kdengine.dataset import Data, Split
     from kdengine.distiller import Distiller
     from kdengine.engine import Engine
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         TapError,
         TrainingError,
     )
-    from kdengine.features import as_vectors, pooled_alike, resized
+    from kdengine.features import as_vectors, pooled_alike, resized, unit
     from kdengine.hookspecs import hookimpl
     from kdengine.registry import Registry
     from kdengine.result import Result
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Adapter": "connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
     "Data": "dataset",
@@ -60,9 +62,11 @@ _HOME = {
     "hookimpl": "hookspecs",
     "pooled_alike": "features",
     "resized": "features",
+    "unit": "features",
 }
 
 __all__ = [
+    "Adapter",
     "Anatomy",
     "Comparison",
     "Data",
@@ -89,6 +93,7 @@ __all__ = [
     "hookimpl",
     "pooled_alike",
     "resized",
+    "unit",
 ]
 
 

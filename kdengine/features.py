@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["as_vectors", "pooled_alike", "resized"]
+__all__ = ["as_vectors", "pooled_alike", "resized", "unit"]
+
+SHORTEST = 1e-12
+"""Square of the shortest length that is told from zero."""
 
 
 def as_vectors(features: Tensor) -> Tensor:
@@ -15,6 +20,12 @@ def as_vectors(features: Tensor) -> Tensor:
     if features.ndim == 4:
         return features.mean((2, 3))
     return features.mean(1) if features.ndim == 3 else features
+
+
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Vectors along one axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
+    squared = vectors.square().sum(dim, keepdim=True)
+    return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
 def resized(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine import as_vectors, pooled_alike, resized
+from kdengine import as_vectors, pooled_alike, resized, unit
 
 
 def maps(*shape):
@@ -33,3 +33,17 @@ def test_a_smaller_size_is_averaged_and_a_larger_one_interpolated():
 def test_both_maps_come_in_the_smaller_size_of_each_direction(one, other, size):
     first, second = pooled_alike(maps(2, 3, *one), maps(2, 5, *other))
     assert (first.shape, second.shape) == ((2, 3, *size), (2, 5, *size))
+
+
+def test_vectors_are_scaled_to_length_one_along_an_axis():
+    given = maps(2, 3, 4)
+    for dim in (-1, 1):
+        lengths = np.linalg.norm(given.numpy(), axis=dim, keepdims=True)
+        assert np.allclose(unit(given, dim), given.numpy() / lengths, atol=1e-6)
+
+
+def test_a_zero_vector_stays_zero_and_gets_no_gradient():
+    given = torch.zeros(2, 3, requires_grad=True)
+    unit(given).sum().backward()
+    assert torch.equal(unit(given), torch.zeros(2, 3))
+    assert torch.equal(given.grad, torch.zeros(2, 3))

@@ -144,13 +144,6 @@ def test_a_connector_stands_where_the_widths_differ_or_always(connector, kinds, 
     assert [type(module).__name__ for module in method.connectors] == kinds
 
 
-def test_a_connector_bears_a_batch_of_one_image_with_one_place(leaf):
-    connector, maps = Connector(3, 5), leaf(1, 3, 1, 1)
-    assert torch.isfinite(connector(maps)).all()
-    assert connector(maps).shape == (1, 5, 1, 1)
-    assert torch.equal(connector.norm.running_mean, torch.zeros(5))
-
-
 @pytest.mark.parametrize("width", [3, 5])
 def test_dead_maps_give_finite_gradients(width, leaf, gradient):
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)

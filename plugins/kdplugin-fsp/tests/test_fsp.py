@@ -4,7 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from kdplugin_fsp import FSP, Adapter, flow_loss, flow_matrix
+from kdplugin_fsp import FSP, flow_loss, flow_matrix
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -125,17 +125,6 @@ def test_other_widths_pass_an_adapter_on_the_students_side(maps, slope, agree):
     agree(loss, formula(s[0]))
     agree(torch.autograd.grad(loss, student[0], retain_graph=True)[0], slope(formula, s[0]))
     assert all(found.abs().max() > 0 for found in torch.autograd.grad(loss, list(method.parameters())))
-
-
-def test_an_adapter_is_a_convolution_of_one_place_without_bias_and_a_normalisation():
-    assert sum(value.numel() for value in Adapter(64, 128).parameters()) == 64 * 128 + 2 * 128
-
-
-def test_an_adapter_bears_a_batch_of_one_image_with_one_place(leaf):
-    adapter, maps = Adapter(3, 5), leaf(1, 3, 1, 1)
-    assert torch.isfinite(adapter(maps)).all()
-    assert adapter(maps).shape == (1, 5, 1, 1)
-    assert torch.equal(adapter.norm.running_mean, torch.zeros(5))
 
 
 def test_the_teacher_gets_no_gradient(leaf):

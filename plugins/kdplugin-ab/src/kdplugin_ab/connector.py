@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+
+from kdengine import Adapter
 
 __all__ = ["Connector"]
 
 
-class Connector(nn.Module):
-    """A linear map at every place, and batch normalisation: maps [B, C, H, W] -> [B, D, H, W].
-
-    The linear map begins with weights drawn from N(0, 2 / D).
+class Connector(Adapter):
+    """An adapter whose linear map begins with weights drawn from N(0, 2 / D), as in the authors' code.
 
     Args:
         width: channels C of the maps.
@@ -21,15 +20,5 @@ class Connector(nn.Module):
     """
 
     def __init__(self, width: int, wanted: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(width, wanted, 1, bias=False)
-        self.norm = nn.BatchNorm2d(wanted)
+        super().__init__(width, wanted)
         nn.init.normal_(self.mix.weight, 0.0, math.sqrt(2 / wanted))
-
-    def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """The maps in their new width, [B, D, H, W]."""
-        mixed, norm = self.mix(maps_BCHW), self.norm
-        if mixed.numel() == mixed.shape[1]:  # one image with one place has no variance: the running one serves
-            return F.batch_norm(mixed, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        normalised: Tensor = norm(mixed)
-        return normalised

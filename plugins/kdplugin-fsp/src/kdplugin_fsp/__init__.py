@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Stage, Step, TapError, TapPair, hookimpl, pooled_alike
-from kdplugin_fsp.adapter import Adapter
+from kdengine import Adapter, Distiller, Pair, Stage, Step, TapError, TapPair, hookimpl, pooled_alike
 
-__all__ = ["FSP", "Adapter", "flow_loss", "flow_matrix"]
+__all__ = ["FSP", "flow_loss", "flow_matrix"]
 
 # B: batch, C and D: channels of an earlier and a later layer, H and W: height and width of a map.
 
@@ -112,7 +111,7 @@ class FSP(Distiller):
 
 def _adapter(tap: TapPair) -> nn.Module:
     width, wanted = tap.student.shape[1], tap.teacher.shape[1]
-    return nn.Identity() if width == wanted else Adapter(width, wanted)
+    return Adapter.between(width, wanted)
 
 
 @hookimpl

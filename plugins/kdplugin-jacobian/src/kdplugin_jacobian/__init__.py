@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -10,14 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, resized
+from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, resized, unit
 
 __all__ = ["JacobianMatching", "input_gradient", "jacobian_loss", "largest_attention"]
 
 # B: images of a batch, K: classes, D = C H W: values of an image.
-
-SHORTEST = 1e-12
-"""Square of the shortest gradient that is told from zero."""
 
 
 def input_gradient(outputs_B: Tensor, images_BCHW: Tensor, create_graph: bool) -> Tensor:
@@ -44,19 +40,13 @@ def jacobian_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "
     """
     if teacher_BCHW.shape != student_BCHW.shape:
         teacher_BCHW = resized(teacher_BCHW, student_BCHW.shape[2:])
-    squared_BD = (_unit(student_BCHW.flatten(1)) - _unit(teacher_BCHW.flatten(1))).square()
+    squared_BD = (unit(student_BCHW.flatten(1)) - unit(teacher_BCHW.flatten(1))).square()
     return squared_BD.mean() if reduction == "mean" else squared_BD.sum(1).mean()
 
 
 def largest_attention(maps_BCHW: Tensor) -> Tensor:
     """The largest value of each map of attention, the sum over channels of F^2: [B, C, H, W] -> [B]."""
     return maps_BCHW.square().sum(1).flatten(1).max(1).values
-
-
-def _unit(vectors_BD: Tensor) -> Tensor:
-    """Vectors scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
-    squared_B1 = vectors_BD.square().sum(1, keepdim=True)
-    return vectors_BD * torch.where(squared_B1 > SHORTEST, squared_B1, math.inf).rsqrt()
 
 
 class JacobianMatching(Distiller):

@@ -10,14 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, pooled_alike
+from kdengine import Distiller, Step, hookimpl, pooled_alike, unit
 
 __all__ = ["NeuronSelectivity", "selectivity", "selectivity_loss"]
 
 # B: batch, C and D: channels of two maps, P: places of a map, H W of them.
 
-SHORTEST = 1e-12
-"""Square of the shortest length that is told from zero."""
 NARROWEST = 1e-4
 """Smallest sigma^2 of the Gaussian kernel: below it, the rounding of distances in float32 would count."""
 
@@ -26,10 +24,7 @@ MeanKernel = Callable[[Tensor, Tensor], Tensor]
 
 def selectivity(maps_BCHW: Tensor) -> Tensor:
     """Where every channel responds: its map as a vector of length 1, [B, C, P]. A dead channel stays zero."""
-    maps_BCP = maps_BCHW.flatten(2)
-    squared = maps_BCP.square().sum(2, keepdim=True)
-    # a zero vector gets no gradient, not a huge one
-    return maps_BCP * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
+    return unit(maps_BCHW.flatten(2))
 
 
 def selectivity_loss(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, as_vectors, hookimpl
+from kdengine import Distiller, Step, as_vectors, hookimpl, unit
 
 __all__ = ["RKD", "angle_loss", "distance_loss"]
 
@@ -18,12 +17,6 @@ __all__ = ["RKD", "angle_loss", "distance_loss"]
 
 SHORTEST = 1e-12
 """Square of the shortest length that is told from zero."""
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors along the last axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
-    squared = vectors.square().sum(-1, keepdim=True)
-    return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
 def _differences(x_BD: Tensor) -> Tensor:
@@ -56,7 +49,7 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
 
 def _angles(x_BD: Tensor) -> Tensor:
     """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    towards_BBD = _unit(_differences(x_BD).transpose(0, 1))
+    towards_BBD = unit(_differences(x_BD).transpose(0, 1))
     return torch.bmm(towards_BBD, towards_BBD.transpose(1, 2))
 
 
@@ -104,7 +97,7 @@ class RKD(Distiller):
         }
 
     def _vectors(self, features: Tensor) -> Tensor:
-        return _unit(as_vectors(features)) if self.options.l2_normalize else as_vectors(features)
+        return unit(as_vectors(features)) if self.options.l2_normalize else as_vectors(features)
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,20 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl
+from kdengine import Distiller, Step, hookimpl, unit
 
 __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 
 # B: images of a batch, D: features of an image; the two networks' D may differ.
-
-SHORTEST = 1e-12
-"""Square of the shortest length that is told from zero."""
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors along the last axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
-    squared = vectors.square().sum(-1, keepdim=True)
-    return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
 def similarities(features: Tensor) -> Tensor:
@@ -32,7 +22,7 @@ def similarities(features: Tensor) -> Tensor:
     # a scale common to all images cancels in every row; with it gone, the products of small features do not vanish
     scale = flat_BD.detach().norm().clamp(min=torch.finfo(flat_BD.dtype).tiny)
     flat_BD = flat_BD / scale
-    return _unit(flat_BD @ flat_BD.T)
+    return unit(flat_BD @ flat_BD.T)
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:

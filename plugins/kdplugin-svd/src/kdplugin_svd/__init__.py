@@ -10,11 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Step, TapError, hookimpl, pooled_alike
-from kdplugin_svd.adapter import Adapter
+from kdengine import Adapter, Distiller, Pair, Step, TapError, hookimpl, pooled_alike
 from kdplugin_svd.decomposition import leading_vectors
 
-__all__ = ["SVD", "Adapter", "aligned", "leading_vectors", "projected", "relation", "relation_loss"]
+__all__ = ["SVD", "aligned", "leading_vectors", "projected", "relation", "relation_loss"]
 
 # B: images of a batch, C and D: channels of a tap and of the next one, N: places of a map, k: singular vectors of the
 # teacher, m: those of the student.

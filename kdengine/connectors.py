@@ -1,4 +1,4 @@
-"""The adapter of FSP: brings the student's map to the width of the teacher's."""
+"""Connectors that many methods need."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class Adapter(nn.Module):
         super().__init__()
         self.mix = nn.Conv2d(width, wanted, 1, bias=False)
         self.norm = nn.BatchNorm2d(wanted)
+
+    @classmethod
+    def between(cls, width: int, wanted: int) -> nn.Module:
+        """An adapter where the widths differ; else nothing."""
+        return nn.Identity() if width == wanted else cls(width, wanted)
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         """The maps in their new width, [B, D, H, W]."""
