@@ -446,7 +446,7 @@ def test_a_transformer_teaches_a_convolutional_student(distil):
     method = SVD()
     result = distil([method], data="digits@train=16@test=8", teacher=teacher)
     assert result.history[0]["terms"]["svd.relation"] > 0
-    assert [adapter.linear.out_channels for adapter in method.adapters] == [12, 12, 12]
+    assert [adapter.mix.out_channels for adapter in method.adapters] == [12, 12, 12]
 
 
 def test_the_relations_come_closer_to_the_teachers_in_training(distil):
