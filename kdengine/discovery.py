@@ -57,6 +57,8 @@ class Plugin:
         models: name -> factory.
         datasets: name -> factory.
         recipes: folders with TOML files.
+        module: what was imported.
+        selected: whether a run asked for it, so that its hooks are called.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Plugin:
     models: dict[str, Callable[..., Any]] = field(default_factory=dict)
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
     recipes: list[Path] = field(default_factory=list)
+    module: Any = None
+    selected: bool = False
 
     @property
     def title(self) -> str:

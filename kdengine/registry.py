@@ -94,13 +94,16 @@ class Registry:
                     plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
 
     def hooks(self, observers: Iterable[object]) -> Any:
-        """The hooks of one run: the plugins loaded so far, and observers that no other run sees.
+        """The hooks of one run: the plugins selected so far, and observers that no other run sees.
+
+        A plugin that was only loaded to look for a name is not heard: nobody asked for it.
 
         Raises:
             PluginError: an observer has a hook that kdengine does not have.
         """
         manager = _manager()
-        for observer in (*self.manager.get_plugins(), *observers):
+        selected = dict.fromkeys(plugin.module for plugin in self._everything if plugin.selected)
+        for observer in (*selected, *observers):
             manager.register(observer)
         try:
             manager.check_pending()
@@ -176,6 +179,7 @@ class Registry:
                 titles = " and ".join(plugin.title for plugin in owners.values())
                 raise PluginError(f"Both {titles} offer '{name}'. Choose one: {choices}.")
             for plugin in owners.values():
+                plugin.selected = True
                 return plugin.selectable[name]
         return None
 
@@ -183,6 +187,7 @@ class Registry:
         """One method of the plugins that ``text`` names; without a name, the only one."""
         for plugin in plugins:
             self._load(plugin, needed=True)
+            plugin.selected = True
         methods = [name for plugin in plugins for name in plugin.methods]
         offered = {name: found for plugin in plugins for name, found in plugin.selectable.items()}
         only = methods if len(methods) == 1 else list(offered)
@@ -236,6 +241,7 @@ class Registry:
             if module not in others:
                 self.manager.register(module, name)
             self.manager.check_pending()
+            plugin.module = module
             self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
         except BaseException:
             if self.manager.has_plugin(name):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdengine.errors import SettingsError
-from kdengine.runfolder import RunFolder
+from kdengine.differences import check_comparable
+from kdengine.pastrun import FINISHED, PastRun, find_runs
 
 __all__ = ["Table", "results_table"]
 
@@ -27,7 +27,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """A Markdown table, with the caption above."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+        lines = [self.columns, ["---"] * len(self.columns), *rows]
         return f"{self.caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def to_csv(self) -> str:
@@ -38,37 +39,32 @@ class Table:
 
 
 def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
-    """Teacher and students of several finished runs, last and best, in the order given.
+    """Teacher and students of several runs, last and best, in the order given.
+
+    A run that failed or is not finished is a row with what was measured; a last column then says so.
 
     Args:
-        folders: run folders.
-        mixed: allow runs on different data.
+        folders: run folders, or folders with run folders below them.
+        mixed: allow runs on different data, or trained with different settings.
 
     Raises:
-        SettingsError: a folder holds no finished run, or the runs were made on different data.
+        SettingsError: a folder holds no run, or the runs do not belong in one table.
     """
-    results = [_finished(folder) for folder in folders]
-    prints = {result["data"].get("fingerprint") for result in results}
-    if len(prints) > 1 and not mixed:
-        names = ", ".join(sorted({result["data"]["name"] for result in results}))
-        raise SettingsError(f"These runs were made on different data ({names}), so one table would mislead. --mixed allows it.")
+    runs = find_runs(folders)
+    if not mixed:
+        check_comparable(runs)
     rows: list[tuple[str, ...]] = []
-    for result in results:
-        teacher = _row(result["teacher"], "teacher", "") if result["teacher"] else None
+    for run in runs:
+        teacher = _row(run.teacher, "teacher", "", "") if run.teacher else None
         if teacher is not None and teacher not in rows:
             rows.append(teacher)  # one that several runs share stands there once
-        rows.append(_row(result["student"], result["method"], str(result["settings"]["seed"])))
-    return Table(_caption(folders[0], results[0]), COLUMNS, tuple(rows))
+        rows.append(_row(run.student, run.method, str(run.settings.seed), run.news))
+    if all(run.state == FINISHED for run in runs):
+        return Table(_caption(runs), COLUMNS, tuple(row[:-1] for row in rows))
+    return Table(_caption(runs), (*COLUMNS, "state"), tuple(rows))
 
 
-def _finished(folder: str | Path) -> dict[str, Any]:
-    result = RunFolder(folder).result()
-    if result is None:
-        raise SettingsError(f"'{folder}' holds no finished run: there is no result.json.")
-    return result
-
-
-def _row(facts: dict[str, Any], method: str, seed: str) -> tuple[str, ...]:
+def _row(facts: Mapping[str, Any], method: str, seed: str, state: str) -> tuple[str, ...]:
     def percent(name: str) -> str:
         return "" if facts.get(name) is None else f"{facts[name]:.2f}"
 
@@ -80,17 +76,24 @@ def _row(facts: dict[str, Any], method: str, seed: str) -> tuple[str, ...]:
         percent("top1"),
         percent("best_top1"),
         percent("top5"),
-        f"{facts['parameters']:,}",
-        f"{facts.get('seconds', 0):.0f}" if facts.get("seconds") else "",
+        f"{facts['parameters']:,}" if "parameters" in facts else "",
+        f"{facts['seconds']:.0f}" if facts.get("seconds") else "",
+        state,
     )
 
 
-def _caption(folder: str | Path, result: dict[str, Any]) -> str:
-    """Data, machine and versions, as the first run's folder has them."""
-    data, manifest = result["data"], RunFolder(folder).manifest()
-    versions = manifest["versions"]
-    return (
-        f"{data['name']}: {data.get('train_images', '?')} training and {data.get('test_images', '?')} test images. "
-        f"{manifest['device_name']}, {manifest['threads']} threads, {manifest['precision']}; torch {versions['torch']}, "
-        f"timm {versions['timm']}, kdengine {versions['kdengine']}."
-    )
+def _caption(runs: Sequence[PastRun]) -> str:
+    """Data, machine and versions, each named once."""
+    data = dict.fromkeys(_data(run) for run in runs)
+    machines = dict.fromkeys(_machine(run.manifest) for run in runs if run.manifest)
+    return " ".join(f"{' / '.join(said)}." for said in (data, machines) if said)
+
+
+def _data(run: PastRun) -> str:
+    known = run.data
+    return f"{known['name']}: {known.get('train_images', '?')} training and {known.get('test_images', '?')} test images"
+
+
+def _machine(manifest: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {manifest['versions'][name]}" for name in ("torch", "timm", "kdengine"))
+    return f"{manifest['device_name']}, {manifest['threads']} threads, {manifest['precision']}; {versions}"

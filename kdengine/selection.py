@@ -87,7 +87,8 @@ def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
 
 def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
     """What to call a lane: the methods and compositions that were asked for, such as ``multi`` or ``fitnet+st``."""
-    return "+".join(_label(plugin, registry) for plugin in plugins) or "plain"
+    labels = [_label(plugin, registry) for plugin in plugins]
+    return "+".join(label for label in labels if label) or "plain"
 
 
 def names_of(plugins: Iterable[str | Distiller], registry: Registry) -> set[str]:
@@ -103,9 +104,12 @@ def belongs_to(key: str, used: Collection[str]) -> bool:
 
 
 def _label(plugin: str | Distiller, registry: Registry) -> str:
+    """What to call one selection; nothing for a mere observer."""
     if isinstance(plugin, Distiller):
         return plugin.name
     methods = registry.methods(plugin)
+    if not methods:
+        return ""
     return methods[0].name if len(methods) == 1 else plugin.rpartition(":")[2]
 
 

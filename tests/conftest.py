@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -76,3 +77,66 @@ def distribution(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     for imported in set(sys.modules) - before:
         if str(getattr(sys.modules[imported], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[imported]
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Callable[..., Path]:
+    """Writes the folder of a run by hand, with an accuracy for each epoch that is measured."""
+    from kdengine.runfolder import RunFolder
+    from kdengine.settings import Settings
+
+    teacher = {"name": "resnet32", "top1": 70.0, "best_top1": 71.0, "top5": 90.0, "parameters": 472756}
+    machine = {"device_name": "a machine", "device": "cpu", "threads": 2, "precision": "fp32"}
+
+    def rows(method: str, accuracies: list[float], hint: int) -> Iterator[dict]:
+        for epoch in range(1, hint + len(accuracies) + 1):
+            row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
+            if epoch <= hint:
+                yield {**row, "stage": "hint", "stage_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
+                continue
+            top1, terms = accuracies[epoch - hint - 1], {"task": 4.0 / epoch}
+            terms |= {} if method == "plain" else {f"{method}.term": 2.0 / epoch}
+            measured = {"train_top1": top1 + 5, "test_top1": top1, "test_top5": top1 + 20, "test_loss": 1.0}
+            yield {
+                **row,
+                "stage": "joint",
+                "stage_epoch": epoch - hint,
+                "loss": sum(terms.values()),
+                "terms": terms,
+                **measured,
+            }
+
+    def make(
+        name: str,
+        accuracies: list[float] = [30.0, 50.0],  # noqa: B006
+        method: str = "st",
+        hint: int = 0,
+        finished: bool = True,
+        failed: str | None = None,
+        fingerprint: str = "f",
+        data: str = "digits",
+        **settings: object,
+    ) -> Path:
+        place, plain = RunFolder(tmp_path / name), method == "plain"
+        known = {"name": data, "fingerprint": fingerprint, "train_images": 1438, "test_images": 359, "num_classes": 10}
+        said = {"student": "resnet8", "data": data, "methods": [] if plain else [method]}
+        said |= {} if plain else {"teacher": "resnet32"}
+        place.begin(Settings.checked({**said, **settings}), {**machine, "data": known})
+        measured = list(rows(method, accuracies, hint))
+        place.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in measured))
+        if failed is not None:
+            place.write_json("failed.json", {"error": failed, "epoch": len(measured) + 1})
+        elif finished:
+            numbers = {
+                "top1": accuracies[-1],
+                "best_top1": max(accuracies),
+                "top5": accuracies[-1] + 20,
+                "epochs": len(measured),
+            }
+            sizes = {"parameters": 78042, "training_parameters": 78142, "seconds": 12.6}
+            student = {"name": settings.get("student", "resnet8"), **numbers, **sizes}
+            result = {"method": method, "methods": said["methods"], "teacher": None if plain else teacher, "student": student}
+            place.write_json("result.json", {**result, "data": known})
+        return place.path
+
+    return make

@@ -78,8 +78,38 @@ def test_different_data_are_refused_unless_that_is_asked_for(run):
     assert len(results_table(folders, mixed=True).rows) == 3
 
 
-def test_an_unfinished_run_is_told(run, tmp_path):
-    folder = run("a")
-    (folder / "result.json").unlink()
-    with pytest.raises(SettingsError, match="no finished run"):
-        results_table([folder])
+def test_runs_trained_differently_are_refused_and_it_is_said_where(run_folder):
+    folders = [run_folder("a"), run_folder("b", train={"epochs": 5})]
+    with pytest.raises(SettingsError, match=r"different train\.epochs: 30 \(.*a\), 5 \(.*b\)"):
+        results_table(folders)
+    table = results_table(folders, mixed=True)
+    assert [row[1] for row in table.rows] == ["teacher", "st", "st"]
+    assert table.columns[-1] == "seconds"
+
+
+def test_runs_that_failed_or_are_not_finished_are_rows_that_say_so(run_folder, tmp_path):
+    run_folder("all/done", method="plain")
+    run_folder("all/late", [20.0, 15.0], hint=1, finished=False)
+    run_folder("all/lost", [], method="sp", failed="sp.term | nan")
+    table = results_table([tmp_path / "all"])
+    assert table.columns[-1] == "state"
+    assert [row[1:6] + row[-1:] for row in table.rows] == [
+        ("plain", "0", "2", "50.00", "50.00", "finished"),
+        ("st", "0", "3", "15.00", "20.00", "unfinished"),
+        ("sp", "0", "0", "", "", "failed: sp.term | nan"),
+    ]
+    assert table.to_markdown().splitlines()[-1].endswith(r"| failed: sp.term \| nan |")
+
+
+def test_the_caption_names_every_machine_and_data_set_once(run_folder):
+    folders = [run_folder("a"), run_folder("b"), run_folder("c", data="cifar10", fingerprint="g")]
+    caption = results_table(folders, mixed=True).caption
+    assert caption.startswith("digits: 1438 training and 359 test images / cifar10: 1438 training")
+    assert caption.count("a machine") == 1
+
+
+def test_a_run_that_was_killed_before_it_wrote_anything_is_a_row(run_folder):
+    folder = run_folder("a", [], finished=False)
+    (folder / "manifest.json").unlink()
+    (row,) = results_table([folder]).rows
+    assert (row[:4], row[-1]) == (("resnet8", "st", "0", "0"), "unfinished")

@@ -99,6 +99,8 @@ def test_a_lane_is_called_what_was_asked_for(tmp_path):
     assert label_of([], Registry()) == "plain"
     assert label_of(["kdplugin-fitnet", "st"], Registry()) == "fitnet+st"
     assert label_of([Router()], Registry()) == "router"
+    assert label_of(["rkd", "tensorboard"], Registry()) == "rkd"
+    assert label_of(["tensorboard"], Registry()) == "plain"
     assert label_of(["multi"], Registry()) == label_of(["kdplugin-takd:multi"], Registry()) == "multi"
 
 

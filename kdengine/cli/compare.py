@@ -77,8 +77,10 @@ def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
 def fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
+    from kdengine.pictures import leave_pictures
 
     board = comparison.fit()
+    leave_pictures(comparison.folder)
     if as_json:
         facts = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
         click.echo(json.dumps(facts))

@@ -1,13 +1,18 @@
-"""``kdengine report``: tables over finished runs."""
+"""``kdengine report``: tables, plots and a page over runs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kdengine.cli.options import as_json
+
+if TYPE_CHECKING:
+    from kdengine.report import Table
 
 __all__ = ["command"]
 
@@ -15,18 +20,51 @@ __all__ = ["command"]
 @click.command("report")
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), default="text", help="How to print it.")
-@click.option("--mixed", is_flag=True, help="Allow runs on different data in one table.")
+@click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, terms, settings.")
+@click.option("--png", metavar="FILE", help="Also write the curves as a picture.")
+@click.option("--mixed", is_flag=True, help="Allow runs on different data, or trained differently, in one table.")
 @as_json
-def command(folders: tuple[str, ...], form: str, mixed: bool, as_json: bool) -> None:
-    """Print one table over several run folders: teacher and students, last and best accuracy."""
-    from kdengine.cli.tables import print_table
-    from kdengine.report import results_table
+def command(folders: tuple[str, ...], form: str, html: str | None, png: str | None, mixed: bool, as_json: bool) -> None:
+    r"""Print one table over run folders and comparisons, or over all runs below a folder.
 
-    table = results_table(folders, mixed)
-    if as_json:
+    Runs that failed or are not finished are in it, as far as they came.
+
+    \b
+    kdengine report runs/st runs/rkd --html report.html
+    """
+    from kdengine.curves import draw_curves
+    from kdengine.page import table_of, write_page
+
+    table = table_of(folders, mixed)
+    if png:
+        _write(png, lambda: draw_curves(folders).savefig(png, format="png"))
+    if html:
+        _write(html, lambda: write_page(html, folders, table))
+    _print(table, "json" if as_json else form)
+
+
+def _print(table: Table, form: str) -> None:
+    from kdengine.cli.tables import print_table
+
+    if form == "json":
         click.echo(json.dumps(asdict(table)))
     elif form == "text":
         click.echo(table.caption + "\n")
         print_table(table.columns, table.rows)
     else:
         click.echo(table.to_markdown() if form == "markdown" else table.to_csv(), nl=False)
+
+
+def _write(file: str, write: Callable[[], Any]) -> None:
+    """Write a file and say so on standard error; standard output is the table's.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    from kdengine.errors import SettingsError
+
+    try:
+        write()
+    except OSError as error:
+        raise SettingsError(f"'{file}' cannot be written: {error.strerror}.") from error
+    click.echo(f"Wrote {file}", err=True)

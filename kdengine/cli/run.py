@@ -35,6 +35,7 @@ def command(config: str | None, resume: str | None, dry_run: bool, out: str | No
     from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
+    from kdengine.pictures import Pictures
     from kdengine.registry import Registry
 
     show_log()
@@ -43,14 +44,15 @@ def command(config: str | None, resume: str | None, dry_run: bool, out: str | No
         given = [name for name, value in said.items() if value not in (None, ())]
         if given or config or out:
             raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
-        fit_and_print(Engine.resume(resume, registry, [ProgressBar()]), as_json)
+        fit_and_print(Engine.resume(resume, registry, [ProgressBar(), Pictures()]), as_json)
         return
     settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
-    if settings.methods and not settings.teacher:
+    methods = [method for name in settings.methods for method in registry.methods(name)]
+    if methods and not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
-    if settings.teacher and not settings.methods:
+    if settings.teacher and not methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
-    engine = Engine.of(settings, out, registry, [ProgressBar()])
+    engine = Engine.of(settings, out, registry, [ProgressBar(), Pictures()])
     if dry_run:
         _print_plan(engine, as_json)
     else:

@@ -67,9 +67,11 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all cells, leave table and picture in the folder, and print the table or the rows."""
     from kdengine.cli.tables import print_table
     from kdengine.heatmap import draw_heatmap
+    from kdengine.pictures import leave_pictures
     from kdengine.sweep import Grid
 
     comparison.fit()
+    leave_pictures(comparison.folder)
     grid = Grid.of(comparison.folder)
     table = grid.table()
     (comparison.folder / "sweep.csv").write_text(table.to_csv(), encoding="utf-8")

@@ -12,6 +12,7 @@ __all__ = ["command"]
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
 @click.option("--model", "student", metavar="SPEC", help="The network to train.")
+@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
 @training_options
 def command(config: str | None, out: str | None, as_json: bool, **said: object) -> None:
     r"""Train one network by itself: a teacher, or the baseline of a student.
@@ -23,11 +24,12 @@ def command(config: str | None, out: str | None, as_json: bool, **said: object) 
     from kdengine.cli.run import fit_and_print
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
+    from kdengine.pictures import Pictures
     from kdengine.registry import Registry
 
     show_log()
     registry = Registry()
     settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
-    if settings.teacher or settings.methods:
+    if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
-    fit_and_print(Engine.of(settings, out, registry, [ProgressBar()]), as_json)
+    fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)

@@ -13,6 +13,9 @@ def test_methods_are_compared_and_printed_with_the_plain_student_and_the_teacher
     assert "trial-1 fitnet+st: epoch 2/2" in said.err
     assert "resnet14: training" in said.err
     assert (here / "out" / "trial-1" / "plain" / "student.safetensors").is_file()
+    assert (here / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (here / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(piece in page for piece in ("fitnet+st", "gain over plain", "<svg"))
 
 
 def test_with_json_there_is_one_object(kdengine):

@@ -1,0 +1,111 @@
+"""What a comparison saves: eight joint methods side by side, against the same eight alone, and eight plain fp32 loops.
+
+    python benchmarks/compare.py --steps 12
+
+A step of the comparison is one batch for all lanes: making it, one pass of the teacher, and every lane's own step. It is
+set against the sum of the steps of the eight runs alone in the same precision, and against eight steps of the plain loop of
+benchmarks/step.py, one after the other, on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import timm
+import torch
+
+from kdengine import Comparison, Engine, hookimpl
+from kdengine.runtime import Runtime
+
+sys.path.insert(0, str(Path(__file__).parent))
+from step import BATCH, CLASSES, PlainLoop, random_data
+
+WARM_UP = 3
+METHODS = {name: [name] for name in ("st", "at", "nst", "sp", "rkd", "mbd-soft", "mbd-hard")} | {"fitnet": ["fitnet"]}
+OPTIONS = {"fitnet": {"mode": "joint"}}
+
+
+class Clock:
+    """Observer: seconds of every batch, from one to the next, over all lanes."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.calls = 0
+        self.marks: list[float] = []
+
+    @hookimpl
+    def kdengine_after_step(self) -> None:
+        """Note the time after the last lane's step."""
+        self.calls += 1
+        if self.calls % self.lanes == 0:
+            self.marks.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """Median of the batches after the warm-up."""
+        return statistics.median(b - a for a, b in zip(self.marks[WARM_UP:], self.marks[WARM_UP + 1 :], strict=False))
+
+
+def together(steps: int, precision: str) -> float:
+    """Seconds of a batch of the comparison, the plain student among the lanes."""
+    clock = Clock(len(METHODS) + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        Comparison(*networks(), METHODS, observers=[clock], **settings(steps, precision, folder)).fit()
+    return clock.seconds
+
+
+def alone(method: str | None, steps: int, precision: str) -> float:
+    """Seconds of a step of one method by itself."""
+    clock = Clock(1)
+    teacher, student = networks()
+    with tempfile.TemporaryDirectory() as folder:
+        given = settings(steps, precision, folder) | {"options": {method: OPTIONS[method]} if method in OPTIONS else {}}
+        Engine(teacher if method else None, student, [method] if method else [], observers=[clock], **given).fit()
+    return clock.seconds
+
+
+def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Teacher and student, with fresh weights."""
+    return timm.create_model("resnet32", num_classes=CLASSES), timm.create_model("resnet8", num_classes=CLASSES)
+
+
+def settings(steps: int, precision: str, folder: str) -> dict[str, object]:
+    """What all of them are trained with."""
+    data = random_data(steps + WARM_UP + 1)
+    shared = {"epochs": 1, "batch_size": BATCH, "precision": precision, "options": OPTIONS}
+    return {"data": data, "out": f"{folder}/run", **shared}
+
+
+def plain(steps: int) -> float:
+    """Seconds of a step of the plain loop."""
+    loop = PlainLoop("resnet32", "resnet8")
+    return statistics.median([loop.step() for _ in range(steps + WARM_UP)][WARM_UP:])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    steps = parser.parse_args().steps
+    facts = Runtime().describe()
+    print(f"resnet32 -> resnet8, batch {BATCH} of [3, 32, 32], {CLASSES} classes, {steps} steps: {', '.join(METHODS)}")
+    print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']}\n")
+    print("| precision | together, s | alone, sum, s | ratio | eight plain fp32 loops, s | ratio |\n|" + " --- |" * 6)
+    for precision in ("auto", "fp32"):
+        lanes = together(steps, precision) - alone(None, steps, precision)  # the plain student is not one of the eight
+        apart = sum(alone(method, steps, precision) for method in METHODS)
+        loops = len(METHODS) * plain(steps)
+        print(
+            f"| {precision} | {lanes:.2f} | {apart:.2f} | {lanes / apart:.2f} | {loops:.2f} | {lanes / loops:.2f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    import kdzoo
+
+    main()

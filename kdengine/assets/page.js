@@ -1,0 +1,40 @@
+// The page reads well without this. It sorts a table by a click on a column, and shows one line alone.
+const numberIn = (text) => parseFloat(text.replaceAll(",", "").replace("\u2212", "-"));
+
+function compare(one, other, numeric, sign) {
+  if (!one || !other) return (one ? 0 : 1) - (other ? 0 : 1); // what was not measured stands at the end
+  if (numeric) return sign * (numberIn(one) - numberIn(other));
+  return sign * one.localeCompare(other, undefined, { numeric: true });
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  table.parentElement.nextElementSibling?.append(" A click on the name of a column sorts by it.");
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const numeric = head.classList.contains("number");
+      const before = head.getAttribute("aria-sort");
+      const down = before ? before === "ascending" : numeric; // of a number, the largest is wanted first
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const text = (row) => row.cells[column].textContent.trim();
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((one, other) => compare(text(one), text(other), numeric, down ? -1 : 1));
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+
+const parts = [...document.querySelectorAll("svg.plot g[id]")]
+  .map((part) => [part, part.id.match(/-s(\d+)-/)?.[1]])
+  .filter(([, series]) => series !== undefined);
+
+for (const item of document.querySelectorAll(".legend [data-series]")) {
+  const fade = (on) => parts.forEach(([part, series]) => part.classList.toggle("faded", on && series !== item.dataset.series));
+  item.tabIndex = 0;
+  for (const event of ["mouseenter", "focus"]) item.addEventListener(event, () => fade(true));
+  for (const event of ["mouseleave", "blur"]) item.addEventListener(event, () => fade(false));
+}

@@ -1,0 +1,109 @@
+"""What runs have in common, where they differ, and whether that makes one table of them misleading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdengine.errors import SettingsError
+from kdengine.pastrun import PastRun
+
+__all__ = ["check_comparable", "differing", "flat", "is_teacher_training", "obstacles", "same_network"]
+
+NOT_LEARNING = ("train.device", "train.workers", "train.precision")
+"""Train settings that do not decide what is learnt; of the precision, what 'auto' came to is compared instead."""
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping with dotted names: ``{"train": {"lr": 0.1}}`` is ``{"train.lr": 0.1}``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return found
+
+
+def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names whose values are not the same in all mappings, in the order of their first appearance."""
+    names = dict.fromkeys(name for item in items for name in item)
+    return [name for name in names if any(item.get(name) != items[0].get(name) for item in items)]
+
+
+def same_network(one: str | None, other: str | None) -> bool:
+    """Whether two specs name the same network: those of the zoo are timm's too."""
+    return one is not None and other is not None and one.removeprefix("timm:") == other.removeprefix("timm:")
+
+
+def is_teacher_training(run: PastRun, runs: Sequence[PastRun]) -> bool:
+    """Whether a run is the own training of a network that teaches others among the runs, and that none of them teaches."""
+    if run.settings.methods:
+        return False
+    taught = [other.settings for other in runs if other.settings.methods]
+    teaches = any(same_network(run.settings.student, settings.teacher) for settings in taught)
+    return teaches and not any(same_network(run.settings.student, settings.student) for settings in taught)
+
+
+def obstacles(runs: Sequence[PastRun]) -> list[str]:
+    """Why the runs do not belong in one table; each reason such as ``different train.lr: 0.1 (runs/a), 0.05 (runs/b)``.
+
+    How a teacher was trained is no obstacle, nor is what the lanes of one comparison do differently.
+    """
+    found = []
+    marks = _marks(runs)
+    if len(set(marks)) > 1:
+        names = [str(run.data["name"]) for run in runs]
+        alike = len(set(names)) == 1
+        said = [f"{name} ({mark})" if alike else name for name, mark in zip(names, marks, strict=True)]
+        found.append(f"different data: {_who(said, runs)}")
+    if runs[0].comparison and len({run.comparison for run in runs}) == 1:
+        return found  # its lanes were made to be compared
+    students = [run for run in runs if not is_teacher_training(run, runs)]
+    trained = _trained(students)
+    for name in differing(trained):
+        values = [_word(item.get(name)) for item in trained]
+        found.append(f"different {name}: {_who(values, students)}")
+    return found
+
+
+def check_comparable(runs: Sequence[PastRun]) -> None:
+    """Refuse to put runs into one table that would mislead.
+
+    Raises:
+        SettingsError: they were made on different data or trained differently; it says where they differ.
+    """
+    reasons = obstacles(runs)
+    if reasons:
+        told = "".join(f"\n  {reason}" for reason in reasons)
+        raise SettingsError(f"One table over these runs would mislead (--mixed allows it):{told}")
+
+
+def _marks(runs: Sequence[PastRun]) -> list[str]:
+    """The fingerprint of each run's data; where it is not known, that of data with the same name."""
+    known = {run.data["name"]: run.data["fingerprint"] for run in runs if run.data.get("fingerprint")}
+    return [str(run.data.get("fingerprint") or known.get(run.data["name"]) or run.data["name"]) for run in runs]
+
+
+def _trained(runs: Sequence[PastRun]) -> list[dict[str, Any]]:
+    """How each run was trained; where its precision is not known, it is taken to be that of the others."""
+    found = [flat({"train": run.settings.train.model_dump(mode="json")}) for run in runs]
+    precision = next((run.manifest["precision"] for run in runs if "precision" in run.manifest), None)
+    return [
+        {name: value for name, value in item.items() if name not in NOT_LEARNING}
+        | {"precision": run.manifest.get("precision", precision)}
+        for item, run in zip(found, runs, strict=True)
+    ]
+
+
+def _who(values: Sequence[str], runs: Sequence[PastRun]) -> str:
+    """``0.1 (runs/a and 2 more), 0.05 (runs/d)``."""
+    places: dict[str, list[str]] = {}
+    for value, run in zip(values, runs, strict=True):
+        places.setdefault(value, []).append(str(run.folder))
+    return ", ".join(f"{value} ({_first_of(named)})" for value, named in places.items())
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _word(value: Any) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,231 @@
+"""A report as one HTML page that needs nothing but itself: no network, no other files, readable without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdengine import __version__
+from kdengine.curves import TEST, TRAIN, Plot
+from kdengine.differences import differing, flat, obstacles
+from kdengine.leaderboard import Leaderboard
+from kdengine.markup import figure, shared_list, table, tag, text
+from kdengine.palette import SHADES
+from kdengine.pastrun import FINISHED, PastRun, find_runs
+from kdengine.report import Table, results_table
+from kdengine.svg import to_svg
+
+if TYPE_CHECKING:
+    from kdengine.drawing import Style
+
+__all__ = ["table_of", "write_page"]
+
+ASSETS = Path(__file__).with_name("assets")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+MACHINE = ("device_name", "device", "precision", "threads", "processes", "python", "platform", "versions", "git_commit")
+
+
+def write_page(path: str | Path, folders: Sequence[str | Path], table: Table | None = None) -> None:
+    """Write a page about some runs.
+
+    Args:
+        path: the file.
+        folders: run folders, or folders with run folders below them.
+        table: the results to show; by default those of :func:`table_of`.
+
+    Raises:
+        SettingsError: a folder holds no run, or the default table would mislead.
+        OSError: the file cannot be written.
+    """
+    page = Page(find_runs(folders), table or table_of(folders))
+    Path(path).write_text(page.html, encoding="utf-8")
+
+
+def table_of(folders: Sequence[str | Path], mixed: bool = False) -> Table:
+    """What ``kdengine report`` prints: the leaderboard of one comparison, else a row for each run.
+
+    Args:
+        folders: run folders, or folders with run folders below them.
+        mixed: allow runs on different data, or trained with different settings.
+
+    Raises:
+        SettingsError: a folder holds no run, or the runs do not belong in one table.
+    """
+    if len(folders) == 1 and (Path(folders[0]) / "comparison.json").is_file():
+        return Leaderboard.of(folders).table()
+    return results_table(folders, mixed)
+
+
+class Page:
+    """A page about some runs.
+
+    Args:
+        runs: in any state.
+        results: the table that stands first.
+    """
+
+    def __init__(self, runs: Sequence[PastRun], results: Table) -> None:
+        self.runs = runs
+        self.results = results
+        self.plot = Plot(runs)
+
+    @property
+    def html(self) -> str:
+        """The whole document."""
+        title = text(self.title)
+        sections = [self.results_section(), self.curves_section(), self.terms_section(), self.settings_section()]
+        body = [tag("h1", title), tag("p", text(self.results.caption), class_="quiet"), self.warning(), *sections]
+        body.append(tag("p", f"kdengine {text(__version__)}", class_="quiet"))
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{title}</title>\n<style>\n{_variables()}{_asset('page.css')}</style>\n</head>\n<body>\n"
+            + "\n".join(filter(None, body))
+            + f"\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
+        )
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """What to call each run: the label of its series."""
+        named = {id(run): series.label for series in self.plot.series for run in series.runs}
+        return [named[id(run)] for run in self.runs]
+
+    @property
+    def title(self) -> str:
+        """``resnet8 taught by resnet32 on cifar100``."""
+        taught = [run for run in self.runs if run.settings.methods] or self.runs
+        students, teachers, data = (
+            ", ".join(dict.fromkeys(str(getattr(run.settings, role)) for run in taught if getattr(run.settings, role)))
+            for role in ("student", "teacher", "data")
+        )
+        return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
+
+    def warning(self) -> str:
+        """Why the runs do not quite belong together, and which of them did not finish."""
+        mixed = [text(reason) for reason in obstacles(self.runs)]
+        ended = [f"{text(run.folder)}, epoch {len(run.rows)}: {text(run.news)}" for run in self.runs if run.state != FINISHED]
+        parts = [("These runs are not alike; compare with care.", mixed), ("Not every run is finished.", ended)]
+        return "\n".join(
+            tag("div", f"<p>{said}</p><ul>{''.join(tag('li', line) for line in lines)}</ul>", class_="warning")
+            for said, lines in parts
+            if lines
+        )
+
+    def results_section(self) -> str:
+        """The table, and what its best epochs were chosen by."""
+        held_out = all(run.settings.train.validation for run in self.runs)
+        chosen = "images held out from training" if held_out else "the test images, so compare by the last"
+        note = tag("p", f"The best epoch was chosen on {chosen}.", class_="quiet")
+        return "<h2>Results</h2>\n" + table(self.results.columns, self.results.rows, sortable=True) + note
+
+    def curves_section(self) -> str:
+        """Both accuracies, and the legend."""
+        panels = [
+            figure(to_svg(self.plot.accuracy(name), short, caption), caption)
+            for name, short, caption in (
+                (TEST, "test", "Accuracy on test images, %"),
+                (TRAIN, "train", "Accuracy on training images, %"),
+            )
+        ]
+        band = " Bands are one standard deviation to each side." if self.plot.trials > 1 else ""
+        note = tag("p", f"Numbers: {text(self.plot.key)}.{band}", class_="quiet")
+        return f"<h2>Accuracy over epochs</h2>\n{tag('div', ''.join(panels), class_='panels')}\n{self.legend()}{note}"
+
+    def legend(self) -> str:
+        """Every series with its line, the best first; the teachers before them."""
+        lines = [_legend_line("muted", "6 3", top1, name) for name, top1 in self.plot.teachers.items()]
+        for number in self.plot.ranked:
+            series, style = self.plot.series[number], self.plot.styles[number]
+            label = series.label + (f" ({series.note})" if series.note else "")
+            lines.append(_legend_line(_shade_of(style), _dash_array(style), series.last, label, str(number)))
+        return tag("ul", "\n".join(lines), class_="legend")
+
+    def terms_section(self) -> str:
+        """The terms of every series, each in a panel of its own."""
+        panels = [
+            figure(to_svg(self.plot.terms(number), f"terms{number}", f"Terms of {label}"), label)
+            for number in self.plot.told
+            for label in [self.plot.series[number].label]
+        ]
+        if not panels:
+            return ""
+        note = tag("p", "Means over an epoch, weighted as they are added up. A dotted line begins a stage.", class_="quiet")
+        return f"<h2>Terms of the loss over epochs</h2>\n{note}{tag('div', ''.join(panels), class_='small')}"
+
+    def settings_section(self) -> str:
+        """Settings, options of the methods, versions and hardware: what all share, and what differs."""
+        options = [(series.label, _options(series.runs[0])) for series in self.plot.series if series.role == "method"]
+        return (
+            f"<h2>Settings</h2>\n{self._compared(_settings)}"
+            + (f"<h2>Options of the methods</h2>\n{table(('method', 'options'), options)}" if options else "")
+            + f"<h2>Versions and hardware</h2>\n{self._compared(_machine)}"
+        )
+
+    def _compared(self, facts_of: Callable[[PastRun], Mapping[str, Any]]) -> str:
+        facts = [facts_of(run) for run in self.runs]
+        other = differing(facts)
+        shared = {name: value for name, value in facts[0].items() if name not in other and value is not None}
+        rows = [(name, value, who) for name in other for value, who in self._who(facts, name)]
+        unlike = tag("h3", "Different") + table(("name", "value", "in"), rows) if rows else ""
+        return (tag("h3", "The same in all runs") if rows else "") + shared_list(shared) + unlike
+
+    def _who(self, facts: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, str]]:
+        """Every value of a name with the labels of the runs that have it."""
+        found: dict[str, dict[str, None]] = {}
+        for item, label in zip(facts, self.labels, strict=True):
+            found.setdefault(_word(item.get(name)), {})[label] = None
+        everyone = len(set(self.labels))
+        return [(value, ", ".join(who) if len(who) < everyone else "all") for value, who in found.items()]
+
+
+def _settings(run: PastRun) -> dict[str, Any]:
+    settings = run.settings.model_dump(mode="json", exclude={"methods", "options"})
+    known = ("num_classes", "input_size", "train_images", "test_images", "fingerprint")
+    return flat(settings) | {f"data.{name}": run.data[name] for name in known if name in run.data}
+
+
+def _options(run: PastRun) -> str:
+    """``alpha = 0.9, temperature = 4.0``; with several methods, each option after its method."""
+    options = run.settings.options
+    named = flat(options) if len(options) > 1 else next(iter(options.values()), {})
+    return ", ".join(f"{name} = {_word(value)}" for name, value in named.items())
+
+
+def _machine(run: PastRun) -> dict[str, Any]:
+    return flat({name: run.manifest[name] for name in MACHINE if name in run.manifest})
+
+
+def _word(value: Any) -> str:
+    """A value as the command line writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "not set" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _variables() -> str:
+    """The colours as variables of the style sheet, for both schemes."""
+    light = "".join(f"--{shade.name}: {shade.light};" for shade in SHADES)
+    dark = "".join(f"--{shade.name}: {shade.dark};" for shade in SHADES)
+    return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _legend_line(shade: str, dashes: str, top1: float | None, label: str, series: str = "") -> str:
+    line = f'<line x1="0" y1="5" x2="34" y2="5" style="stroke: var(--{shade}); stroke-width: 2.2; stroke-dasharray: {dashes}"/>'
+    picture = f'<svg viewBox="0 0 34 10" aria-hidden="true">{line}</svg>'
+    number = "\N{EN DASH}" if top1 is None else f"{top1:.2f}"
+    return tag("li", f"{picture}<b>{number}</b><span>{text(label)}</span>", data_series=series)
+
+
+def _shade_of(style: Style) -> str:
+    return next(shade.name for shade in SHADES if shade.light == style.colour)
+
+
+def _dash_array(style: Style) -> str:
+    return "none" if style.dashes == "-" else " ".join(f"{1.8 * length:g}" for length in style.dashes[1])

@@ -1,0 +1,50 @@
+"""Pictures of finished runs, left in their folders."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdengine.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from kdengine.result import Result
+    from kdengine.run import Run
+
+__all__ = ["Pictures", "leave_pictures"]
+
+log = logging.getLogger(__name__)
+
+
+class Pictures:
+    """Draws ``curves.png`` and writes ``report.html`` once a run is finished."""
+
+    @hookimpl(trylast=True)
+    def kdengine_after_fit(self, run: Run, result: Result) -> None:
+        """Picture what the folder holds by now."""
+        leave_pictures(run.folder.path)
+
+
+def leave_pictures(folder: Path) -> None:
+    """Write ``curves.png`` and ``report.html`` into the folder of a run or a comparison; for want of them nothing fails."""
+    try:
+        _draw(folder)
+    except Exception as error:
+        log.warning("'%s' is finished, but could not be drawn: %s: %s", folder, type(error).__name__, error)
+
+
+def _draw(folder: Path) -> None:
+    from kdengine.curves import draw_curves
+    from kdengine.page import write_page
+
+    curves, page = folder / ".curves.png", folder / ".report.html"
+    try:
+        draw_curves([folder]).savefig(curves, format="png")
+        write_page(page, [folder])
+        for file in (curves, page):
+            os.replace(file, folder / file.name.removeprefix("."))
+    finally:
+        for file in (curves, page):
+            file.unlink(missing_ok=True)
