@@ -24,6 +24,7 @@ from kdengine.leaderboard import Leaderboard
 from kdengine.room import Room
 from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder
+from kdengine.runtime import Runtime
 from kdengine.selection import belongs_to, choose_distillers, label_of, names_of, resolved
 from kdengine.settings import Settings, TrainSettings, merge
 from kdengine.specs import Spec
@@ -138,26 +139,35 @@ class Comparison:
             KeyboardInterrupt: the state after the last finished epochs has been saved.
         """
         self._check()
-        folder = self._begin()
         room = self._engine.room(train_loader, val_loader)
+        self._begin(room.runtime)
         facts: dict[str, Any] | None = None
+        taught = False
         for trial in range(1, self.trials + 1):
             trial_room = room.for_seed(room.settings.seed + trial - 1)
-            lanes = self._lanes(trial_room, folder / f"trial-{trial}")
-            if facts is None:
-                needed = any(run.lane.needs_teacher for run in lanes)
+            lanes = self._lanes(trial_room, self.folder / f"trial-{trial}")
+            needed = any(run.lane.needs_teacher for run in lanes)
+            if facts is None or (needed and not taught):
                 facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
+                taught = needed
             runs = [self._prepared(run, trial_room, facts) for run in lanes]
             train_all(runs, trial_room.source, facts)
-        return Leaderboard.of([folder])
+        return Leaderboard.of([self.folder])
 
     def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None) -> None:
+        student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
         self.entries, self.trials = list(entries), trials
-        self._out = None if out is None else Path(out)
         self._resumed = False
 
     def _check(self) -> None:
-        """Refuse options of no method, and methods that cannot be made, before any work is done."""
+        """Refuse a folder that is taken, options of no method, and methods that cannot be made, before any work is done."""
+        if not self._resumed and (self.folder / NOTE).exists():
+            raise SettingsError(
+                f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
+                "or choose another --out."
+            )
         settings, registry = self._engine.settings, self._engine.registry
         used = {name for entry in self.entries for name in names_of(entry.plugins, registry)}
         strange = [key for key in settings.options if not belongs_to(key, used)]
@@ -169,25 +179,19 @@ class Comparison:
                 raise SettingsError(f"All lanes share train.{shared[0]}, because they share their batches. Run them apart.")
             choose_distillers(copy.deepcopy(list(entry.plugins)), self._settings_of(entry, settings).options, registry)
 
-    def _begin(self) -> Path:
+    def _begin(self, runtime: Runtime) -> None:
         """Make the folder, and note in it what is compared."""
+        self.folder = runtime.same(self.folder)
+        if not runtime.is_main:
+            return
         settings = self._engine.settings
-        student = Spec.parse(settings.student, ModelError).name.replace("/", "-")
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = self._out or Path("runs") / f"compare-{student}-{stamp}"
-        if not self._resumed and (path / NOTE).exists():
-            raise SettingsError(
-                f"'{path}' already holds a comparison. Continue it with 'kdengine compare --resume {path}', "
-                "or choose another --out."
-            )
-        place = RunFolder(path)
-        path.mkdir(parents=True, exist_ok=True)
         entries = [{**vars(entry), "plugins": [_name(plugin) for plugin in entry.plugins]} for entry in self.entries]
         note = {"entries": entries, "trials": self.trials, "settings": settings.model_dump(mode="json", exclude_none=True)}
-        note |= self._note
-        place.write_json(NOTE, note)
-        self.folder = path
-        return path
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            RunFolder(self.folder).write_json(NOTE, {**note, **self._note})
+        except OSError as error:
+            raise SettingsError(f"'{self.folder}' cannot be written: {error.strerror}. Choose another --out.") from error
 
     def _lanes(self, room: Room, folder: Path) -> list[Run]:
         """The runs of a trial that are not at their end yet; what cannot be put together is noted as failed."""
@@ -201,8 +205,9 @@ class Comparison:
             try:
                 lane = replace(room, settings=settings).lane(entry.label, room.twin(), distillers)
             except KDError as error:
-                place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
-                place.write_json("failed.json", {"error": str(error), "epoch": 0})
+                if room.runtime.is_main:
+                    place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
+                    place.write_json("failed.json", {"error": str(error), "epoch": 0})
                 continue
             settings = resolved(settings, distillers, own_loaders=room.source.data is None)
             hook = self._engine.hooks(place, room.runtime)
