@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
+from kdengine.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report import Table
-from kdengine.runfolder import RunFolder
 
-__all__ = ["Leaderboard", "run_folders"]
+__all__ = ["Leaderboard"]
 
 PLAIN = "plain"
 CONFIDENCE = 0.95
@@ -28,15 +28,6 @@ COLUMNS = (
     "epochs",
     "note",
 )
-
-
-def run_folders(place: str | Path) -> list[RunFolder]:
-    """The run folder itself, or all run folders below, in the order of their trials."""
-    path = Path(place)
-    if (path / "run.toml").is_file():
-        return [RunFolder(path)]
-    found = [file.parent for file in path.glob("*/*/run.toml")]
-    return [RunFolder(folder) for folder in sorted(found, key=lambda folder: (len(folder.parent.name), str(folder)))]
 
 
 @dataclass(frozen=True)
@@ -64,18 +55,15 @@ class Leaderboard:
         Raises:
             SettingsError: there is no run in them.
         """
-        folders = [folder for place in places for folder in run_folders(place)]
-        if not folders:
-            raise SettingsError(f"There is no run in {', '.join(map(str, places))}.")
-        lanes: dict[str, list[_Lane]] = {}
-        for folder in folders:
-            lane = _Lane.of(folder)
-            lanes.setdefault(lane.label, []).append(lane)
-        plain = {lane.seed: lane for lane in lanes.get(PLAIN, ()) if lane.top1 is not None}
+        runs = find_runs(places)
+        lanes: dict[str, list[PastRun]] = {}
+        for run in runs:
+            lanes.setdefault(run.method, []).append(run)
+        plain = {run.settings.seed: run.student["top1"] for run in lanes.get(PLAIN, ()) if run.state == FINISHED}
         rows = [_row(label, found, plain) for label, found in lanes.items()]
         rows.sort(key=lambda row: (row["top1"] is None, -(row["top1"] or 0.0)))
-        teachers = [lane.result["teacher"] for found in lanes.values() for lane in found if lane.result.get("teacher")]
-        return cls(rows, teachers[0] if teachers else None, _caption(folders))
+        teachers = [run.teacher for run in runs if run.teacher]
+        return cls(rows, teachers[0] if teachers else None, _caption(runs[0]))
 
     def table(self) -> Table:
         """The same as text; what is not known stays empty."""
@@ -101,34 +89,13 @@ class Leaderboard:
         return self.table().to_markdown()
 
 
-@dataclass(frozen=True)
-class _Lane:
-    """One run of a comparison, as far as it came."""
-
-    label: str
-    seed: int
-    top1: float | None
-    result: Mapping[str, Any]
-    epochs: int
-    seconds: float
-    failure: str
-
-    @classmethod
-    def of(cls, folder: RunFolder) -> _Lane:
-        result, rows = folder.result() or {}, folder.metrics()
-        label = result.get("method") or (rows[0]["lane"] if rows else folder.path.name)
-        failure = folder.failure() or ("" if result else f"not finished: {len(rows)} epochs are done")
-        top1 = result["student"]["top1"] if result else None
-        seconds = sum(row["seconds"] for row in rows)
-        return cls(label, folder.settings().seed, top1, result, len(rows), seconds, failure)
-
-
-def _row(label: str, lanes: Sequence[_Lane], plain: Mapping[int, _Lane]) -> dict[str, Any]:
-    done = [lane for lane in lanes if lane.top1 is not None]
-    students = [lane.result["student"] for lane in done]
-    gains = [lane.top1 - plain[lane.seed].top1 for lane in done if label != PLAIN and lane.seed in plain]  # type: ignore[operator]
+def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float]) -> dict[str, Any]:
+    """One method over its trials; ``plain`` holds the plain student's accuracy by seed."""
+    done = [run for run in runs if run.state == FINISHED]
+    students = [run.student for run in done]
+    pairs = [(run.student["top1"], plain[run.settings.seed]) for run in done if run.settings.seed in plain]
+    gains = [ours - theirs for ours, theirs in pairs] if label != PLAIN else []
     low, high = interval(gains)
-    failures = [lane.failure for lane in lanes if lane.failure]
     return {
         "method": label,
         "trials": len(done),
@@ -138,11 +105,18 @@ def _row(label: str, lanes: Sequence[_Lane], plain: Mapping[int, _Lane]) -> dict
         "gain": _mean(gains),
         "gain_low": low,
         "gain_high": high,
-        "seconds_per_epoch": _mean([lane.seconds / lane.epochs for lane in lanes if lane.epochs]),
+        "seconds_per_epoch": _mean([sum(row["seconds"] for row in run.rows) / len(run.rows) for run in runs if run.rows]),
         "extra_parameters": students[0]["training_parameters"] - students[0]["parameters"] if students else None,
         "epochs": students[0]["epochs"] if students else None,
-        "failure": "; ".join(dict.fromkeys(failures)),
+        "failure": "; ".join(dict.fromkeys(filter(None, map(_trouble, runs)))),
     }
+
+
+def _trouble(run: PastRun) -> str:
+    """Why a run has no accuracy; nothing for one that has."""
+    if run.state == FINISHED:
+        return ""
+    return run.failure or f"not finished: {len(run.rows)} epochs are done"
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
@@ -191,12 +165,12 @@ def _number(value: float | None, spread: float | None = None) -> str:
     return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
 
 
-def _caption(folders: Sequence[RunFolder]) -> str:
-    """Data, machine and versions, as the first run's folder has them."""
-    manifest = folders[0].manifest()
-    data, versions = manifest["data"], manifest["versions"]
+def _caption(run: PastRun) -> str:
+    """Data, machine and versions, as a run's folder has them."""
+    data, manifest = run.data, run.manifest
+    versions = manifest["versions"]
     return (
-        f"{folders[0].settings().student} on {data['name']}: {data.get('train_images', '?')} training and "
+        f"{run.settings.student} on {data['name']}: {data.get('train_images', '?')} training and "
         f"{data.get('test_images', '?')} test images. {manifest['device_name']}, {manifest['threads']} threads, "
         f"{manifest['precision']}; torch {versions['torch']}, timm {versions['timm']}, kdengine {versions['kdengine']}."
     )

@@ -90,7 +90,7 @@ def test_single_run_folders_can_be_given_too(lane, tmp_path):
     lane("st", 0, 72.0)
     board = Leaderboard.of([tmp_path / "trial-1" / "plain", tmp_path / "trial-1" / "st"])
     assert [row["method"] for row in board.rows] == ["st", "plain"]
-    with pytest.raises(SettingsError, match="no run"):
+    with pytest.raises(SettingsError, match="no folder"):
         Leaderboard.of([tmp_path / "nothing"])
 
 
