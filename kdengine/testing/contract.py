@@ -151,11 +151,12 @@ class DistillerContract:
             for lane in bench.stages():
                 lane.learner.eval()  # batch statistics of one image are the network's problem, not the method's
                 try:
-                    bench.step(random_batch(count))
+                    terms = bench.terms(random_batch(count))
                 except KDError:
                     return
-                values = {name: float(value.detach()) for name, value in bench.terms(random_batch(count)).items()}
+                values = {name: float(value.detach()) for name, value in terms.items()}
                 assert np.isfinite(list(values.values())).all(), f"a batch of {count} gives {values}"
+                bench.step(random_batch(count))
 
     def test_bf16_forwards(self) -> None:
         """Forwards in bf16 give finite terms in float32."""
@@ -164,7 +165,7 @@ class DistillerContract:
             bench.step(random_batch(4))
             for name, value in bench.terms(random_batch(4)).items():
                 assert value.dtype == torch.float32, f"{name} is {value.dtype}: compute losses in float32"
-                assert torch.isfinite(value), f"{name} = {float(value)} after a forward in bf16"
+                assert torch.isfinite(value), f"{name} = {float(value.detach())} after a forward in bf16"
 
     def test_the_state_survives_a_restart(self) -> None:
         """Saved, loaded into a new lane and continued: the same to the last bit, connectors included."""
@@ -228,7 +229,7 @@ def _check_teaching(bench: Bench) -> None:
     for lane in bench.stages():
         terms = bench.terms(random_batch(4))
         for name, value in terms.items():
-            assert torch.isfinite(value), f"{name} = {float(value)}"
+            assert torch.isfinite(value), f"{name} = {float(value.detach())}"
         own = [value for name, value in terms.items() if name != "task" and value.requires_grad]
         if own:
             weights = list(lane.learner.parameters())
