@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from kdengine.chain import chain
 from kdengine.checks import check_shapes
 from kdengine.distiller import Distiller
@@ -17,6 +15,7 @@ from kdengine.link import Link
 from kdengine.pairing import Reading, read_taps
 from kdengine.pupil import Pupil
 from kdengine.runtime import Runtime
+from kdengine.seeds import seeded
 from kdengine.settings import Settings
 from kdengine.step import JOINT, Pair, Stage
 from kdengine.taps import Anatomy, Trace
@@ -129,8 +128,7 @@ def _build(distiller: Distiller, readings: Sequence[Reading], pupil: Pupil, seed
         rectified=frozenset().union(*(reading.rectified for reading in readings)),
     )
     check_shapes(distiller, pair)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
+    with seeded(seed):
         distiller.build(pair)
 
 

@@ -21,6 +21,8 @@ from kdengine.distiller import Distiller
 from kdengine.engine import Engine
 from kdengine.errors import KDError, ModelError, SettingsError
 from kdengine.leaderboard import Leaderboard
+from kdengine.pastrun import NOTE, PLAIN
+from kdengine.registry import Registry
 from kdengine.room import Room
 from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder
@@ -29,10 +31,8 @@ from kdengine.selection import belongs_to, choose_distillers, label_of, names_of
 from kdengine.settings import Settings, TrainSettings, merge
 from kdengine.specs import Spec
 
-__all__ = ["Comparison", "Entry"]
+__all__ = ["Comparison", "Entry", "entries_of"]
 
-PLAIN = "plain"
-NOTE = "comparison.json"
 SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
 """Training settings that all lanes share, because they share batches and device."""
 
@@ -86,7 +86,11 @@ class Comparison:
             raise SettingsError(f"trials = {trials}: at least one is needed.")
         self._engine = Engine(teacher, student, (), data, **settings)
         self._note: dict[str, Any] = {}
-        self._start(_entries(methods, self._engine), trials, out)
+        if isinstance(methods, Mapping):
+            entries = [Entry(label, plugins) for label, plugins in methods.items()]
+        else:
+            entries = entries_of([methods] if isinstance(methods, str) else methods, self._engine.registry)
+        self._start(entries, trials, out)
 
     @classmethod
     def of(
@@ -111,7 +115,7 @@ class Comparison:
         made = cls.__new__(cls)
         made._note = dict(note or {})
         made._engine = Engine.of(settings.model_copy(update={"methods": ()}), **tools)
-        made._start(_with_plain(entries), trials, out)
+        made._start(entries, trials, out)
         return made
 
     @classmethod
@@ -158,7 +162,7 @@ class Comparison:
         student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
-        self.entries, self.trials = list(entries), trials
+        self.entries, self.trials = _with_plain(entries), trials
         self._resumed = False
 
     def _check(self) -> None:
@@ -235,12 +239,14 @@ class Comparison:
         return run
 
 
-def _entries(methods: Iterable[str] | Mapping[str, Sequence[str | Distiller]], engine: Engine) -> list[Entry]:
-    if isinstance(methods, Mapping):
-        return _with_plain([Entry(label, plugins) for label, plugins in methods.items()])
-    names = [methods] if isinstance(methods, str) else methods
+def entries_of(names: Iterable[str], registry: Registry) -> list[Entry]:
+    """A lane for each name; ``fitnet+st`` is a lane of two methods, ``plain`` one of none.
+
+    Raises:
+        PluginError: there is no such method.
+    """
     parts = [[part for part in name.split("+") if part != PLAIN] for name in names]
-    return _with_plain([Entry(label_of(plugins, engine.registry), plugins) for plugins in parts])
+    return [Entry(label_of(plugins, registry), plugins) for plugins in parts]
 
 
 def _with_plain(entries: Sequence[Entry]) -> list[Entry]:

@@ -112,7 +112,9 @@ class LaneModule(nn.Module):
     def _shown(self, key: str, reading: Reading, teacher: Trace | None) -> Trace:
         """What a method may see of the teacher; without a history, unless it differentiates it."""
         trace = reading.of_teacher(teacher or Trace({}))
-        return trace if "input_gradients" in self.methods[key].needs else trace.detached()
+        if not self.phase.input_gradients or "input_gradients" in self.methods[key].needs:
+            return trace
+        return trace.detached()
 
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is to be clipped to that of the others."""

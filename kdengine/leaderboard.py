@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
-from kdengine.pastrun import FINISHED, PastRun, find_runs
-from kdengine.report import Table
+from kdengine.pastrun import FINISHED, PLAIN, PastRun, find_runs
+from kdengine.report import Table, caption
 
 __all__ = ["Leaderboard"]
 
-PLAIN = "plain"
 CONFIDENCE = 0.95
 COLUMNS = (
     "method",
@@ -63,7 +62,7 @@ class Leaderboard:
         rows = [_row(label, found, plain) for label, found in lanes.items()]
         rows.sort(key=lambda row: (row["top1"] is None, -(row["top1"] or 0.0)))
         teachers = [run.teacher for run in runs if run.teacher]
-        return cls(rows, teachers[0] if teachers else None, _caption(runs[0]))
+        return cls(rows, teachers[0] if teachers else None, f"{runs[0].settings.student} on {caption(runs[:1])}")
 
     def table(self) -> Table:
         """The same as text; what is not known stays empty."""
@@ -163,14 +162,3 @@ def _number(value: float | None, spread: float | None = None) -> str:
     if value is None:
         return ""
     return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
-
-
-def _caption(run: PastRun) -> str:
-    """Data, machine and versions, as a run's folder has them."""
-    data, manifest = run.data, run.manifest
-    versions = manifest["versions"]
-    return (
-        f"{run.settings.student} on {data['name']}: {data.get('train_images', '?')} training and "
-        f"{data.get('test_images', '?')} test images. {manifest['device_name']}, {manifest['threads']} threads, "
-        f"{manifest['precision']}; torch {versions['torch']}, timm {versions['timm']}, kdengine {versions['kdengine']}."
-    )

@@ -14,6 +14,7 @@ from torch import nn
 
 from kdengine.errors import ModelError, did_you_mean
 from kdengine.registry import Registry
+from kdengine.seeds import seeded
 from kdengine.specs import Spec, import_factory
 
 __all__ = ["ModelSource", "check_name", "count_flops", "count_parameters"]
@@ -46,9 +47,8 @@ class ModelSource:
         """
         check_name(self.text, self.registry)
         spec = Spec.parse(self.text, ModelError)
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed accelerators too
             model = self._built(spec)
         if not isinstance(model, nn.Module):
             raise ModelError(f"'{self.text}' made a {type(model).__name__}, not a torch.nn.Module.")

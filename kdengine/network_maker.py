@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import nn
 
 from kdengine.models import ModelSource
 from kdengine.registry import Registry
+from kdengine.seeds import seeded
 
 __all__ = ["NetworkMaker"]
 
@@ -52,8 +52,7 @@ class NetworkMaker:
 def _reborn(module: nn.Module, seed: int) -> nn.Module:
     """A copy with fresh weights, as far as its parts know how to draw them."""
     twin: nn.Module = copy.deepcopy(module).train().requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         for part in twin.modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):

@@ -13,7 +13,7 @@ from kdengine.differences import differing, flat, obstacles
 from kdengine.leaderboard import Leaderboard
 from kdengine.markup import figure, shared_list, table, tag, text
 from kdengine.palette import SHADES
-from kdengine.pastrun import FINISHED, PastRun, find_runs
+from kdengine.pastrun import FINISHED, NOTE, PastRun, find_runs
 from kdengine.report import Table, results_table
 from kdengine.svg import to_svg
 
@@ -53,7 +53,7 @@ def table_of(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     Raises:
         SettingsError: a folder holds no run, or the runs do not belong in one table.
     """
-    if len(folders) == 1 and (Path(folders[0]) / "comparison.json").is_file():
+    if len(folders) == 1 and (Path(folders[0]) / NOTE).is_file():
         return Leaderboard.of(folders).table()
     return results_table(folders, mixed)
 

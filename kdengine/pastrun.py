@@ -13,8 +13,12 @@ from kdengine.runfolder import RunFolder
 from kdengine.scores import score
 from kdengine.settings import Settings
 
-__all__ = ["FAILED", "FINISHED", "UNFINISHED", "PastRun", "find_runs", "natural"]
+__all__ = ["FAILED", "FINISHED", "NOTE", "PLAIN", "UNFINISHED", "PastRun", "find_runs", "natural"]
 
+NOTE = "comparison.json"
+"""What lies in the folder of a comparison beside its trials."""
+PLAIN = "plain"
+"""What a lane without a method is called."""
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 
 
@@ -59,13 +63,13 @@ class PastRun:
         """What it is called: ``fitnet+st``, a composition such as ``multi``, ``plain``, or its label in a comparison."""
         lane = self.rows[0]["lane"] if self.rows else None
         known = (self.result or {}).get("method") or lane or (self.folder.name if self.comparison else None)
-        return str(known or "+".join(self.settings.methods) or "plain")
+        return str(known or "+".join(self.settings.methods) or PLAIN)
 
     @property
     def comparison(self) -> Path | None:
         """The folder of the comparison that it is a lane of."""
         place = self.folder.resolve().parents[1]
-        return place if (place / "comparison.json").is_file() else None
+        return place if (place / NOTE).is_file() else None
 
     @property
     def state(self) -> str:

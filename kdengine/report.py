@@ -12,7 +12,7 @@ from typing import Any
 from kdengine.differences import check_comparable
 from kdengine.pastrun import FINISHED, PastRun, find_runs
 
-__all__ = ["Table", "results_table"]
+__all__ = ["Table", "caption", "results_table"]
 
 COLUMNS = ("network", "method", "seed", "epochs", "last top-1 %", "best top-1 %", "top-5 %", "parameters", "seconds")
 
@@ -60,8 +60,8 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
             rows.append(teacher)  # one that several runs share stands there once
         rows.append(_row(run.student, run.method, str(run.settings.seed), run.news))
     if all(run.state == FINISHED for run in runs):
-        return Table(_caption(runs), COLUMNS, tuple(row[:-1] for row in rows))
-    return Table(_caption(runs), (*COLUMNS, "state"), tuple(rows))
+        return Table(caption(runs), COLUMNS, tuple(row[:-1] for row in rows))
+    return Table(caption(runs), (*COLUMNS, "state"), tuple(rows))
 
 
 def _row(facts: Mapping[str, Any], method: str, seed: str, state: str) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def _row(facts: Mapping[str, Any], method: str, seed: str, state: str) -> tuple[
     )
 
 
-def _caption(runs: Sequence[PastRun]) -> str:
+def caption(runs: Sequence[PastRun]) -> str:
     """Data, machine and versions, each named once."""
     data = dict.fromkeys(_data(run) for run in runs)
     machines = dict.fromkeys(_machine(run.manifest) for run in runs if run.manifest)

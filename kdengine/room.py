@@ -85,6 +85,8 @@ class Room:
 
     def for_seed(self, seed: int) -> Room:
         """The same room under another seed: other students, other batches, the same teacher."""
+        if seed == self.settings.seed:
+            return self
         settings, source = self.settings.model_copy(update={"seed": seed}), self.source
         if source.data is not None:
             made = Source.of_data(source.data, settings, self.runtime.device)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdengine.comparison import NOTE, Entry
+from kdengine.comparison import Entry
 from kdengine.errors import SettingsError
 from kdengine.leaderboard import Leaderboard
+from kdengine.pastrun import NOTE, PLAIN
 from kdengine.report import Table
 from kdengine.settings import parse_assignment
 
@@ -124,7 +125,7 @@ class Grid:
         return Table(self._caption(), (*names, *map(last.label, last.values)), tuple(lines))
 
     def _caption(self) -> str:
-        plain = next((row["top1"] for row in self.board.rows if row["method"] == "plain"), None)
+        plain = next((row["top1"] for row in self.board.rows if row["method"] == PLAIN), None)
         teacher = (self.board.teacher or {}).get("top1")
         known = [("plain student", plain), ("teacher", teacher)]
         said = ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)

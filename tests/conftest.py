@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -88,7 +88,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
     teacher = {"name": "resnet32", "top1": 70.0, "best_top1": 71.0, "top5": 90.0, "parameters": 472756}
     machine = {"device_name": "a machine", "device": "cpu", "threads": 2, "precision": "fp32"}
 
-    def rows(method: str, accuracies: list[float], hint: int) -> Iterator[dict]:
+    def rows(method: str, accuracies: Sequence[float], hint: int) -> Iterator[dict]:
         for epoch in range(1, hint + len(accuracies) + 1):
             row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
             if epoch <= hint:
@@ -108,7 +108,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
 
     def make(
         name: str,
-        accuracies: list[float] = [30.0, 50.0],  # noqa: B006
+        accuracies: Sequence[float] = (30.0, 50.0),
         method: str = "st",
         hint: int = 0,
         finished: bool = True,

@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, training_options
+from kdengine.cli.options import comparing_options, settings_from, show_log
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison, Entry
     from kdengine.registry import Registry
 
-__all__ = ["command", "fit_and_print"]
+__all__ = ["command"]
 
 
 @click.command("compare")
 @click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' joins methods that share a lane: fitnet+st.")
-@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed.")
-@click.option("--teacher", metavar="SPEC", help="The network to learn from.")
-@click.option("--student", metavar="SPEC", help="The network to train.")
-@click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first.")
-@click.option("--resume", metavar="FOLDER", help="Go on with an interrupted comparison.")
-@training_options
-def command(methods: str | None, trials: int, resume: str | None, out: str | None, as_json: bool, **said: object) -> None:
+@comparing_options
+def command(methods: str | None, trials: int, resume: str | None, out: str | None, as_json: bool, **said: Any) -> None:
     r"""Compare methods on your pair of networks: same student, same batches, one pass of the teacher.
 
     \b
@@ -42,39 +37,37 @@ def command(methods: str | None, trials: int, resume: str | None, out: str | Non
     if resume:
         if methods or out or any(value not in (None, ()) for value in said.values()):
             raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
-        fit_and_print(Comparison.resume(resume, **tools), as_json)
+        _fit_and_print(Comparison.resume(resume, **tools), as_json)
         return
     if not methods:
         raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
-    entries = entries_of(methods, registry)
-    settings = settings_from(registry, None, methods=_names(entries), **said)  # type: ignore[arg-type]
+    entries = _entries(methods, registry)
+    settings = settings_from(registry, None, methods=_names(entries), **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
-    fit_and_print(Comparison.of(settings, entries, trials, out, **tools), as_json)
+    _fit_and_print(Comparison.of(settings, entries, trials, out, **tools), as_json)
 
 
-def entries_of(methods: str, registry: Registry) -> list[Entry]:
+def _entries(methods: str, registry: Registry) -> list[Entry]:
     """The lanes that ``--methods`` names.
 
     Raises:
         PluginError: there is no such method.
     """
-    from kdengine.comparison import Entry
-    from kdengine.selection import label_of
+    from kdengine.comparison import entries_of
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         registry.load_all()
         names = sorted([*registry.offered("methods"), *registry.offered("compositions")])
-    parts = [[part for part in name.split("+") if part != "plain"] for name in names]
-    return [Entry(label_of(plugins, registry), plugins) for plugins in parts]
+    return entries_of(names, registry)
 
 
 def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(plugin) for entry in entries for plugin in entry.plugins))
 
 
-def fit_and_print(comparison: Comparison, as_json: bool) -> None:
+def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.pictures import leave_pictures

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kdengine.registry import Registry
     from kdengine.settings import Settings
 
-__all__ = ["as_json", "set_option", "settings_from", "show_log", "training_options"]
+__all__ = ["as_json", "comparing_options", "set_option", "settings_from", "show_log", "training_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,6 +33,23 @@ def training_options(command: Command) -> Command:
         click.option("--out", metavar="FOLDER", help="The run folder; by default a new one below runs/."),
         set_option,
         as_json,
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+def comparing_options(command: Command) -> Command:
+    """The flags of every command that trains many lanes: those of training, after some of their own."""
+    command = training_options(command)
+    flags = [
+        click.option(
+            "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed."
+        ),
+        click.option("--teacher", metavar="SPEC", help="The network to learn from."),
+        click.option("--student", metavar="SPEC", help="The network to train."),
+        click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first."),
+        click.option("--resume", metavar="FOLDER", help="Go on where this folder's was interrupted."),
     ]
     for flag in reversed(flags):
         command = flag(command)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, training_options
+from kdengine.cli.options import comparing_options, settings_from, show_log
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
@@ -18,12 +18,7 @@ __all__ = ["command"]
 @click.command("sweep")
 @click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="A method of every cell; repeatable.")
 @click.option("--grid", "grids", multiple=True, metavar="NAME=V,V,...", help="METHOD.OPTION or train.OPTION; repeatable.")
-@click.option("--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed.")
-@click.option("--teacher", metavar="SPEC", help="The network to learn from.")
-@click.option("--student", metavar="SPEC", help="The network to train.")
-@click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first.")
-@click.option("--resume", metavar="FOLDER", help="Go on with an interrupted sweep.")
-@training_options
+@comparing_options
 def command(
     plugins: tuple[str, ...],
     grids: tuple[str, ...],
@@ -31,7 +26,7 @@ def command(
     resume: str | None,
     out: str | None,
     as_json: bool,
-    **said: object,
+    **said: Any,
 ) -> None:
     r"""Try every combination of some options, each as a lane of one comparison.
 
@@ -56,7 +51,7 @@ def command(
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     entries = cells(plugins, axes)
-    settings = settings_from(registry, None, methods=plugins, **said)  # type: ignore[arg-type]
+    settings = settings_from(registry, None, methods=plugins, **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from kdengine.seeds import seeded
 
 __all__ = ["tiny_pair", "vit_pair"]
 
@@ -61,12 +64,12 @@ class TinyViT(nn.Module):
 
 def tiny_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """A teacher and a student, both CNNs, with other widths and other sizes of their maps; for images [B, 3, 32, 32]."""
-    return _seeded(seed, lambda: TinyCNN(8, num_classes), lambda: TinyCNN(4, num_classes, stride=2))
+    return _pair(seed, lambda: TinyCNN(8, num_classes), lambda: TinyCNN(4, num_classes, stride=2))
 
 
 def vit_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """A vision transformer as teacher and a CNN as student; for images [B, 3, 32, 32]."""
-    return _seeded(seed, lambda: TinyViT(12, num_classes), lambda: TinyCNN(4, num_classes))
+    return _pair(seed, lambda: TinyViT(12, num_classes), lambda: TinyCNN(4, num_classes))
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -75,8 +78,6 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
-def _seeded(seed: int, *makers: object) -> tuple[nn.Module, nn.Module]:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        teacher, student = (make() for make in makers)  # type: ignore[operator]
-    return teacher.eval(), student
+def _pair(seed: int, teacher: Callable[[], nn.Module], student: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
+    with seeded(seed):
+        return teacher().eval(), student()
