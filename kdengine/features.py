@@ -24,7 +24,7 @@ def as_vectors(features: Tensor) -> Tensor:
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     """Vectors along one axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
-    squared = vectors.square().sum(dim, keepdim=True)
+    squared = torch.linalg.vecdot(vectors, vectors, dim=dim).unsqueeze(dim)
     return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 

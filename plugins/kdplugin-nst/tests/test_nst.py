@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from kdplugin_nst import NeuronSelectivity, selectivity, selectivity_loss
+from kdplugin_nst import NeuronSelectivity, selectivity_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdengine import SettingsError, TapError
@@ -118,11 +118,6 @@ def test_the_order_scale_and_sign_of_channels_count_as_the_kernel_says(kernel, l
     assert float(selectivity_loss(37 * maps[:, [2, 0, 3, 1]], maps, kernel)) == pytest.approx(0, abs=1e-6)
     turned = float(selectivity_loss(-maps, maps, kernel))
     assert (turned == pytest.approx(0, abs=1e-6)) == (kernel == "poly")
-
-
-def test_every_live_channel_is_a_vector_of_unit_length(leaf):
-    lengths = selectivity(leaf(2, 3, 5, 5).detach()).square().sum(2)
-    assert lengths.flatten().tolist() == pytest.approx([1.0] * 6, rel=1e-5)
 
 
 def test_the_teacher_gets_no_gradient(leaf):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,19 +11,15 @@ from torch import Tensor
 
 from kdengine import Distiller, Step, hookimpl, pooled_alike, unit
 
-__all__ = ["NeuronSelectivity", "selectivity", "selectivity_loss"]
+__all__ = ["NeuronSelectivity", "selectivity_loss"]
 
 # B: batch, C and D: channels of two maps, P: places of a map, H W of them.
 
+SHORTEST = 1e-12
+"""Square of the shortest length that is told from zero."""
+
 NARROWEST = 1e-4
 """Smallest sigma^2 of the Gaussian kernel: below it, the rounding of distances in float32 would count."""
-
-MeanKernel = Callable[[Tensor, Tensor], Tensor]
-
-
-def selectivity(maps_BCHW: Tensor) -> Tensor:
-    """Where every channel responds: its map as a vector of length 1, [B, C, P]. A dead channel stays zero."""
-    return unit(maps_BCHW.flatten(2))
 
 
 def selectivity_loss(
@@ -32,8 +27,8 @@ def selectivity_loss(
 ) -> Tensor:
     """Squared maximum mean discrepancy between the channels of two networks, mean over the batch; [].
 
-    mean k(t, t') + mean k(s, s') - 2 mean k(s, t), over all pairs of channels, each a map scaled to length 1. Where the
-    sizes differ, the larger maps are average-pooled to the smaller size.
+    mean k(t, t') + mean k(s, s') - 2 mean k(s, t), over all pairs of channels, each a map scaled to length 1 (a dead one
+    stays zero). Where the sizes differ, the larger maps are average-pooled to the smaller size.
 
     Args:
         student_BCHW: the student's maps, [B, C, H, W].
@@ -43,49 +38,61 @@ def selectivity_loss(
         degree: of the polynomial.
         offset: of the polynomial.
     """
-    student_BCP, teacher_BDP = (selectivity(maps) for maps in pooled_alike(student_BCHW, teacher_BDHW.detach()))
-    if kernel == "gaussian":
-        mean = _gaussian(_bandwidth(student_BCP.detach(), teacher_BDP))
-    else:
-        mean = _linear if kernel == "linear" else _polynomial(degree, offset)
-    return mean(teacher_BDP, teacher_BDP) + mean(student_BCP, student_BCP) - 2 * mean(student_BCP, teacher_BDP)
+    student_BCP, teacher_BDP = (maps.flatten(2) for maps in pooled_alike(student_BCHW, teacher_BDHW.detach()))
+    if (kernel, degree, offset) == ("poly", 2, 0) and student_BCP.shape[2] < min(student_BCP.shape[1], teacher_BDP.shape[1]):
+        return _deep_loss(unit(student_BCP), unit(teacher_BDP))
+    if kernel == "linear":  # the mean of all products is the product of the means
+        return (unit(student_BCP).mean(1) - unit(teacher_BDP).mean(1)).square().sum(1).mean()
+    cosines = _cosines(student_BCP, teacher_BDP)
+    kernels = _gaussian(*cosines) if kernel == "gaussian" else [(cosine + offset).pow(degree) for cosine in cosines]
+    students, teachers, across = (values.mean() for values in kernels)
+    return students + teachers - 2 * across
 
 
-def _linear(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-    """The mean of all products is the product of the means."""
-    return (x_BCP.mean(1) * y_BDP.mean(1)).sum(1).mean()
+def _deep_loss(student_BCP: Tensor, teacher_BDP: Tensor) -> Tensor:
+    """The loss for (x.y)^2 where places are fewer than channels: mean_cd (x_c.y_d)^2 is the product of two matrices [P, P]."""
+    student_BPP, teacher_BPP = (x.mT @ x / x.shape[1] for x in (student_BCP, teacher_BDP))
+    return (student_BPP - teacher_BPP).square().sum((1, 2)).mean()
 
 
-def _polynomial(degree: int, offset: float) -> MeanKernel:
-    def mean(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-        places, widths = x_BCP.shape[2], (x_BCP.shape[1], y_BDP.shape[1])
-        if (degree, offset) == (2, 0) and places < min(widths):
-            # sum_cd (x_c.y_d)^2 is also the product of two matrices [P, P], the smaller ones in deep layers
-            product_BPP = torch.bmm(x_BCP.mT, x_BCP) * torch.bmm(y_BDP.mT, y_BDP)
-            return product_BPP.sum((1, 2)).mean() / math.prod(widths)
-        return (torch.bmm(x_BCP, y_BDP.mT) + offset).pow(degree).mean()
+def _cosines(student_BCP: Tensor, teacher_BDP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines among the student's channels, among the teacher's and across: [B, C, C], [B, D, D], [B, C, D].
 
-    return mean
-
-
-def _gaussian(bandwidth_B: Tensor) -> MeanKernel:
-    def mean(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-        return (_distances(x_BCP, y_BDP) / (-2 * bandwidth_B[:, None, None])).exp().mean()
-
-    return mean
+    The maps are multiplied as they are and the products scaled, which are far fewer numbers than the maps.
+    """
+    student_BCC, teacher_BDD = (torch.bmm(x, x.mT) for x in (student_BCP, teacher_BDP))
+    student_BC, teacher_BD = _inverse_lengths(student_BCC), _inverse_lengths(teacher_BDD)
+    across_BCD = torch.bmm(student_BCP, teacher_BDP.mT) * student_BC[:, :, None] * teacher_BD[:, None]
+    return (
+        student_BCC * student_BC[:, :, None] * student_BC[:, None],
+        teacher_BDD * teacher_BD[:, :, None] * teacher_BD[:, None],
+        across_BCD,
+    )
 
 
-def _bandwidth(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
-    """Mean squared distance between different channels, of the two maps of an image taken together: [B]."""
-    count = x_BCP.shape[1] + y_BDP.shape[1]
-    both = torch.cat([x_BCP, y_BDP], dim=1)
-    return (_distances(both, both).sum((1, 2)) / (count * (count - 1))).clamp(min=NARROWEST)
+def _inverse_lengths(products_BCC: Tensor) -> Tensor:
+    """1 / |x| from the products x.x on the diagonal, [B, C]; 0 for a dead channel."""
+    squared_BC = products_BCC.diagonal(dim1=1, dim2=2)
+    return torch.where(squared_BC > SHORTEST, squared_BC, math.inf).rsqrt()
 
 
-def _distances(x_BCP: Tensor, y_BDP: Tensor) -> Tensor:
+def _gaussian(student_BCC: Tensor, teacher_BDD: Tensor, across_BCD: Tensor) -> list[Tensor]:
+    """Gaussian kernels of all pairs, from their cosines; one bandwidth an image, which gets no gradient."""
+    student_BC, teacher_BD = (cosines.diagonal(dim1=1, dim2=2) for cosines in (student_BCC, teacher_BDD))  # 1, dead ones 0
+    distances = [
+        _distances(student_BCC, student_BC, student_BC),
+        _distances(teacher_BDD, teacher_BD, teacher_BD),
+        _distances(across_BCD, student_BC, teacher_BD),
+    ]
+    students_B, teachers_B, across_B = (distance.detach().sum((1, 2)) for distance in distances)
+    count = student_BC.shape[1] + teacher_BD.shape[1]
+    bandwidth_B = ((students_B + teachers_B + 2 * across_B) / (count * (count - 1))).clamp(min=NARROWEST)
+    return [(distance / (-2 * bandwidth_B[:, None, None])).exp() for distance in distances]
+
+
+def _distances(cosines_BCD: Tensor, squares_BC: Tensor, squares_BD: Tensor) -> Tensor:
     """Squared Euclidean distances of all pairs of channels: [B, C, D]."""
-    squares = x_BCP.square().sum(2)[:, :, None] + y_BDP.square().sum(2)[:, None]
-    return (squares - 2 * torch.bmm(x_BCP, y_BDP.mT)).clamp(min=0)
+    return (squares_BC[:, :, None] + squares_BD[:, None] - 2 * cosines_BCD).clamp(min=0)
 
 
 class NeuronSelectivity(Distiller):

@@ -49,8 +49,8 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
 
 def _angles(x_BD: Tensor) -> Tensor:
     """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    towards_BBD = unit(_differences(x_BD).transpose(0, 1))
-    return torch.bmm(towards_BBD, towards_BBD.transpose(1, 2))
+    away_BBD = unit(_differences(x_BD))  # from j to i with the sign turned, which the product of two does not see
+    return torch.bmm(away_BBD, away_BBD.transpose(1, 2))
 
 
 def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
