@@ -20,9 +20,9 @@ from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
 from kdengine.errors import KDError, ModelError, SettingsError
-from kdengine.leaderboard import Leaderboard
-from kdengine.pastrun import NOTE, PLAIN
 from kdengine.registry import Registry
+from kdengine.report.leaderboard import Leaderboard
+from kdengine.report.pastrun import NOTE, PLAIN
 from kdengine.room import Room
 from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder

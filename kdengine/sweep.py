@@ -11,9 +11,9 @@ from typing import Any
 
 from kdengine.comparison import Entry
 from kdengine.errors import SettingsError
-from kdengine.leaderboard import Leaderboard
-from kdengine.pastrun import NOTE, PLAIN
-from kdengine.report import Table
+from kdengine.report.leaderboard import Leaderboard
+from kdengine.report.pastrun import NOTE, PLAIN
+from kdengine.report.table import Table
 from kdengine.settings import parse_assignment
 
 __all__ = ["Axis", "Grid", "cells", "parse_axis"]

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
-from kdengine.leaderboard import Leaderboard
 from kdengine.models import ModelSource
+from kdengine.report.leaderboard import Leaderboard
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 

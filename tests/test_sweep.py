@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kdengine import SettingsError
-from kdengine.heatmap import draw_heatmap
+from kdengine.report.heatmap import draw_heatmap
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 from kdengine.sweep import Grid, cells, parse_axis

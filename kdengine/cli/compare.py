@@ -70,7 +70,7 @@ def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
-    from kdengine.pictures import leave_pictures
+    from kdengine.report.pictures import leave_pictures
 
     board = comparison.fit()
     leave_pictures(comparison.folder)

@@ -12,7 +12,7 @@ import click
 from kdengine.cli.options import as_json
 
 if TYPE_CHECKING:
-    from kdengine.report import Table
+    from kdengine.report.table import Table
 
 __all__ = ["command"]
 
@@ -32,8 +32,8 @@ def command(folders: tuple[str, ...], form: str, html: str | None, png: str | No
     \b
     kdengine report runs/st runs/rkd --html report.html
     """
-    from kdengine.curves import draw_curves
-    from kdengine.page import table_of, write_page
+    from kdengine.report.curves import draw_curves
+    from kdengine.report.page import table_of, write_page
 
     table = table_of(folders, mixed)
     if png:

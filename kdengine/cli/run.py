@@ -35,8 +35,8 @@ def command(config: str | None, resume: str | None, dry_run: bool, out: str | No
     from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
-    from kdengine.pictures import Pictures
     from kdengine.registry import Registry
+    from kdengine.report.pictures import Pictures
 
     show_log()
     registry = Registry()

@@ -61,8 +61,8 @@ def command(
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all cells, leave table and picture in the folder, and print the table or the rows."""
     from kdengine.cli.tables import print_table
-    from kdengine.heatmap import draw_heatmap
-    from kdengine.pictures import leave_pictures
+    from kdengine.report.heatmap import draw_heatmap
+    from kdengine.report.pictures import leave_pictures
     from kdengine.sweep import Grid
 
     comparison.fit()

@@ -24,8 +24,8 @@ def command(config: str | None, out: str | None, as_json: bool, **said: object) 
     from kdengine.cli.run import fit_and_print
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
-    from kdengine.pictures import Pictures
     from kdengine.registry import Registry
+    from kdengine.report.pictures import Pictures
 
     show_log()
     registry = Registry()

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from kdengine import SettingsError
-from kdengine.report import results_table
+from kdengine.report.table import results_table
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from kdengine import SettingsError
-from kdengine.leaderboard import Leaderboard, interval
+from kdengine.report.leaderboard import Leaderboard, interval
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kdengine import SettingsError
-from kdengine.pastrun import PastRun, find_runs, natural
+from kdengine.report.pastrun import PastRun, find_runs, natural
 
 
 def test_a_run_is_finished_failed_or_unfinished(run_folder):

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
-from kdengine.drawing import new_figure, plain_text, styles_of, term_colours
-from kdengine.palette import PLAIN
+from kdengine.report.drawing import new_figure, plain_text, styles_of, term_colours
+from kdengine.report.palette import PLAIN
 
 
 def of(*roles):

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdengine.drawing import draw_mean, dress, make_logarithmic, new_figure, plain_text, styles_of, term_colours
-from kdengine.palette import GROUND, INK, MUTED
-from kdengine.pastrun import FAILED, FINISHED, UNFINISHED, PastRun, find_runs
-from kdengine.series import Curve, Series, series_of
+from kdengine.report.drawing import draw_mean, dress, make_logarithmic, new_figure, plain_text, styles_of, term_colours
+from kdengine.report.palette import GROUND, INK, MUTED
+from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun, find_runs
+from kdengine.report.series import Curve, Series, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

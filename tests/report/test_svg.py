@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
-from kdengine.curves import Plot
-from kdengine.palette import SHADES
-from kdengine.pastrun import find_runs
-from kdengine.svg import to_svg
+from kdengine.report.curves import Plot
+from kdengine.report.palette import SHADES
+from kdengine.report.pastrun import find_runs
+from kdengine.report.svg import to_svg
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kdengine.palette import LINES, SHADES
+from kdengine.report.palette import LINES, SHADES
 
 SIGHTS = {  # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
     "normal": np.eye(3),

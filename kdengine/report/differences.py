@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdengine.errors import SettingsError
-from kdengine.pastrun import PastRun
+from kdengine.report.pastrun import PastRun
 
 __all__ = ["check_comparable", "differing", "flat", "is_teacher_training", "obstacles", "same_network"]
 

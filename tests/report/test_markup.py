@@ -1,6 +1,6 @@
 import pytest
 
-from kdengine.markup import figure, shared_list, table, tag, text
+from kdengine.report.markup import figure, shared_list, table, tag, text
 
 
 @pytest.mark.parametrize(

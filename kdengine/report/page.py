@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdengine import __version__
-from kdengine.curves import TEST, TRAIN, Plot
-from kdengine.differences import differing, flat, obstacles
-from kdengine.leaderboard import Leaderboard
-from kdengine.markup import figure, shared_list, table, tag, text
-from kdengine.palette import SHADES
-from kdengine.pastrun import FINISHED, NOTE, PastRun, find_runs
-from kdengine.report import Table, results_table
-from kdengine.svg import to_svg
+from kdengine.report.curves import TEST, TRAIN, Plot
+from kdengine.report.differences import differing, flat, obstacles
+from kdengine.report.leaderboard import Leaderboard
+from kdengine.report.markup import figure, shared_list, table, tag, text
+from kdengine.report.palette import SHADES
+from kdengine.report.pastrun import FINISHED, NOTE, PastRun, find_runs
+from kdengine.report.svg import to_svg
+from kdengine.report.table import Table, results_table
 
 if TYPE_CHECKING:
-    from kdengine.drawing import Style
+    from kdengine.report.drawing import Style
 
 __all__ = ["table_of", "write_page"]
 

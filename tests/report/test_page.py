@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 import pytest
 
 from kdengine import SettingsError
-from kdengine.page import table_of, write_page
-from kdengine.palette import SHADES
-from kdengine.report import Table
+from kdengine.report.page import table_of, write_page
+from kdengine.report.palette import SHADES
+from kdengine.report.table import Table
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

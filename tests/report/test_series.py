@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from kdengine.pastrun import find_runs
-from kdengine.series import series_of
+from kdengine.report.pastrun import find_runs
+from kdengine.report.series import series_of
 
 
 def labels(folders):

@@ -1,8 +1,8 @@
 import pytest
 
 from kdengine import SettingsError
-from kdengine.differences import check_comparable, differing, flat, is_teacher_training, obstacles, same_network
-from kdengine.pastrun import find_runs
+from kdengine.report.differences import check_comparable, differing, flat, is_teacher_training, obstacles, same_network
+from kdengine.report.pastrun import find_runs
 
 
 def test_flat_and_differing_name_every_value_once():

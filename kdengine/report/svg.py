@@ -7,7 +7,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from kdengine.palette import SHADES
+from kdengine.report.palette import SHADES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
-from kdengine.pastrun import FINISHED, PLAIN, PastRun, find_runs
-from kdengine.report import Table, caption
+from kdengine.report.pastrun import FINISHED, PLAIN, PastRun, find_runs
+from kdengine.report.table import Table, caption
 
 __all__ = ["Leaderboard"]
 

@@ -2,9 +2,9 @@ import logging
 
 import pytest
 
-import kdengine.curves
+import kdengine.report.curves
 from kdengine import Engine
-from kdengine.pictures import Pictures
+from kdengine.report.pictures import Pictures
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64}
 
@@ -36,7 +36,7 @@ def test_a_run_does_not_fail_for_want_of_a_picture(fit, monkeypatch, caplog):
     def fail(folders):
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(kdengine.curves, "draw_curves", fail)
+    monkeypatch.setattr(kdengine.report.curves, "draw_curves", fail)
     monkeypatch.setattr(logging.getLogger("kdengine"), "propagate", True)  # the command line takes the log for itself
     with caplog.at_level(logging.WARNING, "kdengine"):
         folder = fit()

@@ -36,8 +36,8 @@ def leave_pictures(folder: Path) -> None:
 
 
 def _draw(folder: Path) -> None:
-    from kdengine.curves import draw_curves
-    from kdengine.page import write_page
+    from kdengine.report.curves import draw_curves
+    from kdengine.report.page import write_page
 
     curves, page = folder / ".curves.png", folder / ".report.html"
     try:

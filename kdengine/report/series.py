@@ -9,8 +9,8 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from kdengine.differences import differing, flat, is_teacher_training
-from kdengine.pastrun import FAILED, FINISHED, UNFINISHED, PastRun
+from kdengine.report.differences import differing, flat, is_teacher_training
+from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun
 
 __all__ = ["Curve", "Series", "series_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdengine.palette import DASHES, GRID, INK, LINES, MUTED, PLAIN
-from kdengine.series import Curve, Series
+from kdengine.report.palette import DASHES, GRID, INK, LINES, MUTED, PLAIN
+from kdengine.report.series import Curve, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

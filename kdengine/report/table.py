@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdengine.differences import check_comparable
-from kdengine.pastrun import FINISHED, PastRun, find_runs
+from kdengine.report.differences import check_comparable
+from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 
 __all__ = ["Table", "caption", "results_table"]
 

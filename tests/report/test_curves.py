@@ -1,8 +1,8 @@
 import pytest
 
-from kdengine.curves import Plot, draw_curves
-from kdengine.palette import GROUND, LINES, MUTED, PLAIN
-from kdengine.pastrun import find_runs
+from kdengine.report.curves import Plot, draw_curves
+from kdengine.report.palette import GROUND, LINES, MUTED, PLAIN
+from kdengine.report.pastrun import find_runs
 
 
 @pytest.fixture

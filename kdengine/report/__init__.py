@@ -1,0 +1,1 @@
+"""What becomes of runs afterwards: tables, curves and pages, read from their folders alone."""
