@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -20,6 +20,7 @@ from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
 from kdengine.errors import KDError, ModelError, SettingsError
+from kdengine.memory import CROWDED, bytes_of, free_bytes
 from kdengine.registry import Registry
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import NOTE, PLAIN
@@ -64,6 +65,8 @@ class Comparison:
             without a method is always among them.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: how often; each has a seed of its own, counted up from ``seed``.
+        at_once: lanes to train side by side; by default as many as fit into memory. The others follow in another pass,
+            on the same batches.
         out: the folder; by default a new one below ``runs/``.
         **settings: whatever else :class:`kdengine.Engine` takes.
 
@@ -79,18 +82,17 @@ class Comparison:
         data: str | Data | None = None,
         *,
         trials: int = 1,
+        at_once: int | None = None,
         out: str | Path | None = None,
         **settings: Any,
     ) -> None:
-        if trials < 1:
-            raise SettingsError(f"trials = {trials}: at least one is needed.")
         self._engine = Engine(teacher, student, (), data, **settings)
         self._note: dict[str, Any] = {}
         if isinstance(methods, Mapping):
             entries = [Entry(label, plugins) for label, plugins in methods.items()]
         else:
             entries = entries_of([methods] if isinstance(methods, str) else methods, self._engine.registry)
-        self._start(entries, trials, out)
+        self._start(entries, trials, out, at_once)
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Comparison:
         entries: Sequence[Entry],
         trials: int = 1,
         out: str | Path | None = None,
+        at_once: int | None = None,
         note: Mapping[str, Any] | None = None,
         **tools: Any,
     ) -> Comparison:
@@ -109,13 +112,14 @@ class Comparison:
             entries: the lanes.
             trials: how often.
             out: the folder.
+            at_once: lanes to train side by side.
             note: what else to keep in the folder's ``comparison.json``.
             **tools: as :meth:`Engine.of` takes them.
         """
         made = cls.__new__(cls)
         made._note = dict(note or {})
         made._engine = Engine.of(settings.model_copy(update={"methods": ()}), **tools)
-        made._start(entries, trials, out)
+        made._start(entries, trials, out, at_once)
         return made
 
     @classmethod
@@ -131,7 +135,7 @@ class Comparison:
         note = json.loads(file.read_text(encoding="utf-8"))
         entries = [Entry(**entry) for entry in note.pop("entries")]
         settings = Settings.checked(note.pop("settings"))
-        made = cls.of(settings, entries, note.pop("trials"), folder, note, **tools)
+        made = cls.of(settings, entries, note.pop("trials"), folder, note.pop("at_once", None), note, **tools)
         made._resumed = True
         return made
 
@@ -149,20 +153,22 @@ class Comparison:
         taught = False
         for trial in range(1, self.trials + 1):
             trial_room = room.for_seed(room.settings.seed + trial - 1)
-            lanes = self._lanes(trial_room, self.folder / f"trial-{trial}")
-            needed = any(run.lane.needs_teacher for run in lanes)
-            if facts is None or (needed and not taught):
-                facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
-                taught = needed
-            runs = [self._prepared(run, trial_room, facts) for run in lanes]
-            train_all(runs, trial_room.source, facts)
+            for lanes in self._passes(trial_room, self.folder / f"trial-{trial}"):
+                needed = any(run.lane.needs_teacher for run in lanes)
+                if facts is None or (needed and not taught):
+                    facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
+                    taught = needed
+                train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
         return Leaderboard.of([self.folder])
 
-    def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None) -> None:
+    def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:
+        for name, count in (("trials", trials), ("at_once", at_once)):
+            if count is not None and count < 1:
+                raise SettingsError(f"{name} = {count}: at least one is needed.")
         student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
-        self.entries, self.trials = _with_plain(entries), trials
+        self.entries, self.trials, self.at_once = _with_plain(entries), trials, at_once
         self._resumed = False
 
     def _check(self) -> None:
@@ -190,34 +196,52 @@ class Comparison:
             return
         settings = self._engine.settings
         entries = [{**vars(entry), "plugins": [_name(plugin) for plugin in entry.plugins]} for entry in self.entries]
-        note = {"entries": entries, "trials": self.trials, "settings": settings.model_dump(mode="json", exclude_none=True)}
+        shape = {"trials": self.trials, "at_once": self.at_once}
+        note = {"entries": entries, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             RunFolder(self.folder).write_json(NOTE, {**note, **self._note})
         except OSError as error:
             raise SettingsError(f"'{self.folder}' cannot be written: {error.strerror}. Choose another --out.") from error
 
-    def _lanes(self, room: Room, folder: Path) -> list[Run]:
-        """The runs of a trial that are not at their end yet; what cannot be put together is noted as failed."""
-        runs = []
-        for entry in self.entries:
-            place = RunFolder(folder / entry.label)
-            if place.result() is not None or place.failure() is not None:
-                continue
-            settings = self._settings_of(entry, room.settings)
-            distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), settings.options, room.registry)
-            try:
-                lane = replace(room, settings=settings).lane(entry.label, room.twin(), distillers)
-            except KDError as error:
-                if room.runtime.is_main:
-                    place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
-                    place.write_json("failed.json", {"error": str(error), "epoch": 0})
-                continue
-            settings = resolved(settings, distillers, own_loaders=room.source.data is None)
-            hook = self._engine.hooks(place, room.runtime)
-            advice = f"kdengine compare --resume {self.folder}"
-            runs.append(Run(settings, lane, room.source.data, room.runtime, place, hook, advice))
-        return runs
+    def _passes(self, room: Room, folder: Path) -> Iterator[list[Run]]:
+        """The runs of a trial that are not at their end yet, as many together as there is room for.
+
+        A pass is put together when the one before it is over.
+        """
+        waiting = [entry for entry in self.entries if not RunFolder(folder / entry.label).ended]
+        while waiting:
+            space = CROWDED * free_bytes(room.runtime.device)
+            runs: list[Run] = []
+            while waiting and not self._is_full(runs, space, room.runtime):
+                run = self._made(waiting.pop(0), room, folder)
+                runs += [] if run is None else [run]
+            if runs:
+                yield runs
+            runs.clear()  # their memory is free for the next pass
+
+    def _is_full(self, runs: Sequence[Run], space: float, runtime: Runtime) -> bool:
+        """Whether no further lane is to join a pass; the same in every process."""
+        if self.at_once is not None:
+            return len(runs) >= self.at_once
+        return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
+
+    def _made(self, entry: Entry, room: Room, folder: Path) -> Run | None:
+        """The run of an entry; None for what cannot be put together, which is noted as failed."""
+        place = RunFolder(folder / entry.label)
+        settings = self._settings_of(entry, room.settings)
+        distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), settings.options, room.registry)
+        try:
+            lane = replace(room, settings=settings).lane(entry.label, room.twin(), distillers)
+        except KDError as error:
+            if room.runtime.is_main:
+                place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
+                place.write_json("failed.json", {"error": str(error), "epoch": 0})
+            return None
+        settings = resolved(settings, distillers, own_loaders=room.source.data is None)
+        hook = self._engine.hooks(place, room.runtime)
+        advice = f"kdengine compare --resume {self.folder}"
+        return Run(settings, lane, room.source.data, room.runtime, place, hook, advice)
 
     def _settings_of(self, entry: Entry, settings: Settings) -> Settings:
         """The settings of one lane as a run of its own."""
@@ -235,7 +259,7 @@ class Comparison:
         if teacher and "folder" in teacher and run.lane.needs_teacher:
             weights = str(Path(teacher["folder"]) / "student.safetensors")
             run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
-        run.prepare(room.source, resumed=(run.folder.path / "run.toml").exists())
+        run.prepare(room.source, teacher, resumed=(run.folder.path / "run.toml").exists())
         return run
 
 

@@ -162,7 +162,7 @@ class Engine:
         room, folder, lane = plan.room, plan.folder, plan.lane
         facts = room.ready_teacher(lane.needs_teacher, partial(self.train_teacher, room.source.data))
         run = Run(plan.settings, lane, room.source.data, room.runtime, folder, self.hooks(folder, room.runtime), self._again)
-        run.prepare(room.source, resumed=self._resumed)
+        run.prepare(room.source, facts, resumed=self._resumed)
         return train_one(run, room.source, facts)
 
     def room(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Room:

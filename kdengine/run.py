@@ -59,8 +59,13 @@ class Run:
         """Epochs of all stages."""
         return self.lane.total_epochs
 
-    def prepare(self, source: Source, resumed: bool = False) -> None:
+    def prepare(self, source: Source, teacher: Mapping[str, Any] | None = None, resumed: bool = False) -> None:
         """Make the folder; of a run that is resumed, return to the state that lies there.
+
+        Args:
+            source: what the manifest says of the data is read off it.
+            teacher: what the manifest says of the teacher.
+            resumed: whether the run has begun before.
 
         Raises:
             SettingsError: another run lies in the folder, or it cannot be made.
@@ -70,7 +75,9 @@ class Run:
         if state:
             self.lane.load_state_dict(state)
         elif self.runtime.is_main:
-            self.folder.begin(self.settings, {**self.runtime.describe(), "data": source.describe()}, fresh=not resumed)
+            learnt_from = {"teacher": teacher} if teacher and self.settings.teacher else {}
+            facts = {**self.runtime.describe(), "data": source.describe(), **learnt_from}
+            self.folder.begin(self.settings, facts, fresh=not resumed)
 
 
 def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Result:

@@ -149,6 +149,11 @@ class RunFolder:
         file = self.path / "failed.json"
         return json.loads(file.read_text(encoding="utf-8"))["error"] if file.is_file() else None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run is finished or has failed."""
+        return self.result() is not None or self.failure() is not None
+
     def forget_failure(self) -> None:
         """Let a run that failed be tried again."""
         (self.path / "failed.json").unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
+from kdengine.memory import COPIES, CROWDED
 from kdengine.models import ModelSource
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runfolder import RunFolder
@@ -145,6 +146,47 @@ def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after
     board = Comparison.resume(tmp_path / "part").fit()
     keys = ("method", "top1", "best_top1", "gain", "epochs", "failure")
     assert [[row[key] for key in keys] for row in board.rows] == [[row[key] for key in keys] for row in whole.rows]
+
+
+class Company:
+    """Which lanes step side by side."""
+
+    def __init__(self):
+        self.passes = []
+
+    @hookimpl
+    def kdengine_before_fit(self, run):
+        if not self.passes or run.lane.name in self.passes[-1] or self.done:
+            self.passes.append([])
+        self.passes[-1].append(run.lane.name)
+        self.done = False
+
+    @hookimpl
+    def kdengine_after_fit(self):
+        self.done = True
+
+
+@pytest.mark.parametrize("limit", ["at_once", "memory"])
+def test_lanes_for_which_there_is_no_room_follow_in_another_pass_with_the_same_numbers(limit, tmp_path, monkeypatch):
+    def compared(name, **given):
+        company = Company()
+        settings = {"data": DATA, "out": tmp_path / name, "observers": [company], **FAST, "epochs": 1, **given}
+        return Comparison(network("resnet14"), "resnet8", ["st", "at", "sp"], **settings).fit(), company.passes
+
+    together, one = compared("together")
+    if limit == "memory":
+        monkeypatch.setattr("kdengine.comparison.free_bytes", lambda device: 1.1 * bytes_of_resnet8() / CROWDED)
+    apart, two = compared("apart", **({"at_once": 2} if limit == "at_once" else {}))
+    assert one == [["plain", "st", "at", "sp"]]
+    assert two == [["plain", "st"], ["at", "sp"]]
+    keys = ("method", "top1", "top5", "gain", "parameters")
+    assert [[row.get(key) for key in keys] for row in apart.rows] == [[row.get(key) for key in keys] for row in together.rows]
+    for label in ("plain", "at"):
+        assert rows(tmp_path / "apart" / "trial-1" / label) == rows(tmp_path / "together" / "trial-1" / label)
+
+
+def bytes_of_resnet8():
+    return COPIES * sum(tensor.numel() * tensor.element_size() for tensor in network("resnet8").state_dict().values())
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path):

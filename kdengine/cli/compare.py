@@ -20,7 +20,9 @@ __all__ = ["command"]
 @click.command("compare")
 @click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' joins methods that share a lane: fitnet+st.")
 @comparing_options
-def command(methods: str | None, trials: int, resume: str | None, out: str | None, as_json: bool, **said: Any) -> None:
+def command(
+    methods: str | None, trials: int, at_once: int | None, resume: str | None, out: str | None, as_json: bool, **said: Any
+) -> None:
     r"""Compare methods on your pair of networks: same student, same batches, one pass of the teacher.
 
     \b
@@ -35,7 +37,7 @@ def command(methods: str | None, trials: int, resume: str | None, out: str | Non
     registry = Registry()
     tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
     if resume:
-        if methods or out or any(value not in (None, ()) for value in said.values()):
+        if methods or out or at_once or any(value not in (None, ()) for value in said.values()):
             raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
         _fit_and_print(Comparison.resume(resume, **tools), as_json)
         return
@@ -45,7 +47,7 @@ def command(methods: str | None, trials: int, resume: str | None, out: str | Non
     settings = settings_from(registry, None, methods=_names(entries), **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
-    _fit_and_print(Comparison.of(settings, entries, trials, out, **tools), as_json)
+    _fit_and_print(Comparison.of(settings, entries, trials, out, at_once, **tools), as_json)
 
 
 def _entries(methods: str, registry: Registry) -> list[Entry]:

@@ -46,6 +46,9 @@ def comparing_options(command: Command) -> Command:
         click.option(
             "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed."
         ),
+        click.option(
+            "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: what memory allows]"
+        ),
         click.option("--teacher", metavar="SPEC", help="The network to learn from."),
         click.option("--student", metavar="SPEC", help="The network to train."),
         click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first."),

@@ -23,6 +23,7 @@ def command(
     plugins: tuple[str, ...],
     grids: tuple[str, ...],
     trials: int,
+    at_once: int | None,
     resume: str | None,
     out: str | None,
     as_json: bool,
@@ -43,7 +44,7 @@ def command(
     registry = Registry()
     tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
     if resume:
-        if plugins or grids or out or any(value not in (None, ()) for value in said.values()):
+        if plugins or grids or out or at_once or any(value not in (None, ()) for value in said.values()):
             raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
         _fit_and_print(Comparison.resume(resume, **tools), as_json)
         return
@@ -55,15 +56,15 @@ def command(
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(Comparison.of(settings, entries, trials, out, note=note, **tools), as_json)
+    _fit_and_print(Comparison.of(settings, entries, trials, out, at_once, note=note, **tools), as_json)
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all cells, leave table and picture in the folder, and print the table or the rows."""
     from kdengine.cli.tables import print_table
+    from kdengine.report.grid import Grid
     from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
-    from kdengine.sweep import Grid
 
     comparison.fit()
     leave_pictures(comparison.folder)

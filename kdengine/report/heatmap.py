@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdengine.sweep import Grid
+from kdengine.report.grid import Grid
 
 __all__ = ["draw_heatmap"]
 

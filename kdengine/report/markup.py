@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-__all__ = ["figure", "shared_list", "table", "tag", "text"]
+__all__ = ["figure", "heat_table", "shared_list", "table", "tag", "text"]
 
 NUMBER = re.compile(r"[-+\u2212]?\d[\d,]*(\.\d+)?(\s.*)?")
 """A cell that begins with a number, such as ``39.68``, ``83,892`` or ``+1.2 (0.3 to 2.1)``."""
 LONG = 32
 """Longer cells may wrap."""
+DEEPEST = 55
+"""Percent of colour behind the highest number of a coloured table; more would make it hard to read."""
 
 
 def text(value: object) -> str:
@@ -40,6 +42,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], sortable: bool 
     )
     inner = f"<thead>{tag('tr', heads)}</thead>\n<tbody>\n{body}\n</tbody>"
     return tag("div", tag("table", inner, class_="sortable" if sortable else ""), class_="scroll", tabindex="0", role="region")
+
+
+def heat_table(columns: Sequence[str], names: Sequence[Sequence[str]], values: Sequence[Sequence[float | None]]) -> str:
+    """A table of numbers, the higher the deeper in colour; each row begins with its names. None is an empty cell."""
+    known = [value for row in values for value in row if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    heads = "".join(tag("th", text(name), scope="col") for name in columns)
+    lines = (
+        tag("tr", "".join(tag("th", text(name), scope="row") for name in named) + "".join(_heated(v, low, high) for v in row))
+        for named, row in zip(names, values, strict=True)
+    )
+    inner = f"<thead>{tag('tr', heads)}</thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>"
+    return tag("div", tag("table", inner, class_="heat"), class_="scroll", tabindex="0", role="region")
+
+
+def _heated(value: float | None, low: float, high: float) -> str:
+    if value is None:
+        return "<td></td>"
+    depth = DEEPEST * (value - low) / (high - low) if high > low else 0.0
+    number = f"<b>{value:.2f}</b>" if value == high else f"{value:.2f}"
+    colour = f"background: color-mix(in oklab, var(--line-1) {depth:.0f}%, var(--ground))"
+    return tag("td", number, class_="number", style=colour)
 
 
 def shared_list(facts: Mapping[str, object]) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from kdengine import __version__
 from kdengine.report.curves import TEST, TRAIN, Plot
 from kdengine.report.differences import differing, flat, obstacles
+from kdengine.report.grid import Grid
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.markup import figure, shared_list, table, tag, text
+from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
 from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, NOTE, PastRun, find_runs
 from kdengine.report.svg import to_svg
@@ -39,7 +40,8 @@ def write_page(path: str | Path, folders: Sequence[str | Path], table: Table | N
         SettingsError: a folder holds no run, or the default table would mislead.
         OSError: the file cannot be written.
     """
-    page = Page(find_runs(folders), table or table_of(folders))
+    grid = Grid.within(folders[0]) if len(folders) == 1 else None
+    page = Page(find_runs(folders), table or table_of(folders), grid)
     Path(path).write_text(page.html, encoding="utf-8")
 
 
@@ -64,20 +66,22 @@ class Page:
     Args:
         runs: in any state.
         results: the table that stands first.
+        grid: of a sweep, what it came to.
     """
 
-    def __init__(self, runs: Sequence[PastRun], results: Table) -> None:
+    def __init__(self, runs: Sequence[PastRun], results: Table, grid: Grid | None = None) -> None:
         self.runs = runs
         self.results = results
+        self.grid = grid
         self.plot = Plot(runs)
 
     @property
     def html(self) -> str:
         """The whole document."""
         title = text(self.title)
-        sections = [self.results_section(), self.curves_section(), self.terms_section(), self.settings_section()]
+        sections = [self.grid_section(), self.results_section(), self.curves_section(), self.terms_section()]
         body = [tag("h1", title), tag("p", text(self.results.caption), class_="quiet"), self.warning(), *sections]
-        body.append(tag("p", f"kdengine {text(__version__)}", class_="quiet"))
+        body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -113,6 +117,15 @@ class Page:
             for said, lines in parts
             if lines
         )
+
+    def grid_section(self) -> str:
+        """Of a sweep, the accuracies of all cells, the higher the deeper in colour."""
+        if self.grid is None:
+            return ""
+        *names, last = self.grid.axes
+        heads = [*(axis.name for axis in names), *map(last.label, last.values)]
+        note = tag("p", "Last top-1 on the test images, %; an empty cell failed or is not finished.", class_="quiet")
+        return f"<h2>Grid</h2>\n{heat_table(heads, self.grid.rows, self.grid.accuracies())}{note}"
 
     def results_section(self) -> str:
         """The table, and what its best epochs were chosen by."""

@@ -91,8 +91,8 @@ class PastRun:
 
     @property
     def teacher(self) -> Mapping[str, Any] | None:
-        """Name and accuracy of the teacher; known of finished runs."""
-        found: Mapping[str, Any] | None = (self.result or {}).get("teacher")
+        """Name and accuracy of the teacher."""
+        found: Mapping[str, Any] | None = (self.result or self.manifest).get("teacher")
         return found
 
     @property

@@ -1,0 +1,78 @@
+import json
+import re
+
+import pytest
+
+from kdengine import SettingsError
+from kdengine.report.grid import Grid
+from kdengine.report.heatmap import draw_heatmap
+from kdengine.report.page import write_page
+from kdengine.runfolder import RunFolder
+from kdengine.settings import Settings
+from kdengine.sweep import parse_axis
+
+ALPHA, HEAT = parse_axis("st.alpha=0.1,0.9"), parse_axis("st.temperature=1,4,10")
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """The folder of a sweep made by hand; one cell failed."""
+    accuracies = {"plain": 60.0, "alpha=0.1,temperature=1": 61.0, "alpha=0.1,temperature=4": 62.0}
+    accuracies |= {"alpha=0.1,temperature=10": None, "alpha=0.9,temperature=1": 59.0}
+    accuracies |= {"alpha=0.9,temperature=4": 63.0, "alpha=0.9,temperature=10": 64.0}
+    for label, top1 in accuracies.items():
+        place = RunFolder(tmp_path / "trial-1" / label)
+        facts = {"device_name": "cpu", "threads": 1, "precision": "fp32", "data": {"name": "digits"}}
+        place.begin(Settings(student="resnet8"), facts)
+        if top1 is None:
+            place.write_json("failed.json", {"error": "nan", "epoch": 1})
+            continue
+        student = {
+            "name": "resnet8",
+            "top1": top1,
+            "best_top1": top1,
+            "top5": 90.0,
+            "epochs": 1,
+            "parameters": 1,
+            "training_parameters": 1,
+        }
+        place.write_json("result.json", {"method": label, "teacher": {"name": "t", "top1": 70.0}, "student": student})
+    axes = [{"name": axis.name, "values": list(axis.values)} for axis in (ALPHA, HEAT)]
+    RunFolder(tmp_path).write_json("comparison.json", {"axes": axes})
+    return tmp_path
+
+
+def test_the_table_has_rows_and_columns_and_a_star_for_the_best_of_each_column(swept):
+    table = Grid.of(swept).table()
+    assert table.columns == ("st.alpha", "temperature=1", "temperature=4", "temperature=10")
+    assert table.rows == (("0.1", "61.00*", "62.00", ""), ("0.9", "59.00", "63.00*", "64.00*"))
+    assert "plain student 60.00 %, teacher 70.00 %" in table.caption
+
+
+def test_the_picture_is_a_png_of_the_accuracies(swept, tmp_path):
+    draw_heatmap(Grid.of(swept), tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_a_sweep_shows_the_grid_with_the_best_cell_deepest(swept, tmp_path):
+    write_page(tmp_path / "page.html", [swept])
+    text = (tmp_path / "page.html").read_text()
+    cells = re.findall(r"<td([^>]*)>(?:<b>)?([0-9.]*)", text[text.index("<h2>Grid") : text.index("<h2>Results")])
+    depths = {number: int(re.search(r"--line-1\) (\d+)%", style)[1]) for style, number in cells if number}
+    assert list(depths) == ["61.00", "62.00", "59.00", "63.00", "64.00"]  # row by row; the failed cell is empty
+    assert sorted(depths, key=depths.get) == sorted(depths, key=float)
+    assert depths["59.00"] == 0
+    assert "<b>64.00</b>" in text
+
+
+def test_a_page_of_no_sweep_has_no_grid(swept, tmp_path):
+    write_page(tmp_path / "page.html", [swept / "trial-1" / "plain"])
+    assert "<h2>Grid" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="no sweep"):
+        Grid.of(tmp_path)
+    (tmp_path / "comparison.json").write_text(json.dumps({"entries": []}))
+    with pytest.raises(SettingsError, match="no sweep"):
+        Grid.of(tmp_path)
