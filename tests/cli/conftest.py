@@ -60,9 +60,9 @@ def small():
 
 @pytest.fixture(scope="session")
 def process():
-    """Runs ``python -m kdengine ARGUMENTS`` as a process; with ``interrupt_at``, SIGINT when standard error says that."""
+    """Runs ``python -m kdengine ARGUMENTS`` as a process; with ``interrupt_at``, a signal when standard error says that."""
 
-    def run(*arguments, interrupt_at=None, **options):
+    def run(*arguments, interrupt_at=None, signal_to_send=signal.SIGINT, **options):
         command = [sys.executable, "-m", "kdengine", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -74,7 +74,7 @@ def process():
                 err += line
             if interrupt_at is not None:
                 time.sleep(0.05)
-                running.send_signal(signal.SIGINT)
+                running.send_signal(signal_to_send)
             out, rest = running.communicate(timeout=300)
         return Said(running.returncode, out, err + rest)
 

@@ -1,4 +1,7 @@
 import json
+import signal
+
+import pytest
 
 SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
 PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
@@ -36,3 +39,43 @@ def test_what_is_missing_or_unknown_is_told(kdengine):
         found = kdengine("compare", *arguments)
         assert found.code == 2
         assert said in found.err
+
+
+@pytest.fixture(scope="module")
+def compared(process, small, tmp_path_factory):
+    """The command of a comparison, with the cache that it uses, and the folder and the table that it comes to undisturbed."""
+    base = tmp_path_factory.mktemp("compared")
+    cache = {"KDENGINE_CACHE": str(base / "cache")}
+    command = ["compare", "--methods", "st,fitnet", "--trials", "2", *PAIR, "-o", "teacher_train.epochs=1", *small]
+    said = process(*command, "--out", base / "whole", "--json", env=cache)
+    assert said.code == 0, said.err
+    return command, cache, base / "whole", said.json
+
+
+@pytest.mark.parametrize("moment", ["trial-1 st: epoch 1/2", "trial-2 plain: epoch 1/2"])
+def test_a_killed_comparison_is_readable_and_goes_on_to_the_same_end(moment, compared, process, kdengine, here):
+    """Killed while a lane of the first trial has been saved and others have not, and in the second trial."""
+    command, cache, whole, table = compared
+    killed = process(*command, "--out", "part", interrupt_at=moment, signal_to_send=signal.SIGKILL, env=cache)
+    assert killed.code == -signal.SIGKILL
+    read = kdengine("report", "part")
+    assert read.code == 0, read.err
+    assert "not finished" in read.out
+    resumed = process("compare", "--resume", "part", "--json", env=cache)
+    assert resumed.code == 0, resumed.err
+    assert [numbers(row) for row in resumed.json["methods"]] == [numbers(row) for row in table["methods"]]
+    runs = sorted(file.parent.relative_to(whole) for file in whole.rglob("result.json"))
+    assert len(runs) == 6
+    for run in runs:
+        part, other = here / "part" / run, whole / run
+        assert (part / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
+        assert [numbers(row) for row in metrics(part)] == [numbers(row) for row in metrics(other)]
+
+
+def numbers(row):
+    """What does not depend on the clock."""
+    return {key: value for key, value in row.items() if "second" not in key}
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
