@@ -1,4 +1,6 @@
+import weakref
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -255,3 +257,26 @@ def test_lanes_of_different_length_see_the_same_epochs_as_alone():
     assert rows(long) == rows(alone)
     assert room.told == [("long", 1), ("plain", 1), ("long", 2), ("long", 3)]
     assert "test_top1" in long.history[0], "a stage with the task loss is measured"
+
+
+class Watching(Distiller):
+    """Notes which captured tensors are still alive when its turn comes."""
+
+    name = "watching"
+    taps = ("stages",)
+    seen: ClassVar[list] = []
+    alive: ClassVar[list] = []
+
+    def forward(self, step):
+        self.alive.append(sum(reference() is not None for reference in self.seen))
+        self.seen.append(weakref.ref(step.student["stage1"]))
+        return {"worm": step.student["stage1"].square().mean()}
+
+
+def test_what_a_lane_captured_is_gone_before_the_next_one_steps():
+    """Memory grows by the lanes, not by what they capture."""
+    Watching.seen.clear(), Watching.alive.clear()
+    room = Room(epochs=1)
+    room.teach(*(room.lane(str(number), [Watching()]) for number in range(3)))
+    assert len(Watching.alive) == 3 * 3
+    assert set(Watching.alive) == {0}

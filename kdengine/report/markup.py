@@ -44,17 +44,31 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], sortable: bool 
     return tag("div", tag("table", inner, class_="sortable" if sortable else ""), class_="scroll", tabindex="0", role="region")
 
 
-def heat_table(columns: Sequence[str], names: Sequence[Sequence[str]], values: Sequence[Sequence[float | None]]) -> str:
-    """A table of numbers, the higher the deeper in colour; each row begins with its names. None is an empty cell."""
-    known = [value for row in values for value in row if value is not None]
+def heat_table(
+    names: Sequence[str], over: str, columns: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[float | None]]]
+) -> str:
+    """A table of numbers, the higher the deeper in colour.
+
+    Args:
+        names: heads of the columns that name the rows.
+        over: what stands over all other columns.
+        columns: their heads.
+        rows: the names of a row, and its numbers; None is an empty cell.
+    """
+    known = [value for _, values in rows for value in values if value is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
-    heads = "".join(tag("th", text(name), scope="col") for name in columns)
-    lines = (
-        tag("tr", "".join(tag("th", text(name), scope="row") for name in named) + "".join(_heated(v, low, high) for v in row))
-        for named, row in zip(names, values, strict=True)
+    first = "".join(tag("th", text(name), scope="col", rowspan="2") for name in names)
+    first += tag("th", text(over), scope="colgroup", colspan=str(len(columns)))
+    second = "".join(tag("th", text(name), scope="col", class_="value") for name in columns)
+    body = "\n".join(
+        tag("tr", _names(named) + "".join(_heated(value, low, high) for value in values)) for named, values in rows
     )
-    inner = f"<thead>{tag('tr', heads)}</thead>\n<tbody>\n{chr(10).join(lines)}\n</tbody>"
+    inner = f"<thead>{tag('tr', first)}{tag('tr', second)}</thead>\n<tbody>\n{body}\n</tbody>"
     return tag("div", tag("table", inner, class_="heat"), class_="scroll", tabindex="0", role="region")
+
+
+def _names(named: Sequence[str]) -> str:
+    return "".join(tag("th", text(name), scope="row") for name in named)
 
 
 def _heated(value: float | None, low: float, high: float) -> str:
@@ -63,7 +77,7 @@ def _heated(value: float | None, low: float, high: float) -> str:
     depth = DEEPEST * (value - low) / (high - low) if high > low else 0.0
     number = f"<b>{value:.2f}</b>" if value == high else f"{value:.2f}"
     colour = f"background: color-mix(in oklab, var(--line-1) {depth:.0f}%, var(--ground))"
-    return tag("td", number, class_="number", style=colour)
+    return tag("td", number, style=colour)
 
 
 def shared_list(facts: Mapping[str, object]) -> str:

@@ -123,9 +123,9 @@ class Page:
         if self.grid is None:
             return ""
         *names, last = self.grid.axes
-        heads = [*(axis.name for axis in names), *map(last.label, last.values)]
+        rows = list(zip(self.grid.rows, self.grid.accuracies(), strict=True))
         note = tag("p", "Last top-1 on the test images, %; an empty cell failed or is not finished.", class_="quiet")
-        return f"<h2>Grid</h2>\n{heat_table(heads, self.grid.rows, self.grid.accuracies())}{note}"
+        return "<h2>Grid</h2>\n" + heat_table([axis.name for axis in names], last.name, last.values, rows) + note
 
     def results_section(self) -> str:
         """The table, and what its best epochs were chosen by."""
