@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from kdengine.distiller import Distiller
 from kdengine.errors import TapError
+from kdengine.matching import match_stages
 from kdengine.taps import Anatomy, Trace, split_pair
 from kdengine.taps.anatomy import Site
 
-__all__ = ["Reading", "match_by_depth", "read_taps"]
+__all__ = ["Reading", "match_places", "read_taps"]
+
+Place = tuple[str, float]
+"""The name of a tap and the side of its map."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anato
     aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for text in taps:
         found = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
-        names += match_by_depth(list(found[0]), list(found[1]), f"{distiller.name}: '{text}'")
+        names += match_places(_places(student, found[0]), _places(teacher, found[1]), f"{distiller.name}: '{text}'")
         for side in (0, 1):
             sites[side].update(found[side])
             if len(found[side]) == 1:
@@ -94,10 +101,13 @@ def _columns(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return [student for student, _ in names], [teacher for _, teacher in names]
 
 
-def match_by_depth(student: Sequence[str], teacher: Sequence[str], what: str) -> list[tuple[str, str]]:
-    """Pair two lists, each shallow to deep: one to one, or by relative depth where one is longer.
+def match_places(student: Sequence[Place], teacher: Sequence[Place], what: str) -> list[tuple[str, str]]:
+    """Pair two lists, each shallow to deep: one to one, or by size and relative depth where one is longer.
 
-    The k-th of the shorter list of n meets the one at ceil(k m / n) of the longer list of m, so the last meet the last.
+    Args:
+        student: name of each place and the side of its map.
+        teacher: the same.
+        what: names the taps in errors.
 
     Raises:
         TapError: one side has nothing.
@@ -105,9 +115,16 @@ def match_by_depth(student: Sequence[str], teacher: Sequence[str], what: str) ->
     if not student or not teacher:
         side = "the student" if not student else "the teacher"
         raise TapError(f"{what} finds nothing in {side}: it has no such stages. Name its taps as 'STUDENT=TEACHER'.")
-    count = min(len(student), len(teacher))
+    sides = [side for _, side in student], [side for _, side in teacher]
+    if len(student) <= len(teacher):
+        return [(name, teacher[met][0]) for (name, _), met in zip(student, match_stages(*sides), strict=True)]
+    return [(student[met][0], name) for (name, _), met in zip(teacher, match_stages(*reversed(sides)), strict=True)]
 
-    def pick(names: Sequence[str], number: int) -> str:
-        return names[-(-(number + 1) * len(names) // count) - 1]
 
-    return [(pick(student, number), pick(teacher, number)) for number in range(count)]
+def _places(anatomy: Anatomy, sites: Mapping[str, Site]) -> list[Place]:
+    return [(name, _side(anatomy.tensor(site))) for name, site in sites.items()]
+
+
+def _side(tensor: Tensor) -> float:
+    """Side of a map [B, C, H, W], the geometric mean of height and width; 1 for anything else."""
+    return math.sqrt(tensor.shape[2] * tensor.shape[3]) if tensor.ndim == 4 else 1.0

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from kdengine import Anatomy, Distiller, Recorder, Registry, TapError
-from kdengine.pairing import match_by_depth, read_taps
+from kdengine.pairing import match_places, read_taps
 
 SIZE = (3, 32, 32)
 
@@ -137,14 +137,14 @@ def test_all_stages_are_read_where_both_have_as_many(read):
     assert reading.names == tuple((f"stage{n}", f"stage{n}") for n in (1, 2, 3))
 
 
-def test_different_numbers_of_stages_are_matched_by_depth(read, anatomies):
+def test_different_numbers_of_stages_are_matched_by_size_and_depth(read, anatomies):
     student, teacher = anatomies["resnet8"][1].num_stages, anatomies["resnet18"][1].num_stages
     assert (student, teacher) == (3, 4)
     reading = read(Reader(taps="stages"), teacher="resnet18")
-    assert reading.names == (("stage1", "stage2"), ("stage2", "stage3"), ("stage3", "stage4"))
-    assert list(reading.teacher) == ["stage2", "stage3", "stage4"], "what is not paired is not recorded"
+    assert reading.names == (("stage1", "stage1"), ("stage2", "stage2"), ("stage3", "stage4"))  # 32, 16, 8 and 8, 4, 2, 1
+    assert list(reading.teacher) == ["stage1", "stage2", "stage4"], "what is not paired is not recorded"
     backwards = read(Reader(taps="stages"), student="resnet18", teacher="resnet8")
-    assert backwards.names == (("stage2", "stage1"), ("stage3", "stage2"), ("stage4", "stage3"))
+    assert backwards.names == (("stage1", "stage1"), ("stage2", "stage2"), ("stage4", "stage3"))
 
 
 def test_a_negative_stage_is_the_last_on_each_side(read, traces):
@@ -186,24 +186,18 @@ def test_a_pair_that_is_none_is_refused(tap, read):
         read(Reader(taps=[tap]))
 
 
-@pytest.mark.parametrize(
-    ("shallow", "deep", "matched"),
-    [
-        (3, 3, [1, 2, 3]),
-        (3, 4, [2, 3, 4]),
-        (2, 4, [2, 4]),
-        (4, 12, [3, 6, 9, 12]),
-        (1, 5, [5]),
-    ],
-)
-def test_depth_matches_the_end_of_each_share(shallow, deep, matched):
-    short, long = [f"s{n}" for n in range(1, shallow + 1)], [f"t{n}" for n in range(1, deep + 1)]
-    expected = [(f"s{n}", f"t{m}") for n, m in enumerate(matched, 1)]
-    assert match_by_depth(short, long, "x") == expected
-    assert match_by_depth(long, short, "x") == [(t, s) for s, t in expected]
+def test_either_side_may_have_more_places_and_they_meet_by_name():
+    short, long = [("s1", 32.0), ("s2", 16.0)], [("t1", 32.0), ("t2", 16.0), ("t3", 8.0)]
+    assert match_places(short, long, "x") == [("s1", "t1"), ("s2", "t3")]
+    assert match_places(long, short, "x") == [("t1", "s1"), ("t3", "s2")]
 
 
-@pytest.mark.parametrize(("student", "teacher", "side"), [([], ["a"], "the student"), (["a"], [], "the teacher")])
+def test_stages_of_a_cnn_meet_every_third_block_of_a_transformer(read):
+    blocks = read(Reader(taps="stages"), student="resnet18", teacher="vit_tiny_patch16_224").names
+    assert blocks == tuple((f"stage{n}", f"stage{3 * n}") for n in range(1, 5))
+
+
+@pytest.mark.parametrize(("student", "teacher", "side"), [([], [("a", 1.0)], "the student"), ([("a", 1.0)], [], "the teacher")])
 def test_a_side_without_anything_to_match_is_named(student, teacher, side):
     with pytest.raises(TapError, match=rf"at: 'stages' finds nothing in {side}"):
-        match_by_depth(student, teacher, "at: 'stages'")
+        match_places(student, teacher, "at: 'stages'")
