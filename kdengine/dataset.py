@@ -13,7 +13,7 @@ from kdengine.batches import Batches, MemoryBatches, StreamBatches
 from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
 
-__all__ = ["Data", "Split"]
+__all__ = ["Data", "Split", "blank"]
 
 SPLIT_SEED = 1234
 """Decides which images are held out: the same ones in every run, so that a teacher never saw its student's."""
@@ -178,3 +178,10 @@ class _Head(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.items[index]
+
+
+def blank(input_size: tuple[int, int, int], num_classes: int) -> Data:
+    """A data set of one grey image, to try how networks fit images of a size."""
+    grey = Split(torch.zeros(1, dtype=torch.int64), torch.full((1, *input_size), 128, dtype=torch.uint8))
+    channels, classes = input_size[0], tuple(map(str, range(num_classes)))
+    return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, "blank")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from kdengine.errors import ModelError, did_you_mean
@@ -17,7 +16,7 @@ from kdengine.registry import Registry
 from kdengine.seeds import seeded
 from kdengine.specs import Spec, import_factory
 
-__all__ = ["ModelSource", "check_name", "count_flops", "count_parameters"]
+__all__ = ["ModelSource", "check_name", "count_parameters"]
 
 
 FORMS = "timm:NAME, torchvision:NAME, hf-hub:NAME, python:module:factory, or a bare name of an installed zoo"
@@ -191,18 +190,3 @@ def _unknown_bare(registry: Registry, name: str) -> str:
 def count_parameters(model: nn.Module) -> int:
     """Number of values in all parameters, frozen ones included; buffers do not count."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_flops(model: nn.Module, input_size: tuple[int, int, int]) -> int | None:
-    """Floating-point operations of one forward of one image (a multiply-add is two); None where it cannot be traced."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from kdengine.taps.probe import copy_to
-
-    try:
-        twin = copy_to("meta", model).eval()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            twin(torch.zeros(1, *input_size, device="meta"))
-    except Exception:  # some networks cannot run without values
-        return None
-    return int(counter.get_total_flops())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdengine.models import count_flops, count_parameters
+from kdengine.flops import count_flops
+from kdengine.models import count_parameters
 
 if TYPE_CHECKING:
     from kdengine.run import Run

@@ -15,8 +15,9 @@ from kdengine.assembly import make_lane
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError
 from kdengine.evaluation import evaluate
+from kdengine.flops import count_flops
 from kdengine.lane import Lane
-from kdengine.models import ModelSource, check_name, count_flops, count_parameters
+from kdengine.models import ModelSource, check_name, count_parameters
 from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
 from kdengine.registry import Registry

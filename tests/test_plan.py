@@ -20,17 +20,41 @@ def test_a_plan_names_the_networks_and_the_parameters_of_the_connectors(plan):
     assert facts["teacher"] == {"name": "module:CifarResNet", "parameters": 272_474, "stages": 3}
     assert facts["student"] == {"name": "resnet8", "parameters": 78_042, "stages": 3}
     hint = 32 * 32 + 32 + 2 * 32  # a 1x1 convolution with bias and a batch normalisation
-    assert facts["methods"] == [{"name": "fitnet", "connector_parameters": hint}, {"name": "st", "connector_parameters": 0}]
+    assert [(method["name"], method["connector_parameters"]) for method in facts["methods"]] == [("fitnet", hint), ("st", 0)]
+    assert sum(part["parameters"] for part in facts["methods"][0]["connectors"]) == hint
+    assert facts["methods"][1]["connectors"] == []
 
 
 def test_a_plan_lays_out_the_stages_with_their_taps(plan):
     hint, joint = plan.describe()["stages"]
-    assert (hint["name"], hint["epochs"], hint["task_weight"], hint["forward"]) == ("hint", 2, 0.0, "up to the deepest tap")
-    assert (joint["name"], joint["epochs"], joint["forward"]) == ("joint", 5, "whole")
+    assert (hint["name"], hint["epochs"], hint["task_weight"]) == ("hint", 2, 0.0)
+    assert (joint["name"], joint["epochs"]) == ("joint", 5)
     assert joint["task_weight"] == pytest.approx(0.1)
     assert [tap["method"] for tap in joint["taps"]] == ["st"]
     (tap,) = hint["taps"]
     assert (tap["student_place"], tap["student_shape"], tap["teacher_shape"]) == ("layer2", [32, 16, 16], [32, 16, 16])
+
+
+def test_a_plan_says_how_deep_each_network_runs_and_what_that_costs(plan):
+    hint, joint = plan.describe()["stages"]
+    for side in ("student", "teacher"):
+        assert hint["forwards"][side]["until"] == "layer2"
+        assert 0 < hint["forwards"][side]["flops"] < hint["forwards"][side]["whole_flops"]
+        whole = joint["forwards"][side]
+        assert (whole["until"], whole["flops"]) == (None, whole["whole_flops"])
+
+
+def test_a_plan_estimates_the_memory(plan):
+    memory = plan.describe()["memory"]
+    hint, joint = 4 * 2 * 32 * 16 * 16, 4 * 2 * 10  # float32, both networks
+    assert memory["taps_per_image"] == max(hint, joint)
+    assert memory["lane"] > 4 * 78_042
+
+
+def test_a_plan_tells_how_a_tensor_lies_in_its_network():
+    facts = Engine("timm:vit_tiny_patch16_224", "resnet8", plugins=["at"], data=DATA).plan().describe()
+    assert {tap["teacher_layout"] for tap in facts["stages"][0]["taps"]} == {"tokens"}
+    assert {tap["student_layout"] for tap in facts["stages"][0]["taps"]} == {"as_is"}
 
 
 def test_a_plan_writes_nothing_and_trains_nothing(plan):

@@ -1,4 +1,4 @@
-"""``kdengine inspect``: a network's modules, shapes, taps and stages."""
+"""``kdengine inspect``: a network's modules, shapes, taps and stages; of two networks, what a method would do with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import as_json
+from kdengine.cli.options import as_json, set_option
 
 if TYPE_CHECKING:
     from kdengine.taps import Anatomy
@@ -17,22 +17,78 @@ __all__ = ["command"]
 
 @click.command("inspect")
 @click.argument("model")
-@click.option("--size", type=int, default=0, metavar="S", help="Side of the square input; by default the network's own.")
+@click.argument("student", required=False)
+@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="With a STUDENT: the method to plan for; repeatable.")
+@click.option("--size", type=int, default=0, metavar="S", help="Side of the square input; by default the student's own.")
 @click.option("--classes", type=int, default=100, help="Number of classes.")
 @click.option("--taps-only", is_flag=True, help="Leave out the list of modules.")
+@set_option
 @as_json
-def command(model: str, size: int, classes: int, taps_only: bool, as_json: bool) -> None:
-    r"""List everything in a network that can be tapped.
+def command(
+    model: str,
+    student: str | None,
+    methods: tuple[str, ...],
+    size: int,
+    classes: int,
+    taps_only: bool,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    r"""List everything in a network that can be tapped; or plan what methods do with a teacher MODEL and a STUDENT.
 
     \b
     kdengine inspect resnet8
     kdengine inspect timm:vit_tiny_patch16_224 --taps-only
+    kdengine inspect timm:resnet50 resnet8 --plugin fitnet
     """
+    from kdengine.errors import SettingsError
+
+    shape = (3, size, size) if size else _own_size(student or model)
+    if student is not None:
+        if not methods:
+            raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
+        _plan(model, student, methods, shape, classes, assignments, as_json)
+        return
+    if methods or assignments:
+        raise SettingsError("A method needs a teacher and a student: kdengine inspect TEACHER STUDENT --plugin NAME.")
+    _list(model, shape, classes, taps_only, as_json)
+
+
+def _plan(
+    teacher: str,
+    student: str,
+    methods: tuple[str, ...],
+    shape: tuple[int, int, int],
+    classes: int,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """What a run of two networks would do, on images of a size."""
+    from kdengine.cli.options import settings_from
+    from kdengine.cli.planning import print_plan
+    from kdengine.dataset import blank
+    from kdengine.engine import Engine
+    from kdengine.registry import Registry
+
+    registry = Registry()
+    data = blank(shape, classes)
+    settings = settings_from(
+        registry, None, None, assignments, methods=methods, teacher=teacher, student=student, data=data.name
+    )
+    plan = Engine.of(settings, registry=registry, data=data).plan().describe()
+    plan = {key: value for key, value in plan.items() if key != "folder"}
+    if as_json:
+        click.echo(json.dumps(plan))
+    else:
+        print_plan(plan)
+
+
+def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool, as_json: bool) -> None:
+    """Everything in one network that can be tapped."""
     from kdengine.models import ModelSource
     from kdengine.registry import Registry
     from kdengine.taps import Anatomy
 
-    shape = (3, size, size) if size else _own_size(model)
     network = ModelSource(model, classes, shape, Registry()).create(0)
     facts = _facts(Anatomy.of(network, shape, model), shape)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -54,32 +54,20 @@ def command(config: str | None, resume: str | None, dry_run: bool, out: str | No
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
     engine = Engine.of(settings, out, registry, [ProgressBar(), Pictures()])
     if dry_run:
-        _print_plan(engine, as_json)
+        _show_plan(engine, as_json)
     else:
         fit_and_print(engine, as_json)
 
 
-def _print_plan(engine: Engine, as_json: bool) -> None:
-    """Networks, stages and taps of the run, as tables or as JSON."""
-    from kdengine.cli.tables import print_table
+def _show_plan(engine: Engine, as_json: bool) -> None:
+    from kdengine.cli.planning import print_plan
 
     plan = engine.plan().describe()
     if as_json:
         click.echo(json.dumps(plan))
         return
-    networks = [[role, plan[role]["name"], f"{plan[role]['parameters']:,}"] for role in ("teacher", "student") if role in plan]
-    methods = [["method", method["name"], f"{method['connector_parameters']:,}"] for method in plan["methods"]]
-    print_table(["", "name", "parameters"], [*networks, *methods])
-    for stage in plan["stages"]:
-        name = f"{stage['name']} of {stage['network']}" if "network" in stage else stage["name"]
-        click.echo(f"\nStage {name}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}, {stage['forward']}")
-        print_table(["method", "student", "where", "shape", "teacher", "where", "shape"], map(_tap_row, stage["taps"]))
-    click.echo(f"\nNothing was trained. The run would lie in {plan['folder']}")
-
-
-def _tap_row(tap: dict[str, Any]) -> list[Any]:
-    sides = (tap[f"{side}{part}"] for side in ("student", "teacher") for part in ("", "_place", "_shape"))
-    return [tap["method"], *sides]
+    print_plan(plan)
+    click.echo(f"Nothing was trained. The run would lie in {plan['folder']}")
 
 
 def fit_and_print(engine: Engine, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,6 +127,13 @@ class Anatomy:
         if raw is None:
             raise TapError(f"{self.name}: {site} passes no tensor. {self._listing}")
         return site.layout.apply(raw)
+
+    def when(self, site: Site) -> float:
+        """When the tensor at a site is there, on the clock of the probe; the output of the network comes last."""
+        call = self.probe.find(site.path, site.call)
+        if call is None or not site.path:
+            return math.inf
+        return call.started if site.side == "in" else call.finished
 
     def rectified(self, site: Site) -> bool:
         """Whether the tensor at a site comes straight out of a ReLU, so that it is never negative."""

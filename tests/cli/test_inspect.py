@@ -35,3 +35,27 @@ def test_an_unknown_network_and_an_impossible_size_are_told(kdengine):
     said = kdengine("inspect", "timm:vit_tiny_patch16_224", "--size", 1)
     assert said.code == 2
     assert "Traceback" not in said.err
+
+
+def test_of_two_networks_the_plan_of_a_method_is_shown(kdengine, here):
+    said = kdengine("inspect", "timm:resnet18", "resnet8", "--plugin", "fitnet", "--plugin", "st", "-o", "fitnet.taps='stage1'")
+    assert said.code == 0, said.err
+    assert "the teacher runs up to layer1" in said.out
+    assert "[64, 8, 8]" in said.out
+    facts = kdengine("inspect", "timm:resnet18", "resnet8", "--plugin", "at", "--classes", 7, "--size", 64, "--json").json
+    (joint,) = facts["stages"]
+    assert [(tap["student"], tap["teacher"]) for tap in joint["taps"]] == [
+        ("stage1", "stage1"),
+        ("stage2", "stage2"),
+        ("stage3", "stage4"),
+    ]
+    assert joint["taps"][0]["student_shape"] == [16, 64, 64]
+    assert facts["data"]["num_classes"] == 7
+    assert list(here.iterdir()) == []
+
+
+def test_two_networks_without_a_method_and_a_method_without_two_networks_are_told(kdengine):
+    for arguments, said in ((["resnet8", "resnet8"], "--plugin"), (["resnet8", "--plugin", "st"], "TEACHER STUDENT")):
+        found = kdengine("inspect", *arguments)
+        assert found.code == 2
+        assert said in found.err

@@ -1,0 +1,65 @@
+"""Printing what a run is going to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+__all__ = ["print_plan"]
+
+
+def print_plan(plan: Mapping[str, Any]) -> None:
+    """Networks, connectors, stages with their taps, and memory, of a described plan, as tables."""
+    from kdengine.cli.tables import print_table
+
+    networks = [[role, plan[role]["name"], f"{plan[role]['parameters']:,}"] for role in ("teacher", "student") if role in plan]
+    print_table(["", "name", "parameters"], [*networks, *(row for method in plan["methods"] for row in _method_rows(method))])
+    for stage in plan["stages"]:
+        name = f"{stage['name']} of {stage['network']}" if "network" in stage else stage["name"]
+        click.echo(f"\nStage {name}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}")
+        for side, forward in stage["forwards"].items():
+            click.echo(f"  the {side} runs {_depth(forward)}")
+        if stage["taps"]:
+            print_table(
+                ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""], map(_tap_row, stage["taps"])
+            )
+    memory = plan["memory"]
+    kept, captured = _size(memory["lane"]), _size(memory["taps_per_image"])
+    click.echo(
+        f"\nMemory: {kept} for all that is trained, in the copies that training needs; taps hold up to {captured} an image"
+    )
+
+
+def _method_rows(method: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["method", method["name"], f"{method['connector_parameters']:,}"]]
+    named = [
+        [f"  {part['kind']}", f"{method['name']}.{part['name']}", f"{part['parameters']:,}"] for part in method["connectors"]
+    ]
+    return rows + (named if len(named) > 1 else [])
+
+
+def _depth(forward: Mapping[str, Any]) -> str:
+    """``up to layer2: 0.41 of the operations of the whole``."""
+    if forward["until"] is None:
+        return "whole"
+    share = f": {forward['flops'] / forward['whole_flops']:.2f} of its operations" if forward["whole_flops"] else ""
+    return f"up to {forward['until']}{share}"
+
+
+def _tap_row(tap: Mapping[str, Any]) -> list[Any]:
+    sides = (
+        [tap[f"{side}{part}"] for part in ("", "_place", "_shape")] + [_remark(tap, side)] for side in ("student", "teacher")
+    )
+    return [tap["method"], *(cell for side in sides for cell in side)]
+
+
+def _remark(tap: Mapping[str, Any], side: str) -> str:
+    """How the tensor lies in the network, where it is rearranged, and whether it is cloned."""
+    layout = {"as_is": "", "vector": "pooled"}.get(tap[f"{side}_layout"], f"from {tap[f'{side}_layout']}")
+    return ", ".join(filter(None, (layout, "cloned" if tap[f"{side}_cloned"] else "")))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB"
