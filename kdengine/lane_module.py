@@ -87,10 +87,10 @@ class LaneModule(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
-        phase, precision = self.phase, _precision_of(x.device.type)
+        phase, precision = self.phase, _precision_of(_casting(x))
         trace = self._record(x)
         terms: dict[str, Tensor] = {}
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(_casting(x), enabled=False):
             if phase.stage.task and phase.task_weight:
                 task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
                 terms["task"] = phase.task_weight * task
@@ -128,7 +128,7 @@ class LaneModule(nn.Module):
             if not phase.input_gradients:
                 return recorder(x)
             # fused attention has no second derivative
-            with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+            with torch.autocast(_casting(x), enabled=False), sdpa_kernel(SDPBackend.MATH):
                 return recorder(x.detach().requires_grad_())
 
     def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:
@@ -148,6 +148,12 @@ class LaneModule(nn.Module):
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
             yield f"{key}.{name}", distiller.options.weight * value.reshape(())
+
+
+def _casting(x: Tensor) -> str:
+    """The device type that autocast knows a tensor by; where it knows none (meta), that of the CPU serves."""
+    kind = x.device.type
+    return kind if torch.amp.is_autocast_available(kind) else "cpu"
 
 
 def _precision_of(device: str) -> Callable[[], AbstractContextManager[object]]:

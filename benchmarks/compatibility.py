@@ -1,0 +1,149 @@
+"""Every family of timm with every method: does it build, and take a training step, with no option given?
+
+    python benchmarks/compatibility.py --out docs/compatibility.md
+
+Each family's smallest network teaches a small CNN, is taught by one, and teaches a small transformer. Steps are taken for
+real, on images of 64 by 64 or of the side that a network asks for; where a plain step takes longer than --patience seconds,
+on the meta device. What was found is kept (--notes), so the command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import timm
+import torch
+
+from kdengine import KDError, Registry
+from kdengine.pupil import Network
+from kdengine.testing.families import SMALLEST
+from kdengine.testing.matrix import SIDES, Pairing, make_network, smallest_network
+
+CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
+ROLES = ("teaches a CNN", "is taught by a CNN", "teaches a transformer")
+REAL, META, REFUSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}", "\N{MULTIPLICATION SIGN}"
+
+
+def main() -> None:
+    """Fill the matrix and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/compatibility.md"))
+    parser.add_argument("--families", nargs="*", help="all by default")
+    parser.add_argument(
+        "--patience", type=float, default=3.0, help="seconds of a plain step, above which the meta device is used"
+    )
+    arguments = parser.parse_args()
+    notes: Path = arguments.notes
+    notes.parent.mkdir(exist_ok=True)
+    found = json.loads(notes.read_text()) if notes.exists() else {}
+    methods = installed()
+    for family in arguments.families or SMALLEST:
+        if family in found:
+            continue
+        start = time.perf_counter()
+        found[family] = tried(SMALLEST[family], methods, arguments.patience)
+        notes.write_text(json.dumps(found, indent=1))
+        refused = sum(why is not None for cells in found[family]["cells"].values() for why in cells.values())
+        how = "meta" if found[family]["meta"] else "real"
+        print(f"{family}: {how}, {refused} refused, {time.perf_counter() - start:.0f} s", flush=True)
+    arguments.out.write_text(page(found, methods), encoding="utf-8")
+
+
+def installed() -> list[str]:
+    """All methods and compositions that plugins offer."""
+    registry = Registry()
+    registry.load_all()
+    return sorted([*registry.offered("methods"), *registry.offered("compositions")])
+
+
+def tried(model: str, methods: Iterable[str], patience: float) -> dict[str, object]:
+    """What every method says to a network, in each of the roles."""
+    try:
+        network, side = smallest_network(f"timm:{model}", meta=True)
+    except KDError as error:
+        return {
+            "model": model,
+            "meta": True,
+            "side": max(SIDES),
+            "cells": {role: dict.fromkeys(methods, str(error)) for role in ROLES},
+        }
+    meta = network.anatomy.parameters > 2e8 or not is_quick(f"timm:{model}", side, patience)
+    made = {spec: make_network(spec, side, meta) for spec in (CNN_STUDENT, CNN_TEACHER, TRANSFORMER, f"timm:{model}")}
+    it = made[f"timm:{model}"]
+    pairs: list[tuple[Network, Network]] = [(it, made[CNN_STUDENT]), (made[CNN_TEACHER], it), (it, made[TRANSFORMER])]
+    cells = {
+        role: {method: Pairing(teacher, student, side, meta).attempt(method) for method in methods}
+        for role, (teacher, student) in zip(ROLES, pairs, strict=True)
+    }
+    return {"model": model, "meta": meta, "side": side, "cells": cells}
+
+
+def is_quick(spec: str, side: int, patience: float) -> bool:
+    """Whether a forward and a backward of the network take no longer than this many seconds."""
+    model = make_network(spec, side, meta=False).module.train()
+    start = time.perf_counter()
+    model(torch.randn(4, 3, side, side)).square().mean().backward()
+    return time.perf_counter() - start <= patience
+
+
+def page(found: dict[str, dict], methods: list[str]) -> str:
+    """The document."""
+    cells = [why for row in found.values() for role in ROLES for why in row["cells"][role].values()]
+    refusals = sum(why is not None for why in cells)
+    meta = sum(row["meta"] for row in found.values())
+    reasons: dict[str, int] = {}
+    taken = len(cells) - refusals
+    lines = [
+        "# Compatibility",
+        "",
+        f"Every family of timm {timm.__version__} with every method, no option given: {len(cells):,} cells, of which "
+        f"{taken:,} build and take a training step and {refusals} ({100 * refusals / len(cells):.1f} %) do not.",
+        "",
+        "```console",
+        "$ python benchmarks/compatibility.py --out docs/compatibility.md",
+        "```",
+        "",
+        f"Each family stands for itself by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
+        f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has a mark for each of the three.",
+        "",
+        f"* {REAL}: a real step on {processor()}: {len(found) - meta} families",
+        f"* {META}: a step on the meta device, because the network is too large: {meta} families",
+        f"* {REFUSED}: no step, for the reason of that number below",
+        "",
+        f"`side` is that of the images; 4 images a step, 10 classes, seed 0, torch {torch.__version__}.",
+        "",
+        "| family | network | side | " + " | ".join(methods) + " |",
+        "| --- | --- | --- |" + " --- |" * len(methods),
+    ]
+    for family in sorted(found):
+        row = found[family]
+        marks = [" ".join(mark(row["cells"][role][method], row["meta"], reasons) for role in ROLES) for method in methods]
+        lines.append(f"| {family} | {row['model']} | {row['side']} | {' | '.join(marks)} |")
+    if reasons:
+        lines += ["", "## What does not work, and why", ""]
+        lines += [f"{number}. {' '.join(reason.split())}" for reason, number in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def mark(why: str | None, meta: bool, reasons: dict[str, int]) -> str:
+    """One mark; a refusal is numbered by its reason."""
+    if why is None:
+        return META if meta else REAL
+    return f"{REFUSED}{reasons.setdefault(why, len(reasons) + 1)}"
+
+
+def processor() -> str:
+    """The machine, in words."""
+    facts = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    names = [line.split(":", 1)[1].strip() for line in facts if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

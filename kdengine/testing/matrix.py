@@ -1,0 +1,137 @@
+"""Whether methods can be trained on a pair of networks: one step, for real or on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdengine.assembly import make_lane
+from kdengine.batches import Batch
+from kdengine.errors import KDError
+from kdengine.models import ModelSource
+from kdengine.network_maker import NetworkMaker
+from kdengine.pupil import Network, Pupil
+from kdengine.registry import Registry
+from kdengine.runtime import Runtime
+from kdengine.selection import choose_distillers
+from kdengine.settings import Settings
+from kdengine.teacher_pass import TeacherPass
+
+__all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
+
+CLASSES = 10
+BATCH = 4
+SIDES = (64, 96, 128, 160, 192, 224, 256, 384, 512)
+"""Sides of images to try on a network, one after the other; a transformer of patches 16 by 16 takes them all."""
+
+
+class MetaRuntime(Runtime):
+    """Runs networks whose tensors have shapes and no values."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", "fp32", channels_last=False, alone=True)
+        self.device = torch.device("meta")
+
+    def total(self, value: Tensor | float) -> float:
+        """Zero for what has no value."""
+        return 0.0 if isinstance(value, Tensor) and value.is_meta else float(value)
+
+    def setup(self, module: nn.Module) -> Any:
+        """The module as it is: there is nothing to cast."""
+        return module
+
+    def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The optimizer as it is."""
+        return optimizer
+
+    def autocast(self) -> Any:
+        """No other precision."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        """Gradients of a loss []; they have shapes too."""
+        torch.autograd.backward(loss, retain_graph=retain_graph)
+
+
+def make_network(spec: str, side: int, meta: bool = True) -> Network:
+    """A network as a run makes it, for images [3, side, side] and 10 classes.
+
+    Raises:
+        KDError: it cannot be built for such images.
+    """
+    with _device(meta):
+        model = ModelSource(spec, CLASSES, (3, side, side), Registry()).create(0)
+    return Network.probed(spec, model, (3, side, side), CLASSES)
+
+
+def smallest_network(spec: str, meta: bool = True) -> tuple[Network, int]:
+    """A network for the smallest images that it takes, and the side of these.
+
+    Raises:
+        KDError: it takes none of the sides that are tried.
+    """
+    for side in SIDES[:-1]:
+        with suppress(KDError):
+            return make_network(spec, side, meta), side
+    return make_network(spec, SIDES[-1], meta), SIDES[-1]
+
+
+class Pairing:
+    """A teacher and a student, on which methods are tried.
+
+    Args:
+        teacher: the network to learn from.
+        student: the network to train; its weights change.
+        side: of the images.
+        meta: whether the networks lie on the meta device.
+    """
+
+    def __init__(self, teacher: Network, student: Network, side: int, meta: bool = True) -> None:
+        self.meta = meta
+        self.size = (3, side, side)
+        self.runtime = MetaRuntime() if meta else Runtime("cpu", "fp32", channels_last=False, alone=True)
+        self.teacher, self.student = teacher, student
+
+    def attempt(self, *methods: str) -> str | None:
+        """Build methods for the pair without any option, in one lane, and take a step in each of its stages.
+
+        Returns:
+            nothing where that went well, else why it did not: in the words of the program, where it refused.
+        """
+        try:
+            self._train(methods)
+        except KDError as error:
+            return str(error)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _train(self, methods: Sequence[str]) -> None:
+        train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False}
+        settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
+        kinds: dict[str, str | nn.Module] = {"student": self.student.module, "teacher": self.teacher.module}
+        registry = Registry()
+        maker = NetworkMaker(kinds, CLASSES, self.size, registry, 1)
+        pupil = Pupil(self.student, self.teacher, CLASSES, 64, self.size, maker)
+        teaching = TeacherPass(self.teacher.module, self.runtime)
+        lane = make_lane("matrix", pupil, choose_distillers(methods, {}, registry), settings, self.runtime, 2, teaching)
+        batch = self._batch()
+        while not lane.finished:
+            lane.begin_epoch()
+            lesson = lane.lesson
+            trace = lesson and lesson.teacher.trace(batch.x, lane.phase.teacher_sites, lesson.input_gradients)
+            lane.step(batch, trace)
+            lane.end_epoch({})
+
+    def _batch(self) -> Batch:
+        images = torch.randn(BATCH, *self.size, generator=torch.Generator().manual_seed(0))
+        places = torch.arange(BATCH)
+        return Batch(*(tensor.to(self.runtime.device) for tensor in (images, places % CLASSES, places)))
+
+
+def _device(meta: bool) -> AbstractContextManager[Any]:
+    return torch.device("meta") if meta else nullcontext()
