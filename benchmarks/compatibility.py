@@ -23,7 +23,7 @@ import torch
 from kdengine import KDError, Registry
 from kdengine.pupil import Network
 from kdengine.testing.families import SMALLEST
-from kdengine.testing.matrix import SIDES, Pairing, make_network, smallest_network
+from kdengine.testing.matrix import Pairing, make_network, smallest_network
 
 CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
 ROLES = ("teaches a CNN", "is taught by a CNN", "teaches a transformer")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdengine.distiller import Distiller
 from kdengine.errors import TrainingError
@@ -17,6 +16,7 @@ from kdengine.pairing import Reading
 from kdengine.step import JOINT, Stage, Step
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import Site
+from kdengine.twice import twice_differentiable
 
 __all__ = ["LaneModule", "Phase", "Progress"]
 
@@ -127,8 +127,7 @@ class LaneModule(nn.Module):
         with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
-            # fused attention has no second derivative
-            with torch.autocast(_casting(x), enabled=False), sdpa_kernel(SDPBackend.MATH):
+            with torch.autocast(_casting(x), enabled=False), twice_differentiable():
                 return recorder(x.detach().requires_grad_())
 
     def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:

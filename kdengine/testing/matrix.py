@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from kdengine.assembly import make_lane
 from kdengine.batches import Batch
-from kdengine.errors import KDError
+from kdengine.errors import KDError, ModelError
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
@@ -19,13 +20,14 @@ from kdengine.registry import Registry
 from kdengine.runtime import Runtime
 from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
+from kdengine.specs import Spec
 from kdengine.teacher_pass import TeacherPass
 
 __all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
 
 CLASSES = 10
 BATCH = 4
-SIDES = (64, 96, 128, 160, 192, 224, 256, 384, 512)
+SIDES = (64, 96, 128, 224, 256, 384)
 """Sides of images to try on a network, one after the other; a transformer of patches 16 by 16 takes them all."""
 
 
@@ -69,15 +71,17 @@ def make_network(spec: str, side: int, meta: bool = True) -> Network:
 
 
 def smallest_network(spec: str, meta: bool = True) -> tuple[Network, int]:
-    """A network for the smallest images that it takes, and the side of these.
+    """A network for the smallest images that it takes, and the side of these: one of ``SIDES``, or the network's own.
 
     Raises:
-        KDError: it takes none of the sides that are tried.
+        KDError: it takes none of them.
     """
-    for side in SIDES[:-1]:
+    own = timm.get_pretrained_cfg(Spec.parse(spec, ModelError).name)
+    last = own.input_size[-1] if own is not None else SIDES[-1]
+    for side in SIDES:
         with suppress(KDError):
             return make_network(spec, side, meta), side
-    return make_network(spec, SIDES[-1], meta), SIDES[-1]
+    return make_network(spec, last, meta), last
 
 
 class Pairing:
