@@ -70,7 +70,7 @@ def tried(model: str, methods: Iterable[str], patience: float) -> dict[str, obje
         return {
             "model": model,
             "meta": True,
-            "side": max(SIDES),
+            "side": None,
             "cells": {role: dict.fromkeys(methods, str(error)) for role in ROLES},
         }
     meta = network.anatomy.parameters > 2e8 or not is_quick(f"timm:{model}", side, patience)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdengine.assembly import make_lane
 from kdengine.batches import Batch
+from kdengine.distiller import Distiller
 from kdengine.errors import KDError, ModelError
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
@@ -100,7 +101,7 @@ class Pairing:
         self.runtime = MetaRuntime() if meta else Runtime("cpu", "fp32", channels_last=False, alone=True)
         self.teacher, self.student = teacher, student
 
-    def attempt(self, *methods: str) -> str | None:
+    def attempt(self, *methods: str | Distiller) -> str | None:
         """Build methods for the pair without any option, in one lane, and take a step in each of its stages.
 
         Returns:
@@ -114,7 +115,7 @@ class Pairing:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def _train(self, methods: Sequence[str]) -> None:
+    def _train(self, methods: Sequence[str | Distiller]) -> None:
         train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False}
         settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
         kinds: dict[str, str | nn.Module] = {"student": self.student.module, "teacher": self.teacher.module}

@@ -1,0 +1,111 @@
+"""Every family of timm with every method, on the meta device; and a few of them for real."""
+
+import random
+from importlib.util import find_spec
+
+import pytest
+import timm
+import torch
+
+from kdengine import Distiller, Registry
+from kdengine.testing.families import SMALLEST
+from kdengine.testing.matrix import Pairing, make_network, smallest_network
+
+CHAINS = {"takd", "multi"}
+"""They train further networks by the terms of the others; for them one family is as good as another."""
+SAMPLE = random.Random(20).sample(sorted(SMALLEST), 8)
+
+
+class Picky(Distiller):
+    """Needs what a small CNN does not have."""
+
+    name = "picky"
+    taps = ("stage9",)
+
+    def forward(self, step):
+        return {"loss": step.student["stage9"].mean()}
+
+
+class Clumsy(Distiller):
+    """Fails while it computes."""
+
+    name = "clumsy"
+
+    def forward(self, step):
+        raise ZeroDivisionError("oh")
+
+
+@pytest.fixture(scope="module")
+def registry():
+    found = Registry()
+    found.load_all()
+    return found
+
+
+@pytest.fixture(scope="module")
+def methods(registry):
+    return [name for name in registry.offered("methods") if name not in CHAINS]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["meta", "real"])
+def pairing(request):
+    networks = [make_network(spec, 32, meta=request.param) for spec in ("resnet14", "resnet8")]
+    return Pairing(*networks, 32, meta=request.param)
+
+
+def test_a_method_that_works_has_nothing_to_say_and_the_student_is_stepped(pairing):
+    before = [value.clone() for value in pairing.student.module.parameters()]
+    assert pairing.attempt("at") is None
+    assert all(value.grad is not None for value in pairing.student.module.parameters())
+    if not pairing.meta:
+        assert not all(torch.equal(a, b) for a, b in zip(before, pairing.student.module.parameters(), strict=True))
+
+
+def test_a_method_that_does_not_fit_says_so_in_the_words_of_the_program_and_a_fault_by_its_kind(pairing):
+    assert "stage9" in pairing.attempt(Picky())
+    assert pairing.attempt(Clumsy()) == "ZeroDivisionError: oh"
+
+
+def test_a_network_is_made_for_the_smallest_images_it_takes():
+    assert smallest_network("timm:resnet18")[1] == 64
+    network, side = smallest_network("timm:crossvit_tiny_240")
+    assert side == 240
+    assert network.anatomy.probe.logits.shape == (2, 10)
+
+
+def test_every_family_of_timm_is_in_the_table():
+    families = {name for name in timm.list_modules() if find_spec(f"timm.models.{name}")}  # without those of a zoo
+    if timm.__version__ == "1.0.31":
+        assert {family for family in families if timm.list_models(module=family)} == set(SMALLEST)
+    assert all(timm.is_model(name) for family, name in SMALLEST.items() if family in families)
+
+
+@pytest.mark.parametrize("family", sorted(SMALLEST))
+def test_every_method_works_on_every_family(family, methods):
+    """All methods in one lane; the families take turns in teaching a small CNN and in being taught by one."""
+    if not timm.is_model(SMALLEST[family]):
+        pytest.skip(f"this timm has no {SMALLEST[family]}")
+    network, side = smallest_network(f"timm:{SMALLEST[family]}")
+    teaches = sorted(SMALLEST).index(family) % 2 == 0
+    other = make_network("resnet8", side)
+    pair = (network, other) if teaches else (other, network)
+    assert Pairing(*pair, side).attempt(*methods) is None
+
+
+@pytest.mark.parametrize("family", SAMPLE)
+def test_a_sample_works_for_real(family, methods):
+    if not timm.is_model(SMALLEST[family]):
+        pytest.skip(f"this timm has no {SMALLEST[family]}")
+    network, side = smallest_network(f"timm:{SMALLEST[family]}")
+    if network.anatomy.parameters > 4e7:
+        pytest.skip(f"{SMALLEST[family]} is too large for a test")
+    network, other = (make_network(spec, side, meta=False) for spec in (network.name, "resnet8"))
+    method = random.Random(family).choice(methods)
+    assert Pairing(network, other, side, meta=False).attempt(method) is None
+    assert Pairing(other, network, side, meta=False).attempt(method) is None
+
+
+@pytest.mark.parametrize("chain", sorted(CHAINS))
+def test_chains_work_on_a_cnn_and_a_transformer(chain):
+    networks = [make_network(spec, 64) for spec in ("timm:vit_tiny_patch16_224", "resnet8")]
+    assert Pairing(*networks, 64).attempt(chain) is None
