@@ -48,6 +48,8 @@ def show(name: str, as_json: bool) -> None:
         return
     for method in methods:
         _print_method(method)
+    if not methods:
+        click.echo(f"{name} is no method: it observes the runs that ask for it with --plugin {name}.")
 
 
 def _loaded() -> Registry:
