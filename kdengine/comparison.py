@@ -159,6 +159,7 @@ class Comparison:
                     facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
                     taught = needed
                 train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
+        room.runtime.same(None)  # every process waits until the first one has written everything
         return Leaderboard.of([self.folder])
 
     def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:

@@ -6,7 +6,6 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from kdengine.result import Result
 from kdengine.room import Room, check_networks
 from kdengine.run import Run, train_one
 from kdengine.runfolder import RunFolder
-from kdengine.runtime import Runtime
+from kdengine.runtime import Runtime, is_first_process
 from kdengine.selection import checked_settings, choose_distillers, label_of, resolved
 from kdengine.settings import Settings, merge
 from kdengine.source import LOADERS, Source
@@ -202,7 +201,7 @@ class Engine:
     def _folder(self, label: str) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")
         folder = RunFolder(self._out) if self._out else RunFolder.default(f"{student}-{label.replace('+', '-')}")
-        if not self._resumed and os.environ.get("RANK", "0") == "0":
+        if not self._resumed and is_first_process():
             folder.check_new()
         return folder
 

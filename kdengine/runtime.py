@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
 
-__all__ = ["Randomness", "Runtime", "native_bf16"]
+__all__ = ["Randomness", "Runtime", "is_first_process", "native_bf16"]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of those that ``torchrun`` started: the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _BFloat16(MixedPrecision):

@@ -9,13 +9,23 @@ import pytest
 RUN = "run --plugin fitnet --plugin st --teacher resnet8 --student resnet8 --data digits@train=250@test=64 --epochs 1 --out"
 
 
+COMPARE = (
+    "compare --methods st,fitnet --teacher resnet8 --student resnet8 --data digits@train=128@test=64 --epochs 1 --at-once 2"
+)
+
+
+def in_two_processes(command, where):
+    """What ``torchrun`` prints."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "kdengine"]
+    done = subprocess.run([*torchrun, *command.split()], cwd=where, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("processes")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "kdengine"]
-    done = subprocess.run([*torchrun, *RUN.split(), "run"], cwd=where, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Run folder") == 1
+    assert in_two_processes(f"{RUN} run", where).count("Run folder") == 1
     return where / "run"
 
 
@@ -34,3 +44,12 @@ def test_two_processes_learn_what_one_learns_but_for_batch_statistics(folder, tm
     )
     assert together["terms"]["fitnet.hint"] == pytest.approx(alone["terms"]["fitnet.hint"], rel=0.1)
     assert together["terms"]["fitnet.hint"] != alone["terms"]["fitnet.hint"]
+
+
+def test_two_processes_compare_methods_and_one_of_them_tells(tmp_path):
+    said = in_two_processes(f"{COMPARE} --epochs 1 --out both --json", tmp_path)
+    found = json.loads(said)  # one object
+    assert {row["method"]: row["failure"] for row in found["methods"]} == {"plain": "", "st": "", "fitnet": ""}
+    for label in ("plain", "st", "fitnet"):
+        assert json.loads((tmp_path / "both" / "trial-1" / label / "manifest.json").read_text())["processes"] == 2
+    assert (tmp_path / "both" / "report.html").is_file()

@@ -73,8 +73,11 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.pictures import leave_pictures
+    from kdengine.runtime import is_first_process
 
     board = comparison.fit()
+    if not is_first_process():
+        return
     leave_pictures(comparison.folder)
     if as_json:
         facts = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}

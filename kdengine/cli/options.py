@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,9 +88,11 @@ def show_log() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
+    from kdengine.runtime import is_first_process
+
     logger = logging.getLogger("kdengine")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False)
-    logger.handlers = [handler] if os.environ.get("RANK", "0") == "0" else []
+    logger.handlers = [handler] if is_first_process() else []
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the run says itself

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 import click
@@ -73,10 +72,11 @@ def _show_plan(engine: Engine, as_json: bool) -> None:
 def fit_and_print(engine: Engine, as_json: bool) -> None:
     """Train, then print the result as a table or as JSON."""
     from kdengine.cli.tables import print_result
+    from kdengine.runtime import is_first_process
 
     result = engine.fit()
-    if os.environ.get("RANK", "0") != "0":
-        return  # torchrun started several processes; the first one speaks
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps({**result.to_dict(), "folder": str(result.folder)}))
     else:

@@ -65,8 +65,11 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.grid import Grid
     from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
+    from kdengine.runtime import is_first_process
 
     comparison.fit()
+    if not is_first_process():
+        return
     leave_pictures(comparison.folder)
     grid = Grid.of(comparison.folder)
     table = grid.table()
