@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.taps.maps import Landmark, layout_of
 from kdengine.taps.probe import Call, Probe
-from kdengine.taps.stages import Landmark, layout_of
 
 __all__ = ["activation_behind", "find_classifier", "find_stem"]
 
@@ -31,7 +31,7 @@ def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]
     elif not before:
         before = [call for call in maps if call.activation and first.contains(call)][:1]
     layout = layout_of(before[-1], probe) if before else None
-    return None if layout is None else (before[-1], layout)
+    return None if layout is None else Landmark(before[-1], layout)
 
 
 def find_classifier(model: nn.Module, probe: Probe) -> Call | None:
