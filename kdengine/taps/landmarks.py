@@ -44,7 +44,7 @@ def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]
 def _first_of_its_kind(call: Call, probe: Probe) -> Call:
     """The first of the equal blocks in a list that the block is in, all at one size: ``blocks.0.0`` for ``blocks.0.2``."""
     place, _, number = call.path.rpartition(".")
-    if not number.isdigit():
+    if not number.isdigit() or call.kind == nn.Sequential.__name__:  # which says nothing of what is inside
         return call
     listed = (probe.find(f"{place}.{earlier}".lstrip(".")) for earlier in range(int(number)))
     equal = (other for other in listed if other is not None and other.kind == call.kind)
