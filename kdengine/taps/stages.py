@@ -82,7 +82,7 @@ def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[Landmark]:
         layout = layout_of(call, probe)
         if layout is None or call.output is None:
             continue
-        places = layout.apply(call.output).shape[2:].numel()
+        places = _places(call, probe)
         if places > (ends[-1][0] if ends else 0) and (places > 1 or _made_by_layers(call, probe)):
             ends.append((places, Landmark(call, layout)))
     return [landmark for _, landmark in reversed(ends)]
@@ -103,8 +103,7 @@ def _body(probe: Probe, classifier: Call | None) -> list[Call]:
 
 
 def _is_wide(call: Call, probe: Probe) -> bool:
-    layout = layout_of(call, probe)
-    return layout is not None and call.output is not None and layout.apply(call.output).shape[2:].numel() > 1
+    return _places(call, probe) > 1
 
 
 def _trunk(probe: Probe) -> list[Call]:
@@ -121,11 +120,29 @@ def _trunk(probe: Probe) -> list[Call]:
 
 
 def _opens(call: Call, layers: int, probe: Probe) -> bool:
-    """A container holds most layers of the network and is left at another size than it had inside."""
+    """Whether a container is several stages, or the end of one and what leads to the next.
+
+    The first holds most layers of the network and is left at another size than it had inside, or one of its parts is.
+    """
+    if _shrinks_at_its_end(call, probe):
+        return True
     if 2 * probe.layers_within(call) <= layers:
         return False
-    sizes = {_size(part, probe) for part in _parts(call, probe)} - {None}
-    return len(sizes | {_size(call, probe)}) > 1
+    parts = _parts(call, probe)
+    sizes = {_size(part, probe) for part in parts} - {None}
+    return len(sizes | {_size(call, probe)}) > 1 or any(_opens(part, layers, probe) for part in parts)
+
+
+def _shrinks_at_its_end(call: Call, probe: Probe) -> bool:
+    """Whether most layers of a container are in blocks that make larger maps than the container returns."""
+    places = _places(call, probe)
+    blocks = [part for part in _parts(call, probe) if probe.layers_within(part) > 1 and _places(part, probe) > places]
+    return places > 0 and probe.layers_within(call) < 2 * sum(probe.layers_within(block) for block in blocks)
+
+
+def _places(call: Call, probe: Probe) -> int:
+    rows, columns = _size(call, probe) or (0, 0)
+    return rows * columns
 
 
 def _size(call: Call, probe: Probe) -> tuple[int, ...] | None:
