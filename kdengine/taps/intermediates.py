@@ -25,31 +25,33 @@ _VIEWS = ("view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "sli
 _MOVES = frozenset((*_VIEWS, "alias", "detach", "clone", "split", "split_with_sizes", "unbind"))
 
 
-def from_intermediates(model: nn.Module, probe: Probe) -> list[Landmark]:
+def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False) -> list[Landmark]:
     """The maps that the network's ``forward_intermediates`` returns; nothing where it has none, or one is not understood.
 
     Args:
         model: the network; a copy of it runs, on the meta device.
         probe: what the forward of the same network did: only calls that it made too are of use.
+        only_first: ask for no more than the first map, which takes a fraction of the time.
     """
     whole = probe.find("")
     if not callable(getattr(model, "forward_intermediates", None)) or whole is None or whole.input is None:
         return []
+    asked = {"indices": [0], "stop_early": True} if only_first else {}
     try:
-        found = _traced(model, probe, whole.input.shape[1:])
+        found = _traced(model, probe, whole.input.shape[1:], asked)
     except Exception:  # a network may refuse the meta device, or this way of asking, in any way
         return []
     landmarks = [landmark for landmark in found if landmark is not None]
     # the first is often the stem, which may be none of the network's modules
-    return landmarks if None not in found[1:] and len(landmarks) > 1 else []
+    return landmarks if None not in found[1:] else []
 
 
-def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int]) -> list[Landmark | None]:
+def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], asked: dict[str, Any]) -> list[Landmark | None]:
     twin, images = twin_and_images("meta", model, input_size)
     intermediates: Callable[..., Any] = getattr(twin, "forward_intermediates")  # noqa: B009 (nn.Module does not declare it)
     watch, moves = Watch(), _Moves()
     with torch.inference_mode(False), torch.no_grad(), watch.over(twin), moves:
-        maps = intermediates(images, intermediates_only=True)
+        maps = intermediates(images, intermediates_only=True, **asked)
     results = _results(watch, probe)
     return [_landmark(tensor, results, moves) for tensor in tensors_in(maps)]
 

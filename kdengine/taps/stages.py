@@ -53,11 +53,14 @@ def _from_feature_info(model: nn.Module, probe: Probe) -> list[Landmark]:
 
 def _in_their_order(named: list[Landmark], model: nn.Module, probe: Probe) -> list[Landmark]:
     """The same stages; where they are tokens, laid out as ``forward_intermediates`` does; its maps where there are none."""
-    if named and all(landmark.layout.kind != "tokens" for landmark in named):
+    if not named:
+        told = from_intermediates(model, probe)
+        return told if len(told) > 1 else []
+    tokens = [landmark for landmark in named if landmark.layout.kind == "tokens"]
+    if not tokens or from_intermediates(model, probe, only_first=True) == named[:1]:
         return named
-    told = from_intermediates(model, probe)
-    layouts = {landmark.call: landmark.layout for landmark in told if landmark.item is None}
-    return [Landmark(call, layouts.get(call, layout)) for call, layout, _ in named] or told
+    layouts = {landmark.call: landmark.layout for landmark in from_intermediates(model, probe) if landmark.item is None}
+    return [Landmark(call, layouts.get(call, layout)) for call, layout, _ in named]
 
 
 def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> Landmark | None:
