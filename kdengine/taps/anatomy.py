@@ -13,9 +13,10 @@ from kdengine.errors import TapError, did_you_mean
 from kdengine.taps.functional import is_functional
 from kdengine.taps.grammar import Tap, parse
 from kdengine.taps.landmarks import activation_behind, find_classifier, find_stem
+from kdengine.taps.maps import Landmark, layout_of
 from kdengine.taps.paths import expand, is_pattern
 from kdengine.taps.probe import Call, Probe, probe
-from kdengine.taps.stages import Landmark, find_stages, layout_of
+from kdengine.taps.stages import find_stages
 from kdengine.taps.tensors import AS_IS, Layout
 
 __all__ = ["Anatomy", "Site"]
@@ -31,6 +32,7 @@ class Site:
         call: which call of the path, from 0.
         overwritten: whether the network changes the tensor in place later on, so that it must be cloned.
         layout: what is done to the tensor when it is read.
+        item: which tensor of a result that holds several; None for the first.
     """
 
     path: str
@@ -38,9 +40,11 @@ class Site:
     call: int
     overwritten: bool
     layout: Layout = AS_IS
+    item: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
+        place = f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
+        return place if self.item is None else f"{place}[{self.item}]"
 
 
 class Anatomy:
@@ -123,7 +127,7 @@ class Anatomy:
     def tensor(self, site: Site) -> Tensor:
         """A tensor on the meta device with the shape that the site hands over for a batch of 2."""
         call = self.probe.find(site.path, site.call)
-        raw = self.probe.logits if site.path == "" else None if call is None else getattr(call, _SIDES[site.side])
+        raw = self.probe.logits if site.path == "" else None if call is None else _passed(call, site)
         if raw is None:
             raise TapError(f"{self.name}: {site} passes no tensor. {self._listing}")
         return site.layout.apply(raw)
@@ -138,7 +142,7 @@ class Anatomy:
     def rectified(self, site: Site) -> bool:
         """Whether the tensor at a site comes straight out of a ReLU, so that it is never negative."""
         call = self.probe.find(site.path, site.call)
-        if call is None or site.side == "in":
+        if call is None or site.side == "in" or site.item is not None:
             return False
         activation = activation_behind(self.probe, call)
         return activation is not None and activation.kind.lower().rstrip("()") in ("relu", "relu6")
@@ -157,11 +161,10 @@ class Anatomy:
 
     def _before_activation(self, stage: Landmark) -> Site:
         """The input of the activation that ends the stage; the stage itself where no activation does."""
-        call, layout = stage
-        activation = activation_behind(self.probe, call)
+        activation = None if stage.item is not None else activation_behind(self.probe, stage.call)
         if activation is None:
             return _site(stage)
-        return Site(activation.path, "in", activation.number, activation.input_overwritten, layout)
+        return Site(activation.path, "in", activation.number, activation.input_overwritten, stage.layout)
 
     def _embedding(self) -> Site:
         """What the classifier receives, pooled; the output, pooled, of a network without a classifier."""
@@ -206,8 +209,13 @@ _SIDES = {"in": "input", "out": "output"}
 
 
 def _site(landmark: Landmark) -> Site:
-    call, layout = landmark
-    return Site(call.path, "out", call.number, call.output_overwritten, layout)
+    call, layout, item = landmark
+    _, overwritten = call.result(item)
+    return Site(call.path, "out", call.number, overwritten, layout, item)
+
+
+def _passed(call: Call, site: Site) -> Tensor | None:
+    return call.input if site.side == "in" else call.result(site.item)[0]
 
 
 def _layout_of_output(probe: Probe) -> Layout:

@@ -7,31 +7,54 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.taps.maps import Landmark, layout_of
 from kdengine.taps.probe import Call, Probe
-from kdengine.taps.stages import Landmark, layout_of
 
 __all__ = ["activation_behind", "find_classifier", "find_stem"]
 
 
 def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]) -> Landmark | None:
-    """What the first stage receives: the last map before its module began.
+    """What the first stage receives: the map that is its input, or else the last map before it began.
 
     Where the stages are no modules of their own but layers in a flat list, the stem is what ``find_stages`` passed over,
-    or the first activation. Where the first stage receives the images themselves, it is the first activation inside it.
+    or the first activation. So it is where most of the network lies between the two, as in one that ends all its stages
+    together. Where the first stage receives the images themselves, it is the first activation inside it.
     """
     if not stages:
         return None
-    first = stages[0][0]
+    first = _first_of_its_kind(stages[0].call, probe)
     maps = [call for call in probe.calls if layout_of(call, probe) is not None]
     before = [call for call in maps if call.finished < first.started]
+    if stages[0].layout.order:  # what only puts the patches into that order has no layers
+        before = [call for call in before if call.layer or probe.layers_within(call)]
     if not any(first.contains(inner) for inner in probe.calls):
         if passed_over is not None:
             return passed_over
         before = [call for call in before if call.activation][:1] or before
     elif not before:
         before = [call for call in maps if call.activation and first.contains(call)][:1]
+    else:
+        before = [call for call in before if call.output is first.input] or before
+    if passed_over is not None and before and _most_layers_between(passed_over.call, before[-1], probe):
+        return passed_over
     layout = layout_of(before[-1], probe) if before else None
-    return None if layout is None else (before[-1], layout)
+    return None if layout is None else Landmark(before[-1], layout)
+
+
+def _first_of_its_kind(call: Call, probe: Probe) -> Call:
+    """The first of the equal blocks in a list that the block is in, all at one size: ``blocks.0.0`` for ``blocks.0.2``."""
+    place, _, number = call.path.rpartition(".")
+    if not number.isdigit() or call.kind == nn.Sequential.__name__:  # which says nothing of what is inside
+        return call
+    listed = (probe.find(f"{place}.{earlier}".lstrip(".")) for earlier in range(int(number)))
+    equal = (other for other in listed if other is not None and other.kind == call.kind)
+    return next((other for other in equal if [part.shape for part in other.parts] == [part.shape for part in call.parts]), call)
+
+
+def _most_layers_between(earlier: Call, later: Call, probe: Probe) -> bool:
+    layers = [call for call in probe.calls if call.layer]
+    between = [call for call in layers if earlier.finished < call.started and call.finished <= later.finished]
+    return 2 * len(between) > len(layers)
 
 
 def find_classifier(model: nn.Module, probe: Probe) -> Call | None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from kdengine.errors import TapError
 from kdengine.taps.functional import ACTIVATION_MODULES, FunctionalActivations
-from kdengine.taps.tensors import first_tensor
+from kdengine.taps.tensors import first_tensor, tensors_in
 
-__all__ = ["Call", "Probe", "copy_to", "probe"]
+__all__ = ["PROBE_BATCH", "Call", "Probe", "Watch", "copy_to", "probe", "twin_and_images"]
 
 PROBE_BATCH = 2
 
@@ -39,6 +39,8 @@ class Call:
         layer: whether it multiplies by weights of its own: a convolution or a linear layer.
         weighted: whether it has any parameters of its own, as a normalisation has too.
         output_version: how often the output had been changed in place when the call ended.
+        parts: every tensor of its result, in the order of ``tensors_in``.
+        parts_overwritten: for each of them, whether it was changed in place after the call ended.
     """
 
     path: str
@@ -54,10 +56,18 @@ class Call:
     input_overwritten: bool = False
     output_overwritten: bool = False
     output_version: int = 0
+    parts: list[Tensor] = field(default_factory=list)
+    parts_overwritten: list[bool] = field(default_factory=list)
 
     def contains(self, other: Call) -> bool:
         """Whether the other call ran inside this one."""
         return self.started < other.started and other.finished < self.finished
+
+    def result(self, item: int | None = None) -> tuple[Tensor | None, bool]:
+        """One tensor of the result, the first by default, and whether it is overwritten; None where there is none."""
+        if item is None:
+            return self.output, self.output_overwritten
+        return (self.parts[item], self.parts_overwritten[item]) if item < len(self.parts) else (None, False)
 
 
 @dataclass
@@ -75,10 +85,12 @@ class Probe:
     logits: Tensor
     device: str
     aspect: float = 1.0
+    _numbered: dict[tuple[str, int], Call] = field(init=False)
     _count: dict[str, int] = field(init=False)
     _layer_starts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._numbered = {(call.path, call.number): call for call in self.calls}
         self._count = {}
         for call in self.calls:
             self._count[call.path] = max(self._count.get(call.path, 0), call.number + 1)
@@ -94,7 +106,7 @@ class Probe:
 
     def find(self, path: str, number: int = 0) -> Call | None:
         """The given call of a path, or None."""
-        return next((call for call in self.calls if call.path == path and call.number == number), None)
+        return self._numbered.get((path, number))
 
 
 def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
@@ -124,16 +136,21 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
 
 
 def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe:
-    twin = copy_to(device, model).eval()
+    twin, images = twin_and_images(device, model, input_size)
     _let_inplace_dropout_run(twin)
-    images = torch.zeros(PROBE_BATCH, *input_size, device=device, dtype=_dtype(twin))
-    watch = _Watch()
+    watch = Watch()
     with torch.random.fork_rng(devices=()), torch.no_grad(), watch.over(twin):
         logits = first_tensor(twin(images))
     if logits is None:
         raise TapError("its forward returns no tensor")
     aspect = input_size[-2] / input_size[-1] if len(input_size) > 1 else 1.0
     return Probe(watch.finish(), _as_meta(logits), device, aspect)
+
+
+def twin_and_images(device: str, model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Tensor]:
+    """A copy of the network in eval mode, and a batch [2, C, H, W] of zeros for it, both on the device."""
+    twin = copy_to(device, model).eval()
+    return twin, torch.zeros(PROBE_BATCH, *input_size, device=device, dtype=_dtype(twin))
 
 
 def copy_to(device: str, model: nn.Module) -> nn.Module:
@@ -181,7 +198,7 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, nn.Conv2d)) or any(parameter.ndim > 1 for parameter in own)
 
 
-class _Watch:
+class Watch:
     """Hooks on every module of the probe's copy; the copy is thrown away, and the hooks with it."""
 
     def __init__(self) -> None:
@@ -190,6 +207,7 @@ class _Watch:
         self.clock = 0
         self.numbers: dict[str, int] = {}
         self.versions: list[tuple[Call, str, Tensor, int]] = []
+        self.parts: list[tuple[Call, list[tuple[Tensor, int]]]] = []
 
     def over(self, model: nn.Module) -> FunctionalActivations:
         """Install the hooks; the returned context makes functional activations visible."""
@@ -208,15 +226,15 @@ class _Watch:
         return hook
 
     def _after(self, path: str) -> Callable[..., None]:
-        return lambda module, args, output: self._end(path, first_tensor(output))
+        return lambda module, args, output: self._end(path, output)
 
     def _before_function(self, name: str, tensor: Tensor) -> None:
-        inside = self.open[-1]
-        if not inside.activation:  # an activation module calls its own function: one event is enough
-            self._begin(_inside(inside, name), name, tensor, activation=True)
+        inside = self.open[-1] if self.open else None  # none is open in a method of the network other than its forward
+        if inside is None or not inside.activation:  # an activation module calls its own function: one event is enough
+            self._begin(f"{inside.path if inside else ''}.{name}".lstrip("."), name, tensor, activation=True)
 
     def _after_function(self, name: str, tensor: Tensor) -> None:
-        if self.open[-1].kind == name:
+        if self.open and self.open[-1].kind == name:
             self._end(self.open[-1].path, tensor)
 
     def _begin(self, path: str, kind: str, tensor: Tensor | None, activation: bool) -> Call:
@@ -227,13 +245,15 @@ class _Watch:
         self.open.append(call)
         return call
 
-    def _end(self, path: str, tensor: Tensor | None) -> None:
+    def _end(self, path: str, output: Any) -> None:
+        tensor = first_tensor(output)
         call = self.open.pop()
         while call.path != path:  # it raised, and the network caught the exception
             call = self.open.pop()
         call.finished = self._tick()
         self._keep(call, "output", tensor)
         call.output_version = 0 if tensor is None else tensor._version
+        self.parts.append((call, [(part, part._version) for part in tensors_in(output)]))
         self.done.append(call)
 
     def _tick(self) -> int:
@@ -248,13 +268,18 @@ class _Watch:
     def finish(self) -> list[Call]:
         """Note what was overwritten, and replace every tensor by one on the meta device (the same for the same)."""
         metas: dict[int, Tensor] = {}
-        kept = [tensor for *_, tensor, _ in self.versions]  # alive together, so that no id is used twice
-        for call, side, tensor, version in self.versions:
+        for call, side, tensor, version in self.versions:  # they are alive together, so that no id is used twice
             setattr(call, f"{side}_overwritten", tensor._version != version)
-            setattr(call, side, metas.setdefault(id(tensor), _as_meta(tensor)))
-        kept.clear()
+            setattr(call, side, _once(metas, tensor))
+        for call, parts in self.parts:
+            call.parts_overwritten = [part._version != version for part, version in parts]
+            call.parts = [_once(metas, part) for part, _ in parts]
+        self.versions.clear()
+        self.parts.clear()
         return self.done
 
 
-def _inside(call: Call, function: str) -> str:
-    return f"{call.path}.{function}".lstrip(".")
+def _once(metas: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    if id(tensor) not in metas:
+        metas[id(tensor)] = _as_meta(tensor)
+    return metas[id(tensor)]

@@ -13,10 +13,14 @@ from torch.utils.hooks import RemovableHandle
 from kdengine.errors import TapError
 from kdengine.taps.anatomy import Anatomy, Site, unwrap
 from kdengine.taps.functional import FunctionalActivations, is_functional
-from kdengine.taps.tensors import first_tensor
+from kdengine.taps.tensors import first_tensor, nth_tensor
 from kdengine.taps.trace import Trace
 
 __all__ = ["Recorder"]
+
+
+_Event = tuple[str, str, int]
+"""Path, side and call."""
 
 
 class _Stop(BaseException):
@@ -52,8 +56,8 @@ class Recorder:
         self._sites: dict[str, Site] = {}
         self._aliases: dict[str, str] = {}
         self._stack: ExitStack | None = None
-        self._wanted: dict[tuple[str, str, int], Site] = {}
-        self._captured: dict[tuple[str, str, int], tuple[Tensor, int]] = {}
+        self._wanted: dict[_Event, dict[int | None, Site]] = {}
+        self._captured: dict[tuple[_Event, int | None], tuple[Tensor, int]] = {}
         self._calls: dict[tuple[str, str], int] = {}
         self._inside: list[str] = []
         self._armed = False
@@ -92,7 +96,10 @@ class Recorder:
     def _install(self, stack: ExitStack, images: Tensor | None) -> None:
         """Resolve the taps and hook the modules that they are in."""
         self._sites = self._resolve(images)
-        self._wanted = {(site.path, site.side, site.call): site for site in self._sites.values() if site.path}
+        self._wanted = {}
+        for site in self._sites.values():
+            if site.path:
+                self._wanted.setdefault(_event(site), {})[site.item] = site
         modules = dict(unwrap(self.model).named_modules())
         for path, side in dict.fromkeys((path, side) for path, side, _ in self._wanted if not is_functional(path)):
             stack.callback(self._hook(_module(modules, path), path, side).remove)
@@ -112,10 +119,10 @@ class Recorder:
 
     def _hook(self, module: nn.Module, path: str, side: str) -> RemovableHandle:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            self._saw(path, "in", first_tensor((args, kwargs)))
+            self._saw(path, "in", (args, kwargs))
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self._saw(path, "out", first_tensor(output))
+            self._saw(path, "out", output)
 
         if side == "in":
             return module.register_forward_pre_hook(before, with_kwargs=True)
@@ -131,19 +138,25 @@ class Recorder:
         while self._inside and self._inside.pop() != path:
             pass  # a module that raised, where the network caught the exception
 
-    def _saw(self, path: str, side: str, tensor: Tensor | None) -> None:
-        """A module or function ran: keep the tensor if this call of it is wanted."""
+    def _saw(self, path: str, side: str, value: Any) -> None:
+        """A module or function ran: keep what is wanted of this call of it."""
         if not self._armed:
             return
         number = self._calls.get((path, side), 0)
         self._calls[path, side] = number + 1
-        site = self._wanted.get((path, side, number))
-        if site is None or tensor is None:
+        event = (path, side, number)
+        if event not in self._wanted:
             return
-        kept = tensor.clone() if site.overwritten else tensor
-        self._captured[path, side, number] = kept, _version(kept)
-        if self.stop and len(self._captured) == len(self._wanted) and all(site.path for site in self._sites.values()):
+        for item, site in self._wanted[event].items():
+            tensor = nth_tensor(value, item)
+            if tensor is not None:
+                kept = tensor.clone() if site.overwritten else tensor
+                self._captured[event, item] = kept, _version(kept)
+        if self.stop and self._has_all() and all(site.path for site in self._sites.values()):
             raise _Stop
+
+    def _has_all(self) -> bool:
+        return len(self._captured) == sum(len(items) for items in self._wanted.values())
 
     def _run(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         self._clear()
@@ -160,7 +173,7 @@ class Recorder:
             self._armed = False
 
     def _functions(self) -> AbstractContextManager[Any]:
-        if not any(is_functional(site.path) for site in self._wanted.values()):
+        if not any(is_functional(path) for path, *_ in self._wanted):
             return nullcontext()
 
         def before(name: str, tensor: Tensor) -> None:
@@ -183,7 +196,7 @@ class Recorder:
         return Trace(tensors, logits, aliases=self._aliases, inputs=images)
 
     def _read(self, name: str, site: Site) -> Tensor:
-        captured = self._captured.get((site.path, site.side, site.call))
+        captured = self._captured.get((_event(site), site.item))
         if captured is None:
             raise TapError(
                 f"The tap '{name}' ({site}) did not fire in this forward. Was the network compiled before it was tapped, "
@@ -198,6 +211,10 @@ class Recorder:
         self._captured.clear()
         self._calls.clear()
         self._inside.clear()
+
+
+def _event(site: Site) -> _Event:
+    return site.path, site.side, site.call
 
 
 def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:

@@ -1,7 +1,8 @@
 """Where the stages of a network end, from what a probe pass saw.
 
-timm's ``feature_info`` is believed first. Any other network is read off its trunk: a stage ends with the last output at
-its spatial size; a network that keeps one size throughout has its repeated blocks as stages.
+timm's ``feature_info`` is believed first, then the maps that its ``forward_intermediates`` returns. Any other network is
+read off its trunk: a stage ends with the last output at its spatial size; a network that keeps one size throughout has its
+repeated blocks as stages.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.taps.intermediates import from_intermediates
+from kdengine.taps.maps import Landmark, layout_of
 from kdengine.taps.probe import PROBE_BATCH, Call, Probe
 from kdengine.taps.tensors import AS_IS, Layout
 
-__all__ = ["Landmark", "find_stages", "layout_of"]
+__all__ = ["find_stages"]
 
-Landmark = tuple[Call, Layout]
 _STEM_NAME = re.compile(r"(.*\.)?(\w+_)?(stem|patch_embed)(_\w+)?(\.|$)")
 _TIMM_STEM_NAME = re.compile(r"(conv1|act1|bn1)(\.|$)")
 _GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
@@ -28,7 +30,7 @@ def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tupl
     Returns:
         what ends the stem, where it would else have been taken for a stage; and the stages.
     """
-    named = _from_feature_info(model, probe)
+    named = _in_their_order(_from_feature_info(model, probe), model, probe)
     if named:
         is_stem = _is_stem(named[0][0], probe) or _TIMM_STEM_NAME.match(named[0][0].path)
         return (named[0], named[1:]) if is_stem else (None, named)
@@ -37,13 +39,6 @@ def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tupl
     while len(ends) > 1 and _is_stem(ends[0][0], probe):
         stem = ends.pop(0)
     return stem, (ends if len(ends) > 1 else _repeated_blocks(probe) or ends)
-
-
-def layout_of(call: Call, probe: Probe) -> Layout | None:
-    """The layout that makes a map of the call's output, or None where that is none."""
-    if call.output is None or call.output.shape[:1] != (PROBE_BATCH,):
-        return None
-    return Layout.of_map(call.output, aspect=probe.aspect)
 
 
 def _from_feature_info(model: nn.Module, probe: Probe) -> list[Landmark]:
@@ -56,13 +51,25 @@ def _from_feature_info(model: nn.Module, probe: Probe) -> list[Landmark]:
     return stages if None not in found[1:] and len(stages) > 1 else []
 
 
+def _in_their_order(named: list[Landmark], model: nn.Module, probe: Probe) -> list[Landmark]:
+    """The same stages; where they are tokens, laid out as ``forward_intermediates`` does; its maps where there are none."""
+    if not named:
+        told = from_intermediates(model, probe)
+        return told if len(told) > 1 else []
+    tokens = [landmark for landmark in named if landmark.layout.kind == "tokens"]
+    if not tokens or from_intermediates(model, probe, only_first=True) == named[:1]:
+        return named
+    layouts = {landmark.call: landmark.layout for landmark in from_intermediates(model, probe) if landmark.item is None}
+    return [Landmark(call, layouts.get(call, layout)) for call, layout, _ in named]
+
+
 def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> Landmark | None:
     call = probe.find(str(entry.get("module", "")))
     channels = entry.get("num_chs")
     if call is None or call.output is None or probe.times_called(call.path) != 1 or len(call.output) != PROBE_BATCH:
         return None
     layout = Layout.of_map(call.output, channels, prefix, probe.aspect)
-    return (call, layout) if layout is not None and layout.apply(call.output).shape[1] == channels else None
+    return Landmark(call, layout) if layout is not None and layout.apply(call.output).shape[1] == channels else None
 
 
 def _is_stem(call: Call, probe: Probe) -> bool:
@@ -78,9 +85,9 @@ def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[Landmark]:
         layout = layout_of(call, probe)
         if layout is None or call.output is None:
             continue
-        places = layout.apply(call.output).shape[2:].numel()
+        places = _places(call, probe)
         if places > (ends[-1][0] if ends else 0) and (places > 1 or _made_by_layers(call, probe)):
-            ends.append((places, (call, layout)))
+            ends.append((places, Landmark(call, layout)))
     return [landmark for _, landmark in reversed(ends)]
 
 
@@ -99,8 +106,7 @@ def _body(probe: Probe, classifier: Call | None) -> list[Call]:
 
 
 def _is_wide(call: Call, probe: Probe) -> bool:
-    layout = layout_of(call, probe)
-    return layout is not None and call.output is not None and layout.apply(call.output).shape[2:].numel() > 1
+    return _places(call, probe) > 1
 
 
 def _trunk(probe: Probe) -> list[Call]:
@@ -117,11 +123,29 @@ def _trunk(probe: Probe) -> list[Call]:
 
 
 def _opens(call: Call, layers: int, probe: Probe) -> bool:
-    """A container holds most layers of the network and is left at another size than it had inside."""
+    """Whether a container is several stages, or the end of one and what leads to the next.
+
+    The first holds most layers of the network and is left at another size than it had inside, or one of its parts is.
+    """
+    if _shrinks_at_its_end(call, probe):
+        return True
     if 2 * probe.layers_within(call) <= layers:
         return False
-    sizes = {_size(part, probe) for part in _parts(call, probe)} - {None}
-    return len(sizes | {_size(call, probe)}) > 1
+    parts = _parts(call, probe)
+    sizes = {_size(part, probe) for part in parts} - {None}
+    return len(sizes | {_size(call, probe)}) > 1 or any(_opens(part, layers, probe) for part in parts)
+
+
+def _shrinks_at_its_end(call: Call, probe: Probe) -> bool:
+    """Whether most layers of a container are in blocks that make larger maps than the container returns."""
+    places = _places(call, probe)
+    blocks = [part for part in _parts(call, probe) if probe.layers_within(part) > 1 and _places(part, probe) > places]
+    return places > 0 and probe.layers_within(call) < 2 * sum(probe.layers_within(block) for block in blocks)
+
+
+def _places(call: Call, probe: Probe) -> int:
+    rows, columns = _size(call, probe) or (0, 0)
+    return rows * columns
 
 
 def _size(call: Call, probe: Probe) -> tuple[int, ...] | None:
@@ -145,7 +169,9 @@ def _repeated_blocks(probe: Probe) -> list[Landmark]:
         layout = layout_of(call, probe)
         if layout is not None and call.output is not None and re.search(r"\d", call.path):
             pattern = re.sub(r"\d+", "*", call.path)
-            groups.setdefault((pattern, call.kind, call.output.shape), []).append((call, layout))
-    held = {key: sum(probe.layers_within(call) for call, _ in group) for key, group in groups.items() if len(group) > 1}
+            groups.setdefault((pattern, call.kind, call.output.shape), []).append(Landmark(call, layout))
+    held = {
+        key: sum(probe.layers_within(landmark.call) for landmark in group) for key, group in groups.items() if len(group) > 1
+    }
     best = max(held, key=lambda key: held[key], default=None)
     return [] if best is None or held[best] == 0 else groups[best]

@@ -6,11 +6,14 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "tensors_in"]
+__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "nth_tensor", "tensors_in"]
 
 _MOST_PREFIX_TOKENS = 16
 
@@ -43,6 +46,11 @@ def first_tensor(value: Any) -> Tensor | None:
     return next(tensors_in(value), None)
 
 
+def nth_tensor(value: Any, item: int | None) -> Tensor | None:
+    """The tensor of that number inside a value, :func:`first_tensor` where no number is given; None when there is none."""
+    return first_tensor(value) if item is None else next(islice(tensors_in(value), item, None), None)
+
+
 def as_grid(places: int, aspect: float = 1.0) -> tuple[int, int] | None:
     """Rows and columns of so many places in the proportions of the image; None where they fill no such grid.
 
@@ -65,6 +73,7 @@ class Layout:
             [B, C, H, W]; ``"vector"``: any of these, pooled -> [B, C].
         prefix: leading tokens that are no image patch (class and register tokens).
         grid: rows and columns of the patches.
+        order: where the patches are not listed row by row, which of them stands at each place of the grid.
         channels_last: whether a ``"vector"`` is pooled from a tensor whose last dimension is its channels.
     """
 
@@ -72,6 +81,7 @@ class Layout:
     prefix: int = 0
     grid: tuple[int, int] = (0, 0)
     channels_last: bool = False
+    order: tuple[int, ...] = ()
 
     def apply(self, tensor: Tensor) -> Tensor:
         """The tensor as a map [B, C, H, W] or, for ``"vector"``, as [B, C]."""
@@ -79,6 +89,8 @@ class Layout:
             return tensor.permute(0, 3, 1, 2)
         if self.kind == "tokens":
             patches = tensor[:, self.prefix :].transpose(1, 2)
+            if self.order:
+                patches = patches[..., _numbers(self.order, patches.device)]
             return patches.reshape(*patches.shape[:2], *self.grid)
         if self.kind == "vector" and tensor.ndim > 2:
             return tensor.flatten(1, -2).mean(1) if self.channels_last else tensor.flatten(2).mean(2)
@@ -107,6 +119,28 @@ class Layout:
         return None
 
     @classmethod
+    def of_places(cls, places: Tensor, moved: Tensor) -> Layout | None:
+        """The layout that moves values as an example shows, or None where none does.
+
+        Args:
+            places: a tensor as it is captured, each value different.
+            moved: the map [B, C, H, W] that shall come out of it.
+        """
+        candidates = [cls(), cls("nhwc")] if places.ndim == 4 else []
+        if places.ndim == 3 and moved.ndim == 4:
+            candidates = [cls._of_patches(places[0, :, 0], moved[0, 0])]
+        return next((layout for layout in candidates if torch.equal(layout.apply(places), moved)), None)
+
+    @classmethod
+    def _of_patches(cls, tokens: Tensor, patches: Tensor) -> Layout:
+        """How patches [H, W] were taken from tokens [N], whose values are sorted."""
+        numbers = torch.searchsorted(tokens.contiguous(), patches.contiguous()).flatten()
+        prefix = int(numbers.min())
+        order = tuple((numbers - prefix).tolist())
+        listed = order == tuple(range(len(tokens) - prefix))
+        return cls("tokens", prefix, (patches.shape[0], patches.shape[1]), order=() if listed else order)
+
+    @classmethod
     def _of_image(cls, tensor: Tensor, channels: int | None, aspect: float) -> Layout | None:
         _, first, second, third = tensor.shape
         if channels is not None:
@@ -117,6 +151,13 @@ class Layout:
 
 
 AS_IS = Layout()
+
+
+@lru_cache(maxsize=64)
+def _numbers(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """The order as a tensor, made once a device; not an inference tensor, which a later backward would refuse."""
+    with torch.inference_mode(False):
+        return torch.tensor(order, device=device)
 
 
 def _fits(rows: int, columns: int, aspect: float) -> bool:

@@ -1,0 +1,130 @@
+"""timm's own account of a network's maps, for where the modules that it names are not enough.
+
+``forward_intermediates`` returns maps that it may have taken out of a tuple, freed of class tokens, or put back from the
+order of windows into that of the image. Here each is followed back, through operations that only move values about, to
+the call that made it; the same operations on numbered places then tell how that call's tensor becomes the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdengine.taps.maps import Landmark
+from kdengine.taps.probe import Call, Probe, Watch, twin_and_images
+from kdengine.taps.tensors import Layout, tensors_in
+
+__all__ = ["from_intermediates"]
+
+_VIEWS = ("view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "slice", "select", "squeeze", "unsqueeze")
+_MOVES = frozenset((*_VIEWS, "alias", "detach", "clone", "split", "split_with_sizes", "unbind"))
+
+
+def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False) -> list[Landmark]:
+    """The maps that the network's ``forward_intermediates`` returns; nothing where it has none, or one is not understood.
+
+    Args:
+        model: the network; a copy of it runs, on the meta device.
+        probe: what the forward of the same network did: only calls that it made too are of use.
+        only_first: ask for no more than the first map, which takes a fraction of the time.
+    """
+    whole = probe.find("")
+    if not callable(getattr(model, "forward_intermediates", None)) or whole is None or whole.input is None:
+        return []
+    asked = {"indices": [0], "stop_early": True} if only_first else {}
+    try:
+        found = _traced(model, probe, whole.input.shape[1:], asked)
+    except Exception:  # a network may refuse the meta device, or this way of asking, in any way
+        return []
+    landmarks = [landmark for landmark in found if landmark is not None]
+    # the first is often the stem, which may be none of the network's modules
+    return landmarks if None not in found[1:] else []
+
+
+def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], asked: dict[str, Any]) -> list[Landmark | None]:
+    twin, images = twin_and_images("meta", model, input_size)
+    intermediates: Callable[..., Any] = getattr(twin, "forward_intermediates")  # noqa: B009 (nn.Module does not declare it)
+    watch, moves = Watch(), _Moves()
+    with torch.inference_mode(False), torch.no_grad(), watch.over(twin), moves:
+        maps = intermediates(images, intermediates_only=True, **asked)
+    results = _results(watch, probe)
+    return [_landmark(tensor, results, moves) for tensor in tensors_in(maps)]
+
+
+def _results(watch: Watch, probe: Probe) -> dict[int, tuple[Call, int | None]]:
+    """The id of each tensor that a call returned, and nobody changed since -> that call in the probe, and the item.
+
+    Of several calls that return one tensor the first counts, and before it what it is the end of: ``layer1``, not
+    ``layer1.2``.
+    """
+    found: dict[int, tuple[Call, int | None]] = {}
+    holders: dict[int, Call] = {}
+    for call, parts in watch.parts:
+        same = probe.find(call.path, call.number)
+        if same is None or [part.shape for part, _ in parts] != [part.shape for part in same.parts]:
+            continue
+        for item, (part, version) in enumerate(parts):
+            holder = holders.get(id(part))
+            if part._version == version and (holder is None or call.contains(holder)):
+                holders[id(part)] = call
+                found[id(part)] = (same, None if part is call.output else item)
+    return found
+
+
+def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves: _Moves) -> Landmark | None:
+    """The call whose result was moved about to become the tensor; None where it was computed from it."""
+    steps: list[_Move] = []
+    while id(tensor) not in results:
+        if id(tensor) not in moves.behind:
+            return None
+        steps.insert(0, moves.behind[id(tensor)])
+        tensor = steps[0].source
+    call, item = results[id(tensor)]
+    places = torch.empty_like(tensor, device="cpu", dtype=torch.int64)
+    places.copy_(torch.arange(tensor.numel()).reshape(tensor.shape))
+    moved = places
+    for step in steps:
+        moved = step(moved)
+    layout = Layout.of_places(places, moved)
+    return None if layout is None else Landmark(call, layout, item)
+
+
+@dataclass
+class _Move:
+    """One operation that moved the values of a tensor about, and which of its results is meant."""
+
+    source: Tensor
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    item: int | None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The same operation on another tensor of the same shape."""
+        result = self.function(tensor, *self.args, **self.kwargs)
+        moved: Tensor = result if self.item is None else result[self.item]
+        return moved
+
+
+class _Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While active, notes the operations that only move values about: the id of each result -> the move behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.behind: dict[int, _Move] = {}
+        self.alive: list[Any] = []  # so that no id is used twice
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.overloadpacket.__name__ in _MOVES:
+            several = not isinstance(result, Tensor)
+            for item, tensor in enumerate(tensors_in(result)):
+                self.behind[id(tensor)] = _Move(args[0], func, args[1:], kwargs, item if several else None)
+                self.alive.append(tensor)
+        return result
