@@ -127,7 +127,7 @@ class Layout:
             moved: the map [B, C, H, W] that shall come out of it.
         """
         candidates = [cls(), cls("nhwc")] if places.ndim == 4 else []
-        if places.ndim == 3 and moved.ndim == 4:
+        if places.ndim == 3 and moved.ndim == 4 and torch.isin(moved[0, 0], places[0, :, 0]).all():
             candidates = [cls._of_patches(places[0, :, 0], moved[0, 0])]
         return next((layout for layout in candidates if torch.equal(layout.apply(places), moved)), None)
 

@@ -88,6 +88,58 @@ def test_networks_of_torchvision_have_the_last_outputs_at_each_size(name, size, 
     assert all(len(shape) == 4 for shape in found.values())
 
 
+FAMILIES_OF_TORCHVISION = {
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "efficientnet": "efficientnet_b0",
+    "googlenet": "googlenet",
+    "inception": "inception_v3",
+    "maxvit": "maxvit_t",
+    "mnasnet": "mnasnet0_5",
+    "mobilenetv2": "mobilenet_v2",
+    "mobilenetv3": "mobilenet_v3_small",
+    "regnet": "regnet_y_400mf",
+    "resnet": "resnet18",
+    "shufflenetv2": "shufflenet_v2_x0_5",
+    "squeezenet": "squeezenet1_1",
+    "swin_transformer": "swin_t",
+    "vgg": "vgg11",
+    "vision_transformer": "vit_b_32",
+}
+OF_ONE_SIZE = {"maxvit": (224, 224), "vision_transformer": (224, 224)}
+
+
+def made_by_torchvision(family):
+    name = FAMILIES_OF_TORCHVISION[family]
+    options = {"init_weights": False} if family in ("googlenet", "inception") else {}
+    if family == "regnet":  # it computes its widths from tensors, which need values
+        return torchvision.models.get_model(name, num_classes=10)
+    with torch.device("meta"):
+        return torchvision.models.get_model(name, num_classes=10, **options)
+
+
+def test_every_family_of_torchvision_is_here():
+    builders = map(torchvision.models.get_model_builder, torchvision.models.list_models(module=torchvision.models))
+    assert {builder.__module__.rpartition(".")[2] for builder in builders} <= set(FAMILIES_OF_TORCHVISION)
+
+
+@pytest.mark.parametrize("family", FAMILIES_OF_TORCHVISION)
+def test_every_family_of_torchvision_has_maps_a_classifier_and_a_vector_before_it(family):
+    model, (rows, columns) = made_by_torchvision(family), OF_ONE_SIZE.get(family, (96, 128))
+    anatomy = Anatomy.of(model, (3, rows, columns))
+    stages = [tensor_at(anatomy, f"stage{number + 1}") for number in range(anatomy.num_stages)]
+    assert len(stages) >= 3
+    places = [stage.shape[2:].numel() for stage in stages]
+    assert places == sorted(places, reverse=True)
+    assert all(abs(stage.shape[2] - stage.shape[3] * rows / columns) <= 1 for stage in stages)
+    assert tensor_at(anatomy, "stem").ndim == 4
+    classifier = model.get_submodule(anatomy.classifier)
+    width = classifier.in_features if isinstance(classifier, nn.Linear) else classifier.in_channels
+    assert tensor_at(anatomy, "embedding").shape == (2, width)
+    assert tensor_at(anatomy, "logits").shape == (2, 10)
+
+
 def test_a_transformer_of_torchvision_has_its_blocks():
     model = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16
@@ -130,6 +182,52 @@ def test_pooling_up_after_the_last_stage_hides_no_stage():
 def test_equal_blocks_are_the_stages_of_a_network_of_one_size():
     net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Sequential(*(conv(8, 8) for _ in range(3))), *head(8))
     assert list(stages_of(net, (3, 32, 32))) == ["1.0", "1.1", "1.2"]
+
+
+class Downsampled(nn.Module):
+    """A stage of two blocks that shrinks its map when it is done, and returns the map before that as well."""
+
+    def __init__(self, width, last=False):
+        super().__init__()
+        self.blocks = nn.ModuleList(Excite(width, width, 1) for _ in range(2))
+        self.down = nn.Identity() if last else nn.Conv2d(width, 2 * width, 2, 2)
+
+    def forward(self, *, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.down(x), x
+
+
+class Keyworded(nn.Module):
+    """Nested lists of stages, called with keywords only, whose results are tuples."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = conv(3, 8)
+        self.parts = nn.ModuleList(
+            [nn.ModuleList([Downsampled(8), Downsampled(16)]), nn.ModuleList([Downsampled(32, last=True)])]
+        )
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for part in self.parts:
+            for stage in part:
+                x, _ = stage(x=x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_stage_that_shrinks_its_map_at_its_end_ends_before_that():
+    assert stages_of(Keyworded(), (3, 32, 32)) == {
+        "parts.0.0.blocks.1": (2, 8, 32, 32),
+        "parts.0.1.blocks.1": (2, 16, 16, 16),
+        "parts.1.0": (2, 32, 8, 8),
+    }
+
+
+def test_a_stage_that_shrinks_its_map_at_its_start_is_not_opened():
+    net = nn.Sequential(conv(3, 8), *(nn.Sequential(conv(a, b, 2), Excite(b, b, 1)) for a, b in ((8, 16), (16, 32))), *head(32))
+    assert list(stages_of(net, (3, 32, 32))) == ["1", "2"]
 
 
 def test_a_backbone_inside_a_larger_network_is_opened():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from kdengine.taps.tensors import Layout, as_grid, first_tensor, tensors_in
+from kdengine.taps.tensors import Layout, as_grid, first_tensor, nth_tensor, tensors_in
 
 A, B = torch.zeros(1), torch.ones(1)
 
@@ -41,6 +41,12 @@ def test_where_there_is_no_tensor_none_is_found(value):
 
 def test_every_tensor_is_found_depth_first():
     assert [id(found) for found in tensors_in((A, {"x": [B]}, Record(A, B)))] == [id(A), id(B), id(A), id(B)]
+
+
+def test_one_of_several_tensors_is_found_by_its_number():
+    assert nth_tensor((A, {"x": [B]}), 1) is B
+    assert nth_tensor({"loss": B, "logits": A}, None) is A
+    assert nth_tensor((A, B), 2) is None
 
 
 @pytest.mark.parametrize(
@@ -124,3 +130,33 @@ def test_a_vector_is_pooled_over_its_places():
 def test_a_vector_that_is_one_already_stays():
     vector = torch.rand(2, 5)
     assert Layout("vector").apply(vector) is vector
+
+
+def numbered(*shape):
+    return torch.arange(torch.Size(shape).numel()).reshape(shape)
+
+
+def test_a_layout_is_learnt_from_where_each_value_goes():
+    image = numbered(2, 3, 4, 5)
+    assert Layout.of_places(image, image) == Layout()
+    assert Layout.of_places(image, image.permute(0, 3, 1, 2)) == Layout("nhwc")
+    assert Layout.of_places(image, image.flip(2)) is None
+    tokens = numbered(2, 7, 5)
+    assert Layout.of_places(tokens, tokens[:, 1:].transpose(1, 2).reshape(2, 5, 2, 3)) == Layout("tokens", 1, (2, 3))
+    assert Layout.of_places(tokens, tokens[:, :6].transpose(1, 2).reshape(2, 5, 2, 3)) is not None
+    assert Layout.of_places(tokens, tokens.flip(0)[:, 1:].transpose(1, 2).reshape(2, 5, 2, 3)) is None
+
+
+def test_tokens_in_windows_are_put_back_into_rows():
+    image = torch.rand(2, 5, 4, 4)
+    windows = image.reshape(2, 5, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(2, 16, 5)
+    tokens = torch.cat([torch.rand(2, 1, 5), windows], 1)
+    places = numbered(2, 17, 5)
+    moved = places[:, 1:].reshape(2, 2, 2, 2, 2, 5).permute(0, 5, 1, 3, 2, 4).reshape(2, 5, 4, 4)
+    layout = Layout.of_places(places, moved)
+    assert layout.order
+    assert torch.equal(layout.apply(tokens), image)
+    with torch.inference_mode():
+        layout.apply(tokens)
+    layout.apply(tokens.requires_grad_()).square().sum().backward()
+    assert torch.equal(tokens.grad[:, 1:], 2 * windows)
