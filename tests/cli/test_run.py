@@ -96,6 +96,26 @@ def test_what_is_said_beside_a_file_wins(finished, kdengine, here):
     assert settings["train"]["lr"] == 0.02
 
 
+def test_networks_with_inputs_of_their_own(kdengine, small, here):
+    inputs = ["-o", "teacher_input.size=64", "-o", "teacher_input.mean=[0.485, 0.456, 0.406]"]
+    plan = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--dry-run")
+    lines = [line.split() for line in plan.out.splitlines()]
+    assert ["teacher", "resnet14", "175,258", "3", "x", "64", "x", "64"] in lines
+    assert ["student", "resnet8", "78,042", "3", "x", "32", "x", "32"] in lines
+    assert "The teacher receives images of mean 0.485, 0.456, 0.406 and std 0.379" in plan.out
+    said = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--out", "run", "--json")
+    assert said.code == 0, said.err
+    teacher, student = said.json["teacher"], said.json["student"]
+    assert (teacher["input"]["size"], teacher["input"]["mean"]) == ([3, 64, 64], [0.485, 0.456, 0.406])
+    assert student["input"] == {
+        name: said.json["data"][key] for name, key in (("size", "input_size"), ("mean", "mean"), ("std", "std"))
+    }
+    assert "resnet14 receives images of 3 x 64 x 64, mean 0.485 0.456 0.406, std 0.379" in " ".join(said.err.split())
+    assert kdengine("run", "run/run.toml", "--out", "again", "--json").code == 0
+    assert rows(here / "again") == rows(here / "run")
+    assert kdengine("evaluate", "run", "--json").json["top1"] == student["top1"]
+
+
 def test_two_methods_a_file_of_ones_own_and_json(kdengine, small, here):
     (here / "my_kd.py").write_text(METHOD)
     said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", "--json")
