@@ -107,9 +107,8 @@ def test_networks_with_inputs_of_their_own(kdengine, small, here):
     assert said.code == 0, said.err
     teacher, student = said.json["teacher"], said.json["student"]
     assert (teacher["input"]["size"], teacher["input"]["mean"]) == ([3, 64, 64], [0.485, 0.456, 0.406])
-    assert student["input"] == {
-        name: said.json["data"][key] for name, key in (("size", "input_size"), ("mean", "mean"), ("std", "std"))
-    }
+    data = said.json["data"]
+    assert student["input"] == {"size": data["input_size"], "mean": data["mean"], "std": data["std"]}
     assert "resnet14 receives images of 3 x 64 x 64, mean 0.485 0.456 0.406, std 0.379" in " ".join(said.err.split())
     assert kdengine("run", "run/run.toml", "--out", "again", "--json").code == 0
     assert rows(here / "again") == rows(here / "run")
@@ -200,6 +199,10 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
         ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
         ([*RUN, *PAIR, "-o", "train.precision=fp16"], ["train.precision = 'fp16'", "bf16"]),
+        ([*RUN, *PAIR, "-o", "teacher_input.size=big"], ["teacher_input.size = 'big'", "224"]),
+        ([*RUN, *PAIR, "-o", "teacher_input=64"], ["teacher_input.size=224"]),
+        ([*RUN, *PAIR, "-o", "student_input.std=[0.5]"], ["student_input.std = [0.5]", "3 channels"]),
+        ([*RUN, *PAIR, "-o", "studnt_input.size=64"], ["'studnt_input'", "'student_input'"]),
         ([*RUN, *PAIR, "--epochs", "0"], ["train.epochs = 0"]),
         ([*RUN, *PAIR, "--epochs", "many"], ["--epochs"]),
         ([*RUN, *PAIR, "--data", "digts"], ["no data set 'digts'", "'digits'"]),
