@@ -8,13 +8,19 @@ from torch import nn
 
 from kdengine.errors import SettingsError
 from kdengine.inputs import ImageForm, InputFit
-from kdengine.pretrained import input_of_weights, size_in_spec
+from kdengine.pretrained import input_of_run, input_of_weights, size_in_spec
 from kdengine.settings import InputSettings
 
 __all__ = ["fit_for"]
 
 
-def fit_for(network: str | nn.Module, images: ImageForm, said: InputSettings | None = None, owner: str = "input") -> InputFit:
+def fit_for(
+    network: str | nn.Module,
+    images: ImageForm,
+    said: InputSettings | None = None,
+    owner: str = "input",
+    weights: str | None = None,
+) -> InputFit:
     """What is done to the images of the data before a network receives them.
 
     Args:
@@ -22,6 +28,7 @@ def fit_for(network: str | nn.Module, images: ImageForm, said: InputSettings | N
         images: what the data makes.
         said: what the settings say; it goes before everything else.
         owner: name of those settings, for errors.
+        weights: file or run folder of the network's weights, if they come from one; of a run it is known what they are for.
 
     Raises:
         SettingsError: a normalisation is asked for where that of the data is unknown, or for other channels.
@@ -29,22 +36,27 @@ def fit_for(network: str | nn.Module, images: ImageForm, said: InputSettings | N
     """
     said = said or InputSettings()
     _check(said, images, owner)
-    own = {} if isinstance(network, nn.Module) else _own(network, images)
-    wanted = InputSettings.checked({**own, **_given(said)})
+    own = {**_of_spec(network, images), **_of_weights(weights, images), **_given(said)}
+    wanted = InputSettings.checked(own)
     size = images.size if wanted.size is None else (images.size[0], *wanted.size)
     return InputFit(images, ImageForm(size, wanted.mean or images.mean, wanted.std or images.std))
 
 
-def _own(spec: str, images: ImageForm) -> dict[str, Any]:
-    """What the spec says, and its weights; these count only where it is known how the data is normalised.
+def _of_spec(network: str | nn.Module, images: ImageForm) -> dict[str, Any]:
+    """What a spec says, and its pretrained weights; these count only where it is known how the data is normalised.
 
     With loaders of the caller's own it is not, and they may well prepare the images for this very network.
     """
-    weights = {} if images.mean is None else _given(input_of_weights(spec))
-    return {
-        **{name: _for_channels(value, name, images.size[0]) for name, value in weights.items()},
-        **_given(size_in_spec(spec)),
-    }
+    if isinstance(network, nn.Module):
+        return {}
+    made_for = {} if images.mean is None else _given(input_of_weights(network))
+    suited = {name: _for_channels(value, name, images.size[0]) for name, value in made_for.items()}
+    return {**suited, **_given(size_in_spec(network))}
+
+
+def _of_weights(weights: str | None, images: ImageForm) -> dict[str, Any]:
+    """What weights from a run of kdengine were trained on."""
+    return {} if weights is None or images.mean is None else _given(input_of_run(weights))
 
 
 def _for_channels(value: Any, name: str, channels: int) -> Any:

@@ -162,7 +162,8 @@ class Room:
         if role not in self.given and name.startswith("module:"):
             raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
         said = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
-        fit = fit_for(self.given.get(role, name), self.source.images, said, f"{role}_input")
+        weights = self.settings.teacher_weights if role == "teacher" else None
+        fit = fit_for(self.given.get(role, name), self.source.images, said, f"{role}_input", weights)
         made = self.given[role] if role in self.given else self._model_source(name, fit.wanted.size).create(seed)
         return Network.probed(name, Fitted(fit, made), self.source.input_size, self.source.num_classes)
 
