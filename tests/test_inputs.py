@@ -287,7 +287,7 @@ def pair(tmp_path, monkeypatch):
 def test_an_interrupted_run_goes_on_with_the_same_inputs_and_its_settings_repeat_it(pair, tmp_path):
     whole = Engine(**pair, out=tmp_path / "whole").fit()
     with pytest.raises(KeyboardInterrupt):
-        Engine(**{**pair, "teacher_train": {}}, out=tmp_path / "part", observers=[Stop()]).fit()
+        Engine(**pair, out=tmp_path / "part", observers=[Stop()]).fit()
     resumed = Engine.resume(tmp_path / "part").fit()
     again = Engine.of(RunFolder(tmp_path / "whole").settings(), tmp_path / "again").fit()
     for other in (resumed, again):
