@@ -68,7 +68,7 @@ def _link(pupil: Pupil, distillers: Mapping[str, Distiller], settings: Settings)
     phases = make_phases(distillers, pupil, settings.train.epochs)
     for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.readings[key] for phase in phases if key in phase.readings], pupil, settings.seed + number)
-    module = LaneModule(pupil.student.module, distillers, settings.train.label_smoothing)
+    module = LaneModule(pupil.student.module, distillers, settings.train.label_smoothing, pupil.student.fit)
     return Link(pupil.student, pupil.teacher, module, phases)
 
 

@@ -29,7 +29,7 @@ from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
 from kdengine.selection import belongs_to, choose_distillers, label_of, names_of, resolved
-from kdengine.settings import Settings, TrainSettings, merge
+from kdengine.settings import InputSettings, Settings, TrainSettings, merge
 from kdengine.specs import Spec
 
 __all__ = ["Comparison", "Entry", "entries_of"]
@@ -252,7 +252,7 @@ class Comparison:
         train = TrainSettings.checked({**settings.train.model_dump(), **entry.train}, owner="train")
         changes: dict[str, Any] = {"methods": methods, "options": merge(given, entry.options), "train": train}
         if not methods:
-            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}}
+            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
         return settings.model_copy(update=changes)
 
     def _prepared(self, run: Run, room: Room, teacher: Mapping[str, Any] | None) -> Run:

@@ -50,6 +50,9 @@ class Engine:
         out: the run folder; by default a new one below ``runs/``.
         teacher_weights: file of the teacher's weights; without it a teacher named by a spec is trained first.
         teacher_train: what the teacher's own training does otherwise, such as ``{"epochs": 100}``.
+        teacher_input: images that the teacher receives, such as ``{"size": 224}``, with ``mean`` and ``std`` on the scale 0
+            to 1; what is left out is as its pretrained weights were made for, else as the data has it.
+        student_input: the same of the student.
         options: method -> its options, for methods named by text.
         recipe: name of a recipe, or a TOML file of settings; what is said here goes before what it says.
         registry: finds plugins; a new one by default.
@@ -72,6 +75,8 @@ class Engine:
         out: str | Path | None = None,
         teacher_weights: str | Path | None = None,
         teacher_train: Mapping[str, Any] | None = None,
+        teacher_input: Mapping[str, Any] | None = None,
+        student_input: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         recipe: str | Path | None = None,
         registry: Registry | None = None,
@@ -90,6 +95,8 @@ class Engine:
             "seed": seed,
             "teacher_weights": None if teacher_weights is None else str(teacher_weights),
             "teacher_train": dict(teacher_train or {}),
+            "teacher_input": {} if teacher_input is None else teacher_input,
+            "student_input": {} if student_input is None else student_input,
             "options": dict(options or {}),
             "train": {**train, **({} if epochs is None else {"epochs": epochs})},
         }
@@ -125,6 +132,8 @@ class Engine:
             out=out,
             teacher_weights=settings.teacher_weights,
             teacher_train=settings.teacher_train,
+            teacher_input=settings.teacher_input.model_dump(exclude_none=True),
+            student_input=settings.student_input.model_dump(exclude_none=True),
             options=settings.options,
             registry=registry,
             observers=observers,
@@ -188,6 +197,7 @@ class Engine:
         room = self.room(train_loader, val_loader)
         folder = folder.agreed(room.runtime)
         student = room.student()
+        student.announce()
         return Plan(settings, folder, room, student, room.lane(label, student, distillers))
 
     def _checked_runtime(self) -> Runtime:
@@ -213,7 +223,9 @@ class Engine:
         if train is not None and test is not None:
             if self.settings.train.validation:
                 raise SettingsError("train.validation is for data that kdengine loads. Split loaders of your own yourself.")
-            return Source.of_loaders(train, test, runtime.device, self._given.values())
+            sizes = {"teacher": self.settings.teacher_input.size, "student": self.settings.student_input.size}
+            modules = [(module, sizes[role]) for role, module in self._given.items()]
+            return Source.of_loaders(train, test, runtime.device, modules)
         if train is not None or test is not None:
             raise SettingsError("fit() takes a train_loader and a val_loader together, or neither.")
         if self._data is None and self.settings.data == LOADERS:

@@ -263,7 +263,7 @@ class Lane:
             if self.hand_over == "best" and self.best_weights:
                 before.student.load_state_dict(self.best_weights)
             before.zero_grad()
-            self._teacher = TeacherPass(before.student, self.runtime)
+            self._teacher = TeacherPass(before.fitted, self.runtime)
         self.best_weights = {}
         self._link_number = number
         self.runtime.place(self.module)

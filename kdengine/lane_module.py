@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kdengine.distiller import Distiller
 from kdengine.errors import TrainingError
+from kdengine.inputs import InputFit
 from kdengine.pairing import Reading
 from kdengine.step import JOINT, Stage, Step
 from kdengine.taps import Recorder, Trace
@@ -70,13 +71,21 @@ class LaneModule(nn.Module):
         student: the network being taught.
         distillers: id -> distiller; the id prefixes the names of its terms.
         label_smoothing: of the task loss.
+        fit: what is done to the images before the student receives them.
     """
 
-    def __init__(self, student: nn.Module, distillers: Mapping[str, Distiller], label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        distillers: Mapping[str, Distiller],
+        label_smoothing: float = 0.0,
+        fit: InputFit | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
         self.distillers = nn.ModuleDict(distillers)
         self.label_smoothing = label_smoothing
+        self.fit = fit
         self.phase = Phase(Stage(JOINT, 1, task=True), 1)
         self.progress = Progress()
 
@@ -84,6 +93,11 @@ class LaneModule(nn.Module):
     def methods(self) -> dict[str, Distiller]:
         """The distillers, by their ids in the lane."""
         return {key: method for key, method in self.distillers.items() if isinstance(method, Distiller)}
+
+    @property
+    def fitted(self) -> nn.Module:
+        """The student, taking images as the data makes them."""
+        return self.student if self.fit is None else self.fit.before(self.student)
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
@@ -124,7 +138,7 @@ class LaneModule(nn.Module):
     def _record(self, x: Tensor) -> Trace:
         """The student's forward; in float32 where it is differentiated twice."""
         phase = self.phase
-        with Recorder(self.student, phase.student_sites, stop=not phase.stage.task) as recorder:
+        with Recorder(self.fitted, phase.student_sites, stop=not phase.stage.task) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
             with torch.autocast(_casting(x), enabled=False), twice_differentiable():

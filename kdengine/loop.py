@@ -86,6 +86,6 @@ def _end_epoch(lane: Lane, source: Source, runtime: Runtime) -> dict[str, Any]:
     measured: dict[str, float] = {}
     if lane.phase.stage.task:
         for split, batches in (("val", source.validation), ("test", source.test)):
-            found = {} if batches is None else evaluate(lane.learner, batches, runtime)
+            found = {} if batches is None else evaluate(lane.module.fitted, batches, runtime)
             measured.update({f"{split}_{name}": value for name, value in found.items()})
     return lane.end_epoch(measured, time.perf_counter() - start)

@@ -29,7 +29,7 @@ class ModelSource:
     Attributes:
         text: the spec.
         num_classes: classes of the data.
-        input_size: shape of one image, (C, H, W).
+        input_size: shape of one image as the network receives it, (C, H, W).
         registry: finds the networks that plugins offer.
     """
 
@@ -94,7 +94,9 @@ def _from_timm(source: ModelSource, spec: Spec) -> Any:
 def _from_hub(source: ModelSource, spec: Spec) -> Any:
     import timm
 
-    return timm.create_model(f"hf-hub:{spec.name}", **{"pretrained": True, "num_classes": source.num_classes, **spec.options})
+    options = {"pretrained": True, "num_classes": source.num_classes, **spec.options}
+    create = partial(timm.create_model, f"hf-hub:{spec.name}", **options)
+    return create() if "img_size" in options else _sized(create, source.input_size[1:])
 
 
 def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:

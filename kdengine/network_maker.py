@@ -9,7 +9,9 @@ from functools import partial
 
 from torch import nn
 
-from kdengine.models import ModelSource
+from kdengine.fitting import fit_for
+from kdengine.inputs import ImageForm, InputFit
+from kdengine.models import ModelSource, check_name
 from kdengine.registry import Registry
 from kdengine.seeds import seeded
 
@@ -22,31 +24,44 @@ class NetworkMaker:
     Args:
         kinds: what the words ``"student"`` and ``"teacher"`` stand for: a spec, or a module whose like is made.
         num_classes: K.
-        input_size: (C, H, W).
+        images: what the data makes.
         registry: finds the networks of plugins.
         seed: of the first network.
+        fits: what is done to the images before networks of the words receive them; others get what their weights were made
+            for, and without weights what the data makes.
     """
 
     def __init__(
         self,
         kinds: Mapping[str, str | nn.Module],
         num_classes: int,
-        input_size: tuple[int, int, int],
+        images: ImageForm,
         registry: Registry,
         seed: int,
+        fits: Mapping[str, InputFit] | None = None,
     ) -> None:
         self._kinds = dict(kinds)
-        self._source = partial(ModelSource, num_classes=num_classes, input_size=input_size, registry=registry)
+        self._images = images
+        self._source = partial(ModelSource, num_classes=num_classes, registry=registry)
+        self._fits = dict(fits or {})
+        self._registry = registry
         self._seeds = itertools.count(seed)
 
     def __call__(self, spec: str) -> nn.Module:
-        """A network of a spec, ``"student"`` or ``"teacher"``.
+        """A network of a spec, ``"student"`` or ``"teacher"``; it takes images as the data makes them.
 
         Raises:
             ModelError: there is no such network, or it does not fit the data.
         """
         kind, seed = self._kinds.get(spec, spec), next(self._seeds)
-        return _reborn(kind, seed) if isinstance(kind, nn.Module) else self._source(kind).create(seed)
+        if isinstance(kind, nn.Module):
+            return self._fit(spec, kind).before(_reborn(kind, seed))
+        check_name(kind, self._registry)
+        fit = self._fit(spec, kind)
+        return fit.before(self._source(kind, input_size=fit.wanted.size).create(seed))
+
+    def _fit(self, word: str, kind: str | nn.Module) -> InputFit:
+        return self._fits[word] if word in self._fits else fit_for(kind, self._images)
 
 
 def _reborn(module: nn.Module, seed: int) -> nn.Module:

@@ -73,7 +73,7 @@ class Plan:
 
     def _forward(self, network: Network, sites: Mapping[str, Site], whole: bool) -> dict[str, Any]:
         """How deep a network runs, and what that costs for one image, beside what the whole of it would."""
-        size = self.room.source.input_size
+        size = network.input_size
         everything = count_flops(network.module, size)
         if whole or not sites:
             return {"until": None, "flops": everything, "whole_flops": everything}
@@ -87,7 +87,14 @@ class Plan:
 
 
 def _network(network: Network) -> dict[str, Any]:
-    return {"name": network.name, "parameters": network.anatomy.parameters, "stages": network.anatomy.num_stages}
+    """A network; the normalisation of its images, where that is not the data's."""
+    received = network.fit.wanted.describe()
+    return {
+        "name": network.name,
+        "parameters": network.anatomy.parameters,
+        "stages": network.anatomy.num_stages,
+        "input": received if network.fit.normalises else {"size": received["size"]},
+    }
 
 
 def _method(name: str, method: Distiller) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kdengine.data import load_data
+from kdengine.dataset import Data
 from kdengine.errors import SettingsError
 from kdengine.evaluation import evaluate
+from kdengine.inputs import ImageForm, InputFit
 from kdengine.models import ModelSource
 from kdengine.registry import Registry
 from kdengine.runfolder import RunFolder
@@ -33,7 +36,8 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     """
     place = RunFolder(folder)
     settings = place.settings()
-    if place.result() is None:
+    result = place.result()
+    if result is None:
         raise SettingsError(f"The run in '{folder}' is not finished. Go on with it: kdengine run --resume {folder}.")
     if settings.student.startswith("module:"):
         raise SettingsError(f"The student of '{folder}' was a module of the caller's own; only a named network can be rebuilt.")
@@ -42,8 +46,19 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     log.info("Loading %s", spec)
     loaded = load_data(spec, registry)
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
-    model = ModelSource(settings.student, loaded.num_classes, loaded.input_size, registry).create(settings.seed)
+    fit = _fit(result["student"].get("input"), loaded)
+    model = ModelSource(settings.student, loaded.num_classes, fit.wanted.size, registry).create(settings.seed)
     file = {"last": "student.safetensors", "best": "student-best.safetensors"}[weights]
     load_weights(model, place.path / file, f"'{settings.student}'")
-    accuracy = evaluate(runtime.place(model), loaded.test_batches(settings.train, runtime.device), runtime)
+    accuracy = evaluate(fit.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), runtime)
     return {"student": settings.student, "weights": weights, "data": spec, **accuracy}
+
+
+def _fit(received: Mapping[str, Any] | None, data: Data) -> InputFit:
+    """What turns images of the data into what the student received in its run, as far as the folder says that."""
+    if received is None:
+        return InputFit.none(data.input_size)
+    channels, rows, columns = received["size"]
+    mean, std = (tuple(received[name]) if name in received else None for name in ("mean", "std"))
+    given = ImageForm(data.input_size, data.mean, data.std)
+    return InputFit(given, ImageForm((channels, rows, columns), mean, std))

@@ -15,7 +15,9 @@ from kdengine.assembly import make_lane
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError
 from kdengine.evaluation import evaluate
+from kdengine.fitting import fit_for
 from kdengine.flops import count_flops
+from kdengine.inputs import Fitted
 from kdengine.lane import Lane
 from kdengine.models import ModelSource, check_name, count_parameters
 from kdengine.network_maker import NetworkMaker
@@ -80,9 +82,10 @@ class Room:
         if name is None:
             return self
         teacher = self._network(name, "teacher", self.settings.seed + TEACHER_SEED)
+        teacher.announce()
         if self.settings.teacher_weights is not None:
             load_weights(teacher.module, self.settings.teacher_weights, f"the teacher '{name}'")
-        return replace(self, teacher=teacher, lessons=TeacherPass(teacher.module, self.runtime))
+        return replace(self, teacher=teacher, lessons=TeacherPass(teacher.fitted, self.runtime))
 
     def for_seed(self, seed: int) -> Room:
         """The same room under another seed: other students, other batches, the same teacher."""
@@ -113,7 +116,8 @@ class Room:
         kinds: dict[str, str | nn.Module] = {"student": self.given.get("student", settings.student)}
         if settings.teacher is not None:
             kinds["teacher"] = self.given.get("teacher", settings.teacher)
-        maker = NetworkMaker(kinds, source.num_classes, source.input_size, self.registry, settings.seed + 1)
+        fits = {"student": student.fit, **({} if self.teacher is None else {"teacher": self.teacher.fit})}
+        maker = NetworkMaker(kinds, source.num_classes, source.images, self.registry, settings.seed + 1, fits)
         pupil = Pupil(student, self.teacher, source.num_classes, source.num_samples, source.input_size, maker)
         return make_lane(name, pupil, distillers, settings, self.runtime, len(source.train), self.lessons)
 
@@ -129,18 +133,18 @@ class Room:
         """
         if self.teacher is None:
             return None
-        module, source = self.teacher.module, self.source
+        module = self.teacher.module
         if "teacher" in self.given or self.settings.teacher_weights is not None or self._brings_weights(self.teacher.name):
             log.info("Measuring the teacher %s", self.teacher.name)
-            accuracy = evaluate(module, source.test, self.runtime)
+            accuracy = evaluate(self.teacher.fitted, self.source.test, self.runtime)
             facts: dict[str, Any] = {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"]}
         elif needed:
             facts = dict(self._cached_teacher(self.teacher, train))
         else:
             log.info("The teacher %s is not trained first: nothing here learns from its weights", self.teacher.name)
             facts = {"top1": None, "best_top1": None}
-        sizes = {"parameters": count_parameters(module), "flops": count_flops(module, source.input_size)}
-        return {"name": self.teacher.name, **facts, **sizes}
+        sizes = {"parameters": count_parameters(module), "flops": count_flops(module, self.teacher.input_size)}
+        return {"name": self.teacher.name, **facts, **sizes, "input": self.teacher.fit.wanted.describe()}
 
     def _cached_teacher(self, teacher: Network, train: Callable[[Settings, Path], None]) -> Mapping[str, Any]:
         if self.source.data is None:
@@ -149,18 +153,22 @@ class Room:
                 "Give teacher_weights, or a trained module."
             )
         ours = self.settings
-        settings = Settings(student=teacher.name, data=ours.data, seed=ours.seed, train=ours.teacher_training)
-        cached = CachedTeacher(settings, self.source.data, self.runtime.precision)
+        own = {"seed": ours.seed, "train": ours.teacher_training, "student_input": ours.teacher_input}
+        settings = Settings(student=teacher.name, data=ours.data, **own)
+        cached = CachedTeacher(settings, self.source.data, self.runtime.precision, teacher.fit)
         return cached.fetch(teacher.module, lambda folder: train(settings, folder))
 
     def _network(self, name: str, role: str, seed: int) -> Network:
         if role not in self.given and name.startswith("module:"):
             raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
-        made = self.given[role] if role in self.given else self._model_source(name).create(seed)
-        return Network.probed(name, made, self.source.input_size, self.source.num_classes)
+        said = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
+        weights = self.settings.teacher_weights if role == "teacher" else None
+        fit = fit_for(self.given.get(role, name), self.source.images, said, f"{role}_input", weights)
+        made = self.given[role] if role in self.given else self._model_source(name, fit.wanted.size).create(seed)
+        return Network.probed(name, Fitted(fit, made), self.source.input_size, self.source.num_classes)
 
-    def _model_source(self, name: str) -> ModelSource:
-        return ModelSource(name, self.source.num_classes, self.source.input_size, self.registry)
+    def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
+        return ModelSource(name, self.source.num_classes, size, self.registry)
 
     def _brings_weights(self, name: str) -> bool:
-        return self._model_source(name).brings_weights
+        return self._model_source(name, self.source.input_size).brings_weights

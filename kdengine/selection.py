@@ -80,7 +80,7 @@ def _given_as_object(key: str) -> str:
 
 
 def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
-    sections = [*chosen, "train", "teacher_train"]
+    sections = [*chosen, "train", "teacher_train", "teacher_input", "student_input"]
     near = did_you_mean(key, sections) or f"This run has {', '.join(sections)}."
     return f"Options are given for '{key}', which is no method of this run. {near}"
 

@@ -8,12 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from kdengine.errors import SettingsError, did_you_mean
 
-__all__ = ["Names", "Settings", "Strict", "TrainSettings", "from_assignments", "merge", "parse_assignment", "read_toml"]
+__all__ = [
+    "InputSettings",
+    "Names",
+    "Settings",
+    "Strict",
+    "TrainSettings",
+    "from_assignments",
+    "merge",
+    "parse_assignment",
+    "read_toml",
+]
 
 SAID = "said"
 """Kind of a fault whose message is complete as it stands."""
@@ -120,6 +130,38 @@ class TrainSettings(Strict):
     """Whether each training stage begins with a fresh optimizer."""
 
 
+def _rows_and_columns(value: Any) -> Any:
+    """One number as rows and columns."""
+    pair = (value, value) if isinstance(value, int) else value
+    if value is None or (_is_list(pair, int) and len(pair) == 2 and min(pair) > 0):
+        return pair
+    raise ValueError("a number of pixels is needed, such as 224, or [ROWS, COLUMNS]")
+
+
+def _for_each_channel(value: Any) -> Any:
+    if value is None or (_is_list(value, int | float) and len(value) > 0):
+        return value
+    raise ValueError("one number for each channel is needed, on the scale 0 to 1, such as [0.485, 0.456, 0.406]")
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+
+
+class InputSettings(Strict):
+    """The images that a network receives.
+
+    What is left out is as the network's pretrained weights were made for, or as the data has it where there are none.
+    """
+
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_rows_and_columns)] = None
+    """Rows and columns, or one number for both; images of another size are resized."""
+    mean: Annotated[tuple[float, ...] | None, BeforeValidator(_for_each_channel)] = None
+    """What is taken off each channel, on the scale 0 to 1."""
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...] | None, BeforeValidator(_for_each_channel)] = None
+    """What each channel is then divided by."""
+
+
 class Settings(Strict):
     """Everything that decides a run; ``run.toml`` in a run folder is this, as resolved."""
 
@@ -139,6 +181,10 @@ class Settings(Strict):
     """How the student is trained."""
     teacher_train: dict[str, Any] = {}
     """What the teacher's own training does otherwise than the student's."""
+    teacher_input: InputSettings = InputSettings()
+    """The images that the teacher receives."""
+    student_input: InputSettings = InputSettings()
+    """The images that the student receives."""
     options: dict[str, dict[str, Any]] = {}
     """Method -> its options. The second fitnet of a run is 'fitnet-2'."""
 
@@ -150,6 +196,15 @@ class Settings(Strict):
         except SettingsError as error:
             raise PydanticCustomError(SAID, "{text}", {"text": str(error)}) from None
         return values
+
+    @field_validator("teacher_input", "student_input", mode="before")
+    @classmethod
+    def _of_parts(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Mapping | InputSettings):
+            return value
+        name, parts = info.field_name, ", ".join(InputSettings.model_fields)
+        said = f"{name} = {value!r}: its parts are set one by one: {parts}, as in {name}.size=224."
+        raise PydanticCustomError(SAID, "{text}", {"text": said})
 
     @property
     def teacher_training(self) -> TrainSettings:

@@ -12,6 +12,7 @@ from torch import nn
 from kdengine.batches import Batches, ForeignBatches, ShardedBatches
 from kdengine.dataset import Data
 from kdengine.errors import DataError
+from kdengine.inputs import ImageForm
 from kdengine.settings import Settings
 from kdengine.taps import Anatomy
 
@@ -60,7 +61,11 @@ class Source:
 
     @classmethod
     def of_loaders(
-        cls, train: Iterable[Any], test: Iterable[Any], device: torch.device, modules: Iterable[nn.Module] = ()
+        cls,
+        train: Iterable[Any],
+        test: Iterable[Any],
+        device: torch.device,
+        modules: Iterable[tuple[nn.Module, tuple[int, int] | None]] = (),
     ) -> Source:
         """The user's loaders; sizes and classes are read off their data set and the test batches.
 
@@ -68,7 +73,8 @@ class Source:
             train: the loader to train on.
             test: the loader to measure accuracy on.
             device: where batches go.
-            modules: networks that came as modules: they may know of classes that no test image shows.
+            modules: networks that came as modules: they may know of classes that no test image shows; each with the
+                rows and columns that it receives, where those are not the data's.
 
         Raises:
             DataError: they are empty, or give something other than images and labels.
@@ -82,9 +88,17 @@ class Source:
         if shape is None or len(shape) != 3:
             raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
         dataset = getattr(train, "dataset", None)
-        outputs = [Anatomy.of(module, shape).probe.logits.shape[-1] for module in modules]
+        received = [(module, (shape[0], *(size or shape[1:]))) for module, size in modules]
+        outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
         classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
         return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
+
+    @property
+    def images(self) -> ImageForm:
+        """What the images of its batches are like; of loaders it is not known how they normalise."""
+        if self.data is None:
+            return ImageForm(self.input_size)
+        return ImageForm(self.input_size, self.data.mean, self.data.std)
 
     def shared(self, rank: int, processes: int) -> Source:
         """The same, where each of several processes trains on its share; loaders of the user's own share themselves."""

@@ -55,7 +55,7 @@ class Step:
     """What a distiller sees of one batch. Every floating tensor is float32, whatever the forwards ran in.
 
     Attributes:
-        x: the images as the student received them, [B, C, H, W].
+        x: the images as the data makes them, [B, C, H, W]; the student may receive them in another size or normalisation.
         y: class indices, [B].
         index: position of each image in the training set, [B].
         student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].

@@ -19,6 +19,7 @@ from torch import nn
 from kdengine import __version__
 from kdengine.cache import cache_folder
 from kdengine.dataset import Data
+from kdengine.inputs import InputFit
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
 from kdengine.weights import load_weights
@@ -36,15 +37,17 @@ class CachedTeacher:
         settings: the settings of its own training, a run without a teacher.
         data: what it is trained on.
         precision: of its training.
+        fit: what is done to the images before it receives them.
     """
 
     settings: Settings
     data: Data
     precision: str
+    fit: InputFit
 
     @property
     def folder(self) -> RunFolder:
-        """Keyed by data, network, settings and version: another key is another folder."""
+        """Keyed by data, network, its input, settings and version: another key is another folder."""
         key = {
             "version": __version__,
             "data": self.data.fingerprint,
@@ -52,6 +55,7 @@ class CachedTeacher:
             "seed": self.settings.seed,
             "precision": self.precision,
             "train": self.settings.train.model_dump(mode="json", exclude={"device", "workers", "precision"}),
+            **({"input": self.fit.wanted.describe()} if self.fit.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         name = "".join(char if char.isalnum() or char in "._-" else "-" for char in self.settings.student)

@@ -5,6 +5,7 @@ import torch
 
 from kdengine import Distiller, Engine, ModelError, Registry, SettingsError, hookimpl
 from kdengine.chain import chain
+from kdengine.inputs import ImageForm
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
@@ -19,7 +20,7 @@ def network(name, seed=0):
 
 @pytest.fixture(scope="module")
 def pupil():
-    maker = NetworkMaker({"student": "resnet8", "teacher": "resnet32"}, 10, SIZE, Registry(), 1)
+    maker = NetworkMaker({"student": "resnet8", "teacher": "resnet32"}, 10, ImageForm(SIZE), Registry(), 1)
     return Pupil(network("resnet8"), network("resnet32"), 10, 100, SIZE, maker)
 
 

@@ -8,6 +8,7 @@ import torch
 from kdengine import Distiller, Registry, Stage, TrainingError
 from kdengine.assembly import make_lane
 from kdengine.data import load_data
+from kdengine.inputs import ImageForm
 from kdengine.loop import fit
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
@@ -46,7 +47,7 @@ class Room:
 
     def lane(self, name, plugins=None, settings=None):
         plugins = [] if name == "plain" else plugins or [name]
-        maker = NetworkMaker({"student": "resnet8", "teacher": "resnet14"}, 10, (3, 32, 32), self.registry, 1)
+        maker = NetworkMaker({"student": "resnet8", "teacher": "resnet14"}, 10, ImageForm((3, 32, 32)), self.registry, 1)
         pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, (3, 32, 32), maker)
         distillers = choose_distillers(plugins, {}, self.registry)
         batches = len(self.source.train)

@@ -3,13 +3,14 @@ import timm
 import torch
 
 from kdengine import ModelError, Registry
+from kdengine.inputs import ImageForm
 from kdengine.network_maker import NetworkMaker
 
 SIZE = (3, 32, 32)
 
 
 def maker(seed=3, **kinds):
-    return NetworkMaker(kinds, 10, SIZE, Registry(), seed)
+    return NetworkMaker(kinds, 10, ImageForm(SIZE), Registry(), seed)
 
 
 def test_specs_and_words_make_networks_with_fresh_weights_each_time():

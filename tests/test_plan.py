@@ -17,8 +17,9 @@ def plan():
 
 def test_a_plan_names_the_networks_and_the_parameters_of_the_connectors(plan):
     facts = plan.describe()
-    assert facts["teacher"] == {"name": "module:CifarResNet", "parameters": 272_474, "stages": 3}
-    assert facts["student"] == {"name": "resnet8", "parameters": 78_042, "stages": 3}
+    as_the_data = {"input": {"size": [3, 32, 32]}}
+    assert facts["teacher"] == {"name": "module:CifarResNet", "parameters": 272_474, "stages": 3, **as_the_data}
+    assert facts["student"] == {"name": "resnet8", "parameters": 78_042, "stages": 3, **as_the_data}
     hint = 32 * 32 + 32 + 2 * 32  # a 1x1 convolution with bias and a batch normalisation
     assert [(method["name"], method["connector_parameters"]) for method in facts["methods"]] == [("fitnet", hint), ("st", 0)]
     assert sum(part["parameters"] for part in facts["methods"][0]["connectors"]) == hint

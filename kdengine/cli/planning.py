@@ -14,8 +14,15 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     """Networks, connectors, stages with their taps, and memory, of a described plan, as tables."""
     from kdengine.cli.tables import print_table
 
-    networks = [[role, plan[role]["name"], f"{plan[role]['parameters']:,}"] for role in ("teacher", "student") if role in plan]
-    print_table(["", "name", "parameters"], [*networks, *(row for method in plan["methods"] for row in _method_rows(method))])
+    roles = [role for role in ("teacher", "student") if role in plan]
+    networks = [_network_row(role, plan[role]) for role in roles]
+    methods = [row for method in plan["methods"] for row in _method_rows(method)]
+    print_table(["", "name", "parameters", "input"], [*networks, *methods])
+    for role in roles:
+        if "mean" in plan[role]["input"]:
+            click.echo(
+                f"The {role} receives images of {_normalisation(plan[role]['input'])}, not {_normalisation(plan['data'])}"
+            )
     for stage in plan["stages"]:
         name = f"{stage['name']} of {stage['network']}" if "network" in stage else stage["name"]
         click.echo(f"\nStage {name}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}")
@@ -32,10 +39,21 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     )
 
 
+def _network_row(role: str, network: Mapping[str, Any]) -> list[str]:
+    return [role, network["name"], f"{network['parameters']:,}", " x ".join(map(str, network["input"]["size"]))]
+
+
+def _normalisation(images: Mapping[str, Any]) -> str:
+    """``mean 0.5, 0.5, 0.5 and std 0.25, 0.25, 0.25``."""
+    mean, std = (", ".join(f"{value:g}" for value in images[name]) for name in ("mean", "std"))
+    return f"mean {mean} and std {std}"
+
+
 def _method_rows(method: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["method", method["name"], f"{method['connector_parameters']:,}"]]
+    rows = [["method", method["name"], f"{method['connector_parameters']:,}", ""]]
     named = [
-        [f"  {part['kind']}", f"{method['name']}.{part['name']}", f"{part['parameters']:,}"] for part in method["connectors"]
+        [f"  {part['kind']}", f"{method['name']}.{part['name']}", f"{part['parameters']:,}", ""]
+        for part in method["connectors"]
     ]
     return rows + (named if len(named) > 1 else [])
 

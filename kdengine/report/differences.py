@@ -84,7 +84,7 @@ def _marks(runs: Sequence[PastRun]) -> list[str]:
 
 def _trained(runs: Sequence[PastRun]) -> list[dict[str, Any]]:
     """How each run was trained; where its precision is not known, it is taken to be that of the others."""
-    found = [flat({"train": run.settings.train.model_dump(mode="json")}) for run in runs]
+    found = [flat(run.settings.model_dump(mode="json", include={"train", "student_input"})) for run in runs]
     precision = next((run.manifest["precision"] for run in runs if "precision" in run.manifest), None)
     return [
         {name: value for name, value in item.items() if name not in NOT_LEARNING}

@@ -195,9 +195,10 @@ class Page:
 
 
 def _settings(run: PastRun) -> dict[str, Any]:
-    settings = run.settings.model_dump(mode="json", exclude={"methods", "options"})
+    settings = flat(run.settings.model_dump(mode="json", exclude={"methods", "options"}))
+    said = {name: value for name, value in settings.items() if value is not None or "_input." not in name}
     known = ("num_classes", "input_size", "train_images", "test_images", "fingerprint")
-    return flat(settings) | {f"data.{name}": run.data[name] for name in known if name in run.data}
+    return said | {f"data.{name}": run.data[name] for name in known if name in run.data}
 
 
 def _options(run: PastRun) -> str:

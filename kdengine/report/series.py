@@ -16,7 +16,7 @@ __all__ = ["Curve", "Series", "series_of"]
 
 NOT_OF_A_LINE = ("seed", "train.device", "train.workers")
 """Settings that trials of one line may differ in."""
-OF_A_TEACHER = ("teacher", "teacher_weights", "teacher_train", "options")
+OF_A_TEACHER = ("teacher", "teacher_weights", "teacher_train", "teacher_input", "options")
 """Settings that change nothing where nothing is learnt from a teacher."""
 MANY = 3
 """More settings than these say too much to be a label."""

@@ -19,7 +19,7 @@ class Trace:
         logits: [B, K], or None where the forward stopped before them.
         complete: makes the logits when they are asked for after all.
         aliases: further names of the same tensors, such as ``stage-1`` for ``stage4``.
-        inputs: the images that the network received, [B, C, H, W].
+        inputs: the images that the forward began with, [B, C, H, W].
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class Trace:
 
     @property
     def input(self) -> Tensor:
-        """The images that the network received, [B, C, H, W]; they take gradients where a method needs it.
+        """The images that the forward began with, [B, C, H, W]; they take gradients where a method needs it.
+
+        In a step they are the batch as the data makes it, for both networks, whatever each of them receives.
 
         Raises:
             TapError: the forward had no tensor for its input.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdengine.assembly import make_lane
 from kdengine.batches import Batch
 from kdengine.distiller import Distiller
+from kdengine.inputs import ImageForm
 from kdengine.lane import Lane
 from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
@@ -57,7 +58,9 @@ class Bench:
             num_classes=CLASSES,
             num_samples=64,
             input_size=SIZE,
-            new_network=NetworkMaker({"student": self.student, "teacher": self.teacher}, CLASSES, SIZE, Registry(), 1),
+            new_network=NetworkMaker(
+                {"student": self.student, "teacher": self.teacher}, CLASSES, ImageForm(SIZE), Registry(), 1
+            ),
         )
         taught_by = TeacherPass(self.teacher, runtime)
         self.lane = make_lane("bench", pupil, distillers_of(method, options or {}), settings, runtime, 2, taught_by)

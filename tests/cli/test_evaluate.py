@@ -1,5 +1,7 @@
 import json
 import shutil
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -20,6 +22,46 @@ def test_it_can_be_measured_on_other_data(finished, kdengine):
     facts = kdengine("evaluate", folder, "--data", "digits@test=100", "--json").json
     assert facts["data"] == "digits@test=100"
     assert facts["top1"] == round(facts["top1"])
+
+
+INPUT = ["-o", "student_input.size=24", "-o", "student_input.mean=[0.5, 0.4, 0.3]"]
+
+
+def test_a_student_with_an_input_of_its_own_is_measured_on_that(kdengine, small, here):
+    said = kdengine("train", "--model", "resnet8", *small, *INPUT, "--out", "run", "--json")
+    student = said.json["student"]
+    assert (student["input"]["size"], student["input"]["mean"]) == ([3, 24, 24], [0.5, 0.4, 0.3])
+    again = kdengine("evaluate", "run", "--json").json
+    assert (again["top1"], again["top5"], again["loss"]) == (student["top1"], student["top5"], _last_loss("run"))
+    result = json.loads((here / "run" / "result.json").read_text())
+    del result["student"]["input"]["mean"], result["student"]["input"]["std"]
+    (here / "run" / "result.json").write_text(json.dumps(result))
+    assert kdengine("evaluate", "run", "--json").json["loss"] != again["loss"], "with the data's normalisation it is another"
+
+
+def _last_loss(folder):
+    return json.loads(Path(folder, "metrics.jsonl").read_text().splitlines()[-1])["test_loss"]
+
+
+def test_on_data_of_another_size_the_student_gets_the_size_and_normalisation_of_its_run(finished, kdengine, here):
+    factory = """
+        from dataclasses import replace
+
+        import torch.nn.functional as F
+        from kdengine.data import load_data
+
+
+        def large():
+            digits = load_data("digits@train=128@test=64")
+            doubled = replace(digits.test, images=digits.test.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
+            train = replace(digits.train, images=F.pad(digits.train.images, [16] * 4))
+            return replace(digits, input_size=(3, 64, 64), train=train, test=doubled, mean=(), std=())
+    """
+    (here / "doubled.py").write_text(dedent(factory))
+    _, folder = finished
+    own = kdengine("evaluate", folder, "--json").json
+    found = kdengine("evaluate", folder, "--data", "python:doubled:large", "--json").json
+    assert found["loss"] == pytest.approx(own["loss"], rel=0.05), "images of double size, halved again"
 
 
 @pytest.mark.parametrize("missing", ["run.toml", "result.json", "student.safetensors"])

@@ -96,6 +96,25 @@ def test_what_is_said_beside_a_file_wins(finished, kdengine, here):
     assert settings["train"]["lr"] == 0.02
 
 
+def test_networks_with_inputs_of_their_own(kdengine, small, here):
+    inputs = ["-o", "teacher_input.size=64", "-o", "teacher_input.mean=[0.485, 0.456, 0.406]"]
+    plan = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--dry-run")
+    lines = [line.split() for line in plan.out.splitlines()]
+    assert ["teacher", "resnet14", "175,258", "3", "x", "64", "x", "64"] in lines
+    assert ["student", "resnet8", "78,042", "3", "x", "32", "x", "32"] in lines
+    assert "The teacher receives images of mean 0.485, 0.456, 0.406 and std 0.379" in plan.out
+    said = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--out", "run", "--json")
+    assert said.code == 0, said.err
+    teacher, student = said.json["teacher"], said.json["student"]
+    assert (teacher["input"]["size"], teacher["input"]["mean"]) == ([3, 64, 64], [0.485, 0.456, 0.406])
+    data = said.json["data"]
+    assert student["input"] == {"size": data["input_size"], "mean": data["mean"], "std": data["std"]}
+    assert "resnet14 receives images of 3 x 64 x 64, mean 0.485 0.456 0.406, std 0.379" in " ".join(said.err.split())
+    assert kdengine("run", "run/run.toml", "--out", "again", "--json").code == 0
+    assert rows(here / "again") == rows(here / "run")
+    assert kdengine("evaluate", "run", "--json").json["top1"] == student["top1"]
+
+
 def test_two_methods_a_file_of_ones_own_and_json(kdengine, small, here):
     (here / "my_kd.py").write_text(METHOD)
     said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", "--json")
@@ -180,6 +199,10 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
         ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
         ([*RUN, *PAIR, "-o", "train.precision=fp16"], ["train.precision = 'fp16'", "bf16"]),
+        ([*RUN, *PAIR, "-o", "teacher_input.size=big"], ["teacher_input.size = 'big'", "224"]),
+        ([*RUN, *PAIR, "-o", "teacher_input=64"], ["teacher_input.size=224"]),
+        ([*RUN, *PAIR, "-o", "student_input.std=[0.5]"], ["student_input.std = [0.5]", "3 channels"]),
+        ([*RUN, *PAIR, "-o", "studnt_input.size=64"], ["'studnt_input'", "'student_input'"]),
         ([*RUN, *PAIR, "--epochs", "0"], ["train.epochs = 0"]),
         ([*RUN, *PAIR, "--epochs", "many"], ["--epochs"]),
         ([*RUN, *PAIR, "--data", "digts"], ["no data set 'digts'", "'digits'"]),

@@ -67,3 +67,10 @@ def test_lanes_of_one_comparison_belong_together(run_folder, tmp_path):
     folders = [run_folder(f"sweep/trial-1/{lr}", train={"lr": lr}) for lr in (0.1, 0.2)]
     assert obstacles(find_runs(folders)) == []
     assert len(obstacles(find_runs([*folders, run_folder("alone", train={"lr": 0.3})]))) == 1
+
+
+def test_students_that_received_other_images_differ_but_their_teachers_may(run_folder):
+    folders = [run_folder("a"), run_folder("b", teacher_input={"size": 224})]
+    check_comparable(find_runs(folders))
+    (reason,) = obstacles(find_runs([*folders, run_folder("c", student_input={"size": 64})]))
+    assert reason.startswith(f"different student_input.size: not set ({folders[0]} and 1 more), [64, 64] (")

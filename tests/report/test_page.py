@@ -108,7 +108,8 @@ def test_curves_and_terms_are_drawn_in_place(page, folders):
 
 
 def test_settings_say_what_all_share_and_what_differs(page, run_folder):
-    folders = [run_folder("a", options={"st": {"alpha": 0.5, "hard": True}}), run_folder("b", method="plain", seed=4)]
+    options = {"st": {"alpha": 0.5, "hard": True}}
+    folders = [run_folder("a", options=options, teacher_input={"size": 64}), run_folder("b", method="plain", seed=4)]
     text, read = page(folders)
     shared, _, rest = text.partition("<h2>Settings</h2>")[2].partition("<h3>Different</h3>")
     assert "<span>train.lr</span><span>0.1</span>" in shared
@@ -117,6 +118,8 @@ def test_settings_say_what_all_share_and_what_differs(page, run_folder):
     assert ("seed", "0", "st") in rows
     assert ("seed", "4", "plain") in rows
     assert ("teacher", "not set", "plain") in rows
+    assert ("teacher_input.size", "64, 64", "st") in rows
+    assert "student_input" not in text, "what is left out of an input says nothing"
     assert "alpha = 0.5, hard = true" in text
     assert "<span>device_name</span><span>a machine</span>" in text
     assert "versions.torch" in read.texts
