@@ -14,6 +14,7 @@ from kdengine.assembly import make_lane
 from kdengine.batches import Batch
 from kdengine.distiller import Distiller
 from kdengine.errors import KDError, ModelError
+from kdengine.inputs import ImageForm
 from kdengine.models import ModelSource
 from kdengine.network_maker import NetworkMaker
 from kdengine.pupil import Network, Pupil
@@ -120,7 +121,7 @@ class Pairing:
         settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
         kinds: dict[str, str | nn.Module] = {"student": self.student.module, "teacher": self.teacher.module}
         registry = Registry()
-        maker = NetworkMaker(kinds, CLASSES, self.size, registry, 1)
+        maker = NetworkMaker(kinds, CLASSES, ImageForm(self.size), registry, 1)
         pupil = Pupil(self.student, self.teacher, CLASSES, 64, self.size, maker)
         teaching = TeacherPass(self.teacher.module, self.runtime)
         lane = make_lane("matrix", pupil, choose_distillers(methods, {}, registry), settings, self.runtime, 2, teaching)
