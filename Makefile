@@ -19,8 +19,9 @@ demo: setup
 	@echo "== Distilling ResNet-32 into ResNet-8 on handwritten digits; the teacher is trained first, and kept for next time"
 	$(BIN)/kdengine run --plugin kdplugin-rkd --teacher timm:resnet32 --student resnet8
 
+# one thread for each worker: pools of threads that share cores are many times slower than no threads
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
 
 lint: setup
 	$(BIN)/ruff check .
