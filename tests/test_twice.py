@@ -13,7 +13,9 @@ def second_derivative(function, x):
     return second
 
 
-@pytest.mark.parametrize("function", [F.hardsigmoid, nn.Hardsigmoid(), nn.Hardsigmoid(inplace=True)], ids=str)
+@pytest.mark.parametrize(
+    "function", [F.hardsigmoid, nn.Hardsigmoid(), nn.Hardsigmoid(inplace=True)], ids=["function", "module", "inplace"]
+)
 def test_a_hard_sigmoid_can_be_differentiated_twice(function):
     gate = lambda x: function(x * 1.0) * x.square()  # noqa: E731
     x = torch.linspace(-5, 5, 41, dtype=torch.float64) + 0.05
