@@ -1,6 +1,6 @@
 """What a comparison saves: eight joint methods side by side, against the same eight alone, and eight plain fp32 loops.
 
-    python benchmarks/compare.py --steps 12
+    python benchmarks/compare.py
 
 A step of the comparison is one batch for all lanes: making it, one pass of the teacher, and every lane's own step. It is
 set against the sum of the steps of the eight runs alone in the same precision, and against eight steps of the plain loop of
@@ -87,22 +87,29 @@ def plain(steps: int) -> float:
     return statistics.median([loop.step() for _ in range(steps + WARM_UP)][WARM_UP:])
 
 
+def measured(steps: int, precision: str) -> tuple[float, float, float]:
+    """Seconds of a batch: of the eight lanes together, of the same alone, and of eight plain loops."""
+    lanes = together(steps, precision) - alone(None, steps, precision)  # the plain student is not one of the eight
+    apart = sum(alone(method, steps, precision) for method in METHODS)
+    return lanes, apart, len(METHODS) * plain(steps)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=12)
-    steps = parser.parse_args().steps
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured; medians are printed")
+    arguments = parser.parse_args()
     facts = Runtime().describe()
-    print(f"resnet32 -> resnet8, batch {BATCH} of [3, 32, 32], {CLASSES} classes, {steps} steps: {', '.join(METHODS)}")
-    print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']}\n")
+    print(f"resnet32 -> resnet8, batch {BATCH} of [3, 32, 32], {CLASSES} classes: {', '.join(METHODS)}")
+    print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']},")
+    print(f"{arguments.rounds} rounds of {arguments.steps} steps\n")
     print("| precision | together, s | alone, sum, s | ratio | eight plain fp32 loops, s | ratio |\n|" + " --- |" * 6)
     for precision in ("auto", "fp32"):
-        lanes = together(steps, precision) - alone(None, steps, precision)  # the plain student is not one of the eight
-        apart = sum(alone(method, steps, precision) for method in METHODS)
-        loops = len(METHODS) * plain(steps)
-        print(
-            f"| {precision} | {lanes:.2f} | {apart:.2f} | {lanes / apart:.2f} | {loops:.2f} | {lanes / loops:.2f} |", flush=True
-        )
+        rounds = [measured(arguments.steps, precision) for _ in range(arguments.rounds)]
+        lanes, apart, loops = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratios = [statistics.median(row[0] / row[place] for row in rounds) for place in (1, 2)]
+        print(f"| {precision} | {lanes:.2f} | {apart:.2f} | {ratios[0]:.2f} | {loops:.2f} | {ratios[1]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
