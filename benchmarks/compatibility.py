@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 
 from kdengine import Distiller, KDError, Registry
 from kdengine.pupil import Network
+from kdengine.runtime import Runtime
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network
 
@@ -106,6 +105,7 @@ def page(found: dict[str, dict], methods: list[str]) -> str:
     cells = [why for row in found.values() for role in ROLES for why in row["cells"][role].values()]
     refusals = sum(why is not None for why in cells)
     meta = sum(row["meta"] for row in found.values())
+    machine = Runtime().describe()
     reasons: dict[str, int] = {}
     taken = len(cells) - refusals
     lines = [
@@ -121,7 +121,7 @@ def page(found: dict[str, dict], methods: list[str]) -> str:
         f"Each family stands for itself by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
         f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has a mark for each of the three.",
         "",
-        f"* {REAL}: a real step on {processor()}: {len(found) - meta} families",
+        f"* {REAL}: a real step on {machine['device_name']}, {machine['threads']} threads: {len(found) - meta} families",
         f"* {META}: a step on the meta device, because the network is too large: {meta} families",
         f"* {REFUSED}: no step, for the reason of that number below",
         "",
@@ -146,13 +146,6 @@ def mark(why: str | None, meta: bool, reasons: dict[str, int]) -> str:
     if why is None:
         return META if meta else REAL
     return f"{REFUSED}{reasons.setdefault(why, len(reasons) + 1)}"
-
-
-def processor() -> str:
-    """The machine, in words."""
-    facts = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    names = [line.split(":", 1)[1].strip() for line in facts if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":
