@@ -40,7 +40,7 @@ def main() -> None:
     notes: Path = arguments.notes
     notes.parent.mkdir(exist_ok=True)
     found = json.loads(notes.read_text()) if notes.exists() else {}
-    methods = installed()
+    methods = Registry().all_methods()
     for family in arguments.families or SMALLEST:
         if family in found:
             continue
@@ -51,13 +51,6 @@ def main() -> None:
         how = "meta" if found[family]["meta"] else "real"
         print(f"{family}: {how}, {refused} refused, {time.perf_counter() - start:.0f} s", flush=True)
     arguments.out.write_text(page(found, methods), encoding="utf-8")
-
-
-def installed() -> list[str]:
-    """All methods and compositions that plugins offer."""
-    registry = Registry()
-    registry.load_all()
-    return sorted([*registry.offered("methods"), *registry.offered("compositions")])
 
 
 def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, object]:

@@ -93,6 +93,11 @@ class Registry:
                 if owner.distribution != plugin.distribution:
                     plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
 
+    def all_methods(self) -> list[str]:
+        """Names of all methods and compositions, in alphabetical order; loads every plugin that is not blocked."""
+        self.load_all()
+        return sorted([*self.offered("methods"), *self.offered("compositions")])
+
     def hooks(self, observers: Iterable[object]) -> Any:
         """The hooks of one run: the plugins selected so far, and observers that no other run sees.
 

@@ -3,13 +3,6 @@
 from kdengine import Registry
 from kdengine.testing import DistillerContract
 
-
-def installed():
-    registry = Registry()
-    registry.load_all()
-    return sorted([*registry.offered("methods"), *registry.offered("compositions")])
-
-
-for name in installed():
+for name in Registry().all_methods():
     title = "Test" + "".join(part.capitalize() for part in name.split("-"))
     globals()[title] = type(title, (DistillerContract,), {"method": name})

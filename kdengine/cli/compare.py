@@ -60,8 +60,7 @@ def _entries(methods: str, registry: Registry) -> list[Entry]:
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
-        registry.load_all()
-        names = sorted([*registry.offered("methods"), *registry.offered("compositions")])
+        names = registry.all_methods()
     return entries_of(names, registry)
 
 

@@ -16,12 +16,6 @@ STAGES = {"fitnet": ["hint"], "fsp": ["fsp"], "ab": ["init"], "multi": ["hint"]}
 CHAINS = ("takd", "multi")
 
 
-def installed():
-    registry = Registry()
-    registry.load_all()
-    return sorted([*registry.offered("methods"), *registry.offered("compositions")])
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Files of weights for teachers, by name."""
@@ -57,7 +51,7 @@ def distil(kdengine, here, weights):
     return run
 
 
-@pytest.mark.parametrize("method", installed())
+@pytest.mark.parametrize("method", Registry().all_methods())
 def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
     result, found = distil(method, "resnet20", "resnet8")
     assert result["method"] == method
@@ -92,7 +86,7 @@ def test_hints_and_soft_targets_along_a_chain_report_the_student(teacher, assist
 
 def test_the_list_of_plugins_names_every_method_with_category_source_and_options(kdengine):
     methods = {method["name"]: method for method in kdengine("plugins", "--json").json["methods"]}
-    assert set(methods) == set(installed())
+    assert set(methods) == set(Registry().all_methods())
     for method in methods.values():
         assert method["category"] in ("response", "multi-connection", "shared-representation", "relational")
         assert len(method["source"]) > 20
