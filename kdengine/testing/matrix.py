@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
@@ -91,7 +92,7 @@ class Pairing:
 
     Args:
         teacher: the network to learn from.
-        student: the network to train; its weights change.
+        student: the network to train; it has its weights again after every attempt.
         side: of the images.
         meta: whether the networks lie on the meta device.
     """
@@ -101,6 +102,7 @@ class Pairing:
         self.size = (3, side, side)
         self.runtime = MetaRuntime() if meta else Runtime("cpu", "fp32", channels_last=False, alone=True)
         self.teacher, self.student = teacher, student
+        self._weights = copy.deepcopy(student.module.state_dict())
 
     def attempt(self, *methods: str | Distiller) -> str | None:
         """Build methods for the pair without any option, in one lane, and take a step in each of its stages.
@@ -114,6 +116,8 @@ class Pairing:
             return str(error)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
+        finally:
+            self.student.module.load_state_dict(self._weights)
         return None
 
     def _train(self, methods: Sequence[str | Distiller]) -> None:
