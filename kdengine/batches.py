@@ -50,8 +50,8 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Batches in an epoch."""
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0, from the ``start``-th on: those that a whole epoch gives from there."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class ShardedBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """This process's share; a last batch with fewer images than processes is given to each of them whole."""
         mine = slice(self.rank, None, self.processes)
-        for batch in self.batches.epoch(number):
+        for batch in self.batches.epoch(number, start):
             share = mine if len(batch.y) >= self.processes else slice(None)
             yield Batch(batch.x[share], batch.y[share], batch.index[share])
 
@@ -108,19 +108,27 @@ class MemoryBatches:
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch: shuffled and augmented where there is a seed, each image exactly once."""
         order = torch.arange(len(self.images))
         random = None
         if self.seed is not None:
             random = generator_for(self.seed, number)
             order = torch.randperm(len(self.images), generator=random)
-        for index in torch.split(order, self.batch_size):
+        indices = torch.split(order, self.batch_size)
+        if random is not None:
+            self._skip(indices[:start], random)
+        for index in indices[start:]:
             images = self.images[index.to(self.images.device)]
             if random is not None:
                 images = self._augmented(images, random)
             index = index.to(self.device)
             yield Batch(self._normalised(images), self.labels[index.to(self.labels.device)].to(self.device), index)
+
+    def _skip(self, indices: Sequence[Tensor], random: torch.Generator) -> None:
+        """Draw what the augmentation of some batches draws: on images of one pixel, which cost next to nothing."""
+        for index in indices:
+            self._augmented(torch.empty(len(index), 1, 1, 1, dtype=torch.uint8), random)
 
     def _augmented(self, images: Tensor, random: torch.Generator) -> Tensor:
         if self.augment in ("crop", "crop-flip"):
@@ -212,20 +220,30 @@ class StreamBatches:
     def __len__(self) -> int:
         return -(-len(self.items) // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch, read ahead by the workers."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, read ahead by the workers; those before ``start`` are not read."""
         generator = generator_for(self.seed or 0, number)
         seed = int(torch.randint(2**62, (), generator=generator))
+        left = self._order(generator)[start:]
+        if not left:
+            return
         loader = DataLoader(
             _Indexed(self.items, self.transform, seed),
-            self.batch_size,
-            shuffle=self.seed is not None,
+            batch_sampler=left,
             num_workers=self.workers,
-            generator=generator,
+            generator=generator,  # or torch would draw from the global state
             pin_memory=self.device.type == "cuda",
         )
         for x, y, index in loader:
             yield Batch(x.to(self.device, non_blocking=True), y.to(self.device), index.to(self.device))
+
+    def _order(self, random: torch.Generator) -> list[list[int]]:
+        """The places of the images of each batch, as a shuffling ``DataLoader`` with this generator orders them."""
+        order = torch.arange(len(self.items))
+        if self.seed is not None:
+            torch.empty((), dtype=torch.int64).random_(generator=random)  # what a loader draws first, for its workers
+            order = torch.randperm(len(self.items), generator=random)
+        return [places.tolist() for places in torch.split(order, self.batch_size)]
 
 
 @dataclass(frozen=True)
@@ -247,14 +265,15 @@ class ForeignBatches:
         except TypeError:
             raise DataError("The loader has no length: give one with __len__, such as a torch DataLoader.") from None
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """One pass over the loader."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """One pass over the loader; what comes before ``start`` is read and dropped, for the order is the loader's own."""
         seen = 0
-        for item in self.loader:
+        for place, item in enumerate(self.loader):
             x, y = _images_and_labels(item)
             index = torch.arange(seen, seen + len(x), device=self.device)
             seen += len(x)
-            yield Batch(x.to(self.device), y.to(self.device), index)
+            if place >= start:
+                yield Batch(x.to(self.device), y.to(self.device), index)
 
 
 def _images_and_labels(item: Any) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine.batches import ForeignBatches, MemoryBatches, ShardedBatches, StreamBatches, random_crop, random_flip
+from kdengine.batches import (
+    ForeignBatches,
+    MemoryBatches,
+    ShardedBatches,
+    StreamBatches,
+    generator_for,
+    random_crop,
+    random_flip,
+)
 from kdengine.errors import DataError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -256,6 +264,85 @@ def test_another_form_is_answered_with_what_came_and_what_is_needed(form, said):
 def test_a_loader_without_a_length_is_refused():
     with pytest.raises(DataError, match="The loader has no length"):
         len(ForeignBatches(iter([(X, Y)])))
+
+
+# the rest of an epoch --------------------------------------------------------------------------------------------------
+
+
+def is_the_rest(rest, whole):
+    """Whether batches are the last ones of others, bit for bit."""
+    rest = list(rest)
+    pairs = list(zip(rest, whole[len(whole) - len(rest) :], strict=True))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for one, other in pairs for name in ("x", "y", "index"))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_an_epoch_begun_in_the_middle_goes_on_as_a_whole_one_does(images, augment, seed):
+    batches = memory(images, augment=augment, seed=seed)
+    whole = list(batches.epoch(2))
+    for start in range(6):
+        rest = list(batches.epoch(2, start))
+        assert len(rest) == 5 - start
+        assert is_the_rest(rest, whole)
+
+
+def test_skipped_images_are_not_made(images, monkeypatch):
+    made = []
+    normalised = MemoryBatches._normalised
+    monkeypatch.setattr(MemoryBatches, "_normalised", lambda self, x: made.append(len(x)) or normalised(self, x))
+    list(memory(images).epoch(0, 3))
+    assert made == [5, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_streamed_epoch_begun_in_the_middle_goes_on_as_a_whole_one_does(items, workers, seed):
+    batches = StreamBatches(items, Noisy(), 5, seed=seed, workers=workers)
+    whole = list(batches.epoch(1))
+    for start in (0, 1, 4, 5):
+        rest = list(batches.epoch(1, start))
+        assert len(rest) == 5 - start
+        assert is_the_rest(rest, whole)
+
+
+def test_skipped_images_are_not_read(items):
+    read = []
+
+    class Watched(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    batches = StreamBatches(Watched(items), Noisy(), 5, seed=0)
+    rest = [place for batch in batches.epoch(0, 3) for place in batch.index.tolist()]
+    assert len(rest) == 8
+    assert read == rest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_streamed_images_come_in_the_order_of_a_shuffling_loader(items, workers, seed):
+    random = generator_for(seed or 0, 3)
+    torch.randint(2**62, (), generator=random)
+    loader = DataLoader(range(23), 5, shuffle=seed is not None, generator=random, num_workers=workers)
+    found = StreamBatches(items, Noisy(), 5, seed=seed, workers=workers).epoch(3)
+    assert [batch.index.tolist() for batch in found] == [places.tolist() for places in loader]
+
+
+def test_a_process_begins_in_the_middle_with_its_share(images):
+    shared = ShardedBatches(memory(images), 1, 2)
+    rest = list(shared.epoch(0, 2))
+    assert len(rest) == 3
+    assert is_the_rest(rest, list(shared.epoch(0)))
+
+
+def test_a_loader_of_the_users_own_is_read_from_its_beginning_and_counted_on():
+    loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
+    batches = ForeignBatches(loader)
+    assert is_the_rest(batches.epoch(0, 1), list(batches.epoch(0)))
+    assert [batch.index.tolist() for batch in batches.epoch(0, 2)] == [[8, 9]]
+    assert list(batches.epoch(0, 3)) == []
 
 
 # several processes ----------------------------------------------------------------------------------------------------
