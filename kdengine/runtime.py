@@ -161,10 +161,14 @@ class Randomness:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew, as if made with this seed."""
         with self._kept():
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-            if device.type == "cuda":
-                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+            if self.device.type == "cuda":
+                torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
             self.state = self._now()
 
     @contextmanager

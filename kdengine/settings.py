@@ -19,6 +19,7 @@ __all__ = [
     "Settings",
     "Strict",
     "TrainSettings",
+    "flat",
     "from_assignments",
     "merge",
     "parse_assignment",
@@ -128,6 +129,8 @@ class TrainSettings(Strict):
     """Processes that read images, for data too large for memory."""
     reset_optimizer: bool = True
     """Whether each training stage begins with a fresh optimizer."""
+    save_minutes: float = Field(10.0, ge=0)
+    """Minutes after which the state is saved within an epoch, to be resumed from; with 0 it is saved after epochs only."""
 
 
 def _rows_and_columns(value: Any) -> Any:
@@ -220,6 +223,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping with dotted names: ``{"train": {"lr": 0.1}}`` is ``{"train.lr": 0.1}``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return found
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
