@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdengine.audit import AuditedBatches
 from kdengine.batches import Batches, ShardedBatches
 from kdengine.dataset import Data
 from kdengine.errors import DataError
@@ -52,7 +53,7 @@ class Source:
             data = data.holding_out(settings.train.validation)
         train = data.train_batches(settings.train, settings.seed, device)
         return cls(
-            train,
+            AuditedBatches(train, len(data.train), settings.train.batch_size),
             data.test_batches(settings.train, device),
             data.input_size,
             data.num_classes,
