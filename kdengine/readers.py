@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kdengine.dataset import Data, Split
-from kdengine.decoding import opened
+from kdengine.decoding import opened, reason
 from kdengine.errors import DataError
 from kdengine.specs import import_factory
 
@@ -86,7 +86,10 @@ class _Folder:
         return len(self.folder)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        item: tuple[Image.Image, int] = self.folder[index]
+        try:
+            item: tuple[Image.Image, int] = self.folder[index]
+        except Exception as error:  # damaged files fail in many ways
+            raise OSError(f"{reason(error)} ('{self.folder.samples[index][0]}')") from error
         return item
 
 
@@ -157,7 +160,7 @@ def _from_items(name: str, classes: tuple[str, ...], train: Any, test: Any, size
 
 def _common_size(items: Sequence[Any], looked_at: int = 32) -> tuple[int, int] | None:
     """Width and height if the first images agree on them."""
-    sizes = {opened(items, index).size for index in range(min(looked_at, len(items)))}
+    sizes = {opened(items, index)[0].size for index in range(min(looked_at, len(items)))}
     return sizes.pop() if len(sizes) == 1 else None
 
 

@@ -15,6 +15,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
+from kdengine.seeds import undisturbed
 
 __all__ = ["Randomness", "Runtime", "is_first_process", "native_bf16"]
 
@@ -51,7 +52,7 @@ class Runtime:
         self.channels_last = channels_last
         self.processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
         try:
-            with warnings.catch_warnings():
+            with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
                 accelerator = Fabric(accelerator=device, devices=1).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
@@ -157,7 +158,10 @@ def _processor() -> str:
 
 
 class Randomness:
-    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other."""
+    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other.
+
+    The global state can only be lent to one at a time: lanes of engines in several threads wait for each other's steps.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -192,8 +196,9 @@ class Randomness:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        before = self._now()
-        try:
-            yield
-        finally:
-            self._restore(before)
+        with undisturbed():
+            before = self._now()
+            try:
+                yield
+            finally:
+                self._restore(before)
