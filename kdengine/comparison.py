@@ -177,7 +177,11 @@ class Comparison:
                 if facts is None or (needed and not taught):
                     facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
                     taught = needed
-                train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
+                try:
+                    train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
+                finally:
+                    for run in lanes:
+                        run.folder.free()
 
     def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
@@ -224,7 +228,7 @@ class Comparison:
 
     def _free(self) -> None:
         """Let others into the folder."""
-        if self._lock is not None:
+        if self._lock is not None and self._lock.held:
             self._lock.free()
             shutil.rmtree(self.folder / "state", ignore_errors=True)
 

@@ -31,7 +31,7 @@ def loss_fault(where: str, terms: Mapping[str, Tensor]) -> TrainingError | None:
     """
     values = {name: float(value.detach()) for name, value in terms.items()}
     bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-    if not bad and math.isfinite(sum(values.values())):
+    if not bad and torch.stack(list(terms.values())).sum().isfinite():
         return None
     return TrainingError(f"{where}: the loss is no longer finite: {', '.join(bad) or f'the sum of {values}'}. {ADVICE}")
 

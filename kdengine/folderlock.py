@@ -44,6 +44,11 @@ class FolderLock:
         except OSError as error:
             raise StorageError(f"'{self.folder}' cannot be written to: {error.strerror}. Choose another --out.") from error
 
+    @property
+    def held(self) -> bool:
+        """Whether it is this lock that has the folder."""
+        return self._file.is_locked
+
     def free(self) -> None:
         """Unlock the folder."""
         self._file.release(force=True)

@@ -66,5 +66,5 @@ class Meter:
         """Return to a saved state."""
         device = self._right.device
         self.steps, self.busy, self._seen = state["steps"], state["busy"], state["seen"]
-        self._right = state["right"].to(device)
+        self._right = state["right"].to(device, copy=True)  # it is added to in place
         self._terms = {name: value.to(device) for name, value in state["terms"].items()}

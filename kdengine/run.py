@@ -86,6 +86,13 @@ class Run:
         """
         learnt_from = {"teacher": teacher} if teacher and self.settings.teacher else {}
         facts = {**self.runtime.describe(), "data": source.describe(), **learnt_from}
+        try:
+            self._enter(facts, resumed, override)
+        except BaseException:
+            self.folder.free()
+            raise
+
+    def _enter(self, facts: Mapping[str, Any], resumed: bool, override: bool) -> None:
         folder = self.folder
         state = {}
         if resumed:
@@ -142,8 +149,9 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
         if run.lane.failure is not None:
             run.hook.kdengine_on_error(run=run, error=run.lane.failure)
             return
-        result = results[run.lane.name] = Result.of(run, teacher if run.settings.teacher else None, source.describe())
+        result = Result.of(run, teacher if run.settings.teacher else None, source.describe())
         run.hook.kdengine_after_fit(run=run, result=result)
+        results[run.lane.name] = result
 
     try:
         with listening() as stop:
@@ -158,8 +166,7 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
     finally:
         for run in runs:
             run.lane.retire()
-            if run.runtime.is_main:
-                run.folder.free()
+            run.folder.free()
     return results
 
 
@@ -169,5 +176,5 @@ def _tell(run: Run, error: BaseException) -> None:
         run.hook.kdengine_on_error(run=run, error=error)
     except Exception as another:
         error.add_note(f"and then: {type(another).__name__}: {another}")
-    if isinstance(error, Exception) and run.lane.history:
+    if isinstance(error, Exception) and run.lane.history and run.folder.result() is None:
         error.add_note(f"{len(run.lane.history)} finished epochs are saved. To go on: {run.again}")

@@ -117,7 +117,9 @@ class RunFolder:
         self._saved_at = time.monotonic()
 
     def free(self) -> None:
-        """Unlock the folder; what only the lock needed is removed."""
+        """Unlock the folder, if it was locked here; what only the lock needed is removed."""
+        if not self._lock.held:
+            return
         self._lock.free()
         if not self.state_file.exists():
             shutil.rmtree(self.path / "state", ignore_errors=True)
