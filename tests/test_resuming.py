@@ -115,8 +115,8 @@ def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in (1, 2):
         Engine(None, "resnet14", out=f"teacher-{seed}", **{**FAST, "seed": seed, "epochs": 1}).fit()
+    weights = "teacher-1/student.safetensors"
     with pytest.raises(Stopped):
-        weights = "teacher-1/student.safetensors"
         Engine("resnet14", "resnet8", ["st"], out="run", observers=[Stop()], teacher_weights=weights, **FAST).fit()
     os.replace("teacher-2/student.safetensors", "teacher-1/student.safetensors")
     with pytest.raises(SettingsError, match=r"its weights of the teacher was \w+, and is now \w+"):

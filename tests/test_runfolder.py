@@ -176,7 +176,7 @@ def test_a_run_does_not_take_a_folder_that_another_took_meanwhile(tmp_path):
     one.check_new()
     other.check_new()
     one.begin(Settings(student="resnet8"), {})
-    with pytest.raises(SettingsError, match="already holds a run|in use"):
+    with pytest.raises(SettingsError, match=r"already holds a run|in use"):
         other.begin(Settings(student="resnet8"), {})
 
 

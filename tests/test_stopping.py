@@ -33,8 +33,7 @@ def test_a_first_signal_asks_and_a_second_one_ends_at_once(number, handlers):
         with pytest.raises(Stopped):
             stop.check()
         with pytest.raises(KeyboardInterrupt) as caught:
-            os.kill(os.getpid(), number)
-            threading.Event().wait(5)
+            signal.raise_signal(number)
     assert caught.type is KeyboardInterrupt
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
