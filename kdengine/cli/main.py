@@ -33,9 +33,7 @@ class LazyGroup(click.Group):
     def _from_plugins(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from kdengine.registry import Registry
 
-        registry = Registry()
-        registry.load_all()
-        registry.manager.hook.kdengine_commands(cli=self)
+        Registry().add_commands(self)
         return super().get_command(ctx, cmd_name)
 
 
