@@ -56,7 +56,7 @@ class ModelSource:
     def _built(self, spec: Spec) -> Any:
         try:
             return _BUILDERS[spec.scheme](self, spec)
-        except Exception as error:  # a network may refuse in any way
+        except (Exception, SystemExit) as error:  # a network may refuse in any way
             shape = ", ".join(map(str, self.input_size))
             raise ModelError(
                 f"'{self.text}' cannot be built for {self.num_classes} classes and images of [{shape}]: "
