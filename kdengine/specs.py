@@ -34,7 +34,7 @@ class Spec:
         scheme, colon, name = head.partition(":")
         if not colon:
             scheme, name = "", head
-        if not name:
+        if not name or (colon and not scheme):
             raise error(f"'{text}' names nothing. Write [SCHEME:]NAME[@KEY=VALUE...].")
         options: dict[str, Any] = {}
         for assignment in assignments:
