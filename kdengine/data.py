@@ -65,7 +65,7 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     except KDError:
         raise
     except (Exception, SystemExit) as error:  # files, the network, and a plugin's factory may fail in any way
-        raise DataError(f"'{text}' could not be loaded: {cause(error)}.") from error
+        raise DataError(f"'{text}' could not be loaded: {cause(error).rstrip('.')}.") from error
     if not isinstance(data, Data):
         raise DataError(f"'{text}' must give a kdengine.Data, got {type(data).__name__}.")
     cut = replace(data, name=text, train=data.train.first(limits[0]), test=data.test.first(limits[1]))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from kdengine.dataset import Data, Split
 from kdengine.decoding import opened
+from kdengine.discovery import cause
 from kdengine.errors import DataError
 from kdengine.specs import import_factory
 
@@ -171,7 +172,7 @@ def _python(name: str, **options: Any) -> Any:
     except DataError:
         raise
     except (Exception, SystemExit) as error:  # the user's factory may fail in any way
-        raise DataError(f"'python:{name}' failed: {type(error).__name__}: {error}.") from error
+        raise DataError(f"'python:{name}' failed: {cause(error).rstrip('.')}.") from error
 
 
 READERS: dict[str, Any] = {

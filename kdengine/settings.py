@@ -15,6 +15,7 @@ from kdengine.errors import SettingsError, did_you_mean
 from kdengine.faults import SAID, faults_in, shown
 
 __all__ = [
+    "MANY",
     "InputSettings",
     "Names",
     "Settings",
@@ -24,6 +25,7 @@ __all__ = [
     "merge",
     "parse_assignment",
     "read_toml",
+    "split_names",
 ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdengine.discovery import cause
 from kdengine.errors import KDError, did_you_mean
 from kdengine.settings import merge, parse_assignment
 
@@ -57,7 +58,7 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name) if module_name and attribute else None
     except (Exception, SystemExit) as problem:  # the user's module may fail in any way
-        raise error(f"'{module_name}' cannot be imported: {type(problem).__name__}: {problem}.") from problem
+        raise error(f"'{module_name}' cannot be imported: {cause(problem).rstrip('.')}.") from problem
     finally:
         sys.path.remove(here)
     factory: Callable[..., Any] | None = getattr(module, attribute, None)

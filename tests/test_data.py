@@ -182,7 +182,7 @@ def test_what_cannot_be_a_folder_is_one_that_is_missing(spec):
 
 
 def test_a_factory_that_ends_the_program_is_the_users_error():
-    assert refusal("python:sys:exit") == "'python:sys:exit' failed: SystemExit: ."
+    assert refusal("python:sys:exit") == "'python:sys:exit' failed: SystemExit: no message."
 
 
 def test_mean_and_deviation_are_those_of_numpy(digits):

@@ -110,3 +110,18 @@ def test_any_word_behind_a_command_is_answered_or_refused_with_a_reason(command,
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(arguments, reason):
     assert reason in said_by(*RUN, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate"], ["run", "--resume"], ["compare", "--resume"], ["report"], [*RUN, "--out"]],
+    ids=["evaluate", "resume", "resume-comparison", "report", "out"],
+)
+def test_a_folder_whose_name_is_too_long_is_refused(arguments):
+    assert "File name too long: 'aaa" in said_by(*arguments, LONG)
+
+
+@pytest.mark.parametrize("length", ["1e308", "1e400", HUGE])
+def test_a_stage_that_never_ends_is_refused(length):
+    reason = said_by(*RUN, "--plugin", "fitnet", "-o", f"fitnet.hint_epochs={length}")
+    assert "The stage 'hint' would last" in reason or "it must be a finite number" in reason
