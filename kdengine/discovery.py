@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ class Registrar:
 
     def recipes(self, folder: str | Path) -> None:
         """Offer every ``NAME.toml`` in a folder as a recipe."""
-        if not isinstance(folder, str | Path):
+        if not (isinstance(folder, str | Path) and os.path.isdir(folder)):
             raise PluginError(f"registry.recipes() takes a folder, got {folder!r}.")
         self._plugin.recipes.append(Path(folder))
 
@@ -168,7 +169,16 @@ def _unfit(method: type[Distiller]) -> str:
         return 'has no name: write name = "..." in its class.'
     if not (isinstance(method.Options, type) and issubclass(method.Options, Strict)):
         return "has Options of its own kind: write class Options(Distiller.Options)."
-    return _unfit_name(method.name)
+    return _unfit_name(method.name) or _unclear(method)
+
+
+def _unclear(method: type[Distiller]) -> str:
+    """Why a class does not say what every method says of itself, or an empty string."""
+    try:
+        method.describe()
+    except Exception as error:  # whatever stands where taps, presets or options belong
+        return f"cannot be described: {cause(error)}"
+    return ""
 
 
 def discover() -> Iterator[Plugin]:

@@ -164,6 +164,8 @@ def test_a_network_data_or_recipes_of_nothing_are_refused(offered):
             offer("net", 5)
     with pytest.raises(PluginError, match="takes a folder"):
         Registrar(offered).recipes(None)
+    with pytest.raises(PluginError, match="takes a folder"):
+        Registrar(offered).recipes("nowhere")
 
 
 def test_a_distiller_whose_options_are_no_class_is_refused_when_it_is_offered(offered):
@@ -182,6 +184,12 @@ def test_a_distribution_without_a_name_is_skipped(distribution):
     names = {plugin.name for plugin in discover()}
     assert "kdplugin-sound" in names
     assert "nameless" not in names
+
+
+@pytest.mark.parametrize("attributes", [{"taps": 5}, {"presets": [1]}, {"__doc__": 5}])
+def test_a_distiller_that_cannot_be_described_is_refused_when_it_is_offered(offered, attributes):
+    with pytest.raises(PluginError, match=r"cannot be described: .*Error"):
+        Registrar(offered).distiller(type("Odd", (Complete,), attributes))
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path):

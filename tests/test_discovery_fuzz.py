@@ -52,6 +52,7 @@ class Odd(Exception):
 class Nameless(Distiller):
     name = {name}
     Options = {options}
+    {attribute} = {value}
 
     def forward(self, step):
         return {{}}
@@ -68,6 +69,8 @@ MODULES = st.builds(
     name=ODD_FACTORY | st.just("'train'") | st.just("'sound'") | st.text(max_size=6).map(repr),
     options=ODD_FACTORY | st.just("Distiller.Options"),
     hook=st.sampled_from(["kdengine_register", "kdengine_registre", "kdengine_commands", "kdengine_after_fit"]),
+    attribute=st.sampled_from(["taps", "presets", "category", "needs", "takes", "companions", "__doc__", "forward", "other"]),
+    value=ODD_FACTORY,
     argument=st.sampled_from(["registry", "registry, more", "", "*registry", "cli"]),
     rest=st.sampled_from(
         ["", "", "", "1 / 0", "raise Odd", "def (", "raise BaseException", "kdengine_register = 5", "__name__ = None"]
