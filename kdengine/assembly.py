@@ -9,6 +9,7 @@ from kdengine.chain import chain
 from kdengine.checks import check_shapes
 from kdengine.distiller import Distiller
 from kdengine.errors import SettingsError
+from kdengine.faults import shown
 from kdengine.lane import Lane
 from kdengine.lane_module import LaneModule, Phase
 from kdengine.link import Link
@@ -16,7 +17,7 @@ from kdengine.pairing import Reading, read_taps
 from kdengine.pupil import Pupil
 from kdengine.runtime import Runtime
 from kdengine.seeds import seeded
-from kdengine.settings import Settings
+from kdengine.settings import MANY, Settings
 from kdengine.step import JOINT, Pair, Stage
 from kdengine.taps import Anatomy, Trace
 from kdengine.taps.anatomy import Site
@@ -104,8 +105,15 @@ def _phase(
 
 
 def _length(stage: Stage, epochs: int) -> int:
-    """Epochs of a stage; a share of the joint epochs is rounded up, but not for what binary fractions add to it."""
-    return math.ceil(round(stage.epochs * epochs, 6)) if isinstance(stage.epochs, float) else stage.epochs
+    """Epochs of a stage; a share of the joint epochs is rounded up, but not for what binary fractions add to it.
+
+    Raises:
+        SettingsError: no run has so many.
+    """
+    wanted = round(stage.epochs * epochs, 6) if isinstance(stage.epochs, float) else stage.epochs
+    if not wanted <= MANY:
+        raise SettingsError(f"The stage '{stage.name}' would last {shown(wanted)} epochs: {MANY} is the most.")
+    return math.ceil(wanted)
 
 
 def _reading(distiller: Distiller, stage: str, pupil: Pupil) -> Reading | None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kdengine import decoding
 from kdengine.dataset import Data, Split
-from kdengine.errors import DataError, did_you_mean
+from kdengine.discovery import cause
+from kdengine.errors import DataError, KDError, did_you_mean
 from kdengine.readers import READERS
 from kdengine.registry import Registry
 from kdengine.specs import Spec
@@ -59,7 +60,12 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
         near = did_you_mean(scheme, names) or f"Data is one of {', '.join(BUILT_IN)}."
         raise DataError(f"There is no data set '{text}'. {near}")
     _check_form(text, spec, options, load)
-    data = load(spec.name, **options)
+    try:
+        data = load(spec.name, **options)
+    except KDError:
+        raise
+    except (Exception, SystemExit) as error:  # files, the network, and a plugin's factory may fail in any way
+        raise DataError(f"'{text}' could not be loaded: {cause(error).rstrip('.')}.") from error
     if not isinstance(data, Data):
         raise DataError(f"'{text}' must give a kdengine.Data, got {type(data).__name__}.")
     cut = replace(data, name=text, train=data.train.first(limits[0]), test=data.test.first(limits[1]))
@@ -82,9 +88,13 @@ def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) ->
     if form is not None and (":" in form) != bool(spec.scheme):
         raise DataError(f"'{text}' is not how such data is named. Write {form}.")
     try:
-        inspect.signature(load).bind(spec.name, **options)
+        signature = inspect.signature(load)
+    except ValueError:  # what is not written in Python does not say what it takes
+        return
+    try:
+        signature.bind(spec.name, **options)
     except TypeError as error:
-        allowed = ["train", "test", *list(inspect.signature(load).parameters)[1:]]
+        allowed = ["train", "test", *list(signature.parameters)[1:]]
         near = [did_you_mean(option, allowed) for option in options if option not in allowed]
         raise DataError(f"'{text}': {error}. {' '.join(near).strip() or 'It takes @' + ', @'.join(allowed) + '.'}") from error
 

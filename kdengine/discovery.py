@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from importlib_metadata import distributions
 
 from kdengine.errors import KDError, PluginError
-from kdengine.settings import Strict
+from kdengine.settings import Settings, Strict
 
 if TYPE_CHECKING:
     from kdengine.distiller import Distiller
@@ -117,19 +118,47 @@ class Registrar:
             summary: what it does, in a sentence.
             source: where it was published.
         """
+        names = methods if isinstance(methods, Sequence) and not isinstance(methods, str) else ()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise PluginError(f"The composition {name!r} needs a list of names of methods, got {methods!r}.")
+        fault = _unfit_name(name)
+        if fault:
+            raise PluginError(f"The composition {name!r} {fault}")
         self._plugin.compositions[name] = Composition(tuple(methods), summary, source)
 
     def model(self, name: str, factory: Callable[..., Any]) -> None:
         """Offer a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``."""
-        self._plugin.models[name] = factory
+        self._plugin.models[_offered("network", name, factory)] = factory
 
     def dataset(self, name: str, factory: Callable[..., Any]) -> None:
         """Offer a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
-        self._plugin.datasets[name] = factory
+        self._plugin.datasets[_offered("data set", name, factory)] = factory
 
     def recipes(self, folder: str | Path) -> None:
         """Offer every ``NAME.toml`` in a folder as a recipe."""
+        if not (isinstance(folder, str | Path) and os.path.isdir(folder)):
+            raise PluginError(f"registry.recipes() takes a folder, got {folder!r}.")
         self._plugin.recipes.append(Path(folder))
+
+
+def _offered(kind: str, name: str, factory: Callable[..., Any]) -> str:
+    """The name of a network or a data set that can be offered.
+
+    Raises:
+        PluginError: no spec can say the name, or nothing is made under it.
+    """
+    if not isinstance(name, str) or re.fullmatch(r"[^\s:@]+", name) is None:
+        raise PluginError(f"A {kind} cannot be called {name!r}: a name is text without spaces, ':' and '@'.")
+    if not callable(factory):
+        raise PluginError(f"The {kind} '{name}' needs a factory that makes it, got {factory!r}.")
+    return name
+
+
+def _unfit_name(name: object) -> str:
+    """Why a method cannot be called so, or an empty string."""
+    if not isinstance(name, str) or re.fullmatch(r"\w[\w-]*", name) is None:
+        return f"cannot be called {name!r}: a name has letters, digits, '-' and '_' only."
+    return f"cannot be called '{name}': a setting is called so." if name in Settings.model_fields else ""
 
 
 def _unfit(method: type[Distiller]) -> str:
@@ -138,8 +167,17 @@ def _unfit(method: type[Distiller]) -> str:
         return "has no forward(self, step): every method needs one."
     if not isinstance(getattr(method, "name", None), str):
         return 'has no name: write name = "..." in its class.'
-    if not issubclass(method.Options, Strict):
+    if not (isinstance(method.Options, type) and issubclass(method.Options, Strict)):
         return "has Options of its own kind: write class Options(Distiller.Options)."
+    return _unfit_name(method.name) or _unclear(method)
+
+
+def _unclear(method: type[Distiller]) -> str:
+    """Why a class does not say what every method says of itself, or an empty string."""
+    try:
+        method.describe()
+    except Exception as error:  # whatever stands where taps, presets or options belong
+        return f"cannot be described: {cause(error)}"
     return ""
 
 
@@ -148,14 +186,12 @@ def discover() -> Iterator[Plugin]:
     seen: dict[str, list[Plugin]] = {}
     for distribution in distributions():
         try:
-            plugins = [
-                Plugin(point.name, distribution.name, distribution.version, point.value)
-                for point in distribution.entry_points.select(group=GROUP)
-            ]
+            name, points = distribution.name, distribution.entry_points.select(group=GROUP)
+            plugins = [Plugin(point.name, name, distribution.version, point.value) for point in points]
         except Exception:  # a damaged installation names nothing that could be shown
             continue
-        if plugins:
-            seen.setdefault(canonical(plugins[0].distribution), plugins)
+        if plugins and name:
+            seen.setdefault(canonical(name), plugins)
     yield from sorted(
         (plugin for plugins in seen.values() for plugin in plugins), key=lambda plugin: (plugin.name, plugin.distribution)
     )
@@ -168,7 +204,10 @@ def canonical(name: str) -> str:
 
 def cause(error: BaseException) -> str:
     """An error on one line, with its kind unless it is one of ours."""
-    text = " ".join(str(error).split()) or "no message"
+    try:
+        text = " ".join(str(error).split()) or "no message"
+    except Exception:  # a plugin's own kind of error may not even print
+        text = "no message"
     return text if isinstance(error, KDError) else f"{type(error).__name__}: {text}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "DataError",
@@ -15,6 +15,7 @@ __all__ = [
     "TapError",
     "TrainingError",
     "did_you_mean",
+    "together",
 ]
 
 
@@ -48,6 +49,11 @@ class TapError(KDError):
 
 class TrainingError(KDError):
     """A run that cannot go on, such as one whose loss is no longer finite."""
+
+
+def together(faults: Sequence[KDError]) -> KDError:
+    """Several faults as one error, each on a line of its own; a single one as it is."""
+    return faults[0] if len(faults) == 1 else SettingsError("\n".join(dict.fromkeys(map(str, faults))))
 
 
 def did_you_mean(name: str, allowed: Iterable[str], limit: int = 3) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.discovery import cause
 from kdengine.errors import ModelError, did_you_mean
 from kdengine.registry import Registry
 from kdengine.seeds import seeded
@@ -57,11 +58,11 @@ class ModelSource:
     def _built(self, spec: Spec) -> Any:
         try:
             return _BUILDERS[spec.scheme](self, spec)
-        except Exception as error:  # a network may refuse in any way
+        except (Exception, SystemExit) as error:  # a network may refuse in any way
             shape = ", ".join(map(str, self.input_size))
             raise ModelError(
                 f"'{self.text}' cannot be built for {self.num_classes} classes and images of [{shape}]: "
-                f"{type(error).__name__}: {error}. Options are written NAME@KEY=VALUE."
+                f"{cause(error).rstrip('.')}. Options are written NAME@KEY=VALUE."
             ) from error
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ def size_in_spec(text: str) -> InputSettings:
 
 def input_of_run(path: str | Path) -> InputSettings:
     """What the student of a run received, where a file of weights, or the folder itself, is that of a finished run."""
-    place = Path(path).expanduser()
-    result = RunFolder(place if place.is_dir() else place.parent).result() if _of_a_run(place) else None
+    place = Path(os.path.expanduser(path))
+    result = RunFolder(place if os.path.isdir(place) else place.parent).result() if _of_a_run(place) else None
     received = {} if result is None else dict(result["student"].get("input", {}))
     if received:
         received["size"] = received["size"][1:]
@@ -49,7 +50,7 @@ def input_of_run(path: str | Path) -> InputSettings:
 
 def _of_a_run(place: Path) -> bool:
     """Whether weights may be those of a run's student: a folder, or a file with a name that a run gives."""
-    return place.is_dir() or place.name in ("student.safetensors", "student-best.safetensors")
+    return os.path.isdir(place) or place.name in ("student.safetensors", "student-best.safetensors")
 
 
 def _of_timm(spec: Spec) -> InputSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from kdengine.dataset import Data, Split
 from kdengine.decoding import opened, reason
+from kdengine.discovery import cause
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from, undisturbed
 from kdengine.specs import import_factory
@@ -43,7 +45,7 @@ def _torchvision_cifar(name: str, root: str = "") -> Data:
     from kdengine.cache import cache_folder
 
     kind = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[name]
-    folder = Path(root) if root else cache_folder("data")
+    folder = Path(str(root)) if root else cache_folder("data")
     try:
         train, test = (kind(str(folder), train=train, download=not root) for train in (True, False))
     except Exception as error:  # downloads fail in many ways
@@ -61,8 +63,8 @@ def _imagefolder(path: str, size: int = 0) -> Data:
     """Folders ``train/CLASS/IMAGE`` and ``test/`` or ``val/``, as torchvision's ImageFolder reads them."""
     from torchvision.datasets import ImageFolder
 
-    root = Path(path).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(path))
+    if not os.path.isdir(root):  # unlike Path's own, false for what cannot be a path at all
         raise DataError(f"There is no folder '{path}'.")
     held_out = next((name for name in ("test", "val", "validation") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
@@ -102,12 +104,13 @@ def _hugging_face(name: str, label: str = "", size: int = 0) -> Data:
         import datasets
     except ImportError as error:
         raise DataError("'hf:' data needs the package 'datasets': pip install 'kdengine[hf]'.") from error
-    folder = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) and not folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    found = os.path.isdir(folder)
+    if name.startswith((".", "/", "~")) and not found:
         raise DataError(f"There is no folder '{name}'.")
     try:
         with _without_bars(datasets.utils.logging):
-            splits = datasets.load_dataset(str(folder) if folder.is_dir() else name)
+            splits = datasets.load_dataset(str(folder) if found else name)
     except Exception as error:  # the hub and the readers fail in many ways
         raise DataError(f"'hf:{name}' could not be loaded: {error}") from error
     held_out = next((split for split in ("test", "validation", "val") if split in splits), None)
@@ -188,8 +191,8 @@ def _python(name: str, **options: Any) -> Any:
         return factory(**options)
     except DataError:
         raise
-    except Exception as error:  # the user's factory may fail in any way
-        raise DataError(f"'python:{name}' failed: {type(error).__name__}: {error}.") from error
+    except (Exception, SystemExit) as error:  # the user's factory may fail in any way
+        raise DataError(f"'python:{name}' failed: {cause(error).rstrip('.')}.") from error
 
 
 READERS: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdengine.errors import KDError
 from kdengine.selection import belongs_to, names_of
 from kdengine.settings import read_toml
 from kdengine.trust import check_trusted
@@ -35,7 +36,14 @@ def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Reg
     check_trusted(values, recipe, trust or not recipe.endswith(".toml"))
     options = values.get("options")
     chosen = methods or values.get("methods", ())
-    if not isinstance(options, Mapping) or not isinstance(chosen, Sequence):
+    if not isinstance(options, Mapping) or not isinstance(chosen, list | tuple):
         return values  # the settings will say what is wrong with them
-    used = names_of([text for text in chosen if isinstance(text, str)], registry)
+    used = {name for text in chosen if isinstance(text, str) for name in _names(text, registry)}
     return {**values, "options": {key: value for key, value in options.items() if belongs_to(key, used)}}
+
+
+def _names(plugin: str, registry: Registry) -> set[str]:
+    try:
+        return names_of([plugin], registry)
+    except KDError:  # the settings will say so, beside all else that is wrong
+        return set()

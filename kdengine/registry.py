@@ -7,7 +7,8 @@ stops a run that does not use it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from kdengine.errors import PluginError, did_you_mean
 from kdengine.hooks import Hooks
 
 if TYPE_CHECKING:
+    import click
+
     from kdengine.distiller import Distiller
 
 __all__ = ["Registry"]
@@ -73,7 +76,7 @@ class Registry:
         for plugin in self._by_likelihood():
             self._load(plugin)
             for folder in plugin.recipes:
-                if (folder / f"{name}.toml").is_file():
+                if os.path.isfile(folder / f"{name}.toml"):
                     return folder / f"{name}.toml"
         known = sorted(file.stem for plugin in self._everything for folder in plugin.recipes for file in folder.glob("*.toml"))
         near = did_you_mean(name, known) or f"There are: {', '.join(known) or 'none'}."
@@ -117,6 +120,15 @@ class Registry:
             hooks = ", ".join(name for name in vars(hookspecs) if name.startswith("kdengine_"))
             raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are {hooks}.") from error
         return Hooks(manager, selected.values())
+
+    def add_commands(self, cli: click.Group) -> None:
+        """Let every plugin that is not blocked add its commands; one that fails at it is marked as broken."""
+        self.load_all()
+        modules = set(self.manager.get_plugins())
+        for plugin in self.plugins:
+            if plugin.status == "loaded":
+                with _isolated(plugin):
+                    self.manager.subset_hook_caller("kdengine_commands", modules - {plugin.module})(cli=cli)
 
     def load_models(self) -> None:
         """Load the plugins that may offer networks or recipes."""
@@ -223,12 +235,9 @@ class Registry:
     def _load(self, plugin: Plugin, needed: bool = False) -> None:
         """Import and register a plugin once; a failure is noted, and raised only where the plugin is needed."""
         if plugin.status == "found":
-            try:
+            with _isolated(plugin):
                 self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
                 plugin.status = "loaded"
-            except (Exception, SystemExit) as error:  # a plugin may fail in any way
-                plugin.status, plugin.reason = "broken", cause(error)
-                plugin.withdraw()
         if needed and plugin.status in ("broken", "blocked"):
             fix = (
                 f"Reinstall or update it: pip install -U {plugin.distribution}."
@@ -241,22 +250,23 @@ class Registry:
 
     def _register(self, plugin: Plugin, module: Any) -> None:
         """Hand the module to pluggy, find misspelt hooks, and let it offer what it has."""
-        name = f"{plugin.distribution}:{plugin.name}"
+        name = f"{plugin.distribution}:{plugin.name}={plugin.target}"
         others = set(self.manager.get_plugins())
+        known = module in others
         try:
-            if module not in others:
+            if not known:
                 self.manager.register(module, name)
             self.manager.check_pending()
             plugin.module = module
             self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
         except BaseException:
-            if self.manager.has_plugin(name):
+            if not known and self.manager.has_plugin(name):
                 self.manager.unregister(name=name)
             raise
 
     def _load_file(self, path: Path) -> Plugin:
         """Load a plugin that is a single file; without a registration of its own, its distillers are offered."""
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path's own, false for what cannot be a path at all
             raise PluginError(f"There is no file '{path}'. --plugin takes a method, a distribution, or a Python file.")
         place = path.resolve()
         if place not in self.files:
@@ -268,10 +278,24 @@ class Registry:
                     plugin.methods.update(distillers_in(module))
                 if not plugin.selectable and not self.manager.get_hookcallers(module):
                     raise PluginError("it holds no subclass of kdengine.Distiller, and no function marked @hookimpl")
-            except (Exception, SystemExit) as error:  # the user's file may fail in any way
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the user's file may fail in any way
                 raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
             self.files[place] = plugin
         return self.files[place]
+
+
+@contextmanager
+def _isolated(plugin: Plugin) -> Iterator[None]:
+    """Whatever fails inside makes the plugin a broken one that offers nothing, and stops nobody else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may fail in any way
+        plugin.status, plugin.reason = "broken", cause(error)
+        plugin.withdraw()
 
 
 def _manager() -> pluggy.PluginManager:

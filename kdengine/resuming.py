@@ -39,7 +39,7 @@ def changed_settings(stored: Settings, said: Mapping[str, Any], place: Path, ove
         SettingsError: with every setting that was changed and may not be.
     """
     old = stored.model_dump(mode="json", exclude_none=True)
-    wanted = checked_settings(merge(old, said), stored.methods, registry)
+    wanted = checked_settings(merge(old, said), stored.methods, registry, one_lane=bool(stored.methods))
     before, after = flat(old), flat(wanted.model_dump(mode="json", exclude_none=True))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name) and name not in NEUTRAL]
     told = "; ".join(f"{name} is {before.get(name, 'not set')}, got {after.get(name, 'nothing')}" for name in changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def check_networks(settings: Settings, given: Mapping[str, nn.Module], registry:
     for role, name in (("teacher", settings.teacher), ("student", settings.student)):
         if name is not None and role not in given:
             check_name(name, registry)
-    if settings.teacher_weights is not None and not Path(settings.teacher_weights).exists():
+    if settings.teacher_weights is not None and not os.path.exists(os.path.expanduser(settings.teacher_weights)):
         raise ModelError(f"There is no file of weights '{settings.teacher_weights}'.")
 
 

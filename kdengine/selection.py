@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kdengine.checks import check_contract
 from kdengine.distiller import Distiller
-from kdengine.errors import KDError, SettingsError, did_you_mean
+from kdengine.errors import KDError, SettingsError, did_you_mean, together
 from kdengine.registry import Registry
 from kdengine.settings import Settings
 from kdengine.source import LOADERS
@@ -26,41 +26,66 @@ def choose_distillers(
         registry: where names are looked up.
 
     Raises:
-        PluginError: a plugin is unknown, ambiguous or broken.
-        SettingsError: with every fault in the options of all methods.
+        PluginError: a plugin is unknown, ambiguous or broken, and nothing else is wrong.
+        SettingsError: with every fault in the plugins and in the options of all methods.
     """
-    chosen = _chosen(plugins, options, registry)
-    faults = [_unknown_method(key, chosen) for key in options if key not in chosen]
-    faults += [_given_as_object(key) for key in options if isinstance(chosen.get(key), Distiller)]
+    unfound: dict[str, KDError] = {}
+    chosen = _chosen(plugins, options, registry, unfound)
+    faults = list(unfound.values())
+    strange = [key for key in options if key not in chosen and not belongs_to(key, unfound)]
+    faults += [SettingsError(_unknown_method(key, chosen)) for key in strange]
+    faults += [SettingsError(_given_as_object(key)) for key in options if isinstance(chosen.get(key), Distiller)]
     made: dict[str, Distiller] = {}
     for key, method in chosen.items():
         try:
             made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
             check_contract(made[key])
-        except SettingsError as error:
-            faults.append(str(error))
+        except KDError as error:
+            faults.append(error)
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise together(faults)
     return made
 
 
-def checked_settings(values: Mapping[str, Any], plugins: Sequence[str | Distiller], registry: Registry) -> Settings:
-    """Settings from plain values; where they have faults, those in the options of the methods are said with them.
+def checked_settings(values: Mapping[str, Any], plugins: object, registry: Registry, one_lane: bool = True) -> Settings:
+    """Settings from plain values; the faults in them and those in the options of the methods are said together.
+
+    Args:
+        values: the settings.
+        plugins: methods by name, distribution or file, or distillers; whatever stands in a file in their place.
+        registry: where names are looked up.
+        one_lane: whether the methods share a lane. Those of several lanes are checked lane by lane, later on, and here
+            only beside other faults.
 
     Raises:
-        SettingsError: with every fault found.
+        KDError: with every fault found.
     """
+    faults: list[KDError] = []
     try:
-        return Settings.checked(values)
+        settings = Settings.checked(values)
     except SettingsError as error:
-        faults = [str(error)]
-    options = values.get("options", {})
-    if isinstance(options, Mapping) and all(isinstance(given, Mapping) for given in options.values()):
+        faults.append(error)
+    chosen = _plugins_in(plugins)
+    if chosen and (one_lane or faults):
         try:
-            choose_distillers([plugins] if isinstance(plugins, str) else plugins, options, registry)
+            choose_distillers(chosen, _tables_in(values.get("options")), registry)
         except KDError as error:
-            faults.append(str(error))
-    raise SettingsError("\n".join(faults))
+            faults.append(error)
+    if faults:
+        raise together(faults)
+    return settings
+
+
+def _plugins_in(given: object) -> list[str | Distiller]:
+    """What can name a method or is one, of whatever was given for a list of them."""
+    items = [given] if isinstance(given, str | Distiller) else given if isinstance(given, Iterable) else ()
+    return [item for item in items if isinstance(item, str | Distiller)]
+
+
+def _tables_in(given: object) -> dict[str, Mapping[str, object]]:
+    """The tables of options among whatever was given for them; of anything else the settings say what is wrong."""
+    tables = given if isinstance(given, Mapping) else {}
+    return {key: table for key, table in tables.items() if isinstance(key, str) and isinstance(table, Mapping)}
 
 
 def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loaders: bool = False) -> Settings:
@@ -114,19 +139,33 @@ def _label(plugin: str | Distiller, registry: Registry) -> str:
 
 
 def _chosen(
-    plugins: Iterable[str | Distiller], options: Mapping[str, Mapping[str, object]], registry: Registry
+    plugins: Iterable[str | Distiller],
+    options: Mapping[str, Mapping[str, object]],
+    registry: Registry,
+    unfound: dict[str, KDError],
 ) -> dict[str, type[Distiller] | Distiller]:
-    """Methods by id; where none of them has a loss of its own, with those that they bring along."""
+    """Methods by id; where none of them has a loss of its own, with those that they bring along.
+
+    Why a plugin cannot be used is noted in ``unfound``.
+    """
     chosen: dict[str, type[Distiller] | Distiller] = {}
     for plugin in plugins:
-        for method in [plugin] if isinstance(plugin, Distiller) else registry.methods(plugin):
+        for method in [plugin] if isinstance(plugin, Distiller) else _found(plugin, registry, unfound):
             uses = sum(found.name == method.name for found in chosen.values())
             chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
     active = {key: method for key, method in chosen.items() if _weight(method, options.get(key, {}))}
     if all(method.companions for method in active.values()):
         for name in [name for method in active.values() for name in method.companions]:
-            chosen.update({method.name: method for method in registry.methods(name)})
+            chosen.update({method.name: method for method in _found(name, registry, unfound)})
     return chosen
+
+
+def _found(plugin: str, registry: Registry, unfound: dict[str, KDError]) -> list[type[Distiller]]:
+    try:
+        return registry.methods(plugin)
+    except KDError as error:
+        unfound[plugin] = error
+        return []
 
 
 def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) -> object:

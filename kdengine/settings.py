@@ -12,8 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from kdengine.errors import SettingsError, did_you_mean
+from kdengine.faults import SAID, faults_in, shown
 
 __all__ = [
+    "MANY",
     "InputSettings",
     "Names",
     "Settings",
@@ -24,10 +26,8 @@ __all__ = [
     "merge",
     "parse_assignment",
     "read_toml",
+    "split_names",
 ]
-
-SAID = "said"
-"""Kind of a fault whose message is complete as it stands."""
 
 
 class Strict(BaseModel):
@@ -51,47 +51,40 @@ class Strict(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            faults = [_fault(cls, fault, owner) for fault in error.errors()]
-            raise SettingsError("\n".join(faults)) from None
-
-
-def _fault(model: type[BaseModel], fault: Any, owner: str) -> str:
-    place = [str(part) for part in fault["loc"]]
-    name = ".".join([owner, *place] if owner else place)
-    if fault["type"] == SAID:
-        return str(fault["msg"])
-    if fault["type"] == "missing":
-        return f"'{name}' is missing: it must be given."
-    if fault["type"] == "extra_forbidden":
-        allowed = _fields_at(model, place[:-1])
-        near = did_you_mean(place[-1], allowed) or f"It has {', '.join(allowed)}."
-        return f"There is no option '{name}'. {near}"
-    complaint = fault["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{name} = {fault['input']!r}: {complaint}." if place else f"{owner or 'settings'}: {complaint}."
-
-
-def _fields_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
-    for part in place:
-        inner = model.model_fields[part].annotation if part in model.model_fields else None
-        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
-    return list(model.model_fields)
+            raise SettingsError("\n".join(faults_in(cls, values, error.errors(), owner))) from None
 
 
 def split_names(value: Any) -> Any:
     """Text at its commas, but for those inside brackets: ``"a,b@x=[1,2]"`` is ``("a", "b@x=[1,2]")``; else the value."""
-    return tuple(part.strip() for part in re.split(r",(?![^\[]*\])", value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    parts, depth = [""], 0
+    for piece in re.split(r"([\[\],])", value):
+        depth = max(0, depth + (piece == "[") - (piece == "]"))
+        if piece == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += piece
+    return tuple(part.strip() for part in parts)
 
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)]
 """Type of an option that lists names: of taps, of networks; on the command line one or several with commas."""
 
 
+DEEPEST = 16
+"""Parts that a dotted name may have; no option lies that deep."""
+
+MANY = 10_000_000
+"""The largest count of epochs or of images in a batch: a typing error is refused before torch counts past its range."""
+
+
 class TrainSettings(Strict):
     """How a network is trained."""
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, le=MANY)
     """Epochs of the joint stage; a method's own stages come on top."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=MANY)
     """Images in a batch."""
     optimizer: str = "sgd"
     """Any optimizer that timm knows by name."""
@@ -109,7 +102,7 @@ class TrainSettings(Strict):
     """Shares of the joint stage at which 'multistep' lowers the rate."""
     decay: float = Field(0.1, gt=0, lt=1)
     """Factor by which 'multistep' lowers the rate."""
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(0, ge=0, le=MANY)
     """Epochs in which the rate rises linearly from a tenth."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest norm of the gradient of all parameters together; not clipped when left out."""
@@ -125,7 +118,7 @@ class TrainSettings(Strict):
     """Memory layout of the forwards; faster for convolutions on most hardware."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'mps'."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=1024)
     """Processes that read images, for data too large for memory."""
     reset_optimizer: bool = True
     """Whether each training stage begins with a fresh optimizer."""
@@ -136,9 +129,9 @@ class TrainSettings(Strict):
 def _rows_and_columns(value: Any) -> Any:
     """One number as rows and columns."""
     pair = (value, value) if isinstance(value, int) else value
-    if value is None or (_is_list(pair, int) and len(pair) == 2 and min(pair) > 0):
+    if value is None or (_is_list(pair, int) and len(pair) == 2 and 0 < min(pair) <= max(pair) < 2**16):
         return pair
-    raise ValueError("a number of pixels is needed, such as 224, or [ROWS, COLUMNS]")
+    raise ValueError("a number of pixels below 65536 is needed, such as 224, or [ROWS, COLUMNS]")
 
 
 def _for_each_channel(value: Any) -> Any:
@@ -176,7 +169,7 @@ class Settings(Strict):
     """Distillation methods, in order; the same one may stand there twice."""
     data: str = "digits"
     """What to train on."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None
     """File of the teacher's weights; without it the teacher is trained first."""
@@ -206,7 +199,7 @@ class Settings(Strict):
         if isinstance(value, Mapping | InputSettings):
             return value
         name, parts = info.field_name, ", ".join(InputSettings.model_fields)
-        said = f"{name} = {value!r}: its parts are set one by one: {parts}, as in {name}.size=224."
+        said = f"{name} = {shown(value)}: its parts are set one by one: {parts}, as in {name}.size=224."
         raise PydanticCustomError(SAID, "{text}", {"text": said})
 
     @property
@@ -240,23 +233,29 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         SettingsError: the file is missing or is no TOML.
     """
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
+        content = Path(path).read_bytes()
     except OSError as error:
         raise SettingsError(f"Cannot read '{path}': {error.strerror}.") from None
+    except ValueError as error:  # a path with a zero byte in it
+        raise SettingsError(f"Cannot read {str(path)!r}: {error}.") from None
+    try:
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"'{path}' is not valid TOML: {error}.") from None
+    except (ValueError, RecursionError):  # what Python does not read
+        reason = "a number in it has thousands of digits, or it is nested too deeply"
+        raise SettingsError(f"'{path}' is not valid TOML: {reason}.") from None
 
 
 def parse_assignment(text: str) -> dict[str, Any]:
     """``"rkd.angle=50"`` as ``{"rkd": {"angle": 50}}``; the value is a TOML literal, else a string.
 
     Raises:
-        SettingsError: there is no ``=``, or the name is empty.
+        SettingsError: there is no ``=``, or the name is empty or of more than :data:`DEEPEST` parts.
     """
     name, sign, value = text.partition("=")
     parts = [part.strip() for part in name.split(".")]
-    if not sign or not all(parts):
+    if not sign or not all(parts) or len(parts) > DEEPEST:
         raise SettingsError(f"'{text}' is not an option. Write METHOD.OPTION=VALUE or train.OPTION=VALUE.")
     nested: Any = _literal(value.strip())
     for part in reversed(parts):
@@ -292,6 +291,7 @@ def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # no TOML, or more digits or brackets than Python reads
         return text
+    return found["value"] if len(found) == 1 else text  # else a second line of it was read as another value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdengine.discovery import cause
 from kdengine.errors import KDError, did_you_mean
 from kdengine.settings import merge, parse_assignment
 
@@ -34,7 +35,7 @@ class Spec:
         scheme, colon, name = head.partition(":")
         if not colon:
             scheme, name = "", head
-        if not name:
+        if not name or (colon and not scheme):
             raise error(f"'{text}' names nothing. Write [SCHEME:]NAME[@KEY=VALUE...].")
         options: dict[str, Any] = {}
         for assignment in assignments:
@@ -57,7 +58,7 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name) if module_name and attribute else None
     except (Exception, SystemExit) as problem:  # the user's module may fail in any way
-        raise error(f"'{module_name}' cannot be imported: {type(problem).__name__}: {problem}.") from problem
+        raise error(f"'{module_name}' cannot be imported: {cause(problem).rstrip('.')}.") from problem
     finally:
         sys.path.remove(here)
     factory: Callable[..., Any] | None = getattr(module, attribute, None)

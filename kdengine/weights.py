@@ -36,9 +36,9 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
     Raises:
         ModelError: the file is missing, unreadable, or does not fit the network.
     """
-    place = Path(path).expanduser()
-    file = place / "student.safetensors" if place.is_dir() else place
-    if not file.is_file():
+    place = Path(os.path.expanduser(path))
+    file = place / "student.safetensors" if os.path.isdir(place) else place
+    if not os.path.isfile(file):  # unlike Path's own, false for what cannot be a path at all
         raise ModelError(f"There is no file of weights '{path}'.")
     wanted = model.state_dict()
     state = _unwrapped(_read_state(file), wanted)

@@ -11,8 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when the packages are imported
+# the same examples on every machine, and none kept; the slow first example of a test is an import, and no fault
+settings.register_profile(
+    "repeatable",
+    max_examples=100,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("repeatable")
+
 REPOSITORY = Path(__file__).parents[1]
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
@@ -25,6 +37,22 @@ def _caches_of_the_tests(tmp_path_factory) -> Iterator[None]:
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf-cache")))
         patch.delenv("KDENGINE_LOAD_PLUGINS", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def answered() -> Callable[..., object]:
+    """Calls a function: gives what it returns, or the error of ours by which it refuses, whose message says something."""
+    from kdengine import KDError
+
+    def call(function: Callable[..., object], *arguments: object, **named: object) -> object:
+        try:
+            return function(*arguments, **named)
+        except KDError as error:
+            refusal = error
+        assert str(refusal).strip()
+        return refusal
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,22 @@ def test_a_data_set_of_a_plugin_is_found_and_offered_as_a_near_name(distribution
     assert len(load_data("acme-set:x@count=6", Registry()).train) == 6
     assert "Did you mean 'acme-set'?" in refusal("acme-sett", Registry())
     assert "Did you mean 'count'?" in refusal("acme-set@cout=3", Registry())
+    assert "'acme-set@count=x' could not be loaded: TypeError" in refusal("acme-set@count=x", Registry())
+
+
+def test_a_factory_of_a_plugin_that_is_not_written_in_python_is_called(distribution):
+    source = "from kdengine import hookimpl\n\n@hookimpl\ndef kdengine_register(registry):\n    registry.dataset('odd', dict)\n"
+    distribution("kdplugin-odd", source)
+    assert "'odd' could not be loaded: ValueError" in refusal("odd", Registry())
+
+
+@pytest.mark.parametrize("spec", ["imagefolder:~nobody/x", "imagefolder:" + "a" * 300, "hf:./" + "a" * 300, "imagefolder:\0"])
+def test_what_cannot_be_a_folder_is_one_that_is_missing(spec):
+    assert "There is no folder" in refusal(spec)
+
+
+def test_a_factory_that_ends_the_program_is_the_users_error():
+    assert refusal("python:sys:exit") == "'python:sys:exit' failed: SystemExit: no message."
 
 
 def test_mean_and_deviation_are_those_of_numpy(digits):

@@ -75,6 +75,14 @@ def test_a_cause_is_one_line_and_says_its_kind_unless_it_is_ours():
     assert cause(SystemExit()) == "SystemExit: no message"
 
 
+def test_a_cause_that_cannot_be_printed_is_still_named():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError
+
+    assert cause(Odd()) == "Odd: no message"
+
+
 def test_everything_a_plugin_offers_is_kept_under_its_name(offered, tmp_path):
     registrar = Registrar(offered)
     registrar.distiller(Complete)
@@ -127,6 +135,61 @@ def test_a_distiller_whose_options_are_no_options_is_refused_when_it_is_offered(
 
     with pytest.raises(PluginError, match=r"write class Options\(Distiller\.Options\)"):
         Registrar(offered).distiller(Loose)
+
+
+@pytest.mark.parametrize("word", ["", "a b", "a.b", "a:b", "a/b", "-a", "train", "student"])
+def test_a_name_that_the_command_line_cannot_say_is_refused(offered, word):
+    with pytest.raises(PluginError, match="cannot be called"):
+        Registrar(offered).distiller(type("Odd", (Complete,), {"name": word}))
+    with pytest.raises(PluginError, match="cannot be called"):
+        Registrar(offered).composition(word, ["st"])
+
+
+@pytest.mark.parametrize("methods", ["st", [], [5], None])
+def test_a_composition_of_no_names_is_refused(offered, methods):
+    with pytest.raises(PluginError, match="needs a list of names of methods"):
+        Registrar(offered).composition("pair", methods)
+
+
+@pytest.mark.parametrize("name", [None, 5, "", "a b", "a:b", "a@b"])
+def test_a_network_or_data_whose_name_no_spec_can_say_is_refused(offered, name):
+    for offer in (Registrar(offered).model, Registrar(offered).dataset):
+        with pytest.raises(PluginError, match="cannot be called"):
+            offer(name, list)
+
+
+def test_a_network_data_or_recipes_of_nothing_are_refused(offered):
+    for offer in (Registrar(offered).model, Registrar(offered).dataset):
+        with pytest.raises(PluginError, match="needs a factory"):
+            offer("net", 5)
+    with pytest.raises(PluginError, match="takes a folder"):
+        Registrar(offered).recipes(None)
+    with pytest.raises(PluginError, match="takes a folder"):
+        Registrar(offered).recipes("nowhere")
+
+
+def test_a_distiller_whose_options_are_no_class_is_refused_when_it_is_offered(offered):
+    class Loose(Complete):
+        Options = 5
+
+    with pytest.raises(PluginError, match=r"write class Options\(Distiller\.Options\)"):
+        Registrar(offered).distiller(Loose)
+
+
+def test_a_distribution_without_a_name_is_skipped(distribution):
+    site = distribution("kdplugin-sound", "")
+    (site / "nameless-1.0.dist-info").mkdir()
+    (site / "nameless-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName:\nVersion: 1.0\n")
+    (site / "nameless-1.0.dist-info" / "entry_points.txt").write_text("[kdengine]\nnameless = nameless\n")
+    names = {plugin.name for plugin in discover()}
+    assert "kdplugin-sound" in names
+    assert "nameless" not in names
+
+
+@pytest.mark.parametrize("attributes", [{"taps": 5}, {"presets": [1]}, {"__doc__": 5}])
+def test_a_distiller_that_cannot_be_described_is_refused_when_it_is_offered(offered, attributes):
+    with pytest.raises(PluginError, match=r"cannot be described: .*Error"):
+        Registrar(offered).distiller(type("Odd", (Complete,), attributes))
 
 
 def test_two_files_of_one_name_are_two_modules(tmp_path):

@@ -65,8 +65,8 @@ def test_an_unknown_option_is_answered_with_the_nearest():
 def test_all_faults_of_the_options_are_said_at_once():
     faults = refusal(bta=1, beta=-1, kind="mse", weight=-2).splitlines()
     assert len(faults) == 4
-    assert "example.kind = 'mse': Input should be 'kl' or 'ce'." in faults
-    assert "example.weight = -2: Input should be greater than or equal to 0." in faults
+    assert "example.kind = 'mse': it must be 'kl' or 'ce'." in faults
+    assert "example.weight = -2: it must be greater than or equal to 0." in faults
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_one_number_is_both_sides():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"size": 0}, "teacher_input.size = 0: a number of pixels is needed, such as 224, or [ROWS, COLUMNS]."),
+        ({"size": 0}, "teacher_input.size = 0: a number of pixels below 65536 is needed, such as 224, or [ROWS, COLUMNS]."),
         ({"size": True}, "teacher_input.size = True: a number of pixels"),
         ({"size": "large"}, "teacher_input.size = 'large': a number of pixels"),
         ({"size": [3, 64, 64]}, "teacher_input.size = [3, 64, 64]: a number of pixels"),
@@ -95,7 +95,7 @@ def test_one_number_is_both_sides():
         ({"mean": 0.5}, "teacher_input.mean = 0.5: one number for each channel is needed"),
         ({"mean": []}, "teacher_input.mean = []: one number for each channel is needed"),
         ({"std": ["a"]}, "teacher_input.std = ['a']: one number for each channel is needed"),
-        ({"std": [0.1, 0, 0.1]}, "teacher_input.std.1 = 0: Input should be greater than 0."),
+        ({"std": [0.1, 0, 0.1]}, "teacher_input.std.1 = 0: it must be greater than 0."),
         ({"crop": 3}, "There is no option 'teacher_input.crop'. It has size, mean, std."),
         (64, "teacher_input = 64: its parts are set one by one: size, mean, std, as in teacher_input.size=224."),
     ],

@@ -193,6 +193,10 @@ def test_a_factory_that_fails_or_makes_something_else_is_the_users_error(create,
     assert refusal(create, f"{module}:listed").endswith("made a list, not a torch.nn.Module.")
 
 
+def test_a_factory_that_ends_the_program_is_the_users_error(create):
+    assert "SystemExit" in refusal(create, "python:sys:exit")
+
+
 @pytest.mark.parametrize(
     ("text", "classes", "brings"),
     [

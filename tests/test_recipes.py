@@ -45,6 +45,16 @@ def test_only_the_options_of_methods_in_use_are_taken(methods, kept, recipe):
     assert recipe_values(recipe, methods, Registry())["options"].keys() == kept
 
 
+def test_an_unknown_method_is_left_to_the_settings_to_tell(recipe):
+    assert recipe_values(recipe, ["rdk", "st"], Registry())["options"].keys() == {"st"}
+
+
+@pytest.mark.parametrize("methods", ["5", '"st"', "[5]", "{st = 1}"])
+def test_methods_of_the_wrong_type_are_left_to_the_settings_to_tell(methods, tmp_path):
+    (tmp_path / "odd.toml").write_text(f"methods = {methods}\n[options.st]\nalpha = 1\n")
+    assert "methods" in recipe_values(str(tmp_path / "odd.toml"), [], Registry())
+
+
 def test_what_is_said_goes_before_the_recipe_and_what_is_not_said_is_taken_from_it(recipe):
     def settings(*plugins, **said):
         return Engine("resnet14", "resnet8", plugins, recipe=recipe, **said).settings

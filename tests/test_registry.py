@@ -1,6 +1,7 @@
 import sys
 import textwrap
 
+import click
 import pytest
 
 from kdengine import PluginError, Registry
@@ -137,6 +138,48 @@ def test_a_network_of_the_zoo_is_found_without_importing_any_method(distribution
     assert registry.model("resnet8") is not None
     assert status(registry, "acme") == status(registry, "rkd") == "found"
     assert "acme_distillation" not in sys.modules
+
+
+@pytest.mark.parametrize("failure", ["raise BaseException('odd')", "raise SystemExit", "raise GeneratorExit"])
+def test_a_plugin_that_ends_by_more_than_an_error_is_broken_and_stops_no_other(failure, distribution):
+    distribution("kdplugin-odd", failure)
+    registry = Registry()
+    registry.load_all()
+    assert status(registry, "kdplugin-odd") == "broken"
+    assert names(registry.methods("rkd")) == ["rkd"]
+
+
+def test_one_entry_point_twice_in_one_distribution_leaves_the_first_as_it_is(distribution):
+    site = distribution("kdplugin-two", method("two"))
+    (site / "kdplugin_other.py").write_text(
+        "import pluggy\nkdengine_register = pluggy.HookimplMarker('kdengine')(lambda: 1 / 0)\n"
+    )
+    points = "[kdengine]\ntwo = kdplugin_two\ntwo = kdplugin_other\n"
+    (site / "kdplugin_two-1.2.dist-info" / "entry_points.txt").write_text(points)
+    registry = Registry()
+    registry.load_all()
+    assert [plugin.status for plugin in registry.plugins if plugin.name == "two"] == ["loaded", "broken"]
+    assert len(registry.manager.get_plugins()) == sum(plugin.status == "loaded" for plugin in registry.plugins)
+
+
+def test_a_plugin_that_fails_to_add_its_commands_is_broken_and_stops_no_other(distribution):
+    source = "from kdengine import hookimpl\n\n@hookimpl\ndef kdengine_commands(cli):\n    {}\n"
+    distribution("kdplugin-a", source.format("1 / 0"))
+    distribution("kdplugin-b", source.format("cli.command('greet')(lambda: None)"))
+    registry, cli = Registry(), click.Group()
+    registry.add_commands(cli)
+    assert list(cli.commands) == ["greet"]
+    assert (status(registry, "kdplugin-a"), status(registry, "kdplugin-b")) == ("broken", "loaded")
+
+
+@pytest.mark.parametrize("path", ["a" * 300 + ".py", "/" + "a" * 300 + "/x", "\0.py"], ids=["file", "folder", "zero"])
+def test_what_cannot_be_a_path_is_a_file_that_is_missing(path):
+    assert "There is no file" in refusal(Registry(), path)
+
+
+def test_what_cannot_be_a_file_is_no_recipe():
+    with pytest.raises(PluginError, match="There is no recipe"):
+        Registry().recipe("a" * 300)
 
 
 def test_making_a_registry_imports_neither_torch_nor_any_plugin(python):

@@ -1,6 +1,6 @@
 import pytest
 
-from kdengine import Distiller, Registry, SettingsError, Stage
+from kdengine import Distiller, PluginError, Registry, SettingsError, Stage
 from kdengine.selection import checked_settings, choose_distillers, label_of, resolved
 from kdengine.settings import Settings
 
@@ -59,6 +59,30 @@ def test_an_unknown_method_is_told_beside_the_faults_of_the_settings():
         checked_settings({"student": "resnet8", "seed": -1, "methods": ["rdk"]}, ["rdk"], Registry())
     assert "seed = -1" in str(caught.value)
     assert "'rkd'" in str(caught.value)
+
+
+def test_all_unknown_methods_are_told_with_the_faults_of_the_known_ones():
+    values = {"student": "resnet8", "methods": ["rdk", "st", "sst"], "options": {"st": {"alpha": -1}, "rdk": {"x": 1}}}
+    with pytest.raises(SettingsError) as caught:
+        checked_settings(values, values["methods"], Registry())
+    lines = str(caught.value).splitlines()
+    assert [line.partition(".")[0] for line in lines] == ["There is no plugin 'rdk'", "There is no plugin 'sst'", "st"]
+
+
+def test_an_unknown_method_alone_stays_an_error_of_plugins():
+    with pytest.raises(PluginError, match="no plugin 'rdk'"):
+        checked_settings({"student": "resnet8", "methods": ["rdk"]}, ["rdk"], Registry())
+
+
+@pytest.mark.parametrize("methods", [5, [5], {"a": 1}, None, [["st"]]])
+def test_methods_of_the_wrong_type_are_told(methods):
+    with pytest.raises(SettingsError, match="methods"):
+        checked_settings({"student": "resnet8", "methods": methods}, methods, Registry())
+
+
+def test_methods_of_several_lanes_are_left_to_the_lanes():
+    values = {"student": "resnet8", "options": {"st-2": {"alpha": 0.5}}}
+    assert checked_settings(values, ["st"], Registry(), one_lane=False).options == values["options"]
 
 
 @pytest.mark.parametrize("options", [5, {"st": 5}])

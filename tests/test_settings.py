@@ -3,7 +3,7 @@ import tomli_w
 
 from kdengine.errors import SettingsError
 from kdengine.runfolder import RunFolder
-from kdengine.settings import Settings, TrainSettings, from_assignments, merge, parse_assignment, read_toml
+from kdengine.settings import Settings, TrainSettings, from_assignments, merge, parse_assignment, read_toml, split_names
 
 
 def faults_of(**values):
@@ -40,6 +40,9 @@ def test_all_faults_are_said_at_once():
     ("name", "value"),
     [
         ("epochs", 0),
+        ("epochs", 10**30),
+        ("batch_size", 10**30),
+        ("workers", 10**6),
         ("batch_size", 0),
         ("lr", 0.0),
         ("lr", -0.1),
@@ -66,7 +69,7 @@ def test_a_train_setting_out_of_range_is_refused_by_name_and_value(name, value):
 
 def test_an_allowed_choice_is_listed_with_the_refusal():
     (fault,) = faults_of(student="a", train={"precision": "fp16"})
-    assert fault == "train.precision = 'fp16': Input should be 'auto', 'fp32' or 'bf16'."
+    assert fault == "train.precision = 'fp16': it must be 'auto', 'fp32' or 'bf16'."
 
 
 def test_settings_cannot_be_changed_after_they_were_checked():
@@ -106,6 +109,34 @@ def test_an_assigned_value_is_a_toml_literal_or_else_a_string(text, value):
 def test_what_is_no_assignment_is_refused_with_the_form_to_write(text):
     with pytest.raises(SettingsError, match=r"Write METHOD\.OPTION=VALUE"):
         parse_assignment(text)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000, "1\nother = 2", "1\n[table]", '"'], ids="abcde")
+def test_what_toml_cannot_read_is_a_string(value):
+    assert parse_assignment(f"rkd.angle={value}") == {"rkd": {"angle": value.strip()}}
+
+
+def test_a_name_of_more_parts_than_any_option_has_is_refused():
+    with pytest.raises(SettingsError, match="is not an option"):
+        parse_assignment("a." * 5000 + "a=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a, b", ("a", "b")),
+        ("a,b@x=[1,2],c", ("a", "b@x=[1,2]", "c")),
+        ("a@x=[[1,2],[3,4]],b", ("a@x=[[1,2],[3,4]]", "b")),
+        ("layer[12].0,stem", ("layer[12].0", "stem")),
+        ("a],b", ("a]", "b")),
+    ],
+)
+def test_names_stand_between_commas_but_for_those_in_brackets(text, names):
+    assert split_names(text) == names
+
+
+def test_a_long_list_of_names_is_split_without_a_wait():
+    assert len(split_names("a," * 100_000)) == 100_001
 
 
 def test_assignments_to_settings_and_to_methods_are_told_apart():
@@ -149,6 +180,20 @@ def test_what_is_no_toml_is_refused_with_its_place(tmp_path):
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="is not valid TOML"):
         read_toml(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5000, "x = " + "9" * 5000, "x = " + "{a=" * 5000], ids=["brackets", "digits", "braces"]
+)
+def test_toml_of_more_brackets_or_digits_than_python_reads_is_refused(tmp_path, text):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"bad\.toml' is not valid TOML: .*thousands of digits, or .* too deeply"):
+        read_toml(tmp_path / "bad.toml")
+
+
+def test_a_path_that_cannot_be_one_is_refused():
+    with pytest.raises(SettingsError, match=r"run\.toml"):
+        read_toml("\0run.toml")
 
 
 def test_settings_survive_the_way_through_a_file(tmp_path):

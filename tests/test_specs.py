@@ -28,7 +28,7 @@ def test_a_spec_has_a_scheme_a_name_and_options(text, scheme, name, options):
     assert Spec.parse(text, ModelError) == Spec(scheme, name, options)
 
 
-@pytest.mark.parametrize("text", ["", "timm:", "@a=1", "  "])
+@pytest.mark.parametrize("text", ["", "timm:", ":resnet8", ":", "@a=1", "  "])
 def test_a_spec_without_a_name_is_refused(text):
     with pytest.raises(DataError, match="names nothing"):
         Spec.parse(text, DataError)

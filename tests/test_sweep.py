@@ -26,6 +26,21 @@ def test_what_is_no_grid_is_refused(text):
         parse_axis(text)
 
 
+def test_a_list_is_one_value_of_a_grid():
+    assert parse_axis("train.milestones=[0.3,0.6],[0.5]").values == ("[0.3,0.6]", "[0.5]")
+
+
+def test_grids_for_two_parts_of_one_option_are_joined():
+    (lane,) = cells(["st"], [parse_axis("st.a.x=1"), parse_axis("st.a.y=2")])
+    assert lane.options == {"st": {"a": {"x": 1, "y": 2}}}
+
+
+def test_more_combinations_than_can_be_lanes_are_refused_without_a_wait():
+    axes = [parse_axis(f"st.{letter}=" + ",".join(map(str, range(50)))) for letter in "abcdefgh"]
+    with pytest.raises(SettingsError, match="39062500000000 combinations, and 10000 at most"):
+        cells(["st"], axes)
+
+
 def test_no_grid_or_one_option_twice_is_refused():
     with pytest.raises(SettingsError, match="--grid"):
         cells(["st"], [])

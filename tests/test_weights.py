@@ -87,6 +87,11 @@ def test_a_missing_file_is_named():
     assert refusal("nowhere.pth") == "There is no file of weights 'nowhere.pth'."
 
 
+@pytest.mark.parametrize("path", ["a" * 300, "~nobody-at-all/x.pth", "\0"], ids=["long", "home", "zero"])
+def test_what_cannot_be_a_path_is_a_file_that_is_missing(path):
+    assert "There is no file of weights" in refusal(path)
+
+
 class Payload:
     ran = False
 

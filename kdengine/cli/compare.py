@@ -55,7 +55,7 @@ def command(
     if not methods:
         raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
     entries = _entries(methods, registry)
-    settings = settings_from(registry, None, recipe, trust=trust, methods=_names(entries), **said)
+    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=_names(entries), **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     _fit_and_print(Comparison.of(settings, entries, trials or 1, out, at_once, **tools), as_json)

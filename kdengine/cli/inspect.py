@@ -19,8 +19,14 @@ __all__ = ["command"]
 @click.argument("model")
 @click.argument("student", required=False)
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="With a STUDENT: the method to plan for; repeatable.")
-@click.option("--size", type=int, default=0, metavar="S", help="Side of the square input; by default the student's own.")
-@click.option("--classes", type=int, default=100, help="Number of classes.")
+@click.option(
+    "--size",
+    type=click.IntRange(0, 2**16 - 1),
+    default=0,
+    metavar="S",
+    help="Side of the square input; by default the student's own.",
+)
+@click.option("--classes", type=click.IntRange(1, 2**31 - 1), default=100, help="Number of classes.")
 @click.option("--taps-only", is_flag=True, help="Leave out the list of modules.")
 @set_option
 @as_json

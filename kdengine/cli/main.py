@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from kdengine.stopping import Stopped
 __all__ = ["cli", "main"]
 
 USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
+OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
+"""What files and disks refuse wherever they are touched, and only the user can mend."""
 COMMANDS = ("run", "train", "compare", "sweep", "inspect", "plugins", "models", "data", "evaluate", "report")
 
 
@@ -34,9 +37,7 @@ class LazyGroup(click.Group):
     def _from_plugins(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from kdengine.registry import Registry
 
-        registry = Registry()
-        registry.load_all()
-        registry.manager.hook.kdengine_commands(cli=self)
+        Registry().add_commands(self)
         return super().get_command(ctx, cmd_name)
 
 
@@ -74,11 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say_as_json(error.format_message(), error, arguments)
         return USER_ERROR
     except KDError as error:
-        text = " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
-        click.echo(f"kdengine: {text}", err=True)
-        _say_as_json(text, error, arguments)
-        return USER_ERROR
+        return _refused(str(error), error, arguments)
+    except OSError as error:
+        if error.errno not in OF_THE_USER:
+            raise
+        return _refused(f"{error.strerror}: '{error.filename}'.", error, arguments)
     return code if isinstance(code, int) else 0
+
+
+def _refused(text: str, error: Exception, arguments: Sequence[str]) -> int:
+    """Say in one paragraph what the user can mend, with what was noted on the way."""
+    text = " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
+    click.echo(f"kdengine: {text}", err=True)
+    _say_as_json(text, error, arguments)
+    return USER_ERROR
 
 
 def _say_as_json(text: str, error: Exception, arguments: Sequence[str]) -> None:

@@ -108,14 +108,29 @@ def refuse_with_resume(**given: Any) -> None:
 
 
 def settings_from(
-    registry: Registry, config: str | None, recipe: str | None, assignments: Sequence[str], trust: bool, **flags: Any
+    registry: Registry,
+    config: str | None,
+    recipe: str | None,
+    assignments: Sequence[str],
+    trust: bool,
+    one_lane: bool = True,
+    **flags: Any,
 ) -> Settings:
     """Recipe, then file, then flags, then ``-o``: the later one wins.
+
+    Args:
+        registry: finds methods and recipes.
+        config: a file of settings.
+        recipe: a recipe.
+        assignments: the ``-o`` options.
+        trust: whether files may name code.
+        one_lane: whether the methods share a lane.
+        **flags: the other options.
 
     Raises:
         KDError: with every fault found.
     """
-    from kdengine.errors import SettingsError
+    from kdengine.errors import KDError, SettingsError
     from kdengine.recipes import recipe_values
     from kdengine.selection import checked_settings
     from kdengine.settings import merge
@@ -123,9 +138,13 @@ def settings_from(
     values = values_from(config, assignments, trust, **flags)
     if recipe:
         values = merge(recipe_values(recipe, values.get("methods", ()), registry, trust), values)
-    if not values.get("student"):
-        raise SettingsError("There is no network to train. Name it, for example --student resnet8.")
-    return checked_settings(values, values.get("methods", ()), registry)
+    named = {key: value for key, value in values.items() if key != "student" or value not in ("", None)}
+    try:
+        return checked_settings(named, values.get("methods", ()), registry, one_lane)
+    except KDError as error:
+        if "student" in named:
+            raise
+        raise SettingsError(f"{error}\nName the network to train, for example --student resnet8.") from None
 
 
 def show_log() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdengine.cli.options import as_json
+from kdengine.errors import PluginError
 
 if TYPE_CHECKING:
     from kdengine.discovery import Composition
@@ -27,7 +28,7 @@ def command(context: click.Context, as_json: bool, check: bool) -> None:
         return
     registry = _loaded()
     if as_json:
-        click.echo(json.dumps(_as_data(registry)))
+        click.echo(json.dumps(_as_data(registry), default=str))
     else:
         _print(registry)
     unwell = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
@@ -44,7 +45,7 @@ def show(name: str, as_json: bool) -> None:
 
     methods = [method.describe() for method in Registry().methods(name)]
     if as_json:
-        click.echo(json.dumps(methods[0] if len(methods) == 1 else methods))
+        click.echo(json.dumps(methods[0] if len(methods) == 1 else methods, default=str))
         return
     for method in methods:
         _print_method(method)
@@ -87,7 +88,11 @@ def _as_data(registry: Registry) -> dict[str, Any]:
 
 def _composition(registry: Registry, name: str, composition: Composition) -> dict[str, Any]:
     """A composition in the form of a method; its options are those of its methods, under their names."""
-    parts = [method.describe() for method in registry.methods(name)]
+    try:
+        parts = [method.describe() for method in registry.methods(name)]
+    except PluginError as error:  # it names a method that is not there
+        unusable = {"name": name, "category": "", "summary": f"Not usable: {error}", "source": composition.source}
+        return {**unusable, "methods": list(composition.methods), "options": {}}
     return {
         "name": name,
         "category": parts[0]["category"],
@@ -127,7 +132,7 @@ def _print_method(method: Mapping[str, Any]) -> None:
         click.echo(f"Preset {name}: {', '.join(f'{key}={value}' for key, value in values.items())}")
     click.echo()
     rows = [
-        [f"-o {method['name']}.{name}=", json.dumps(option["default"]), option["type"], option["help"]]
+        [f"-o {method['name']}.{name}=", json.dumps(option["default"], default=str), option["type"], option["help"]]
         for name, option in method["options"].items()
     ]
     print_table(["option", "default", "type", "meaning"], rows)

@@ -56,7 +56,7 @@ def command(
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     entries = cells(plugins, axes)
-    settings = settings_from(registry, None, recipe, trust=trust, methods=plugins, **said)
+    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=plugins, **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path's own, false for what cannot be a path at all
         raise SettingsError(f"There is no folder '{folder}'.")
     if (folder / "run.toml").is_file():
         return [folder]

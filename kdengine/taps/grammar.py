@@ -12,12 +12,13 @@ import re
 from dataclasses import dataclass
 
 from kdengine.errors import TapError
+from kdengine.faults import shown
 
 __all__ = ["Tap", "parse", "split_pair"]
 
 GRAMMAR = "PATH[:in|:out][#CALL], for example 'stage2', 'layer2.0.conv1:in' or 'relu#1'"
-_TAP = re.compile(r"(?P<path>[^\s:#=]+)(?::(?P<side>in|out))?(?:#(?P<call>\d+))?")
-_CANONICAL = re.compile(r"stem|stages(?:\.pre)?|embedding|logits|stage(?P<number>-?[1-9]\d*)(?P<pre>\.pre)?")
+_TAP = re.compile(r"(?P<path>[^\s:#=]{1,1000})(?::(?P<side>in|out))?(?:#(?P<call>[0-9]{1,9}))?")
+_CANONICAL = re.compile(r"stem|stages(?:\.pre)?|embedding|logits|stage(?P<number>-?[1-9][0-9]{0,8})(?P<pre>\.pre)?")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def parse(text: str) -> Tap:
     """
     found = _TAP.fullmatch(text.strip())
     if found is None:
-        raise TapError(f"'{text}' is not a tap. A tap is written {GRAMMAR}.")
+        raise TapError(f"{shown(text)} is not a tap. A tap is written {GRAMMAR}.")
     call = found["call"]
     return Tap(found["path"], found["side"], None if call is None else int(call))
 

@@ -38,8 +38,8 @@ def _children(prefix: str, known: Sequence[str]) -> list[str]:
 
 
 def _matches(part: str, children: list[str]) -> list[str]:
-    if re.fullmatch(r"-\d+", part):
-        listed = sorted((child for child in children if child.isdigit()), key=int) or children
+    if re.fullmatch(r"-[0-9]{1,9}", part):
+        listed = sorted((child for child in children if child.isdecimal()), key=int) or children
         return listed[int(part) :][:1] if 0 < -int(part) <= len(listed) else []
     # functions are no modules: a glob means them only if it says so
     return [child for child in children if fnmatchcase(child, part) and child.endswith("()") == part.endswith("()")]

@@ -1,4 +1,6 @@
+import errno
 import importlib.metadata
+import os
 
 import pytest
 
@@ -94,3 +96,31 @@ def test_a_plugin_can_add_a_command(kdengine, distribution):
     )
     said = kdengine("greet")
     assert (said.code, said.out) == (0, "hello from a plugin\n")
+
+
+def test_a_plugin_that_fails_to_add_a_command_does_not_hide_that_another_is_unknown(kdengine, distribution):
+    source = "from kdengine import hookimpl\n\n@hookimpl\ndef kdengine_commands(cli):\n    1 / 0\n"
+    distribution("kdplugin-odd", source)
+    said = kdengine("rnu")
+    assert said.code == 2
+    assert "No such command 'rnu'" in said.err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC])
+def test_what_the_system_refuses_is_told_and_not_traced(number, kdengine, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    monkeypatch.setattr("kdengine.runfolder.RunFolder.settings", refuse)
+    said = kdengine("evaluate", "x", "--json")
+    assert (said.code, said.err) == (2, f"kdengine: {os.strerror(number)}: 'some/file'.\n")
+    assert said.json["kind"] in ("OSError", "PermissionError")
+
+
+def test_other_errors_of_the_system_stay_faults_of_ours(kdengine, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("kdengine.runfolder.RunFolder.settings", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        kdengine("evaluate", "x")

@@ -81,3 +81,35 @@ def test_blocked_plugins_are_listed_as_such(kdengine, without):
     without("st")
     plugins = {plugin["name"]: plugin["status"] for plugin in kdengine("plugins", "--json").json["plugins"]}
     assert (plugins["st"], plugins["rkd"]) == ("loaded", "blocked")
+
+
+def test_a_composition_of_a_method_that_is_not_there_is_listed_as_unusable(kdengine, distribution):
+    source = "from kdengine import hookimpl\n\n@hookimpl\ndef kdengine_register(registry):\n"
+    distribution("kdplugin-odd", source + "    registry.composition('pair', ['nothing'])\n")
+    methods = {method["name"]: method for method in kdengine("plugins", "--json").json["methods"]}
+    assert methods["pair"]["summary"].startswith("Not usable: There is no plugin 'nothing'.")
+    assert "rkd" in methods
+
+
+def test_a_default_that_json_does_not_know_is_shown_as_text(kdengine, distribution):
+    source = """
+    from pathlib import Path
+    from kdengine import Distiller, hookimpl
+
+    class Odd(Distiller):
+        name = "odd"
+
+        class Options(Distiller.Options):
+            file: Path = Path("a/b")
+
+        def forward(self, step):
+            return {}
+
+    @hookimpl
+    def kdengine_register(registry):
+        registry.distiller(Odd)
+    """
+    distribution("kdplugin-odd", source)
+    assert kdengine("plugins", "show", "odd", "--json").json["options"]["file"]["default"] == "a/b"
+    assert '"a/b"' in kdengine("plugins", "show", "odd").out
+    assert kdengine("plugins", "--json").code == 0
