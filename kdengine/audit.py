@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,19 @@ class AuditedBatches:
         for batch in self.batches.epoch(number, start):
             seen.append(batch.index)
             yield batch
-        due = max(0, self.samples - start * self.batch_size)
+        self.check(number, seen, max(0, self.samples - start * self.batch_size))
+
+    def check(self, number: int, seen: Sequence[Tensor], due: int) -> None:
+        """Refuse an epoch that did not show each image once.
+
+        Args:
+            number: of the epoch, from 0.
+            seen: positions of the images, a tensor [B] for each batch.
+            due: how many there should have been.
+
+        Raises:
+            TrainingError: an image came twice or never.
+        """
         counts = torch.bincount(torch.cat(seen).cpu(), minlength=self.samples) if seen else torch.zeros(self.samples)
         came = int((counts > 0).sum())
         repeated = int((counts > 1).sum())

@@ -46,8 +46,7 @@ class TeacherPass:
         Raises:
             TrainingError: something put the teacher, or a part of it, into training mode.
         """
-        if any(module.training for module in self.model.modules()):
-            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
+        self.check_mode()
         if self._written is None:
             self._written, self._fingerprint = self._now(), fingerprint(self.model)
         if input_gradients:
@@ -55,6 +54,15 @@ class TeacherPass:
         whole = self._logits_wanted or "logits" in sites
         recorded = self._forward(images, sites, whole)
         return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
+
+    def check_mode(self) -> None:
+        """Refuse a teacher that is not in ``eval()`` from top to bottom.
+
+        Raises:
+            TrainingError: a part of it is in training mode.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
 
     def check_untouched(self, lane: str) -> None:
         """Refuse a step that wrote into the weights or buffers; takes microseconds.
