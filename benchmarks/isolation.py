@@ -9,12 +9,10 @@ forgotten. What is alive is counted after a collection of garbage; memory is wha
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import importlib.metadata
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +46,7 @@ def alive() -> tuple[int, int, float]:
 
 def rows(stops: tuple[int, ...]) -> Iterator[tuple[int, int, int, float]]:
     """What is alive after each number of engines."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory() as folder:
         for number in range(1, stops[-1] + 1):
             one(Path(folder), number)
             if number in stops:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from kdengine.batches import CPU, Batch
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
+from kdengine.streams import begun
 
 __all__ = ["ForeignBatches", "check_finite"]
 
@@ -102,7 +103,7 @@ def _drawn(loader: Iterable[Any]) -> Iterator[Any]:
         yield from loader
         return
     with undisturbed():
-        items = iter(loader)
+        items = begun(loader)
     while True:
         with undisturbed() if loader.num_workers == 0 else nullcontext():
             item = next(items, loader)

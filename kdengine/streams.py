@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from kdengine.decoding import opened, reason
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
-__all__ = ["StreamBatches"]
+__all__ = ["StreamBatches", "begun"]
 
 Sample = tuple[Tensor, int, int]
 _FIX = (
@@ -135,7 +136,7 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     stopped: BaseException
     try:
-        yield from _begun(loader)
+        yield from begun(loader)
         return
     except (RuntimeError, OSError) as error:
         said = reason(error).removeprefix("RuntimeError: ")
@@ -146,19 +147,19 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
     raise stopped
 
 
-def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
+def begun(loader: DataLoader[Any]) -> Iterator[Any]:
     """The iterator of a loader, without the signal handler that torch installs with it.
 
     For a worker that died, that would raise wherever the main thread happens to be, such as in the middle of a lane's step;
     without it, the same is raised where the next batch is waited for, within seconds.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)  # only the main thread can have handlers
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # torch installs none
     before = signal.getsignal(signal.SIGCHLD)
     try:
         return iter(loader)
     finally:
-        signal.signal(signal.SIGCHLD, before)
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _leave_interrupts_to_the_main_process(worker: int) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data._utils import signal_handling
 
 from kdengine import Comparison, Data, Distiller, Engine, Registry, Split, TrainingError, decoding, hookimpl
 from kdengine.models import ModelSource
@@ -123,6 +125,14 @@ def read_by_workers(monkeypatch):
     Engine(None, "resnet8", **{**SMALL, "data": streamed(), "epochs": 1, "workers": 2}).fit()
 
 
+def own_loaders():
+    images, labels = torch.zeros(32, 3, 32, 32), torch.arange(32) % 3
+    given = {key: value for key, value in SMALL.items() if key not in ("data", "batch_size")}
+    kept = torch.Generator()  # without one, a loader draws from the global state
+    loader = DataLoader(TensorDataset(images, labels), 16, num_workers=1, generator=kept)
+    Engine(None, "resnet8", **given).fit(loader, loader)
+
+
 def interrupted():
     with pytest.raises(KeyboardInterrupt):
         Engine(None, "resnet8@drop_rate=0.3", observers=[Breaking(KeyboardInterrupt())], **SMALL).fit()
@@ -140,12 +150,13 @@ def diverging(teacher):
 
 @pytest.mark.parametrize(
     "run",
-    [plain, taught, compared, differentiated_twice, read_by_workers, interrupted, failing, diverging],
+    [plain, taught, compared, differentiated_twice, read_by_workers, own_loaders, interrupted, failing, diverging],
     ids=lambda run: run.__name__.replace("_", " "),
 )
 def test_a_run_leaves_the_process_as_it_was_however_it_ends(run, teacher, monkeypatch):
     given = {"teacher": teacher, "monkeypatch": monkeypatch}
     run = partial(run, **{name: given[name] for name in run.__code__.co_varnames[: run.__code__.co_argcount]})
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # torch does it once in a process
     before = process()
     run()
     assert changed(before) == []
@@ -219,13 +230,13 @@ def test_a_loader_of_the_users_own_draws_from_the_users_random_state_beside_an_e
     """What a loader draws in this process must not come from the state that another engine has swapped in."""
     tensors = torch.rand(64, 3, 32, 32), torch.arange(64) % 10
 
-    class Noisy(torch.utils.data.TensorDataset):
+    class Noisy(TensorDataset):
         def __getitem__(self, index):
             image, label = super().__getitem__(index)
             return image + torch.rand(()), label
 
     def own(folder):
-        loader = torch.utils.data.DataLoader(Noisy(*tensors), 16, shuffle=True)
+        loader = DataLoader(Noisy(*tensors), 16, shuffle=True)
         given = {key: value for key, value in SMALL.items() if key not in ("data", "batch_size")}
         return numbers(Engine(None, "resnet8@drop_rate=0.5", out=folder, **given).fit(loader, loader))
 
@@ -279,6 +290,7 @@ def test_engines_one_after_the_other_leave_nothing_behind(run, teacher):
     run = partial(run, teacher) if run in (taught, diverging) else run
     run()  # what is imported and cached once
     before = counts()
+    assert before["modules"] >= len(list(teacher.modules())), "what is alive is seen"
     run()
     assert counts() == before
 

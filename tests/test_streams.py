@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from kdengine.batches import generator_for
 from kdengine.errors import DataError
@@ -244,7 +245,8 @@ def test_workers_leave_interrupts_to_the_main_process(items):
     assert [len(batch.y) for batch in batches.epoch(0)] == [5, 5, 5, 5, 3]
 
 
-def test_reading_with_workers_installs_no_handler_of_signals(items):
+def test_reading_with_workers_installs_no_handler_of_signals(items, monkeypatch):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # torch does it once in a process
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     list(StreamBatches(items, Noisy(), 5, workers=1).epoch(0))
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
