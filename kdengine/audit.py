@@ -54,7 +54,7 @@ class AuditedBatches:
         Raises:
             TrainingError: an image came twice or never.
         """
-        counts = torch.bincount(torch.cat(seen).cpu(), minlength=self.samples) if seen else torch.zeros(self.samples)
+        counts = torch.bincount(torch.cat(tuple(seen)).cpu(), minlength=self.samples) if seen else torch.zeros(self.samples)
         came = int((counts > 0).sum())
         repeated = int((counts > 1).sum())
         if repeated or came != due:
