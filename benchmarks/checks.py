@@ -90,9 +90,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         found = {pair: shares(*pair, Path(folder), images) for pair in PAIRS}
     machine = Runtime().describe()
-    print(
-        f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}, torch {torch.__version__}; ", end=""
-    )
+    print(f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}, torch {torch.__version__}")
     print(f"`at`, {images} images of 32 by 32, batches of 64, percent of the time of the epoch\n")
     print("| check | " + " | ".join(f"{teacher} -> {student}" for teacher, student in PAIRS) + " |")
     print("| --- |" + " --- |" * len(PAIRS))

@@ -14,7 +14,7 @@ from importlib_metadata import PackageNotFoundError, version
 __all__ = ["circumstances", "differences_that_round"]
 
 PACKAGES = ("kdengine", "kdzoo", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
-ROUNDING = ("device_name", "threads", "processes")
+ROUNDING = ("device_name", "precision", "threads", "processes")
 """Circumstances that decide in which order sums are taken, and so the last digits of every number."""
 
 
@@ -35,7 +35,7 @@ def differences_that_round(before: Mapping[str, Any], now: Mapping[str, Any]) ->
     pairs = {name: (before.get(name), now.get(name)) for name in ROUNDING}
     old, new = before.get("versions", {}), now.get("versions", {})
     pairs |= {name: (old.get(name), new.get(name)) for name in PACKAGES}
-    return [f"{name}: {then}, now {this}" for name, (then, this) in pairs.items() if then != this and then is not None]
+    return [f"{name}: {then}, now {this}" for name, (then, this) in pairs.items() if then != this and None not in (then, this)]
 
 
 def _version(name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,6 +21,7 @@ __all__ = [
     "set_option",
     "settings_from",
     "show_log",
+    "tell_circumstances",
     "training_options",
     "trust_option",
     "values_from",
@@ -145,6 +147,19 @@ def settings_from(
         if "student" in named:
             raise
         raise SettingsError(f"{error}\nName the network to train, for example --student resnet8.") from None
+
+
+def tell_circumstances(config: str | None, settings: Settings) -> None:
+    """Tell where a run that repeats another one may come to other numbers, if the other's manifest lies beside its file."""
+    from kdengine.resuming import warn_of_rounding
+    from kdengine.runfolder import RunFolder
+    from kdengine.runtime import Runtime
+
+    folder = Path(config).parent if config else None
+    if folder is not None and (folder / "manifest.json").is_file():
+        train = settings.train
+        now = Runtime(train.device, train.precision, train.channels_last, alone=True).describe()
+        warn_of_rounding(RunFolder(folder).manifest(), {**now, "processes": None}, f"The run in {folder}")
 
 
 def show_log() -> None:

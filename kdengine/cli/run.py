@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import override_option, refuse_with_resume, settings_from, show_log, training_options, values_from
+from kdengine.cli.options import (
+    override_option,
+    refuse_with_resume,
+    settings_from,
+    show_log,
+    tell_circumstances,
+    training_options,
+    values_from,
+)
 from kdengine.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ def command(
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     if settings.teacher and not methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
+    tell_circumstances(config, settings)
     engine = Engine.of(settings, out, registry, observers)
     if dry_run:
         _show_plan(engine, as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, training_options
+from kdengine.cli.options import settings_from, show_log, tell_circumstances, training_options
 
 __all__ = ["command"]
 
@@ -34,4 +34,5 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
     settings = settings_from(registry, config, recipe, trust=trust, **said)
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
+    tell_circumstances(config, settings)
     fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)

@@ -1,7 +1,9 @@
 import json
 import shutil
+import signal
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 TIMES = ("seconds", "images_per_second")
@@ -142,25 +144,51 @@ class Mine(Distiller):
 """
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_can(process, small, kdengine, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_how_to_go_on_and_can(number, process, small, kdengine, tmp_path):
     out = tmp_path / "stopped"
     arguments = ["--plugin", "st", *PAIR, *small, "--epochs", 40]
-    said = process("run", *arguments, "--out", out, "-o", "teacher_train.epochs=1", interrupt_at="epoch  2/40  test")
+    more = ["--out", out, "-o", "teacher_train.epochs=1"]
+    said = process("run", *arguments, *more, interrupt_at="epoch  2/40  test", signal_to_send=number)
     assert said.code == 130
     assert "Traceback" not in said.err
+    assert "Stopping after this step" in " ".join(said.err.split())
     assert f"To go on: kdengine run --resume {out}" in said.err
     assert not (out / "result.json").exists()
     done = rows(out)
     assert len(done) >= 2
-    text = (out / "run.toml").read_text()
-    (out / "run.toml").write_text(text.replace("epochs = 40", f"epochs = {len(done) + 1}"))
-    said = kdengine("run", "--resume", out)
+    refused = kdengine("run", "--resume", out, "--epochs", len(done) + 1, "-o", "train.workers=0")
+    assert refused.code == 2
+    assert f"train.epochs is 40, got {len(done) + 1}" in refused.err
+    said = kdengine("run", "--resume", out, "--epochs", len(done) + 1, "-o", "train.workers=0", "--override")
     assert said.code == 0, said.err
     assert rows(out)[: len(done)] == done
     assert len(rows(out)) == len(done) + 1
     again = kdengine("run", "--resume", out)
     assert again.code == 2
     assert "is finished" in again.err
+
+
+def test_a_file_that_names_code_is_only_run_where_it_is_trusted(kdengine, small, here):
+    (here / "my_kd.py").write_text(METHOD)
+    (here / "mine.toml").write_text('methods = ["./my_kd.py"]\n')
+    for arguments in (["run", "mine.toml"], ["run", "--recipe", "mine.toml"]):
+        said = kdengine(*arguments, *PAIR, *small, "--dry-run")
+        assert said.code == 2
+        assert "'mine.toml' names code that would be run here: method './my_kd.py'" in said.err
+        assert kdengine(*arguments, *PAIR, *small, "--dry-run", "--trust").code == 0
+
+
+def test_a_run_that_is_repeated_elsewhere_says_that_its_numbers_may_differ(kdengine, finished, here):
+    _, folder = finished
+    for name in ("run.toml", "manifest.json"):
+        shutil.copy(folder / name, here)
+    assert "last digits" not in kdengine("run", "run.toml", "--dry-run").err
+    manifest = json.loads((here / "manifest.json").read_text())
+    (here / "manifest.json").write_text(json.dumps({**manifest, "threads": 96}))
+    said = " ".join(kdengine("run", "run.toml", "--dry-run").err.split())
+    assert f"threads: 96, now {torch.get_num_threads()}" in said
+    assert "last digits" in said
 
 
 def refused(said, here, *pieces):
