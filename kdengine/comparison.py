@@ -6,7 +6,6 @@ Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from kdengine.entries import Entry, entries_of, name_of, with_plain
 from kdengine.errors import KDError, ModelError, SettingsError
 from kdengine.folderlock import FolderLock
 from kdengine.memory import CROWDED, bytes_of, free_bytes
+from kdengine.reading import read_json
 from kdengine.registry import Registry
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import NOTE
@@ -136,7 +136,9 @@ class Comparison:
             SettingsError: no comparison lies in the folder, its methods were objects, or it may not go on like that.
         """
         file = Path(folder) / NOTE
-        note = _read_note(file)
+        if not file.is_file():
+            raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
+        note = read_json(file)
         entries = [Entry(**entry) for entry in note.pop("entries")]
         stored = Settings.checked(note.pop("settings"))
         check_trusted({"settings": stored.model_dump(), "entries": [vars(entry) for entry in entries]}, file, trust)
@@ -290,18 +292,3 @@ class Comparison:
             run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
         run.prepare(room.source, teacher, (run.folder.path / "run.toml").exists(), self._override)
         return run
-
-
-def _read_note(file: Path) -> dict[str, Any]:
-    """What a comparison noted of itself.
-
-    Raises:
-        SettingsError: the file is missing or damaged.
-    """
-    try:
-        note: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"'{file.parent}' holds no comparison: there is no {NOTE}.") from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"'{file}' cannot be read: {error}.") from error
-    return note

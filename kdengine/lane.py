@@ -313,6 +313,8 @@ class Lane:
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: list[Tensor]) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
+        if not batch.x.isfinite().all():
+            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; mend the data.")
         fault = loss_fault(where, terms)
         if fault is None:
             self.randomness.state = drawn

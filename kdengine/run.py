@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdengine.dataset import Data
-from kdengine.errors import SettingsError
+from kdengine.errors import DataError, SettingsError
 from kdengine.lane import Lane
 from kdengine.loop import fit
 from kdengine.result import Result
@@ -15,7 +15,7 @@ from kdengine.resuming import check_same
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
 from kdengine.source import Source
-from kdengine.stopping import listening
+from kdengine.stopping import Stopped, listening
 from kdengine.trust import names_code
 
 if TYPE_CHECKING:
@@ -157,7 +157,12 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
         with listening() as stop:
             for run in runs:
                 run.hook.kdengine_before_fit(run=run)
-            fit(runs, source, finish, stop)
+            try:
+                fit(runs, source, finish, stop)
+            except DataError as error:
+                if not stop.asked:
+                    raise
+                raise Stopped from error  # who asked this process to stop has ended those that read its data
     except BaseException as error:
         for run in runs:
             if run.lane.name not in results and run.lane.failure is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -19,6 +18,7 @@ from kdengine.folderlock import FolderLock
 from kdengine.hookspecs import hookimpl
 from kdengine.jsontext import json_text
 from kdengine.manifest import circumstances
+from kdengine.reading import read_json, read_rows
 from kdengine.settings import Settings, read_toml
 from kdengine.stopping import Stopped
 from kdengine.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
@@ -163,12 +163,12 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What ``result.json`` says, or None while the run is not finished."""
         file = self.path / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return read_json(file) if file.is_file() else None
 
     def failure(self) -> str | None:
         """Why the lane failed, or None where it did not."""
         file = self.path / "failed.json"
-        return json.loads(file.read_text(encoding="utf-8"))["error"] if file.is_file() else None
+        return str(read_json(file).get("error")) if file.is_file() else None
 
     @property
     def ended(self) -> bool:
@@ -181,15 +181,11 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` says of versions and hardware."""
-        found: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        return found
+        return read_json(self.path / "manifest.json")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``."""
-        file = self.path / "metrics.jsonl"
-        if not file.is_file():
-            return []
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return read_rows(self.path / "metrics.jsonl")
 
     def save_state(self, run: Run) -> None:
         """Keep what a resumed run needs."""

@@ -19,6 +19,7 @@ from torch import nn
 from kdengine import __version__
 from kdengine.cache import cache_folder
 from kdengine.dataset import Data
+from kdengine.errors import StorageError
 from kdengine.inputs import InputFit
 from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
@@ -86,7 +87,12 @@ class CachedTeacher:
         """
         final = self.folder.path
         working = final.with_name(f".{final.name}")
-        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The cache for teachers '{final.parent}' cannot be made: {error.strerror}. Set KDENGINE_CACHE to a folder that can."
+            ) from error
         with _alone(final.with_name(f".{final.name}.lock"), self.settings.student):
             if self.folder.result() is not None:
                 return False
@@ -105,6 +111,8 @@ def _alone(path: Path, name: str) -> Iterator[None]:
     except Timeout:
         log.info("Waiting for another process that trains the teacher %s", name)
         lock.acquire()
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}. Set KDENGINE_CACHE to a folder that can.") from error
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdengine.errors import StorageError
 from kdengine.jsontext import json_text
 
-__all__ = ["remove_leftovers", "write_json", "write_state", "write_tensors", "write_text"]
+__all__ = ["remove_leftovers", "replacing", "write_json", "write_state", "write_tensors", "write_text"]
 
 LEFTOVER = re.compile(r"\..+\.\d+\.writing")
 """Names of files that were being written when a process was killed."""
@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         StorageError: it cannot be written; what was there before is still there.
     """
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -49,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         StorageError: it cannot be written; what was there before is still there.
     """
     separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(separate, temporary)
 
 
@@ -59,7 +59,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written; what was there before is still there.
     """
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         torch.save(dict(state), temporary)
 
 
@@ -72,8 +72,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def _replacing(final: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of ``final`` when the block ends well, on the disk and not only in memory."""
+def replacing(final: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of ``final`` when the block ends well, on the disk and not only in memory.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is still there.
+    """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.writing")
     try:
         yield temporary

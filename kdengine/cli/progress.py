@@ -84,6 +84,7 @@ class LanesProgress:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False)
+        self._advised = False
 
     @hookimpl
     def kdengine_before_fit(self, run: Run) -> None:
@@ -101,10 +102,13 @@ class LanesProgress:
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
         """Say why a lane failed; after an interruption, how to go on."""
         if isinstance(error, KeyboardInterrupt):
-            text = f"interrupted; {_saved(run, error)}. To go on: {run.again}"
+            text = f"interrupted; {_saved(run, error)}"
         else:
             text = f"failed: {error}"
         self.console.print(f"{_place(run)}: {text}", soft_wrap=True)
+        if isinstance(error, KeyboardInterrupt) and not self._advised:
+            self._advised = True  # one line for all lanes
+            self.console.print(f"To go on: {run.again}", soft_wrap=True)
 
 
 def _place(run: Run) -> str:

@@ -70,6 +70,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
     from kdengine.runtime import is_first_process
+    from kdengine.writing import replacing, write_text
 
     comparison.fit()
     if not is_first_process():
@@ -77,9 +78,10 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     leave_pictures(comparison.folder)
     grid = Grid.of(comparison.folder)
     table = grid.table()
-    (comparison.folder / "sweep.csv").write_text(table.to_csv(), encoding="utf-8")
-    (comparison.folder / "sweep.md").write_text(table.to_markdown(), encoding="utf-8")
-    draw_heatmap(grid, comparison.folder / "sweep.png")
+    write_text(comparison.folder / "sweep.csv", table.to_csv())
+    write_text(comparison.folder / "sweep.md", table.to_markdown())
+    with replacing(comparison.folder / "sweep.png") as file:
+        draw_heatmap(grid, file)
     if as_json:
         facts = {"cells": list(grid.board.rows), "teacher": grid.board.teacher, "folder": str(comparison.folder)}
         click.echo(json_text(facts))

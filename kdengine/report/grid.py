@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kdengine.errors import SettingsError
+from kdengine.reading import read_json
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import NOTE, PLAIN
 from kdengine.report.table import Table
@@ -33,7 +33,7 @@ class Grid:
     def within(cls, folder: str | Path) -> Grid | None:
         """From the folder of a sweep, finished or not; None where no sweep lies in it."""
         file = Path(folder) / NOTE
-        note = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        note = read_json(file) if file.is_file() else {}
         if not note.get("axes"):
             return None
         axes = [Axis(axis["name"], tuple(axis["values"])) for axis in note["axes"]]

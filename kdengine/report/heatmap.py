@@ -38,4 +38,4 @@ def draw_heatmap(grid: Grid, path: str | Path) -> None:
                 dark = high > low and (cell - low) / (high - low) < 0.6
                 axes.text(column, row, f"{cell:.1f}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
     figure.colorbar(image, ax=axes)
-    figure.savefig(path, dpi=144)
+    figure.savefig(path, dpi=144, format="png")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdengine.hookspecs import hookimpl
+from kdengine.writing import replacing
 
 if TYPE_CHECKING:
     from kdengine.result import Result
@@ -39,12 +39,8 @@ def _draw(folder: Path) -> None:
     from kdengine.report.curves import draw_curves
     from kdengine.report.page import write_page
 
-    curves, page = folder / ".curves.png", folder / ".report.html"
-    try:
-        draw_curves([folder]).savefig(curves, format="png")
-        write_page(page, [folder])
-        for file in (curves, page):
-            os.replace(file, folder / file.name.removeprefix("."))
-    finally:
-        for file in (curves, page):
-            file.unlink(missing_ok=True)
+    figure = draw_curves([folder])
+    with replacing(folder / "curves.png") as file:
+        figure.savefig(file, format="png")
+    with replacing(folder / "report.html") as file:
+        write_page(file, [folder])

@@ -1,0 +1,55 @@
+"""Reading what a run folder holds; a damaged file is told by its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdengine.errors import StorageError
+
+__all__ = ["read_json", "read_rows"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        StorageError: the file is missing or damaged.
+    """
+    found = _parsed(path, _text(path))
+    if not isinstance(found, dict):
+        raise _damaged(path, f"an object is needed, it holds a {type(found).__name__}")
+    return found
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file of one JSON object a line; none where there is no file.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    lines = _text(path).splitlines() if path.is_file() else []
+    return [_parsed(path, line) for line in lines if line.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"'{path}' is damaged: {why}. It was not written by kdengine like that; restore it, or remove its folder."
+    )
