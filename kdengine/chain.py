@@ -9,6 +9,7 @@ from dataclasses import replace
 from kdengine.distiller import Distiller
 from kdengine.errors import SettingsError
 from kdengine.pupil import Network, Pupil
+from kdengine.seeds import undisturbed
 
 __all__ = ["chain"]
 
@@ -34,7 +35,8 @@ def _between(pupil: Pupil, distillers: Mapping[str, Distiller]) -> Sequence[str]
     if pupil.teacher is None:
         return ()
     ends = (pupil.teacher.name, pupil.student.name)
-    routes = {key: tuple(distiller.route(*ends)) for key, distiller in distillers.items()}
+    with undisturbed():  # a method may look networks up that warn
+        routes = {key: tuple(distiller.route(*ends)) for key, distiller in distillers.items()}
     for key, route in routes.items():
         if len(route) < 2 or (route[0], route[-1]) != ends:
             raise SettingsError(f"{key}: a route must lead from '{ends[0]}' to '{ends[1]}', got {list(route)}.")

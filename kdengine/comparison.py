@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -19,40 +20,28 @@ from torch import nn
 from kdengine.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
+from kdengine.entries import Entry, entries_of, name_of, with_plain
 from kdengine.errors import KDError, ModelError, SettingsError
+from kdengine.folderlock import FolderLock
 from kdengine.memory import CROWDED, bytes_of, free_bytes
 from kdengine.registry import Registry
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.pastrun import NOTE, PLAIN
+from kdengine.report.pastrun import NOTE
+from kdengine.resuming import changed_settings
 from kdengine.room import Room
 from kdengine.run import Run, train_all
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
-from kdengine.selection import belongs_to, choose_distillers, label_of, names_of, resolved
+from kdengine.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.settings import InputSettings, Settings, TrainSettings, merge
 from kdengine.specs import Spec
+from kdengine.trust import check_trusted
+from kdengine.writing import remove_leftovers, write_json
 
 __all__ = ["Comparison", "Entry", "entries_of"]
 
 SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
 """Training settings that all lanes share, because they share batches and device."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One lane of a comparison, in every trial.
-
-    Attributes:
-        label: what tables and folders call it.
-        plugins: its methods, by name or as objects; none for plain training.
-        options: method -> options, over those of the whole comparison.
-        train: training settings that this lane has otherwise; not those that all lanes share, such as the batch size.
-    """
-
-    label: str
-    plugins: Sequence[str | Distiller]
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Comparison:
@@ -123,20 +112,41 @@ class Comparison:
         return made
 
     @classmethod
-    def resume(cls, folder: str | Path, **tools: Any) -> Comparison:
-        """A comparison that goes on where it was interrupted: every lane after its last finished epoch.
+    def resume(
+        cls,
+        folder: str | Path,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        at_once: int | None = None,
+        override: bool = False,
+        trust: bool = False,
+        **tools: Any,
+    ) -> Comparison:
+        """A comparison that goes on where it was interrupted: every lane where its state was saved last.
+
+        Args:
+            folder: of the comparison.
+            changes: settings to go on with otherwise; only those that decide no numbers, such as ``train.workers``.
+            at_once: lanes to train side by side from now on.
+            override: go on even with other data, another teacher or in another precision.
+            trust: run the code of others that the folder names: ``python:`` specs and plugin files.
+            **tools: as :meth:`Engine.of` takes them.
 
         Raises:
-            SettingsError: no comparison lies in the folder, or its methods were objects.
+            SettingsError: no comparison lies in the folder, its methods were objects, or it may not go on like that.
         """
         file = Path(folder) / NOTE
-        if not file.is_file():
-            raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
-        note = json.loads(file.read_text(encoding="utf-8"))
+        note = _read_note(file)
         entries = [Entry(**entry) for entry in note.pop("entries")]
-        settings = Settings.checked(note.pop("settings"))
-        made = cls.of(settings, entries, note.pop("trials"), folder, note.pop("at_once", None), note, **tools)
-        made._resumed = True
+        stored = Settings.checked(note.pop("settings"))
+        check_trusted({"settings": stored.model_dump(), "entries": [vars(entry) for entry in entries]}, file, trust)
+        for entry in entries:
+            check_trusted({"methods": entry.plugins}, file, trust)
+        registry = tools.setdefault("registry", Registry())
+        settings = changed_settings(stored, changes or {}, Path(folder), False, registry) if changes else stored
+        at_once = at_once or note.pop("at_once", None)
+        made = cls.of(settings, entries, note.pop("trials"), folder, at_once, note, **tools)
+        made._resumed, made._override = True, override
         return made
 
     def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
@@ -144,11 +154,20 @@ class Comparison:
 
         Raises:
             KDError: for whatever the user can mend, but not for what fails a single lane: that is a row of the table.
-            KeyboardInterrupt: the state after the last finished epochs has been saved.
+            KeyboardInterrupt: it was interrupted; the state after the last step has been saved.
         """
         self._check()
         room = self._engine.room(train_loader, val_loader)
         self._begin(room.runtime)
+        try:
+            self._train(room)
+        finally:
+            self._free()
+        room.runtime.same(None)  # every process waits until the first one has written everything
+        return Leaderboard.of([self.folder])
+
+    def _train(self, room: Room) -> None:
+        """All trials, one after the other."""
         facts: dict[str, Any] | None = None
         taught = False
         for trial in range(1, self.trials + 1):
@@ -158,9 +177,11 @@ class Comparison:
                 if facts is None or (needed and not taught):
                     facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
                     taught = needed
-                train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
-        room.runtime.same(None)  # every process waits until the first one has written everything
-        return Leaderboard.of([self.folder])
+                try:
+                    train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
+                finally:
+                    for run in lanes:
+                        run.folder.free()
 
     def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
@@ -169,8 +190,9 @@ class Comparison:
         student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
-        self.entries, self.trials, self.at_once = _with_plain(entries), trials, at_once
-        self._resumed = False
+        self.entries, self.trials, self.at_once = with_plain(entries), trials, at_once
+        self._resumed = self._override = False
+        self._lock: FolderLock | None = None
 
     def _check(self) -> None:
         """Refuse a folder that is taken, options of no method, and methods that cannot be made, before any work is done."""
@@ -196,14 +218,19 @@ class Comparison:
         if not runtime.is_main:
             return
         settings = self._engine.settings
-        entries = [{**vars(entry), "plugins": [_name(plugin) for plugin in entry.plugins]} for entry in self.entries]
+        entries = [{**vars(entry), "plugins": [name_of(plugin) for plugin in entry.plugins]} for entry in self.entries]
         shape = {"trials": self.trials, "at_once": self.at_once}
         note = {"entries": entries, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            RunFolder(self.folder).write_json(NOTE, {**note, **self._note})
-        except OSError as error:
-            raise SettingsError(f"'{self.folder}' cannot be written: {error.strerror}. Choose another --out.") from error
+        self._lock = FolderLock(self.folder)
+        self._lock.take()
+        remove_leftovers(self.folder)
+        write_json(self.folder / NOTE, {**note, **self._note})
+
+    def _free(self) -> None:
+        """Let others into the folder."""
+        if self._lock is not None and self._lock.held:
+            self._lock.free()
+            shutil.rmtree(self.folder / "state", ignore_errors=True)
 
     def _passes(self, room: Room, folder: Path) -> Iterator[list[Run]]:
         """The runs of a trial that are not at their end yet, as many together as there is room for.
@@ -238,6 +265,7 @@ class Comparison:
             if room.runtime.is_main:
                 place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
                 place.write_json("failed.json", {"error": str(error), "epoch": 0})
+                place.free()
             return None
         settings = resolved(settings, distillers, own_loaders=room.source.data is None)
         hook = self._engine.hooks(place, room.runtime)
@@ -248,7 +276,7 @@ class Comparison:
         """The settings of one lane as a run of its own."""
         used = names_of(entry.plugins, self._engine.registry)
         given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
-        methods = tuple(_name(plugin) for plugin in entry.plugins)
+        methods = tuple(name_of(plugin) for plugin in entry.plugins)
         train = TrainSettings.checked({**settings.train.model_dump(), **entry.train}, owner="train")
         changes: dict[str, Any] = {"methods": methods, "options": merge(given, entry.options), "train": train}
         if not methods:
@@ -260,33 +288,20 @@ class Comparison:
         if teacher and "folder" in teacher and run.lane.needs_teacher:
             weights = str(Path(teacher["folder"]) / "student.safetensors")
             run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
-        run.prepare(room.source, teacher, resumed=(run.folder.path / "run.toml").exists())
+        run.prepare(room.source, teacher, (run.folder.path / "run.toml").exists(), self._override)
         return run
 
 
-def entries_of(names: Iterable[str], registry: Registry) -> list[Entry]:
-    """A lane for each name; ``fitnet+st`` is a lane of two methods, ``plain`` one of none.
+def _read_note(file: Path) -> dict[str, Any]:
+    """What a comparison noted of itself.
 
     Raises:
-        PluginError: there is no such method.
+        SettingsError: the file is missing or damaged.
     """
-    parts = [[part for part in name.split("+") if part != PLAIN] for name in names]
-    return [Entry(label_of(plugins, registry), plugins) for plugins in parts]
-
-
-def _with_plain(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, the student without a method before them where it is missing.
-
-    Raises:
-        SettingsError: two have one label.
-    """
-    every = list(entries) if any(not entry.plugins for entry in entries) else [Entry(PLAIN, ()), *entries]
-    labels = [entry.label for entry in every]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise SettingsError(f"Named twice: {', '.join(twice)}. Give every lane a label of its own.")
-    return every
-
-
-def _name(plugin: str | Distiller) -> str:
-    return plugin.name if isinstance(plugin, Distiller) else plugin
+    try:
+        note: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"'{file.parent}' holds no comparison: there is no {NOTE}.") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"'{file}' cannot be read: {error}.") from error
+    return note

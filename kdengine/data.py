@@ -140,7 +140,7 @@ def _finished(data: Data) -> Data:
 
 
 def _in_memory(split: Split, width: int, height: int) -> Split:
-    return split if split.images is not None else Split(split.labels, decoding.decode(split.items, width, height))
+    return split if split.images is not None else Split(split.labels, decoding.decode(split.items, width, height, split.labels))
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdengine.batches import Batches, MemoryBatches, StreamBatches
+from kdengine.batches import Batches, MemoryBatches
 from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
+from kdengine.streams import StreamBatches
 
 __all__ = ["Data", "Split", "blank"]
 
@@ -142,7 +143,7 @@ class Data:
                 images, split.labels.to(device), self.mean, self.std, settings.batch_size, seed, augment, device
             )
         transform = _timm_transform(self, augment)
-        return StreamBatches(split.items, transform, settings.batch_size, seed, settings.workers, device)
+        return StreamBatches(split.items, transform, settings.batch_size, seed, settings.workers, device, split.labels)
 
 
 def _timm_transform(data: Data, augment: str) -> Any:

@@ -22,6 +22,7 @@ from kdengine.plan import Plan
 from kdengine.recipes import recipe_values
 from kdengine.registry import Registry
 from kdengine.result import Result
+from kdengine.resuming import changed_settings
 from kdengine.room import Room, check_networks
 from kdengine.run import Run, train_one
 from kdengine.runfolder import RunFolder
@@ -30,6 +31,7 @@ from kdengine.selection import checked_settings, choose_distillers, label_of, re
 from kdengine.settings import Settings, merge
 from kdengine.source import LOADERS, Source
 from kdengine.specs import Spec
+from kdengine.trust import check_trusted
 
 __all__ = ["Engine"]
 
@@ -105,7 +107,7 @@ class Engine:
         self.settings = checked_settings(merge(base, said), chosen, self.registry)
         self._out = None if out is None else Path(out)
         self._observers = list(observers)
-        self._resumed = False
+        self._resumed = self._override = False
         self._again = ""
         self._alone = False
         self._plugins = chosen or list(self.settings.methods)
@@ -141,18 +143,38 @@ class Engine:
         )
 
     @classmethod
-    def resume(cls, folder: str | Path, registry: Registry | None = None, observers: Iterable[object] = ()) -> Engine:
-        """An engine that goes on after the last finished epoch of an interrupted run.
+    def resume(
+        cls,
+        folder: str | Path,
+        registry: Registry | None = None,
+        observers: Iterable[object] = (),
+        *,
+        changes: Mapping[str, Any] | None = None,
+        override: bool = False,
+        trust: bool = False,
+    ) -> Engine:
+        """An engine that goes on with an interrupted run, where its state was saved last.
+
+        Args:
+            folder: the run folder.
+            registry: as for :class:`Engine`.
+            observers: as for :class:`Engine`.
+            changes: settings to go on with otherwise, such as ``{"train": {"workers": 8}}``.
+            override: allow changes that decide the numbers, another precision, other data or another teacher.
+            trust: run the code of others that the folder names: ``python:`` specs and plugin files.
 
         Raises:
-            SettingsError: there is no run in the folder, or it is already finished.
+            SettingsError: there is no run in the folder, it is already finished, or it may not go on like that.
         """
         place = RunFolder(folder)
-        settings = place.settings()
+        stored = place.settings()
         if place.result() is not None:
             raise SettingsError(f"The run in '{folder}' is finished: 'kdengine evaluate {folder}' measures it again.")
+        check_trusted(stored.model_dump(), place.path / "run.toml", trust)
+        registry = registry or Registry()
+        settings = changed_settings(stored, changes or {}, place.path, override, registry) if changes else stored
         engine = cls.of(settings, folder, registry, observers)
-        engine._resumed = True
+        engine._resumed, engine._override = True, override
         return engine
 
     def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Result:
@@ -164,13 +186,13 @@ class Engine:
 
         Raises:
             KDError: for whatever the user can mend; before anything is written, wherever that can be known.
-            KeyboardInterrupt: the state after the last finished epoch has been saved.
+            KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
         plan = self.plan(train_loader, val_loader)
         room, folder, lane = plan.room, plan.folder, plan.lane
         facts = room.ready_teacher(lane.needs_teacher, partial(self.train_teacher, room.source.data))
         run = Run(plan.settings, lane, room.source.data, room.runtime, folder, self.hooks(folder, room.runtime), self._again)
-        run.prepare(room.source, facts, resumed=self._resumed)
+        run.prepare(room.source, facts, self._resumed, self._override)
         return train_one(run, room.source, facts)
 
     def room(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Room:

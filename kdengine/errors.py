@@ -11,6 +11,7 @@ __all__ = [
     "ModelError",
     "PluginError",
     "SettingsError",
+    "StorageError",
     "TapError",
     "TrainingError",
     "did_you_mean",
@@ -32,6 +33,10 @@ class PluginError(KDError):
 
 class ModelError(KDError):
     """A network that is unknown, cannot be built, or does not fit the data or its weights."""
+
+
+class StorageError(KDError):
+    """A folder or file that cannot be written, such as on a full disk; what was there before is still there."""
 
 
 class DataError(KDError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from kdengine.balance import backward_clipped, clip_share
 from kdengine.batches import Batch
 from kdengine.errors import TrainingError
+from kdengine.finite import ADVICE, gradient_fault, loss_fault, norm_of_gradients
 from kdengine.lane_module import LaneModule, Phase, Progress
 from kdengine.link import Lesson, Link
+from kdengine.meter import Meter
 from kdengine.optim import make_optimizer, make_schedule
 from kdengine.runtime import Randomness, Runtime
 from kdengine.scores import is_best, score
@@ -27,6 +30,8 @@ __all__ = ["Lane"]
 
 RANK_SEED = 7_919
 """Added to the seed once for each process before this one, so that their dropout differs."""
+EPOCH_SEED = 1_000_003
+"""Added once for each epoch before: what is drawn in an epoch does not depend on what was drawn in others."""
 
 
 class Lane:
@@ -60,11 +65,13 @@ class Lane:
         self.runtime = runtime
         self.steps = steps
         self.hand_over = hand_over
-        self.randomness = Randomness(seed + RANK_SEED * runtime.rank, runtime.device)
+        self.meter = Meter(runtime.device)
+        self.randomness = Randomness(seed, runtime.device)
         self.history: list[dict[str, Any]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
+        self._seed = seed + RANK_SEED * runtime.rank
         self._teacher = teacher
         self._plan = [(number, phase) for number, link in enumerate(self.links) for phase in link.phases]
         self._link_number = -1
@@ -119,32 +126,37 @@ class Lane:
             return None
         return Lesson(self._teacher, self.phase.input_gradients)
 
+    @property
+    def steps_done(self) -> int:
+        """Batches of the epoch in progress that it has stepped on."""
+        return self.meter.steps
+
     def begin_epoch(self) -> None:
-        """Start counting anew."""
+        """Make ready for an epoch, or for the rest of one that was interrupted."""
         if self._phase_epoch >= self.phase.epochs:
             self._enter_next_phase()
+        if self.steps_done == 0:
+            self.randomness.reseed(self._seed + EPOCH_SEED * len(self.history))
         self.module.train()
-        self._sums: dict[str, Tensor] = {}
-        self._seen = self._step = 0
-        self._right = torch.zeros((), device=self.runtime.device)
-        self._busy = 0.0
 
     def step(self, batch: Batch, teacher: Trace | None) -> None:
         """One update of the student.
 
         Raises:
-            TrainingError: a term is not finite; nothing was updated then.
+            TrainingError: a term or a gradient is not finite; nothing was updated then.
         """
         start = time.perf_counter()
         self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
         if self._schedule is not None:
             self._schedule.step_update(self._updates())
+        drawn_before = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
-            self._update(terms)
-        self._note(batch, terms, logits)
-        self._step += 1
-        self._busy += time.perf_counter() - start
+            sound = self._update(terms)
+        if not sound:
+            self._refuse(terms, batch, teacher, drawn_before)
+        self.meter.note(batch, terms, logits)
+        self.meter.busy += time.perf_counter() - start
 
     def end_epoch(self, accuracy: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``.
@@ -153,9 +165,7 @@ class Lane:
             accuracy: what was measured (``test_top1`` ...), in percent; empty in a stage without a task.
             evaluation_seconds: how long that took.
         """
-        self.seconds += self._busy + evaluation_seconds
-        seen = self.runtime.total(self._seen)
-        terms = {name: self.runtime.total(value) / seen for name, value in self._sums.items()}
+        self.seconds += self.meter.busy + evaluation_seconds
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
@@ -163,17 +173,13 @@ class Lane:
             "stage": self.phase.stage.name,
             "stage_epoch": self._phase_epoch + 1,
             "lr": self._optimizer.param_groups[0]["lr"],
-            "loss": sum(terms.values()),
-            "terms": terms,
-            "seconds": round(self._busy, 3),
-            "images_per_second": round(seen / max(self._busy, 1e-9), 1),
+            **self.meter.row(self.runtime.total, with_accuracy=self.phase.stage.task),
+            **accuracy,
         }
-        if self.phase.stage.task:
-            record["train_top1"] = 100.0 * self.runtime.total(self._right) / seen
-        record.update(accuracy)
         if "test_top1" in record and is_best(record, self._rows(self._link_number)):
             self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
         self.history.append(record)
+        self.meter = Meter(self.runtime.device)
         self._phase_epoch += 1
         return record
 
@@ -214,7 +220,7 @@ class Lane:
         return dict(self.module.distillers.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after the last finished epoch: tensors and plain data."""
+        """Everything needed to go on after the last step: tensors and plain data."""
         return {
             "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
             "optimizer": self._optimizer.state_dict(),
@@ -223,6 +229,7 @@ class Lane:
             "best_weights": self.best_weights,
             "phase": self._phase_number,
             "phase_epoch": self._phase_epoch,
+            "meter": self.meter.state_dict(),
             "seconds": self.seconds,
         }
 
@@ -237,6 +244,7 @@ class Lane:
         self.history = list(state["history"])
         self.best_weights = dict(state["best_weights"])
         self._phase_epoch = state["phase_epoch"]
+        self.meter.load_state_dict(state["meter"])
         self.seconds = state["seconds"]
 
     def _enter_next_phase(self) -> None:
@@ -273,21 +281,25 @@ class Lane:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def _updates(self) -> int:
-        return self._phase_epoch * self.steps + self._step
+        return self._phase_epoch * self.steps + self.steps_done
 
-    def _update(self, terms: Mapping[str, Tensor]) -> None:
+    def _update(self, terms: Mapping[str, Tensor]) -> bool:
+        """Change the weights, unless the terms or their gradients are not finite; whether that was done."""
         if not terms:
             raise TrainingError(
                 f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
             )
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        if not math.isfinite(self.runtime.total(total.detach())):
-            self._refuse(terms)
         self._optimizer.zero_grad()
         self._backward(terms, total)
+        parameters = self._parameters()
+        norm = norm_of_gradients(parameters)
+        if not math.isfinite(self.runtime.total(total.detach() + norm)):
+            return False
         if self.settings.clip_grad is not None:
-            nn.utils.clip_grad_norm_(self._parameters(), self.settings.clip_grad)
+            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
         self._optimizer.step()
+        return True
 
     def _backward(self, terms: Mapping[str, Tensor], total: Tensor) -> None:
         clipped = [value for name, value in terms.items() if self.module.clips(name)]
@@ -298,19 +310,18 @@ class Lane:
         sums = torch.stack(free).sum(), torch.stack(clipped).sum()
         backward_clipped(self.runtime.backward, *sums, self._parameters(), clip_share(self._phase_epoch))
 
-    def _refuse(self, terms: Mapping[str, Tensor]) -> None:
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        place = f"epoch {len(self.history) + 1}, step {self._step + 1}"
-        raise TrainingError(
-            f"{self.name}: the loss is no longer finite at {place}: {', '.join(bad) or f'the sum of {values}'}. The weights "
-            "were left as they were before this step. A lower train.lr, train.clip_grad=1 or a smaller weight may help."
-        )
+    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: list[Tensor]) -> NoReturn:
+        """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
+        where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
+        fault = loss_fault(where, terms)
+        if fault is None:
+            self.randomness.state = drawn
+            with suppress(RuntimeError):  # a method may have used up what it differentiates
+                fault = self._fault_of_gradients(where, batch, teacher)
+        raise fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
 
-    def _note(self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None) -> None:
-        count = len(batch.y)
-        self._seen += count
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach() * count
-        if logits is not None:
-            self._right += (logits.detach().argmax(1) == batch.y).sum()
+    def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
+        with self.randomness.active():
+            terms, _ = self._wrapped(batch.x, batch.y, batch.index, teacher)
+        learning = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+        return gradient_fault(where, terms, learning)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdengine.batches import Batch
+from kdengine.errors import KDError
 from kdengine.evaluation import evaluate
 from kdengine.lane import Lane
 from kdengine.link import Lesson
 from kdengine.runtime import Runtime
+from kdengine.stopping import Stop
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import Site
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 
-def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None]) -> None:
+def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None], stop: Stop) -> None:
     """Train every lane to its end.
 
     A lane that fails is taken out; the others go on. Lanes that are behind, after an interruption, catch up first.
@@ -32,6 +34,11 @@ def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None]) -> N
         runs: one for each lane.
         source: batches.
         finish: called for each run when its lane is at its end or has failed.
+        stop: whether to go on.
+
+    Raises:
+        Stopped: it was asked for; every lane is between two steps.
+        TrainingError: the teacher is no longer what it was.
     """
     unfinished = list(runs)
     while unfinished:
@@ -40,52 +47,61 @@ def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None]) -> N
             finish(run)
         unfinished = [run for run in unfinished if run not in ended]
         epoch = min((len(run.lane.history) for run in unfinished), default=0)
-        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch)
+        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch, stop)
 
 
-def _epoch(runs: Sequence[Run], source: Source, epoch: int) -> None:
-    """One epoch of all lanes, each batch shown to every teacher once."""
-    lanes = [run.lane for run in runs]
-    for lane in lanes:
-        lane.begin_epoch()
-    for done, batch in enumerate(source.train.epoch(epoch) if lanes else (), 1):
-        batch = Batch(runs[0].runtime.layout(batch.x), batch.y, batch.index)
-        traces = _teach(lanes, batch.x)
-        for lane in lanes:
-            _step(lane, batch, traces)
-        if all(lane.failure for lane in lanes):
-            return  # nobody is left to learn from the rest of the epoch
-        for run in runs:
-            run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
+def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop) -> None:
+    """One epoch of all lanes, or what is left of it, each batch shown to every teacher once."""
     for run in runs:
-        if run.lane.failure is None:
-            run.hook.kdengine_after_epoch(run=run, record=_end_epoch(run.lane, source, run.runtime))
+        run.lane.begin_epoch()
+    start = min((run.lane.steps_done for run in runs), default=0)
+    for done, batch in enumerate(source.train.epoch(epoch, start) if runs else (), start + 1):
+        now = [run for run in runs if run.lane.steps_done == done - 1 and run.lane.failure is None]
+        _all_step([run.lane for run in now], Batch(runs[0].runtime.layout(batch.x), batch.y, batch.index))
+        if all(run.lane.failure for run in runs):
+            return  # nobody is left to learn from the rest of the epoch
+        for run in now:
+            run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
+        stop.check()
+    going_on = [run for run in runs if run.lane.failure is None]
+    for teacher in {run.lane.lesson.teacher for run in going_on if run.lane.lesson is not None}:
+        teacher.check_unchanged()
+    for run in going_on:
+        run.hook.kdengine_after_epoch(run=run, record=_end_epoch(run.lane, source, run.runtime, stop))
+
+
+def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
+    traces = _teach(lanes, batch.x)
+    for lane in lanes:
+        _step(lane, batch, traces)
+        if lane.lesson is not None:
+            lane.lesson.teacher.check_untouched(lane.name)
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:
     """One pass of every teacher that a lane needs now, with the union of the taps that its lanes need."""
     wanted: dict[Lesson, dict[str, Site]] = {}
     for lane in lanes:
-        if lane.lesson is not None and lane.failure is None:
+        if lane.lesson is not None:
             wanted.setdefault(lane.lesson, {}).update(lane.phase.teacher_sites)
     return {lesson: lesson.teacher.trace(images, sites, lesson.input_gradients) for lesson, sites in wanted.items()}
 
 
 def _step(lane: Lane, batch: Batch, traces: Mapping[Lesson, Trace]) -> None:
-    if lane.failure is not None:
-        return
     try:
         lane.step(batch, None if lane.lesson is None else traces[lane.lesson])
     except Exception as error:  # one lane's fault must not end the others
+        if lane.runtime.processes > 1 and not isinstance(error, KDError):
+            raise  # the other processes may not have it, and would wait for this one for ever
         lane.fail(error)
 
 
-def _end_epoch(lane: Lane, source: Source, runtime: Runtime) -> dict[str, Any]:
+def _end_epoch(lane: Lane, source: Source, runtime: Runtime, stop: Stop) -> dict[str, Any]:
     """Measure the accuracy, where the stage went as far as the logits, and close the epoch."""
     start = time.perf_counter()
     measured: dict[str, float] = {}
     if lane.phase.stage.task:
         for split, batches in (("val", source.validation), ("test", source.test)):
-            found = {} if batches is None else evaluate(lane.module.fitted, batches, runtime)
+            found = {} if batches is None else evaluate(lane.module.fitted, batches, runtime, stop.check)
             measured.update({f"{split}_{name}": value for name, value in found.items()})
     return lane.end_epoch(measured, time.perf_counter() - start)

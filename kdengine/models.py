@@ -16,6 +16,7 @@ from kdengine.errors import ModelError, did_you_mean
 from kdengine.registry import Registry
 from kdengine.seeds import seeded
 from kdengine.specs import Spec, import_factory
+from kdengine.weights import only_weights
 
 __all__ = ["ModelSource", "check_name", "count_parameters"]
 
@@ -47,7 +48,7 @@ class ModelSource:
         """
         check_name(self.text, self.registry)
         spec = Spec.parse(self.text, ModelError)
-        with seeded(seed), warnings.catch_warnings():
+        with seeded(seed), only_weights(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = self._built(spec)
         if not isinstance(model, nn.Module):

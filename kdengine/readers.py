@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 
 from kdengine.dataset import Data, Split
-from kdengine.decoding import opened
+from kdengine.decoding import opened, reason
 from kdengine.discovery import cause
 from kdengine.errors import DataError
+from kdengine.seeds import drawing_from, undisturbed
 from kdengine.specs import import_factory
 
 __all__ = ["READERS"]
@@ -22,7 +24,8 @@ __all__ = ["READERS"]
 
 def _digits(name: str) -> Data:
     """The handwritten digits of scikit-learn, 8 x 8, enlarged four times; every fifth of each class is a test image."""
-    from sklearn.datasets import load_digits
+    with drawing_from(0):  # what scikit-learn imports draws a number, the first time
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     small = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
@@ -88,7 +91,10 @@ class _Folder:
         return len(self.folder)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        item: tuple[Image.Image, int] = self.folder[index]
+        try:
+            item: tuple[Image.Image, int] = self.folder[index]
+        except Exception as error:  # damaged files fail in many ways
+            raise OSError(f"{reason(error)} ('{self.folder.samples[index][0]}')") from error
         return item
 
 
@@ -102,21 +108,35 @@ def _hugging_face(name: str, label: str = "", size: int = 0) -> Data:
     found = os.path.isdir(folder)
     if name.startswith((".", "/", "~")) and not found:
         raise DataError(f"There is no folder '{name}'.")
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
     try:
-        splits = datasets.load_dataset(str(folder) if found else name)
+        with _without_bars(datasets.utils.logging):
+            splits = datasets.load_dataset(str(folder) if found else name)
     except Exception as error:  # the hub and the readers fail in many ways
         raise DataError(f"'hf:{name}' could not be loaded: {error}") from error
-    finally:
-        if bars:
-            datasets.utils.logging.enable_progress_bar()
     held_out = next((split for split in ("test", "validation", "val") if split in splits), None)
     if "train" not in splits or held_out is None:
         raise DataError(f"'hf:{name}' has the splits {', '.join(splits)}; 'train' and 'test' or 'validation' are needed.")
     image, target, classes = _columns(name, splits["train"], label, datasets)
     train, test = (_HFItems(splits[split], image, target, datasets) for split in ("train", held_out))
     return _from_items(name, classes, train, test, size)
+
+
+_bars_before: list[bool] = []
+"""Whether progress bars were shown, for each thread that loads now; those after the first found them hidden."""
+
+
+@contextmanager
+def _without_bars(logging: Any) -> Iterator[None]:
+    """Hide the progress bars of ``datasets``; the last thread that loads shows them again, if they were shown."""
+    with undisturbed():
+        _bars_before.append(logging.is_progress_bar_enabled())
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        with undisturbed():
+            if _bars_before.pop() and not _bars_before:
+                logging.enable_progress_bar()
 
 
 def _columns(name: str, split: Any, label: str, datasets: Any) -> tuple[str, str, tuple[str, ...]]:
@@ -160,7 +180,7 @@ def _from_items(name: str, classes: tuple[str, ...], train: Any, test: Any, size
 
 def _common_size(items: Sequence[Any], looked_at: int = 32) -> tuple[int, int] | None:
     """Width and height if the first images agree on them."""
-    sizes = {opened(items, index).size for index in range(min(looked_at, len(items)))}
+    sizes = {opened(items, index)[0].size for index in range(min(looked_at, len(items)))}
     return sizes.pop() if len(sizes) == 1 else None
 
 

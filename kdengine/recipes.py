@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kdengine.errors import KDError
 from kdengine.selection import belongs_to, names_of
 from kdengine.settings import read_toml
+from kdengine.trust import check_trusted
 
 if TYPE_CHECKING:
     from kdengine.distiller import Distiller
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["recipe_values"]
 
 
-def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Registry) -> dict[str, Any]:
+def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Registry, trust: bool = True) -> dict[str, Any]:
     """The settings of a recipe or a TOML file; its options for methods that the run does not use are left out.
 
     Args:
@@ -25,12 +26,14 @@ def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Reg
         methods: the methods of the run, named or made by the caller (who then gave them their options); the recipe's own
             where there are none.
         registry: finds recipes and methods.
+        trust: whether a file may name code: ``python:`` specs and plugin files.
 
     Raises:
         PluginError: there is no such recipe.
         SettingsError: the file is missing or is no TOML.
     """
     values = read_toml(Path(recipe) if recipe.endswith(".toml") else registry.recipe(recipe))
+    check_trusted(values, recipe, trust or not recipe.endswith(".toml"))
     options = values.get("options")
     chosen = methods or values.get("methods", ())
     if not isinstance(options, Mapping) or not isinstance(chosen, list | tuple):

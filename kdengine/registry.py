@@ -18,6 +18,7 @@ from importlib_metadata import EntryPoint
 from kdengine import hookspecs
 from kdengine.discovery import GROUP, Composition, Plugin, Registrar, canonical, cause, discover, distillers_in, import_file
 from kdengine.errors import PluginError, did_you_mean
+from kdengine.hooks import Hooks
 
 if TYPE_CHECKING:
     import click
@@ -101,7 +102,7 @@ class Registry:
         self.load_all()
         return sorted([*self.offered("methods"), *self.offered("compositions")])
 
-    def hooks(self, observers: Iterable[object]) -> Any:
+    def hooks(self, observers: Iterable[object]) -> Hooks:
         """The hooks of one run: the plugins selected so far, and observers that no other run sees.
 
         A plugin that was only loaded to look for a name is not heard: nobody asked for it.
@@ -110,7 +111,7 @@ class Registry:
             PluginError: an observer has a hook that kdengine does not have.
         """
         manager = _manager()
-        selected = dict.fromkeys(plugin.module for plugin in self._everything if plugin.selected)
+        selected = {plugin.module: plugin for plugin in self._everything if plugin.selected}
         for observer in (*selected, *observers):
             manager.register(observer)
         try:
@@ -118,7 +119,7 @@ class Registry:
         except pluggy.PluginValidationError as error:
             hooks = ", ".join(name for name in vars(hookspecs) if name.startswith("kdengine_"))
             raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are {hooks}.") from error
-        return manager.hook
+        return Hooks(manager, selected.values())
 
     def add_commands(self, cli: click.Group) -> None:
         """Let every plugin that is not blocked add its commands; one that fails at it is marked as broken."""

@@ -16,6 +16,7 @@ from kdengine.models import ModelSource
 from kdengine.registry import Registry
 from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
+from kdengine.trust import check_trusted
 from kdengine.weights import load_weights
 
 __all__ = ["evaluate_folder"]
@@ -23,13 +24,14 @@ __all__ = ["evaluate_folder"]
 log = logging.getLogger(__name__)
 
 
-def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None = None) -> dict[str, Any]:
+def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None = None, trust: bool = False) -> dict[str, Any]:
     """Measure the student of a finished run again.
 
     Args:
         folder: the run folder.
         weights: ``"last"`` or ``"best"``.
         data: another data spec than the run's.
+        trust: run the code of others that the folder names: ``python:`` specs.
 
     Raises:
         KDError: the folder holds no finished run, or its student does not fit the data.
@@ -43,6 +45,8 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
         raise SettingsError(f"The student of '{folder}' was a module of the caller's own; only a named network can be rebuilt.")
     registry = Registry()
     spec = data or settings.data
+    used = {"student": settings.student, **({} if data else {"data": settings.data})}
+    check_trusted(used, place.path / "run.toml", trust)
     log.info("Loading %s", spec)
     loaded = load_data(spec, registry)
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)

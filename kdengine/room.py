@@ -16,6 +16,7 @@ from kdengine.assembly import make_lane
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError
 from kdengine.evaluation import evaluate
+from kdengine.fingerprint import fingerprint
 from kdengine.fitting import fit_for
 from kdengine.flops import count_flops
 from kdengine.inputs import Fitted
@@ -145,7 +146,8 @@ class Room:
             log.info("The teacher %s is not trained first: nothing here learns from its weights", self.teacher.name)
             facts = {"top1": None, "best_top1": None}
         sizes = {"parameters": count_parameters(module), "flops": count_flops(module, self.teacher.input_size)}
-        return {"name": self.teacher.name, **facts, **sizes, "input": self.teacher.fit.wanted.describe()}
+        marks = {"fingerprint": fingerprint(module), "input": self.teacher.fit.wanted.describe()}
+        return {"name": self.teacher.name, **facts, **sizes, **marks}
 
     def _cached_teacher(self, teacher: Network, train: Callable[[Settings, Path], None]) -> Mapping[str, Any]:
         if self.source.data is None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdengine.dataset import Data
+from kdengine.errors import SettingsError
 from kdengine.lane import Lane
 from kdengine.loop import fit
 from kdengine.result import Result
+from kdengine.resuming import check_same
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
 from kdengine.source import Source
+from kdengine.stopping import listening
+from kdengine.trust import names_code
 
 if TYPE_CHECKING:
     from kdengine.runfolder import RunFolder
@@ -52,32 +56,67 @@ class Run:
     @property
     def again(self) -> str:
         """What to do to go on after an interruption."""
-        return self.advice or f"kdengine run --resume {self.folder.path}"
+        trust = " --trust" if names_code(self.settings.model_dump()) else ""
+        return (self.advice or f"kdengine run --resume {self.folder.path}") + trust
 
     @property
     def total_epochs(self) -> int:
         """Epochs of all stages."""
         return self.lane.total_epochs
 
-    def prepare(self, source: Source, teacher: Mapping[str, Any] | None = None, resumed: bool = False) -> None:
+    @property
+    def can_save_within_epochs(self) -> bool:
+        """Whether an epoch can be gone on with in its middle: one process, and batches that can be made again."""
+        return self.runtime.processes == 1 and self.data is not None
+
+    def prepare(
+        self, source: Source, teacher: Mapping[str, Any] | None = None, resumed: bool = False, override: bool = False
+    ) -> None:
         """Make the folder; of a run that is resumed, return to the state that lies there.
 
         Args:
             source: what the manifest says of the data is read off it.
             teacher: what the manifest says of the teacher.
             resumed: whether the run has begun before.
+            override: whether it may go on with other data, another teacher or in another precision.
 
         Raises:
-            SettingsError: another run lies in the folder, or it cannot be made.
+            SettingsError: another run lies in the folder, or is in it, or cannot go on as what it was.
+            StorageError: the folder cannot be made, or its state cannot be read.
         """
-        state = self.folder.load_state() if resumed else {}
-        self.folder.forget_failure()
+        learnt_from = {"teacher": teacher} if teacher and self.settings.teacher else {}
+        facts = {**self.runtime.describe(), "data": source.describe(), **learnt_from}
+        try:
+            self._enter(facts, resumed, override)
+        except BaseException:
+            self.folder.free()
+            raise
+
+    def _enter(self, facts: Mapping[str, Any], resumed: bool, override: bool) -> None:
+        folder = self.folder
+        state = {}
+        if resumed:
+            if self.runtime.is_main:
+                folder.take()
+            state = folder.load_state()
         if state:
+            check_same(folder.manifest(), facts, folder.path, override)
+            self._return_to(state)
+        if self.runtime.is_main:
+            if state:
+                folder.write_settings(self.settings)
+            else:
+                folder.begin(self.settings, facts, fresh=not resumed)
+            folder.forget_failure()
+
+    def _return_to(self, state: Mapping[str, Any]) -> None:
+        try:
             self.lane.load_state_dict(state)
-        elif self.runtime.is_main:
-            learnt_from = {"teacher": teacher} if teacher and self.settings.teacher else {}
-            facts = {**self.runtime.describe(), "data": source.describe(), **learnt_from}
-            self.folder.begin(self.settings, facts, fresh=not resumed)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingsError(
+                f"The state saved in '{self.folder.path}' does not fit its run: {str(error).strip().splitlines()[0]} "
+                "It is that of another version or of other methods. Begin a new run."
+            ) from error
 
 
 def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Result:
@@ -110,19 +149,32 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
         if run.lane.failure is not None:
             run.hook.kdengine_on_error(run=run, error=run.lane.failure)
             return
-        result = results[run.lane.name] = Result.of(run, teacher if run.settings.teacher else None, source.describe())
+        result = Result.of(run, teacher if run.settings.teacher else None, source.describe())
         run.hook.kdengine_after_fit(run=run, result=result)
+        results[run.lane.name] = result
 
     try:
-        for run in runs:
-            run.hook.kdengine_before_fit(run=run)
-        fit(runs, source, finish)
+        with listening() as stop:
+            for run in runs:
+                run.hook.kdengine_before_fit(run=run)
+            fit(runs, source, finish, stop)
     except BaseException as error:
         for run in runs:
             if run.lane.name not in results and run.lane.failure is None:
-                run.hook.kdengine_on_error(run=run, error=error)
+                _tell(run, error)
         raise
     finally:
         for run in runs:
             run.lane.retire()
+            run.folder.free()
     return results
+
+
+def _tell(run: Run, error: BaseException) -> None:
+    """Tell the observers of a run why it ends; what fails in that must not hide the reason."""
+    try:
+        run.hook.kdengine_on_error(run=run, error=error)
+    except Exception as another:
+        error.add_note(f"and then: {type(another).__name__}: {another}")
+    if isinstance(error, Exception) and run.lane.history and run.folder.result() is None:
+        error.add_note(f"{len(run.lane.history)} finished epochs are saved. To go on: {run.again}")

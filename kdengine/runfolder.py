@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 import torch
-from importlib_metadata import PackageNotFoundError, version
-from safetensors.torch import save_file
-from torch import Tensor
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, StorageError
+from kdengine.folderlock import FolderLock
 from kdengine.hookspecs import hookimpl
+from kdengine.jsontext import json_text
+from kdengine.manifest import circumstances
 from kdengine.settings import Settings, read_toml
+from kdengine.stopping import Stopped
+from kdengine.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
 
 if TYPE_CHECKING:
     from kdengine.result import Result
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from kdengine.runtime import Runtime
 
 __all__ = ["RunFolder"]
-
-PACKAGES = ("kdengine", "kdzoo", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 
 
 class RunFolder:
@@ -45,6 +42,8 @@ class RunFolder:
     def __init__(self, path: str | Path, proposed: bool = False) -> None:
         self.path = Path(path)
         self._proposed = proposed
+        self._lock = FolderLock(self.path)
+        self._saved_at = time.monotonic()
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
@@ -80,7 +79,7 @@ class RunFolder:
             )
 
     def begin(self, settings: Settings, facts: Mapping[str, Any], fresh: bool = True) -> None:
-        """Create the folder with its settings and its manifest.
+        """Create the folder with its manifest and its settings, and lock it.
 
         Args:
             settings: as resolved.
@@ -88,18 +87,42 @@ class RunFolder:
             fresh: whether no run may lie there yet.
 
         Raises:
-            SettingsError: another run has taken the folder meanwhile, or it cannot be made.
+            SettingsError: another run has taken the folder meanwhile, or is in it.
+            StorageError: it cannot be made.
         """
         if fresh:
             self.check_new()
         try:
             self._make()
         except OSError as error:
-            raise SettingsError(
+            raise StorageError(
                 f"The run folder '{self.path}' cannot be made: {error.strerror}. Choose another --out."
             ) from error
-        self.write_text("run.toml", tomli_w.dumps(_without_none(settings.model_dump(mode="json"))))
-        self.write_json("manifest.json", {**_manifest(), **facts})
+        self.take()
+        if fresh:
+            self.check_new()
+        self._proposed = False
+        self.write_json("manifest.json", {**circumstances(), **facts})
+        self.write_settings(settings)
+
+    def take(self) -> None:
+        """Lock the folder, and remove what a killed process had begun to write.
+
+        Raises:
+            SettingsError: another process is training into it.
+        """
+        self._lock.take()
+        remove_leftovers(self.path)
+        remove_leftovers(self.path / "state")
+        self._saved_at = time.monotonic()
+
+    def free(self) -> None:
+        """Unlock the folder, if it was locked here; what only the lock needed is removed."""
+        if not self._lock.held:
+            return
+        self._lock.free()
+        if not self.state_file.exists():
+            shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def _make(self) -> None:
         """Make the folder; of two runs that propose one name at the same time, the later one adds a number."""
@@ -113,6 +136,7 @@ class RunFolder:
                     raise
             number += 1
             self.path = proposal.with_name(f"{proposal.name}-{number}")
+            self._lock = FolderLock(self.path)
 
     def settings(self) -> Settings:
         """The settings of the run that lies here.
@@ -124,20 +148,17 @@ class RunFolder:
             raise SettingsError(f"'{self.path}' is no run folder: it holds no run.toml.")
         return Settings.checked(read_toml(self.path / "run.toml"))
 
+    def write_settings(self, settings: Settings) -> None:
+        """Write ``run.toml``."""
+        self.write_text("run.toml", tomli_w.dumps(_without_none(settings.model_dump(mode="json"))))
+
     def write_text(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
-        with self._replacing(name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        """Write a text file whole or not at all."""
+        write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
-        self.write_text(name, json.dumps(value, indent=2) + "\n")
-
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a safetensors file whole or not at all; tensors that share memory are written out each."""
-        separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        with self._replacing(name) as temporary:
-            save_file(separate, temporary)
+        write_json(self.path / name, value)
 
     def result(self) -> dict[str, Any] | None:
         """What ``result.json`` says, or None while the run is not finished."""
@@ -172,21 +193,37 @@ class RunFolder:
 
     def save_state(self, run: Run) -> None:
         """Keep what a resumed run needs."""
-        (self.path / "state").mkdir(exist_ok=True)
-        with self._replacing("state/lane.pt") as temporary:
-            torch.save(run.lane.state_dict(), temporary)
+        write_state(self.state_file, run.lane.state_dict())
+        self._saved_at = time.monotonic()
 
     def load_state(self) -> dict[str, Any]:
-        """The saved state of the lane; empty when nothing was saved yet."""
+        """The saved state of the lane; empty when nothing was saved yet.
+
+        Raises:
+            StorageError: it is damaged.
+        """
         if not self.state_file.is_file():
             return {}
-        state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is wrong with it decides who complains, and how
+            raise StorageError(
+                f"The saved state '{self.state_file}' cannot be read: it is damaged. The rows up to there are kept in "
+                f"'{self.path / 'metrics.jsonl'}'. Remove the file, and --resume trains from the beginning."
+            ) from error
         return state
 
     @hookimpl(tryfirst=True)
+    def kdengine_after_step(self, run: Run) -> None:
+        """Save the state now and then, for long epochs; several processes only save between epochs."""
+        minutes = run.settings.train.save_minutes
+        if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
+            self.save_state(run)
+
+    @hookimpl(tryfirst=True)
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
-        """Append the row, then save the state; rows beyond the state are dropped when a run is resumed."""
-        rows = [json.dumps(row) for row in run.lane.history]
+        """Append the row, then save the state; rows beyond the state are written anew when a run is resumed."""
+        rows = [json_text(row) for row in run.lane.history]
         self.write_text("metrics.jsonl", "\n".join(rows) + "\n")
         self.save_state(run)
 
@@ -194,32 +231,23 @@ class RunFolder:
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
         """Write the weights and the result, and drop what only a resumed run would need."""
         lane = run.lane
-        self.write_tensors("student.safetensors", result.student.state_dict())
+        write_tensors(self.path / "student.safetensors", result.student.state_dict())
         for number, link in enumerate(lane.links[:-1], 1):
-            self.write_tensors(f"assistant-{number}.safetensors", link.module.student.state_dict())
+            write_tensors(self.path / f"assistant-{number}.safetensors", link.module.student.state_dict())
         if lane.best_weights:
-            self.write_tensors("student-best.safetensors", lane.best_weights)
+            write_tensors(self.path / "student-best.safetensors", lane.best_weights)
         if lane.connectors():
-            self.write_tensors("connectors.safetensors", lane.connectors())
+            write_tensors(self.path / "connectors.safetensors", lane.connectors())
         self.write_json("result.json", result.to_dict())
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        self.state_file.unlink(missing_ok=True)
 
     @hookimpl(tryfirst=True)
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
-        """Note why the lane failed; an interruption is no failure."""
+        """Note why the lane failed; when it was asked to stop, which is no failure, save where it stands."""
         if run.lane.failure is not None:
             self.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
-
-    @contextmanager
-    def _replacing(self, name: str) -> Iterator[Path]:
-        """A temporary path that takes the name's place when the block ends well."""
-        final = self.path / name
-        temporary = final.with_name(f".{final.name}.{os.getpid()}")
-        try:
-            yield temporary
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
+        elif isinstance(error, Stopped) and run.can_save_within_epochs:
+            self.save_state(run)
 
 
 def _without_none(value: Any) -> Any:
@@ -227,30 +255,3 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
-
-
-def _manifest() -> dict[str, Any]:
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "argv": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the repository that the run was started in, if any."""
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

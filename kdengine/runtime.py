@@ -15,6 +15,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
+from kdengine.seeds import undisturbed
 
 __all__ = ["Randomness", "Runtime", "is_first_process", "native_bf16"]
 
@@ -51,7 +52,7 @@ class Runtime:
         self.channels_last = channels_last
         self.processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
         try:
-            with warnings.catch_warnings():
+            with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
                 accelerator = Fabric(accelerator=device, devices=1).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
@@ -157,14 +158,21 @@ def _processor() -> str:
 
 
 class Randomness:
-    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other."""
+    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other.
+
+    The global state can only be lent to one at a time: lanes of engines in several threads wait for each other's steps.
+    """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew, as if made with this seed."""
         with self._kept():
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-            if device.type == "cuda":
-                torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+            if self.device.type == "cuda":
+                torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
             self.state = self._now()
 
     @contextmanager
@@ -188,8 +196,9 @@ class Randomness:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        before = self._now()
-        try:
-            yield
-        finally:
-            self._restore(before)
+        with undisturbed():
+            before = self._now()
+            try:
+                yield
+            finally:
+                self._restore(before)

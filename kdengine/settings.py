@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "Strict",
     "TrainSettings",
+    "flat",
     "from_assignments",
     "merge",
     "parse_assignment",
@@ -121,6 +122,8 @@ class TrainSettings(Strict):
     """Processes that read images, for data too large for memory."""
     reset_optimizer: bool = True
     """Whether each training stage begins with a fresh optimizer."""
+    save_minutes: float = Field(10.0, ge=0)
+    """Minutes after which the state is saved within an epoch, to be resumed from; with 0 it is saved after epochs only."""
 
 
 def _rows_and_columns(value: Any) -> Any:
@@ -215,6 +218,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping with dotted names: ``{"train": {"lr": 0.1}}`` is ``{"train.lr": 0.1}``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return found
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The contents of a TOML file.
 
@@ -228,12 +239,21 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except ValueError as error:  # a path with a zero byte in it
         raise SettingsError(f"Cannot read {str(path)!r}: {error}.") from None
     try:
-        return tomllib.loads(content.decode())
+        found = tomllib.loads(content.decode())
+        if not _within(found, 2 * DEEPEST):
+            raise RecursionError
+        return found
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"'{path}' is not valid TOML: {error}.") from None
     except (ValueError, RecursionError):  # what Python does not read
         reason = "a number in it has thousands of digits, or it is nested too deeply"
         raise SettingsError(f"'{path}' is not valid TOML: {reason}.") from None
+
+
+def _within(value: Any, levels: int) -> bool:
+    """Whether tables and lists are nested in no more levels than that."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels >= 0 and all(_within(item, levels - 1) for item in inner)
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdengine.batches import Batches, ForeignBatches, ShardedBatches
+from kdengine.audit import AuditedBatches
+from kdengine.batches import Batches, ShardedBatches
 from kdengine.dataset import Data
 from kdengine.errors import DataError
 from kdengine.inputs import ImageForm
+from kdengine.loaders import ForeignBatches, check_finite
 from kdengine.settings import Settings
 from kdengine.taps import Anatomy
 
@@ -49,8 +51,9 @@ class Source:
         """Batches of a data set under the settings of a run."""
         if settings.train.validation:
             data = data.holding_out(settings.train.validation)
+        train = data.train_batches(settings.train, settings.seed, device)
         return cls(
-            data.train_batches(settings.train, settings.seed, device),
+            AuditedBatches(train, len(data.train), settings.train.batch_size),
             data.test_batches(settings.train, device),
             data.input_size,
             data.num_classes,
@@ -77,20 +80,23 @@ class Source:
                 rows and columns that it receives, where those are not the data's.
 
         Raises:
-            DataError: they are empty, or give something other than images and labels.
+            DataError: they are empty, or give something other than images and labels, or labels that are no classes.
         """
-        train_batches, test_batches = ForeignBatches(train, device), ForeignBatches(test, device)
+        train_batches = ForeignBatches(train, device, "train_loader")
+        test_batches = ForeignBatches(test, device, "val_loader")
         len(train_batches)  # without a length no schedule can be laid out
         shape, classes = None, 0
         for batch in test_batches.epoch(0):
             shape = tuple(batch.x.shape[1:])
             classes = max(classes, int(batch.y.max()) + 1)
+            check_finite(batch.x, test_batches.name)
         if shape is None or len(shape) != 3:
             raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
         dataset = getattr(train, "dataset", None)
         received = [(module, (shape[0], *(size or shape[1:]))) for module, size in modules]
         outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
         classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
+        train_batches, test_batches = (replace(batches, classes=classes) for batches in (train_batches, test_batches))
         return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kdengine.comparison import Entry
+from kdengine.entries import Entry
 from kdengine.errors import SettingsError
 from kdengine.settings import merge, parse_assignment, split_names
 

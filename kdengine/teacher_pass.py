@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
+from kdengine.fingerprint import fingerprint
 from kdengine.runtime import Runtime
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import Site
 
 __all__ = ["TeacherPass"]
+
+FROZEN = "A teacher is frozen: no method may train it, or write into what belongs to it."
 
 
 class TeacherPass:
@@ -28,6 +31,9 @@ class TeacherPass:
         self.model = runtime.place(model.eval())
         self.runtime = runtime
         self._logits_wanted = False
+        self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
+        self._written: list[int] | None = None
+        self._fingerprint = ""
 
     def trace(self, images: Tensor, sites: Mapping[str, Site], input_gradients: bool = False) -> Trace:
         """Record the sites, stopping at the deepest; logits that nobody named are made when they are asked for.
@@ -40,13 +46,48 @@ class TeacherPass:
         Raises:
             TrainingError: something put the teacher, or a part of it, into training mode.
         """
-        if any(module.training for module in self.model.modules()):
-            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
+        self.check_mode()
+        if self._written is None:
+            self._written, self._fingerprint = self._now(), fingerprint(self.model)
         if input_gradients:
             return self._differentiable(images, sites)
         whole = self._logits_wanted or "logits" in sites
         recorded = self._forward(images, sites, whole)
         return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
+
+    def check_mode(self) -> None:
+        """Refuse a teacher that is not in ``eval()`` from top to bottom.
+
+        Raises:
+            TrainingError: a part of it is in training mode.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
+
+    def check_untouched(self, lane: str) -> None:
+        """Refuse a step that wrote into the weights or buffers; takes microseconds.
+
+        Args:
+            lane: whose step it was.
+
+        Raises:
+            TrainingError: it did, as far as PyTorch counts what is written.
+        """
+        if self._written not in (None, self._now()):
+            raise TrainingError(f"{lane}: a step changed the teacher's weights or buffers. {FROZEN}")
+
+    def check_unchanged(self) -> None:
+        """Compare every bit of weights and buffers with what they were at the first pass.
+
+        Raises:
+            TrainingError: some are other ones.
+        """
+        if self._written is not None and fingerprint(self.model) != self._fingerprint:
+            raise TrainingError(f"The teacher's weights or buffers are no longer those that the run began with. {FROZEN}")
+
+    def _now(self) -> list[int]:
+        """How often each of the weights and buffers has been written to."""
+        return [tensor._version for tensor in self._weights]
 
     def _unannounced_logits(self, images: Tensor) -> Tensor:
         """The logits for a method that reads them without naming them; from now on no forward is cut short."""

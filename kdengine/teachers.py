@@ -54,7 +54,7 @@ class CachedTeacher:
             "network": self.settings.student,
             "seed": self.settings.seed,
             "precision": self.precision,
-            "train": self.settings.train.model_dump(mode="json", exclude={"device", "workers", "precision"}),
+            "train": self.settings.train.model_dump(mode="json", exclude={"device", "workers", "precision", "save_minutes"}),
             **({"input": self.fit.wanted.describe()} if self.fit.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,10 +14,12 @@ from torch import nn
 
 from kdengine.errors import ModelError
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "only_weights"]
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Where training scripts keep the state dict in their checkpoints."""
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Environment variable that ``torch.load`` asks at every call."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel, DDP and ``torch.compile`` put before every name."""
 
@@ -44,6 +47,19 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise ModelError(f"The weights in '{path}' do not fit {what}: {shown}. Was it another network, or other classes?")
     model.load_state_dict(state)
+
+
+@contextmanager
+def only_weights() -> Iterator[None]:
+    """Inside, nobody's ``torch.load`` reads more than tensors, such as that of a library that makes networks."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCE)
+        if before is not None:
+            os.environ[FORCE] = before
 
 
 def _read_state(file: Path) -> dict[str, torch.Tensor]:

@@ -165,6 +165,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
             student = {"name": settings.get("student", "resnet8"), **numbers, **sizes}
             result = {"method": method, "methods": said["methods"], "teacher": None if plain else teacher, "student": student}
             place.write_json("result.json", {**result, "data": known})
+        place.free()
         return place.path
 
     return make

@@ -3,11 +3,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine.batches import ForeignBatches, MemoryBatches, ShardedBatches, StreamBatches, random_crop, random_flip
-from kdengine.errors import DataError
+from kdengine.batches import MemoryBatches, ShardedBatches, random_crop, random_flip
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -133,129 +130,40 @@ def test_an_augmentation_does_what_its_name_says(augment, crops, flips):
     assert not all(is_flipped)
 
 
-class Noisy:
-    """A transform that draws from all three global random states, as those of torchvision and timm do."""
-
-    def __call__(self, image):
-        draw = random.random() + np.random.rand() + torch.rand(()).item()
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() + draw
+# the rest of an epoch --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def items(images):
-    return [(Image.fromarray(image.permute(1, 2, 0).numpy()), number % 7) for number, image in enumerate(images)]
+def is_the_rest(rest, whole):
+    """Whether batches are the last ones of others, bit for bit."""
+    rest = list(rest)
+    pairs = list(zip(rest, whole[len(whole) - len(rest) :], strict=True))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for one, other in pairs for name in ("x", "y", "index"))
 
 
-def test_streamed_batches_are_the_same_with_and_without_workers(items):
-    alone, helped = (StreamBatches(items, Noisy(), 5, seed=0, workers=workers) for workers in (0, 2))
-    assert order_of(alone, 2) == order_of(helped, 2)
-    assert torch.equal(pixels_of(alone, 2), pixels_of(helped, 2))
+@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_an_epoch_begun_in_the_middle_goes_on_as_a_whole_one_does(images, augment, seed):
+    batches = memory(images, augment=augment, seed=seed)
+    whole = list(batches.epoch(2))
+    for start in range(6):
+        rest = list(batches.epoch(2, start))
+        assert len(rest) == 5 - start
+        assert is_the_rest(rest, whole)
 
 
-def test_a_streamed_epoch_has_every_image_once_and_can_be_repeated(items):
-    batches = StreamBatches(items, Noisy(), 5, seed=0)
-    first = list(batches.epoch(0))
-    order = torch.cat([batch.index for batch in first])
-    assert order.sort().values.tolist() == list(range(23))
-    assert torch.equal(torch.cat([batch.y for batch in first]), order % 7)
-    assert [len(batch.x) for batch in first] == [5, 5, 5, 5, 3]
-    assert len(batches) == 5
-    assert torch.equal(torch.cat([batch.x for batch in first]), pixels_of(batches, 0))
-    assert order_of(batches, 0) != order_of(batches, 1)
-    assert order_of(batches, 0) != order_of(StreamBatches(items, Noisy(), 5, seed=1), 0)
+def test_skipped_images_are_not_made(images, monkeypatch):
+    made = []
+    normalised = MemoryBatches._normalised
+    monkeypatch.setattr(MemoryBatches, "_normalised", lambda self, x: made.append(len(x)) or normalised(self, x))
+    list(memory(images).epoch(0, 3))
+    assert made == [5, 3]
 
 
-def test_a_streamed_image_is_augmented_anew_in_every_epoch(items):
-    batches = StreamBatches(items[:1], Noisy(), 5, seed=0)
-    assert not torch.equal(pixels_of(batches, 0), pixels_of(batches, 1))
-
-
-def test_two_images_of_a_streamed_batch_are_augmented_on_their_own(items):
-    batches = StreamBatches([items[0], items[0]], Noisy(), 5, seed=0)
-    first, second = pixels_of(batches, 0)
-    assert not torch.equal(first, second)
-
-
-def test_streamed_batches_without_a_seed_keep_the_order(items):
-    assert order_of(StreamBatches(items, Noisy(), 5), 4) == list(range(23))
-
-
-def test_no_streamed_batch_draws_from_the_global_random_state(items):
-    before = states()
-    list(StreamBatches(items, Noisy(), 5, seed=0).epoch(0))
-    assert states() == before
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_an_error_of_the_data_that_names_it(items, workers, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no image")
-
-    class Broken(list):
-        def __getitem__(self, index):
-            return (Image.open(tmp_path / "broken.png"), 0) if index == 3 else super().__getitem__(index)
-
-    with pytest.raises(DataError, match="Image 3 cannot be read: cannot identify image file"):
-        list(StreamBatches(Broken(items), Noisy(), 5, workers=workers).epoch(0))
-
-
-def foreign(*batches):
-    return list(ForeignBatches(batches).epoch(0))
-
-
-X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        (X, Y),
-        [X, Y],
-        (X, Y, ["a", "b", "c", "d"]),
-        {"image": X, "label": Y},
-        {"pixel_values": X, "labels": Y},
-        {"img": X, "y": Y, "name": "a"},
-        (X, Y.to(torch.int32)),
-    ],
-)
-def test_a_loader_may_give_pairs_or_mappings(form):
-    (batch,) = foreign(form)
-    assert torch.equal(batch.x, X)
-    assert torch.equal(batch.y, Y)
-    assert batch.y.dtype == torch.int64
-
-
-def test_the_images_of_a_loader_are_counted_as_they_come():
-    loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
-    batches = ForeignBatches(loader)
-    assert [batch.index.tolist() for batch in batches.epoch(0)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [batch.index.tolist() for batch in batches.epoch(1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert len(batches) == 3
-
-
-@pytest.mark.parametrize(
-    ("form", "said"),
-    [
-        (X, "got float32 [4, 3, 8, 8]"),
-        ((X,), "got (float32 [4, 3, 8, 8])"),
-        ((X, [0, 1, 2, 1]), "got (float32 [4, 3, 8, 8], (int, int, int, int))"),
-        ({"image": X, "target": Y}, "got a mapping with 'image', 'target'"),
-        ((X, Y[:3]), "got (float32 [4, 3, 8, 8], int64 [3])"),
-        ((X, Y.float()), "got (float32 [4, 3, 8, 8], float32 [4])"),
-        ((X, Y[:, None]), "got (float32 [4, 3, 8, 8], int64 [4, 1])"),
-        (((X * 255).to(torch.uint8), Y), "got (uint8 [4, 3, 8, 8], int64 [4])"),
-        ("images", "got str"),
-    ],
-)
-def test_another_form_is_answered_with_what_came_and_what_is_needed(form, said):
-    with pytest.raises(DataError) as caught:
-        foreign(form)
-    assert str(caught.value).startswith("A loader must give normalised images (float, [B, C, H, W]) and class indices")
-    assert said in str(caught.value)
-
-
-def test_a_loader_without_a_length_is_refused():
-    with pytest.raises(DataError, match="The loader has no length"):
-        len(ForeignBatches(iter([(X, Y)])))
+def test_a_process_begins_in_the_middle_with_its_share(images):
+    shared = ShardedBatches(memory(images), 1, 2)
+    rest = list(shared.epoch(0, 2))
+    assert len(rest) == 3
+    assert is_the_rest(rest, list(shared.epoch(0)))
 
 
 # several processes ----------------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def test_a_folder_that_holds_a_comparison_or_none_is_told(tmp_path):
 
 
 def test_settings_of_a_comparison_can_be_given_whole(tmp_path):
-    from kdengine.comparison import Entry
+    from kdengine.entries import Entry
 
     train = {**FAST, "epochs": 1}
     settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=64@test=64", "train": train})

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 from kdengine import Registry, data, decoding
-from kdengine.batches import MemoryBatches, StreamBatches
+from kdengine.batches import MemoryBatches
 from kdengine.data import BUILT_IN, load_data, statistics
 from kdengine.dataset import Data, Split
 from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
+from kdengine.streams import StreamBatches
 
 CPU = torch.device("cpu")
 

@@ -279,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_term_and_place():
         def forward(self, step):
             return {"worm": step.student.logits.mean() / (step.progress < 0.5)}
 
-    with pytest.raises(TrainingError, match=r"epoch 2, step 1: breaking.worm = (-?inf|nan)") as caught:
+    with pytest.raises(TrainingError, match=r"epoch 2, step 1: .*: breaking.worm = (-?inf|nan)") as caught:
         fit([Breaking()], epochs=2)
     assert "train.lr" in str(caught.value)
 

@@ -17,6 +17,7 @@ from kdengine.runtime import Runtime
 from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
 from kdengine.source import Source
+from kdengine.stopping import Stop
 from kdengine.teacher_pass import TeacherPass
 
 SETTINGS = {
@@ -59,7 +60,7 @@ class Room:
             kdengine_after_epoch=lambda run, record: self.told.append((record["lane"], record["epoch"])),
         )
         runs = [SimpleNamespace(runtime=self.runtime, hook=hook, lane=lane) for lane in lanes]
-        fit(runs, self.source, lambda run: self.ended.append(run.lane.name))
+        fit(runs, self.source, lambda run: self.ended.append(run.lane.name), Stop())
         return lanes
 
 
@@ -147,8 +148,8 @@ class Counting:
     def __len__(self):
         return len(self.batches)
 
-    def epoch(self, number):
-        for batch in self.batches.epoch(number):
+    def epoch(self, number, start=0):
+        for batch in self.batches.epoch(number, start):
             self.given += 1
             yield batch
 

@@ -1,3 +1,4 @@
+import multiprocessing
 import warnings
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdengine import decoding
+from kdengine import Engine, decoding
 from kdengine.data import load_data
 from kdengine.errors import DataError
 from kdengine.settings import TrainSettings
@@ -147,6 +148,32 @@ def test_an_image_that_cannot_be_read_is_an_error_of_the_data(folder):
     assert "Image 2 cannot be read" in refusal(f"imagefolder:{root}")
 
 
+def test_a_damaged_image_of_a_folder_is_named_by_its_file(folder):
+    place = folder(size=(60, 60)) / "train" / "bee" / "1.png"
+    whole = place.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:40] + bytes(40) + whole[80:], b""):
+        place.write_bytes(damaged)
+        answer = refusal(f"imagefolder:{place.parents[2]}")
+        assert answer.startswith("Image 5 cannot be read: ")
+        assert answer.endswith(f" ('{place}').")
+        assert "<" not in answer
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_that_a_worker_finds_ends_a_run_with_one_line(workers, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
+    root = folder(count=40, classes=("ant",), size=(32, 32))
+    (root / "train" / "ant" / "1.png").write_bytes(b"no image")  # none of those that the fingerprint looks at
+    engine = Engine(
+        None, "resnet8", data=f"imagefolder:{root}@size=32", epochs=1, batch_size=8, workers=workers, out=tmp_path / "run"
+    )
+    with pytest.raises(DataError) as caught:
+        engine.fit()
+    place = root / "train" / "ant" / "1.png"
+    assert str(caught.value) == f"Image 1 cannot be read: cannot identify image file ('{place}')."
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.parametrize("size", ["large", "-1", "2.5", "true"])
 def test_a_size_that_is_no_number_of_pixels_is_refused(folder, size):
     assert "@size takes a number of pixels" in refusal(f"imagefolder:{folder()}@size={size}")
@@ -234,6 +261,29 @@ def test_unlabelled_images_are_refused(parquet):
 
 def test_a_folder_of_parquet_files_that_is_missing_is_named():
     assert refusal("hf:../no/such/folder") == "There is no folder '../no/such/folder'."
+
+
+def test_a_parquet_file_that_was_cut_off_is_an_error_of_the_data(parquet, caplog):
+    place = parquet() / "train-0.parquet"
+    whole = place.read_bytes()
+    for rest in (whole[: len(whole) // 2], b""):
+        place.write_bytes(rest)
+        answer = refusal(f"hf:{place.parent}")
+        assert answer.startswith(f"'hf:{place.parent}' could not be loaded: ")
+        assert "Parquet" in answer
+
+
+@pytest.mark.parametrize("limit", [0, decoding.MEMORY_LIMIT])
+def test_a_damaged_image_of_a_parquet_file_is_named(limit, parquet, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", limit)
+    place = parquet() / "train-0.parquet"
+    table = datasets.Dataset.from_parquet(str(place)).cast_column("img", datasets.Image(decode=False)).to_list()
+    table[2]["img"]["bytes"] = table[2]["img"]["bytes"][:50]
+    features = datasets.Dataset.from_parquet(str(place)).features
+    datasets.Dataset.from_list(table, features=features).to_parquet(place)
+    assert refusal(f"hf:{place.parent}").startswith("Image 2 cannot be read: ")
 
 
 def test_a_hub_name_that_cannot_be_reached_is_an_error_of_the_data():

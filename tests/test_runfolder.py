@@ -51,8 +51,8 @@ def undisturbed(tmp_path_factory, teacher):
     return engine(tmp_path_factory.mktemp("undisturbed") / "run", teacher).fit()
 
 
-def ended(out, teacher, epoch, signal_number):
-    code = textwrap.dedent(CODE).replace("**SETTINGS", f"**{SETTINGS!r}")
+def ended(out, teacher, epoch, signal_number, minutes):
+    code = textwrap.dedent(CODE).replace("**SETTINGS", f"save_minutes={minutes}, **{SETTINGS!r}")
     command = [sys.executable, "-W", "ignore", "-c", code, str(out), str(epoch), str(int(signal_number)), str(teacher)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -69,10 +69,12 @@ def same_files(one, other):
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_a_killed_run_goes_on_and_ends_bit_identical_to_an_undisturbed_one(epoch, tmp_path, teacher, undisturbed):
+@pytest.mark.parametrize(("epoch", "minutes"), [(1, 10), (2, 1e-9)], ids=["after-an-epoch", "within-an-epoch"])
+def test_a_killed_run_goes_on_and_ends_bit_identical_to_an_undisturbed_one(epoch, minutes, tmp_path, teacher, undisturbed):
     out = tmp_path / "run"
-    assert ended(out, teacher, epoch, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert ended(out, teacher, epoch, signal.SIGKILL, minutes).returncode == -signal.SIGKILL
+    state = RunFolder(out).load_state()
+    assert (len(state["history"]), state["meter"]["steps"]) == (epoch, 0 if minutes == 10 else 2)
     assert (out / "run.toml").is_file()
     assert not (out / "result.json").exists()
     assert rows(out) == rows(undisturbed.folder)[:epoch]
@@ -174,7 +176,7 @@ def test_a_run_does_not_take_a_folder_that_another_took_meanwhile(tmp_path):
     one.check_new()
     other.check_new()
     one.begin(Settings(student="resnet8"), {})
-    with pytest.raises(SettingsError, match="already holds a run"):
+    with pytest.raises(SettingsError, match=r"already holds a run|in use"):
         other.begin(Settings(student="resnet8"), {})
 
 
@@ -195,3 +197,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         place.write_json("a.json", {"x": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_somebody_trains_into_is_not_taken_and_its_lock_is_left(tmp_path):
+    one, other = RunFolder(tmp_path / "x"), RunFolder(tmp_path / "x")
+    one.take()
+    with pytest.raises(SettingsError, match="in use"):
+        other.take()
+    other.free()
+    assert (tmp_path / "x" / "state" / "lock").exists()
+    one.free()
+    assert not (tmp_path / "x" / "state").exists()

@@ -138,3 +138,24 @@ def test_a_class_list_of_the_data_set_is_believed(sets):
         assert Source.of_loaders(train, test, CPU).num_classes == 12
     finally:
         del train.dataset.classes
+
+
+def test_a_label_of_the_training_loader_outside_the_classes_ends_the_run_with_one_sentence(sets):
+    odd = TensorDataset(sets[0].tensors[0], sets[0].tensors[1].clone())
+    odd.tensors[1][70] = 10
+    for train in (DataLoader(odd, 64), Dicts(DataLoader(odd, 64))):
+        with pytest.raises(DataError, match="train_loader gives the label 10, outside the 10 classes, which count from 0 to 9"):
+            Engine(None, "resnet8", **FAST).fit(train, loaders(sets)[1])
+
+
+def test_images_without_a_label_are_refused_before_anything_is_trained(sets):
+    unlabelled = TensorDataset(sets[1].tensors[0], sets[1].tensors[1] - 100)
+    with pytest.raises(DataError, match="val_loader gives the label -100: classes count from 0"):
+        Engine(None, "resnet8", **FAST).plan(loaders(sets)[0], DataLoader(unlabelled, 48))
+
+
+def test_no_test_image_may_have_values_that_are_not_finite_in_whatever_batch(sets):
+    images = sets[1].tensors[0].clone()
+    images[70, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"val_loader gives images with values that are not finite .* 1 of 32 in one batch"):
+        Source.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 48), CPU)

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdengine.twice import twice_differentiable
 
@@ -36,6 +37,56 @@ def test_attention_can_be_differentiated_twice():
     with twice_differentiable():
         found = second_derivative(lambda x: F.scaled_dot_product_attention(x, query, query), query)
     assert found.abs().max() > 0
+
+
+def inputs(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+Q, K, V, FEW = inputs(2, 4, 7, 8), inputs(2, 4, 7, 9)[..., 1:], inputs(2, 4, 8, 8)[:, :, 1:], inputs(2, 2, 7, 8)
+BAND = torch.ones(7, 7).tril(2).triu(-1).bool()
+
+
+@pytest.mark.parametrize(
+    ("more", "keys"),
+    [
+        ({}, K),
+        ({"attn_mask": BAND}, K),
+        ({"attn_mask": inputs(7, 7)}, K),
+        ({"is_causal": True}, K),
+        ({"scale": 0.3}, K),
+        ({"dropout_p": 0.5}, K),
+        ({"enable_gqa": True}, FEW),
+    ],
+    ids=["plain", "mask", "bias", "causal", "scale", "dropout", "fewer keys"],
+)
+def test_attention_has_the_numbers_of_torchs_own_unfused_one(more, keys):
+    values = V if keys is K else FEW
+    found = []
+    for way in (twice_differentiable(), sdpa_kernel(SDPBackend.MATH)):
+        with torch.random.fork_rng(devices=[]), way:
+            torch.manual_seed(1)
+            found.append(F.scaled_dot_product_attention(Q, keys, values, **more))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("mask", [None, BAND], ids=["plain", "mask"])
+def test_attention_of_torchs_module_can_be_differentiated_twice_with_the_numbers_of_its_unfused_one(mask):
+    attention, x = nn.MultiheadAttention(8, 2), inputs(7, 3, 8)
+    function = lambda x: attention(x, x, x, need_weights=False, attn_mask=mask)[0]  # noqa: E731
+    with pytest.raises(RuntimeError, match="not implemented"):
+        second_derivative(function, x)
+    found = []
+    for way in (twice_differentiable(), sdpa_kernel(SDPBackend.MATH)):
+        with way:
+            found.append((function(x), second_derivative(function, x)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_torchs_choice_of_attention_is_left_alone_for_the_other_threads():
+    with twice_differentiable():
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.mem_efficient_sdp_enabled()
 
 
 def test_outside_nothing_is_replaced():

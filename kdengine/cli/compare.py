@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import comparing_options, settings_from, show_log
+from kdengine.cli.options import comparing_options, refuse_with_resume, settings_from, show_log, values_from
+from kdengine.jsontext import json_text
 
 if TYPE_CHECKING:
-    from kdengine.comparison import Comparison, Entry
+    from kdengine.comparison import Comparison
+    from kdengine.entries import Entry
     from kdengine.registry import Registry
 
 __all__ = ["command"]
@@ -21,7 +22,16 @@ __all__ = ["command"]
 @click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' joins methods that share a lane: fitnet+st.")
 @comparing_options
 def command(
-    methods: str | None, trials: int, at_once: int | None, resume: str | None, out: str | None, as_json: bool, **said: Any
+    methods: str | None,
+    trials: int | None,
+    at_once: int | None,
+    resume: str | None,
+    override: bool,
+    recipe: str | None,
+    out: str | None,
+    trust: bool,
+    as_json: bool,
+    **said: Any,
 ) -> None:
     r"""Compare methods on your pair of networks: same student, same batches, one pass of the teacher.
 
@@ -37,17 +47,18 @@ def command(
     registry = Registry()
     tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
     if resume:
-        if methods or out or at_once or any(value not in (None, ()) for value in said.values()):
-            raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
-        _fit_and_print(Comparison.resume(resume, **tools), as_json)
+        refuse_with_resume(methods=methods, trials=trials, recipe=recipe, out=out)
+        changes = values_from(trust=trust, **said)
+        again = Comparison.resume(resume, changes=changes, at_once=at_once, override=override, trust=trust, **tools)
+        _fit_and_print(again, as_json)
         return
     if not methods:
         raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
     entries = _entries(methods, registry)
-    settings = settings_from(registry, None, one_lane=False, methods=_names(entries), **said)
+    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=_names(entries), **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
-    _fit_and_print(Comparison.of(settings, entries, trials, out, at_once, **tools), as_json)
+    _fit_and_print(Comparison.of(settings, entries, trials or 1, out, at_once, **tools), as_json)
 
 
 def _entries(methods: str, registry: Registry) -> list[Entry]:
@@ -56,7 +67,7 @@ def _entries(methods: str, registry: Registry) -> list[Entry]:
     Raises:
         PluginError: there is no such method.
     """
-    from kdengine.comparison import entries_of
+    from kdengine.entries import entries_of
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
@@ -80,7 +91,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     leave_pictures(comparison.folder)
     if as_json:
         facts = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
-        click.echo(json.dumps(facts))
+        click.echo(json_text(facts))
         return
     table = board.table()
     click.echo(table.caption + "\n")

@@ -12,6 +12,7 @@ import click
 
 from kdengine import __version__
 from kdengine.errors import KDError
+from kdengine.stopping import Stopped
 
 __all__ = ["cli", "main"]
 
@@ -64,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
+    except Stopped:  # the observers of the run have told
+        return INTERRUPTED
     except (KeyboardInterrupt, click.Abort):
+        click.echo("kdengine: interrupted", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

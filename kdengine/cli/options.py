@@ -12,13 +12,30 @@ if TYPE_CHECKING:
     from kdengine.registry import Registry
     from kdengine.settings import Settings
 
-__all__ = ["as_json", "comparing_options", "set_option", "settings_from", "show_log", "training_options"]
+__all__ = [
+    "as_json",
+    "comparing_options",
+    "override_option",
+    "refuse_with_resume",
+    "set_option",
+    "settings_from",
+    "show_log",
+    "training_options",
+    "trust_option",
+    "values_from",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 set_option = click.option(
     "-o", "assignments", multiple=True, metavar="NAME=VALUE", help="Set METHOD.OPTION or train.OPTION; repeatable."
+)
+
+
+trust_option = click.option("--trust", is_flag=True, help="Run the code of others that a folder or settings file names.")
+override_option = click.option(
+    "--override", is_flag=True, help="With --resume: go on even with other settings or data, or another teacher."
 )
 
 
@@ -31,6 +48,7 @@ def training_options(command: Command) -> Command:
         click.option("--recipe", metavar="NAME", help="A published protocol, or a TOML file of settings."),
         click.option("--out", metavar="FOLDER", help="The run folder; by default a new one below runs/."),
         set_option,
+        trust_option,
         as_json,
     ]
     for flag in reversed(flags):
@@ -42,20 +60,51 @@ def comparing_options(command: Command) -> Command:
     """The flags of every command that trains many lanes: those of training, after some of their own."""
     command = training_options(command)
     flags = [
-        click.option(
-            "--trials", type=click.IntRange(min=1), default=1, show_default=True, help="Repetitions, each with its seed."
-        ),
+        click.option("--trials", type=click.IntRange(min=1), help="Repetitions, each with its seed.  [default: 1]"),
         click.option(
             "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: what memory allows]"
         ),
         click.option("--teacher", metavar="SPEC", help="The network to learn from."),
         click.option("--student", metavar="SPEC", help="The network to train."),
         click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first."),
-        click.option("--resume", metavar="FOLDER", help="Go on where this folder's was interrupted."),
+        click.option("--resume", metavar="FOLDER", help="Go on with the interrupted one in this folder."),
+        override_option,
     ]
     for flag in reversed(flags):
         command = flag(command)
     return command
+
+
+def values_from(
+    config: str | None = None, assignments: Sequence[str] = (), trust: bool = False, **flags: Any
+) -> dict[str, Any]:
+    """File, then flags, then ``-o``: the later one wins.
+
+    Raises:
+        SettingsError: they cannot be read, or the file names code and is not trusted.
+    """
+    from kdengine.settings import from_assignments, merge, read_toml
+    from kdengine.trust import check_trusted
+
+    read = read_toml(config) if config else {}
+    check_trusted(read, config or "", trust)
+    said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
+    if "epochs" in said:
+        said["train"] = {"epochs": said.pop("epochs")}
+    return merge(merge(read, said), from_assignments(assignments))
+
+
+def refuse_with_resume(**given: Any) -> None:
+    """Refuse what a folder already knows.
+
+    Raises:
+        SettingsError: it was given together with ``--resume``.
+    """
+    from kdengine.errors import SettingsError
+
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, ())]
+    if names:
+        raise SettingsError(f"--resume takes {' and '.join(names)} from the folder: leave that out.")
 
 
 def settings_from(
@@ -63,6 +112,7 @@ def settings_from(
     config: str | None,
     recipe: str | None,
     assignments: Sequence[str],
+    trust: bool,
     one_lane: bool = True,
     **flags: Any,
 ) -> Settings:
@@ -73,6 +123,7 @@ def settings_from(
         config: a file of settings.
         recipe: a recipe.
         assignments: the ``-o`` options.
+        trust: whether files may name code.
         one_lane: whether the methods share a lane.
         **flags: the other options.
 
@@ -82,15 +133,11 @@ def settings_from(
     from kdengine.errors import KDError, SettingsError, together
     from kdengine.recipes import recipe_values
     from kdengine.selection import checked_settings
-    from kdengine.settings import from_assignments, merge, read_toml
+    from kdengine.settings import merge
 
-    said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
-    if "epochs" in said:
-        said["train"] = {"epochs": said.pop("epochs")}
-    values = merge(read_toml(config) if config else {}, said)
-    values = merge(values, from_assignments(assignments))
+    values = values_from(config, assignments, trust, **flags)
     if recipe:
-        values = merge(recipe_values(recipe, values.get("methods", ()), registry), values)
+        values = merge(recipe_values(recipe, values.get("methods", ()), registry, trust), values)
     faults: list[KDError] = []
     if values.get("student") in (None, ""):
         faults.append(SettingsError("There is no network to train. Name it, for example --student resnet8."))

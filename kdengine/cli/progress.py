@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from kdengine.hookspecs import hookimpl
+from kdengine.stopping import Stopped
 
 if TYPE_CHECKING:
     from kdengine.result import Result
@@ -70,8 +71,7 @@ class ProgressBar:
         """Close the bar; after an interruption, say how to go on."""
         self._close()
         if isinstance(error, KeyboardInterrupt):
-            saved = len(run.lane.history)
-            self.console.print(f"Interrupted; {saved} finished epochs are saved. To go on: {run.again}", soft_wrap=True)
+            self.console.print(f"Interrupted; {_saved(run, error)}. To go on: {run.again}", soft_wrap=True)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -101,7 +101,7 @@ class LanesProgress:
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
         """Say why a lane failed; after an interruption, how to go on."""
         if isinstance(error, KeyboardInterrupt):
-            text = f"interrupted; {len(run.lane.history)} finished epochs are saved. To go on: {run.again}"
+            text = f"interrupted; {_saved(run, error)}. To go on: {run.again}"
         else:
             text = f"failed: {error}"
         self.console.print(f"{_place(run)}: {text}", soft_wrap=True)
@@ -111,6 +111,13 @@ def _place(run: Run) -> str:
     """Trial and lane, ``trial-1 rkd``; of the teacher's own training, its name."""
     trial = run.folder.path.parent.name
     return f"{trial} {run.lane.name}" if trial.startswith("trial-") else run.settings.student
+
+
+def _saved(run: Run, error: BaseException) -> str:
+    """What of a run is not lost."""
+    steps = run.lane.steps_done if isinstance(error, Stopped) and run.can_save_within_epochs else 0
+    within = f" and {steps} steps of the next one" if steps else ""
+    return f"{len(run.lane.history)} finished epochs{within} are saved"
 
 
 def _line(run: Run, record: Mapping[str, Any]) -> str:

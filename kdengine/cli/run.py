@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, training_options
+from kdengine.cli.options import override_option, refuse_with_resume, settings_from, show_log, training_options, values_from
+from kdengine.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.engine import Engine
@@ -23,13 +23,25 @@ __all__ = ["command", "fit_and_print"]
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
 @click.option("--resume", metavar="FOLDER", help="Go on with the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do, and check it, without training.")
+@override_option
 @training_options
-def command(config: str | None, resume: str | None, dry_run: bool, out: str | None, as_json: bool, **said: object) -> None:
+def command(
+    config: str | None,
+    resume: str | None,
+    override: bool,
+    dry_run: bool,
+    recipe: str | None,
+    out: str | None,
+    trust: bool,
+    as_json: bool,
+    **said: Any,
+) -> None:
     r"""Distil a teacher into a student.
 
     \b
     kdengine run --plugin rkd --teacher timm:resnet32 --student resnet8
     kdengine run --plugin fitnet --plugin st -o st.temperature=4 --teacher timm:resnet32 --student resnet8
+    kdengine run --resume runs/resnet8-rkd-20261121-101500
     """
     from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
@@ -39,19 +51,20 @@ def command(config: str | None, resume: str | None, dry_run: bool, out: str | No
 
     show_log()
     registry = Registry()
+    observers = [ProgressBar(), Pictures()]
     if resume:
-        given = [name for name, value in said.items() if value not in (None, ())]
-        if given or config or out:
-            raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
-        fit_and_print(Engine.resume(resume, registry, [ProgressBar(), Pictures()]), as_json)
+        refuse_with_resume(recipe=recipe, out=out)
+        changes = values_from(config, trust=trust, **said)
+        engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
+        fit_and_print(engine, as_json)
         return
-    settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
+    settings = settings_from(registry, config, recipe, trust=trust, **said)
     methods = [method for name in settings.methods for method in registry.methods(name)]
     if methods and not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     if settings.teacher and not methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
-    engine = Engine.of(settings, out, registry, [ProgressBar(), Pictures()])
+    engine = Engine.of(settings, out, registry, observers)
     if dry_run:
         _show_plan(engine, as_json)
     else:
@@ -63,7 +76,7 @@ def _show_plan(engine: Engine, as_json: bool) -> None:
 
     plan = engine.plan().describe()
     if as_json:
-        click.echo(json.dumps(plan))
+        click.echo(json_text(plan))
         return
     print_plan(plan)
     click.echo(f"Nothing was trained. The run would lie in {plan['folder']}")
@@ -78,6 +91,6 @@ def fit_and_print(engine: Engine, as_json: bool) -> None:
     if not is_first_process():
         return
     if as_json:
-        click.echo(json.dumps({**result.to_dict(), "folder": str(result.folder)}))
+        click.echo(json_text({**result.to_dict(), "folder": str(result.folder)}))
     else:
         print_result(result.to_dict(), str(result.folder))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import comparing_options, settings_from, show_log
+from kdengine.cli.options import comparing_options, refuse_with_resume, settings_from, show_log, values_from
+from kdengine.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
@@ -22,10 +22,13 @@ __all__ = ["command"]
 def command(
     plugins: tuple[str, ...],
     grids: tuple[str, ...],
-    trials: int,
+    trials: int | None,
     at_once: int | None,
     resume: str | None,
+    override: bool,
+    recipe: str | None,
     out: str | None,
+    trust: bool,
     as_json: bool,
     **said: Any,
 ) -> None:
@@ -44,19 +47,20 @@ def command(
     registry = Registry()
     tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
     if resume:
-        if plugins or grids or out or at_once or any(value not in (None, ()) for value in said.values()):
-            raise SettingsError("--resume takes all settings from the folder; leave the other options out.")
-        _fit_and_print(Comparison.resume(resume, **tools), as_json)
+        refuse_with_resume(plugin=plugins, grid=grids, trials=trials, recipe=recipe, out=out)
+        changes = values_from(trust=trust, **said)
+        again = Comparison.resume(resume, changes=changes, at_once=at_once, override=override, trust=trust, **tools)
+        _fit_and_print(again, as_json)
         return
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     entries = cells(plugins, axes)
-    settings = settings_from(registry, None, one_lane=False, methods=plugins, **said)
+    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=plugins, **said)
     if not settings.teacher:
         raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(Comparison.of(settings, entries, trials, out, at_once, note=note, **tools), as_json)
+    _fit_and_print(Comparison.of(settings, entries, trials or 1, out, at_once, note=note, **tools), as_json)
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
@@ -78,7 +82,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     draw_heatmap(grid, comparison.folder / "sweep.png")
     if as_json:
         facts = {"cells": list(grid.board.rows), "teacher": grid.board.teacher, "folder": str(comparison.folder)}
-        click.echo(json.dumps(facts))
+        click.echo(json_text(facts))
         return
     click.echo(table.caption + "\n")
     print_table(table.columns, table.rows)

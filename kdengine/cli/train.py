@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from kdengine.cli.options import settings_from, show_log, training_options
@@ -14,7 +16,7 @@ __all__ = ["command"]
 @click.option("--model", "student", metavar="SPEC", help="The network to train.")
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
 @training_options
-def command(config: str | None, out: str | None, as_json: bool, **said: object) -> None:
+def command(config: str | None, recipe: str | None, out: str | None, trust: bool, as_json: bool, **said: Any) -> None:
     r"""Train one network by itself: a teacher, or the baseline of a student.
 
     \b
@@ -29,7 +31,7 @@ def command(config: str | None, out: str | None, as_json: bool, **said: object) 
 
     show_log()
     registry = Registry()
-    settings = settings_from(registry, config, **said)  # type: ignore[arg-type]
+    settings = settings_from(registry, config, recipe, trust=trust, **said)
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
     fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)

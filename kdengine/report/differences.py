@@ -7,19 +7,12 @@ from typing import Any
 
 from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
+from kdengine.settings import flat
 
-__all__ = ["check_comparable", "differing", "flat", "is_teacher_training", "obstacles", "same_network"]
+__all__ = ["check_comparable", "differing", "is_teacher_training", "obstacles", "same_network"]
 
-NOT_LEARNING = ("train.device", "train.workers", "train.precision")
+NOT_LEARNING = ("train.device", "train.workers", "train.precision", "train.save_minutes")
 """Train settings that do not decide what is learnt; of the precision, what 'auto' came to is compared instead."""
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with dotted names: ``{"train": {"lr": 0.1}}`` is ``{"train.lr": 0.1}``."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return found
 
 
 def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdengine import __version__
 from kdengine.report.curves import TEST, TRAIN, Plot
-from kdengine.report.differences import differing, flat, obstacles
+from kdengine.report.differences import differing, obstacles
 from kdengine.report.grid import Grid
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
@@ -17,6 +17,7 @@ from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, NOTE, PastRun, find_runs
 from kdengine.report.svg import to_svg
 from kdengine.report.table import Table, results_table
+from kdengine.settings import flat
 
 if TYPE_CHECKING:
     from kdengine.report.drawing import Style

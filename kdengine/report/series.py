@@ -9,8 +9,9 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from kdengine.report.differences import differing, flat, is_teacher_training
+from kdengine.report.differences import differing, is_teacher_training
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun
+from kdengine.settings import flat
 
 __all__ = ["Curve", "Series", "series_of"]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kdengine.errors import TapError
+from kdengine.seeds import undisturbed
 from kdengine.taps.functional import ACTIVATION_MODULES, FunctionalActivations
 from kdengine.taps.tensors import first_tensor, tensors_in
 
@@ -139,7 +140,7 @@ def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe
     twin, images = twin_and_images(device, model, input_size)
     _let_inplace_dropout_run(twin)
     watch = Watch()
-    with torch.random.fork_rng(devices=()), torch.no_grad(), watch.over(twin):
+    with undisturbed(), torch.random.fork_rng(devices=()), torch.no_grad(), watch.over(twin):
         logits = first_tensor(twin(images))
     if logits is None:
         raise TapError("its forward returns no tensor")

@@ -34,7 +34,7 @@ def test_what_is_missing_or_unknown_is_told(kdengine):
         (["--methods", "rdk", *PAIR], "rkd"),
         (["--methods", "st", "--student", "resnet8"], "--teacher"),
         (["--resume", "nowhere"], "no comparison"),
-        (["--resume", "nowhere", "--methods", "st"], "leave the other options out"),
+        (["--resume", "nowhere", "--methods", "st"], "--resume takes --methods from the folder"),
     ):
         found = kdengine("compare", *arguments)
         assert found.code == 2

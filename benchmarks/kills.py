@@ -1,0 +1,177 @@
+"""Kill runs at random moments, go on with them, and see whether they end as if nothing had happened.
+
+    python benchmarks/kills.py --out docs/results/kills.md
+
+A run, a comparison, a sweep and a chain of networks are killed with SIGKILL, at moments spread over their whole length, and
+resumed until they end. After every kill the folder must be readable. At the end all weights, and every number of every row
+but the times, must be those of a run that nobody disturbed, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from kdengine.report.pastrun import find_runs
+from kdengine.runtime import Runtime
+
+DATA = ["--data", "digits@train=512@test=256", "--seed", "3", "-o", "train.precision=fp32", "-o", "train.save_minutes=0.005"]
+STUDENT = "timm:test_vit@drop_rate=0.1@img_size=32"
+COMMANDS = {
+    "run": ["run", "--plugin", "rkd", "--student", STUDENT, "--epochs", "6"],
+    "chain": ["run", "--plugin", "takd", "--plugin", "fitnet", "--plugin", "st", "--student", "resnet8", "--epochs", "3"],
+    "compare": ["compare", "--methods", "st,fitnet,dml", "--trials", "2", "--student", STUDENT, "--epochs", "3"],
+    "sweep": ["sweep", "--plugin", "st", "--grid", "st.alpha=0.1,0.9", "--grid", "train.lr=0.1,0.01", "--student", "resnet8"],
+}
+TIMES = ("seconds", "images_per_second")
+
+
+def main() -> None:
+    """Kill, resume, compare, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="a Markdown file; nothing is written without it")
+    parser.add_argument("--kills", type=int, default=32, help="in all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder for the runs; emptied first")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.work, ignore_errors=True)
+    arguments.work.mkdir(parents=True)
+    teacher = arguments.work / "teacher"
+    call(["train", "--model", "resnet20", "--epochs", "2", *DATA, "--out", str(teacher)])
+    moments = random.Random(arguments.seed)
+    rows = []
+    for name, command in COMMANDS.items():
+        line = [*command, "--teacher", "resnet20", "--teacher-weights", str(teacher), *DATA]
+        line += ["--epochs", "3"] if name == "sweep" else []
+        rows.append(tried(name, line, arguments.kills // len(COMMANDS), moments, arguments.work / name))
+        print(rows[-1], flush=True)
+    if arguments.out:
+        arguments.out.write_text(page(rows, arguments.seed), encoding="utf-8")
+
+
+def tried(name: str, command: list[str], kills: int, moments: random.Random, work: Path) -> dict[str, object]:
+    """One command, killed so many times; a run that ends before its turn is begun anew."""
+    start = time.perf_counter()
+    call([*command, "--out", str(work / "undisturbed")])
+    length = time.perf_counter() - start
+    done, attempts = 0, 0
+    where: list[float] = []
+    while done < kills:
+        attempts += 1
+        folder = work / f"killed-{attempts}"
+        while not ended(folder) and done < kills:
+            moment = moments.uniform(0, length)
+            if kill(going_on(name, command, folder), moment):
+                done += 1
+                where.append(moment)
+                check_readable(folder)
+        if not ended(folder):
+            call(going_on(name, command, folder))
+        check_equal(work / "undisturbed", folder)
+    return {"name": name, "command": command, "seconds": length, "kills": done, "runs": attempts}
+
+
+def going_on(name: str, command: list[str], folder: Path) -> list[str]:
+    """The command that begins a run, or goes on with it."""
+    begun = (folder / "run.toml").exists() or (folder / "comparison.json").exists()
+    return [command[0], "--resume", str(folder)] if begun else [*command, "--out", str(folder)]
+
+
+def ended(folder: Path) -> bool:
+    """Whether nothing is left to do in a folder."""
+    if (folder / "run.toml").exists():
+        return (folder / "result.json").exists()
+    return (folder / "comparison.json").exists() and not (folder / "state").exists()
+
+
+def call(arguments: list[str]) -> None:
+    """A command that must end well."""
+    subprocess.run([sys.executable, "-m", "kdengine", *arguments], check=True, capture_output=True, env=environment())
+
+
+def kill(arguments: list[str], after: float) -> bool:
+    """Start a command and kill it after so many seconds; whether it was still running then."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdengine", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+    )
+    try:
+        _, said = process.communicate(timeout=after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    if process.returncode != 0:
+        raise SystemExit(f"{arguments} ended with {process.returncode}: {said.decode()}")
+    return False
+
+
+def environment() -> dict[str, str]:
+    """One thread, so that the order of sums does not depend on how busy the machine is."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def check_readable(folder: Path) -> None:
+    """Every file of a folder that was killed can be read, and its rows are whole."""
+    if any(folder.rglob("run.toml")):
+        for run in find_runs([folder]):
+            assert all({"epoch", "loss"} <= set(row) for row in run.rows)
+    for file in folder.rglob("*.pt"):
+        torch.load(file, weights_only=True)
+
+
+def check_equal(undisturbed: Path, killed: Path) -> None:
+    """Weights are equal byte for byte, rows and results number for number."""
+    files = {file.relative_to(undisturbed) for file in undisturbed.rglob("*.safetensors")}
+    assert files, f"{undisturbed} holds no weights"
+    assert files == {file.relative_to(killed) for file in killed.rglob("*.safetensors")}
+    for file in files:
+        assert (undisturbed / file).read_bytes() == (killed / file).read_bytes(), f"{killed / file} differs"
+    for file in undisturbed.rglob("metrics.jsonl"):
+        assert list(numbers(file)) == list(numbers(killed / file.relative_to(undisturbed))), f"{file} differs"
+
+
+def numbers(file: Path) -> Iterator[dict[str, object]]:
+    """The rows of ``metrics.jsonl`` without what depends on the clock."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        yield {key: value for key, value in json.loads(line).items() if key not in TIMES}
+
+
+def page(rows: list[dict[str, object]], seed: int) -> str:
+    """The document."""
+    machine = Runtime("cpu").describe()
+    kills = sum(int(str(row["kills"])) for row in rows)
+    lines = [
+        "# Kills",
+        "",
+        f"{kills} kills (`kill -9`) at random moments, seed {seed}: every folder was readable after every kill, and every run "
+        "that was gone on with ended with the weights of an undisturbed one, byte for byte, and with all its numbers.",
+        "",
+        "```console",
+        "$ python benchmarks/kills.py --out docs/results/kills.md",
+        "```",
+        "",
+        f"{machine['device_name']}, 1 thread, fp32, torch {torch.__version__}, Python {platform.python_version()}. The teacher "
+        "is a `resnet20`; states are saved every 0.3 s.",
+        "",
+        "| command | seconds undisturbed | kills | spread over |",
+        "| --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        shown = " ".join(str(part) for part in list(row["command"]) if "runs/" not in str(part))  # type: ignore[call-overload]
+        lines.append(f"| `{shown}` | {row['seconds']:.0f} | {row['kills']} | {row['runs']} runs |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The lanes of a comparison: what each is called, its methods, and what it does otherwise than the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdengine.distiller import Distiller
+from kdengine.errors import SettingsError
+from kdengine.registry import Registry
+from kdengine.report.pastrun import PLAIN
+from kdengine.selection import label_of
+
+__all__ = ["Entry", "entries_of", "name_of", "with_plain"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One lane of a comparison, in every trial.
+
+    Attributes:
+        label: what tables and folders call it.
+        plugins: its methods, by name or as objects; none for plain training.
+        options: method -> options, over those of the whole comparison.
+        train: training settings that this lane has otherwise; not those that all lanes share, such as the batch size.
+    """
+
+    label: str
+    plugins: Sequence[str | Distiller]
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+def entries_of(names: Iterable[str], registry: Registry) -> list[Entry]:
+    """A lane for each name; ``fitnet+st`` is a lane of two methods, ``plain`` one of none.
+
+    Raises:
+        PluginError: there is no such method.
+    """
+    parts = [[part for part in name.split("+") if part != PLAIN] for name in names]
+    return [Entry(label_of(plugins, registry), plugins) for plugins in parts]
+
+
+def with_plain(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, the student without a method before them where it is missing.
+
+    Raises:
+        SettingsError: two have one label.
+    """
+    every = list(entries) if any(not entry.plugins for entry in entries) else [Entry(PLAIN, ()), *entries]
+    labels = [entry.label for entry in every]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise SettingsError(f"Named twice: {', '.join(twice)}. Give every lane a label of its own.")
+    return every
+
+
+def name_of(plugin: str | Distiller) -> str:
+    """What a method is called in settings and folders."""
+    return plugin.name if isinstance(plugin, Distiller) else plugin

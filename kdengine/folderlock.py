@@ -1,0 +1,54 @@
+"""One process at a time in a folder that is being written to."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdengine.errors import SettingsError, StorageError
+
+__all__ = ["FolderLock"]
+
+log = logging.getLogger(__name__)
+
+
+class FolderLock:
+    """A lock on a folder; it is free again when the process ends, however it ends.
+
+    Args:
+        folder: what to lock; its lock file lies in ``state/``, which is gone when a run is finished.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = FileLock(folder / "state" / "lock", timeout=0)
+
+    def take(self) -> None:
+        """Lock the folder, which is made where it is missing.
+
+        Raises:
+            SettingsError: somebody else has it.
+            StorageError: it cannot be written to.
+        """
+        try:
+            (self.folder / "state").mkdir(parents=True, exist_ok=True)
+            self._file.acquire()
+        except Timeout:
+            raise SettingsError(
+                f"'{self.folder}' is in use: another process is training into it. Wait for it, or choose another --out."
+            ) from None
+        except NotImplementedError:
+            log.warning("The file system of %s knows no locks: see to it that no other process trains into it", self.folder)
+        except OSError as error:
+            raise StorageError(f"'{self.folder}' cannot be written to: {error.strerror}. Choose another --out.") from error
+
+    @property
+    def held(self) -> bool:
+        """Whether it is this lock that has the folder."""
+        return self._file.is_locked
+
+    def free(self) -> None:
+        """Unlock the folder."""
+        self._file.release(force=True)

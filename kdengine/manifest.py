@@ -1,0 +1,54 @@
+"""What a run folder keeps of the circumstances of a run: versions, hardware, the command."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from importlib_metadata import PackageNotFoundError, version
+
+__all__ = ["circumstances", "differences_that_round"]
+
+PACKAGES = ("kdengine", "kdzoo", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
+ROUNDING = ("device_name", "threads", "processes")
+"""Circumstances that decide in which order sums are taken, and so the last digits of every number."""
+
+
+def circumstances() -> dict[str, Any]:
+    """When, where and with which versions this process runs."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def differences_that_round(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests and may change the last digits of numbers, such as ``threads: 2, now 1``."""
+    pairs = {name: (before.get(name), now.get(name)) for name in ROUNDING}
+    old, new = before.get("versions", {}), now.get("versions", {})
+    pairs |= {name: (old.get(name), new.get(name)) for name in PACKAGES}
+    return [f"{name}: {then}, now {this}" for name, (then, this) in pairs.items() if then != this and then is not None]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the repository that the run was started in, if any."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
