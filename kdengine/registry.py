@@ -250,7 +250,7 @@ class Registry:
 
     def _register(self, plugin: Plugin, module: Any) -> None:
         """Hand the module to pluggy, find misspelt hooks, and let it offer what it has."""
-        name = f"{plugin.distribution}:{plugin.name}={plugin.target}"
+        name = f"{plugin.distribution}:{plugin.name}"
         others = set(self.manager.get_plugins())
         known = module in others
         try:
@@ -260,7 +260,7 @@ class Registry:
             plugin.module = module
             self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
         except BaseException:
-            if not known and self.manager.has_plugin(name):
+            if not known and self.manager.get_plugin(name) is module:  # else the name is another's, who keeps it
                 self.manager.unregister(name=name)
             raise
 

@@ -239,12 +239,21 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except ValueError as error:  # a path with a zero byte in it
         raise SettingsError(f"Cannot read {str(path)!r}: {error}.") from None
     try:
-        return tomllib.loads(content.decode())
+        found = tomllib.loads(content.decode())
+        if not _within(found, 2 * DEEPEST):
+            raise RecursionError
+        return found
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"'{path}' is not valid TOML: {error}.") from None
     except (ValueError, RecursionError):  # what Python does not read
         reason = "a number in it has thousands of digits, or it is nested too deeply"
         raise SettingsError(f"'{path}' is not valid TOML: {reason}.") from None
+
+
+def _within(value: Any, levels: int) -> bool:
+    """Whether tables and lists are nested in no more levels than that."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels >= 0 and all(_within(item, levels - 1) for item in inner)
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

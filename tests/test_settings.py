@@ -183,7 +183,9 @@ def test_what_is_no_toml_is_refused_with_its_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["x = " + "[" * 5000, "x = " + "9" * 5000, "x = " + "{a=" * 5000], ids=["brackets", "digits", "braces"]
+    "text",
+    ["x = " + "[" * 5000, "x = " + "9" * 5000, "x = " + "{a=" * 5000, "a." * 5000 + "a = 1"],
+    ids=["brackets", "digits", "braces", "dots"],
 )
 def test_toml_of_more_brackets_or_digits_than_python_reads_is_refused(tmp_path, text):
     (tmp_path / "bad.toml").write_text(text)

@@ -24,7 +24,9 @@ OPTIONS = [
     "x",
 ]
 NAMES = st.sampled_from([*Settings.model_fields, *TrainSettings.model_fields, *InputSettings.model_fields, *OPTIONS])
-METHODS = st.sampled_from(["st", "rkd", "fitnet", "fitnet-2", "rdk", "kdplugin-at:att", "multi", "tensorboard", "./nowhere.py"])
+METHODS = st.sampled_from(
+    ["st", "rkd", "fitnet", "fitnet-2", "rdk", "kdplugin-at:att", "multi", "tensorboard", "./nowhere.py", "python:json:loads"]
+)
 KEYS = NAMES | METHODS | st.text(max_size=8)
 LITERALS = st.sampled_from(
     [
@@ -90,7 +92,7 @@ def test_any_text_in_quotes_is_that_text(text):
 @given(texts=st.lists(ASSIGNMENTS | st.text(max_size=8), max_size=3), methods=st.lists(METHODS, max_size=2))
 def test_any_options_make_settings_and_methods_or_are_refused(registry, answered, texts, methods):
     given = ["student=resnet8", "teacher=resnet14", f"methods={methods}", *texts]
-    found = answered(settings_from, registry, None, None, given)
+    found = answered(settings_from, registry, None, None, given, trust=False)
     assert isinstance(found, Settings | KDError)
 
 
@@ -104,28 +106,29 @@ def test_any_options_make_a_method_or_are_refused(registry, answered, values, na
 
 
 @settings(max_examples=200)
-@given(values=FILES)
-def test_any_file_of_settings_is_read_or_refused_with_every_fault(registry, answered, tmp_path, values):
+@given(values=FILES, trust=st.booleans())
+def test_any_file_of_settings_is_read_or_refused_with_every_fault(registry, answered, tmp_path, values, trust):
     (tmp_path / "run.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
-    found = answered(settings_from, registry, str(tmp_path / "run.toml"), None, ())
+    found = answered(settings_from, registry, str(tmp_path / "run.toml"), None, (), trust=trust)
     assert isinstance(found, Settings | KDError)
     if isinstance(found, Settings):
-        again = tomli_w.dumps(found.model_dump(mode="json", exclude_none=True))
-        (tmp_path / "run.toml").write_text(again, encoding="utf-8")
-        assert Settings.checked(read_toml(tmp_path / "run.toml")) == found
+        kept = tomli_w.dumps(found.model_dump(mode="json", exclude_none=True))
+        (tmp_path / "run.toml").write_text(kept, encoding="utf-8")
+        again = Settings.checked(read_toml(tmp_path / "run.toml"))
+        assert tomli_w.dumps(again.model_dump(mode="json", exclude_none=True)) == kept
 
 
-@given(values=FILES)
-def test_any_file_serves_as_a_recipe_or_is_refused(registry, answered, tmp_path, values):
+@given(values=FILES, trust=st.booleans())
+def test_any_file_serves_as_a_recipe_or_is_refused(registry, answered, tmp_path, values, trust):
     (tmp_path / "run.toml").write_text(tomli_w.dumps(values), encoding="utf-8")
-    found = answered(settings_from, registry, None, str(tmp_path / "run.toml"), ("student=resnet8",))
+    found = answered(settings_from, registry, None, str(tmp_path / "run.toml"), ("student=resnet8",), trust=trust)
     assert isinstance(found, Settings | KDError)
 
 
 @given(content=st.binary() | st.text().map(str.encode) | LITERALS.map(lambda text: f"x = {text}".encode(errors="replace")))
 def test_any_bytes_are_a_file_of_settings_or_are_refused_by_name(registry, answered, tmp_path, content):
     (tmp_path / "run.toml").write_bytes(content)
-    found = answered(settings_from, registry, str(tmp_path / "run.toml"), None, ())
+    found = answered(settings_from, registry, str(tmp_path / "run.toml"), None, (), trust=False)
     assert isinstance(found, KDError)
 
 

@@ -132,7 +132,7 @@ def settings_from(
     Raises:
         KDError: with every fault found.
     """
-    from kdengine.errors import KDError, SettingsError
+    from kdengine.errors import KDError, SettingsError, together
     from kdengine.recipes import recipe_values
     from kdengine.selection import checked_settings
     from kdengine.settings import merge
@@ -140,13 +140,17 @@ def settings_from(
     values = values_from(config, assignments, trust, **flags)
     if recipe:
         values = merge(recipe_values(recipe, values.get("methods", ()), registry, trust), values)
-    named = {key: value for key, value in values.items() if key != "student" or value not in ("", None)}
+    faults: list[KDError] = []
+    if values.get("student") in (None, ""):
+        faults.append(SettingsError("There is no network to train. Name it, for example --student resnet8."))
+        values["student"] = "unnamed"
     try:
-        return checked_settings(named, values.get("methods", ()), registry, one_lane)
+        settings = checked_settings(values, values.get("methods", ()), registry, one_lane)
     except KDError as error:
-        if "student" in named:
-            raise
-        raise SettingsError(f"{error}\nName the network to train, for example --student resnet8.") from None
+        faults.append(error)
+    if faults:
+        raise together(faults)
+    return settings
 
 
 def tell_circumstances(config: str | None, settings: Settings) -> None:

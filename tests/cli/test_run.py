@@ -285,7 +285,7 @@ kernel = 4
 p = 2
 """
 ANSWERS = """
-kdengine: 'student' is missing: it must be given.
+kdengine: There is no network to train. Name it, for example --student resnet8.
 There is no option 'train.epoch'. Did you mean 'epochs'?
 There is no option 'train.sgd'. It has epochs, batch_size,
 There is no option 'teacher_train.lrr'. Did you mean 'lr'?
@@ -303,7 +303,6 @@ Options are given for 'at', which is no method of this run. This run has rkd, fi
 There is no option 'rkd.angel'. Did you mean 'angle'?
 fitnet.hint_epochs = 'x': it must be a number.
 fitnet.kernel = 4: it must be 1, 3 or 5.
-Name the network to train, for example --student resnet8.
 """
 
 
