@@ -91,7 +91,7 @@ class CachedTeacher:
             final.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"The cache for teachers '{final.parent}' cannot be made: {error.strerror}. Set KDENGINE_CACHE to a folder that can."
+                f"The cache for teachers '{final.parent}' cannot be made: {error.strerror}. Set KDENGINE_CACHE to another."
             ) from error
         with _alone(final.with_name(f".{final.name}.lock"), self.settings.student):
             if self.folder.result() is not None:
@@ -112,7 +112,7 @@ def _alone(path: Path, name: str) -> Iterator[None]:
         log.info("Waiting for another process that trains the teacher %s", name)
         lock.acquire()
     except OSError as error:
-        raise StorageError(f"'{path}' cannot be written: {error.strerror}. Set KDENGINE_CACHE to a folder that can.") from error
+        raise StorageError(f"'{path}' cannot be written: {error.strerror}. Set KDENGINE_CACHE to another folder.") from error
     try:
         yield
     finally:

@@ -101,12 +101,10 @@ class LanesProgress:
     @hookimpl
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
         """Say why a lane failed; after an interruption, how to go on."""
-        if isinstance(error, KeyboardInterrupt):
-            text = f"interrupted; {_saved(run, error)}"
-        else:
-            text = f"failed: {error}"
+        stopped = isinstance(error, KeyboardInterrupt)
+        text = f"interrupted; {_saved(run, error)}" if stopped else f"failed: {error}"
         self.console.print(f"{_place(run)}: {text}", soft_wrap=True)
-        if isinstance(error, KeyboardInterrupt) and not self._advised:
+        if stopped and not self._advised:
             self._advised = True  # one line for all lanes
             self.console.print(f"To go on: {run.again}", soft_wrap=True)
 
