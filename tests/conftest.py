@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -105,6 +106,17 @@ def distribution(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     for imported in set(sys.modules) - before:
         if str(getattr(sys.modules[imported], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[imported]
+
+
+@pytest.fixture
+def unheard_signals() -> Iterator[None]:
+    """Nobody listens, as in a program of its own; everything is as before afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ class Stop:
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch):
+def stopped(tmp_path, monkeypatch, unheard_signals):
     """The folder of a run that was stopped in its second epoch."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Stopped):
@@ -111,7 +111,7 @@ def test_other_weights_of_the_teacher_are_noticed(stopped, tmp_path):
     assert Engine.resume("run", changes=changes, override=True).fit().top1 >= 0
 
 
-def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch):
+def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch, unheard_signals):
     monkeypatch.chdir(tmp_path)
     for seed in (1, 2):
         Engine(None, "resnet14", out=f"teacher-{seed}", **{**FAST, "seed": seed, "epochs": 1}).fit()

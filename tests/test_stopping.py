@@ -14,19 +14,8 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["
 FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
 
 
-@pytest.fixture
-def handlers():
-    """Nobody listens, as in a program of its own; everything is as before afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @BOTH
-def test_a_first_signal_asks_and_a_second_one_ends_at_once(number, handlers):
+def test_a_first_signal_asks_and_a_second_one_ends_at_once(number, unheard_signals):
     with listening() as stop:
         stop.check()
         os.kill(os.getpid(), number)
@@ -39,7 +28,7 @@ def test_a_first_signal_asks_and_a_second_one_ends_at_once(number, handlers):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_who_listens_already_is_left_alone(handlers):
+def test_who_listens_already_is_left_alone(unheard_signals):
     heard = []
     signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     with listening() as stop:
@@ -81,7 +70,7 @@ def undisturbed(tmp_path_factory):
 @BOTH
 @pytest.mark.parametrize("step", [1, 3], ids=["in-an-epoch", "at-its-end"])
 def test_a_run_that_is_stopped_goes_on_after_that_step_and_ends_as_if_nothing_had_happened(
-    number, step, handlers, tmp_path, undisturbed
+    number, step, unheard_signals, tmp_path, undisturbed
 ):
     out, observer = tmp_path / "run", Signal(number, step)
     with pytest.raises(Stopped):

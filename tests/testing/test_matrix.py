@@ -52,12 +52,27 @@ def pairing(request):
     return Pairing(*networks, 32, meta=request.param)
 
 
-def test_a_method_that_works_has_nothing_to_say_and_the_student_is_stepped(pairing):
-    before = [value.clone() for value in pairing.student.module.parameters()]
-    assert pairing.attempt("at") is None
+class Stepping(Distiller):
+    """Remembers what it saw of the student's weights at each step."""
+
+    name = "stepping"
+
+    def forward(self, step):
+        self.seen = [*getattr(self, "seen", []), step.student.logits.detach().clone()]
+        return {"loss": step.student.logits.square().mean()}
+
+
+def test_a_method_that_works_has_nothing_to_say_and_the_student_is_stepped_and_then_as_before(pairing):
+    before = [value.clone() for value in pairing.student.module.state_dict().values()]
+    for _ in range(2):
+        assert pairing.attempt("at") is None
     assert all(value.grad is not None for value in pairing.student.module.parameters())
     if not pairing.meta:
-        assert not all(torch.equal(a, b) for a, b in zip(before, pairing.student.module.parameters(), strict=True))
+        first, second = Stepping(), Stepping()
+        assert pairing.attempt(first) is None
+        assert pairing.attempt(second) is None
+        assert torch.equal(first.seen[0], second.seen[0])
+        assert all(torch.equal(a, b) for a, b in zip(before, pairing.student.module.state_dict().values(), strict=True))
 
 
 def test_a_method_that_does_not_fit_says_so_in_the_words_of_the_program_and_a_fault_by_its_kind(pairing):
