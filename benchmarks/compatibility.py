@@ -19,7 +19,7 @@ import timm
 import torch
 
 from kdengine import Distiller, KDError, Registry
-from kdengine.pupil import Network
+from kdengine.networks.pupil import Network
 from kdengine.runtime import Runtime
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network

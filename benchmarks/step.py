@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from kdengine import Engine, hookimpl
-from kdengine.dataset import Data, Split
+from kdengine.data.dataset import Data, Split
 from kdengine.runtime import Runtime
 
 BATCH, CLASSES = 128, 100

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
     from kdengine.connectors import Adapter
-    from kdengine.dataset import Data, Split
+    from kdengine.data.dataset import Data, Split
     from kdengine.distiller import Distiller
     from kdengine.engine import Engine
     from kdengine.errors import (
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from kdengine.features import as_vectors, pooled_alike, resized, unit
-    from kdengine.hookspecs import hookimpl
-    from kdengine.registry import Registry
+    from kdengine.plugging.hookspecs import hookimpl
+    from kdengine.plugging.registry import Registry
     from kdengine.result import Result
     from kdengine.settings import Names
     from kdengine.step import Pair, Stage, Step, TapPair
@@ -38,7 +38,7 @@ _HOME = {
     "Adapter": "connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
-    "Data": "dataset",
+    "Data": "data.dataset",
     "DataError": "errors",
     "Distiller": "distiller",
     "Engine": "engine",
@@ -48,10 +48,10 @@ _HOME = {
     "Pair": "step",
     "PluginError": "errors",
     "Recorder": "taps",
-    "Registry": "registry",
+    "Registry": "plugging.registry",
     "Result": "result",
     "SettingsError": "errors",
-    "Split": "dataset",
+    "Split": "data.dataset",
     "Stage": "step",
     "Step": "step",
     "StorageError": "errors",
@@ -60,7 +60,7 @@ _HOME = {
     "Trace": "taps",
     "TrainingError": "errors",
     "as_vectors": "features",
-    "hookimpl": "hookspecs",
+    "hookimpl": "plugging.hookspecs",
     "pooled_alike": "features",
     "resized": "features",
     "unit": "features",

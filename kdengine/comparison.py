@@ -16,27 +16,27 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.dataset import Data
+from kdengine.data.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
 from kdengine.entries import Entry, entries_of, name_of, with_plain
 from kdengine.errors import KDError, ModelError, SettingsError
-from kdengine.folderlock import FolderLock
 from kdengine.memory import CROWDED, bytes_of, free_bytes
-from kdengine.reading import read_json
-from kdengine.registry import Registry
+from kdengine.plugging.registry import Registry
+from kdengine.plugging.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import NOTE
 from kdengine.resuming import changed_settings
 from kdengine.room import Room
 from kdengine.run import Run, train_all
-from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime
-from kdengine.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.settings import InputSettings, Settings, TrainSettings, merge
 from kdengine.specs import Spec
+from kdengine.storage.folderlock import FolderLock
+from kdengine.storage.reading import read_json
+from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.writing import remove_leftovers, write_json
 from kdengine.trust import check_trusted
-from kdengine.writing import remove_leftovers, write_json
 
 __all__ = ["Comparison", "Entry", "entries_of"]
 

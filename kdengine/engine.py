@@ -13,24 +13,24 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.data import load_data, ready
-from kdengine.dataset import Data
+from kdengine.data.dataset import Data
+from kdengine.data.loading import load_data, ready
+from kdengine.data.source import LOADERS, Source
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
-from kdengine.optim import check_optimizer
+from kdengine.lanes.optim import check_optimizer
 from kdengine.plan import Plan
-from kdengine.recipes import recipe_values
-from kdengine.registry import Registry
+from kdengine.plugging.recipes import recipe_values
+from kdengine.plugging.registry import Registry
+from kdengine.plugging.selection import checked_settings, choose_distillers, label_of, resolved
 from kdengine.result import Result
 from kdengine.resuming import changed_settings
 from kdengine.room import Room, check_networks
 from kdengine.run import Run, train_one
-from kdengine.runfolder import RunFolder
 from kdengine.runtime import Runtime, is_first_process
-from kdengine.selection import checked_settings, choose_distillers, label_of, resolved
 from kdengine.settings import Settings, merge
-from kdengine.source import LOADERS, Source
 from kdengine.specs import Spec
+from kdengine.storage.runfolder import RunFolder
 from kdengine.trust import check_trusted
 
 __all__ = ["Engine"]

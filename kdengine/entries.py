@@ -8,9 +8,9 @@ from typing import Any
 
 from kdengine.distiller import Distiller
 from kdengine.errors import SettingsError
-from kdengine.registry import Registry
+from kdengine.plugging.registry import Registry
+from kdengine.plugging.selection import label_of
 from kdengine.report.pastrun import PLAIN
-from kdengine.selection import label_of
 
 __all__ = ["Entry", "entries_of", "name_of", "with_plain"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdengine.batches import Batches
+from kdengine.data.batches import Batches
 from kdengine.errors import TrainingError
 from kdengine.runtime import Runtime
 from kdengine.taps import Recorder

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdengine.batches import Batch
+from kdengine.data.batches import Batch
 from kdengine.errors import KDError
 from kdengine.evaluation import evaluate
-from kdengine.lane import Lane
-from kdengine.link import Lesson
+from kdengine.lanes.lane import Lane
+from kdengine.lanes.link import Lesson
 from kdengine.runtime import Runtime
 from kdengine.stopping import Stop
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import Site
 
 if TYPE_CHECKING:
+    from kdengine.data.source import Source
     from kdengine.run import Run
-    from kdengine.source import Source
 
 __all__ = ["fit"]
 

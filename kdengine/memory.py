@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from kdengine.lane import Lane
+from kdengine.lanes.lane import Lane
 
 __all__ = ["CROWDED", "bytes_of", "free_bytes"]
 

@@ -9,16 +9,16 @@ from typing import Any
 from torch import nn
 
 from kdengine.distiller import Distiller
-from kdengine.flops import count_flops
-from kdengine.lane import Lane
-from kdengine.lane_module import Phase
-from kdengine.link import Link
+from kdengine.lanes.lane import Lane
+from kdengine.lanes.lane_module import Phase
+from kdengine.lanes.link import Link
 from kdengine.memory import bytes_of
-from kdengine.models import count_parameters
-from kdengine.pupil import Network
+from kdengine.networks.flops import count_flops
+from kdengine.networks.models import count_parameters
+from kdengine.networks.pupil import Network
 from kdengine.room import Room
-from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
+from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import Site
 
 __all__ = ["Plan"]

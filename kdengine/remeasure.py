@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdengine.data import load_data
-from kdengine.dataset import Data
+from kdengine.data.dataset import Data
+from kdengine.data.loading import load_data
 from kdengine.errors import SettingsError
 from kdengine.evaluation import evaluate
-from kdengine.inputs import ImageForm, InputFit
-from kdengine.models import ModelSource
-from kdengine.registry import Registry
-from kdengine.runfolder import RunFolder
+from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.models import ModelSource
+from kdengine.networks.weights import load_weights
+from kdengine.plugging.registry import Registry
 from kdengine.runtime import Runtime
+from kdengine.storage.runfolder import RunFolder
 from kdengine.trust import check_trusted
-from kdengine.weights import load_weights
 
 __all__ = ["evaluate_folder"]
 

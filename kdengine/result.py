@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from kdengine.flops import count_flops
-from kdengine.models import count_parameters
+from kdengine.networks.flops import count_flops
+from kdengine.networks.models import count_parameters
 
 if TYPE_CHECKING:
     from kdengine.run import Run

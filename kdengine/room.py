@@ -12,25 +12,25 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.assembly import make_lane
+from kdengine.data.source import Source
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError
 from kdengine.evaluation import evaluate
-from kdengine.fingerprint import fingerprint
-from kdengine.fitting import fit_for
-from kdengine.flops import count_flops
-from kdengine.inputs import Fitted
-from kdengine.lane import Lane
-from kdengine.models import ModelSource, check_name, count_parameters
-from kdengine.network_maker import NetworkMaker
-from kdengine.pupil import Network, Pupil
-from kdengine.registry import Registry
+from kdengine.lanes.assembly import make_lane
+from kdengine.lanes.lane import Lane
+from kdengine.networks.fingerprint import fingerprint
+from kdengine.networks.fitting import fit_for
+from kdengine.networks.flops import count_flops
+from kdengine.networks.inputs import Fitted
+from kdengine.networks.models import ModelSource, check_name, count_parameters
+from kdengine.networks.network_maker import NetworkMaker
+from kdengine.networks.pupil import Network, Pupil
+from kdengine.networks.weights import load_weights
+from kdengine.plugging.registry import Registry
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
-from kdengine.source import Source
 from kdengine.teacher_pass import TeacherPass
 from kdengine.teachers import CachedTeacher
-from kdengine.weights import load_weights
 
 __all__ = ["Room", "check_networks"]
 

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdengine.dataset import Data
+from kdengine.data.dataset import Data
+from kdengine.data.source import Source
 from kdengine.errors import DataError, SettingsError
-from kdengine.lane import Lane
+from kdengine.lanes.lane import Lane
 from kdengine.loop import fit
 from kdengine.result import Result
-from kdengine.resuming import check_same
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
-from kdengine.source import Source
 from kdengine.stopping import Stopped, listening
+from kdengine.storage.sameness import check_same
 from kdengine.trust import names_code
 
 if TYPE_CHECKING:
-    from kdengine.runfolder import RunFolder
+    from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["Run", "train_all", "train_one"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdengine.discovery import cause
 from kdengine.errors import KDError, did_you_mean
+from kdengine.plugging.discovery import cause
 from kdengine.settings import merge, parse_assignment
 
 __all__ = ["Spec", "import_factory"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
-from kdengine.fingerprint import fingerprint
+from kdengine.networks.fingerprint import fingerprint
 from kdengine.runtime import Runtime
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import Site

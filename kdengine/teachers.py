@@ -18,12 +18,12 @@ from torch import nn
 
 from kdengine import __version__
 from kdengine.cache import cache_folder
-from kdengine.dataset import Data
+from kdengine.data.dataset import Data
 from kdengine.errors import StorageError
-from kdengine.inputs import InputFit
-from kdengine.runfolder import RunFolder
+from kdengine.networks.inputs import InputFit
+from kdengine.networks.weights import load_weights
 from kdengine.settings import Settings
-from kdengine.weights import load_weights
+from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["CachedTeacher"]
 

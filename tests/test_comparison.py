@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
 from kdengine.memory import COPIES, CROWDED
-from kdengine.models import ModelSource
+from kdengine.networks.models import ModelSource
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
+from kdengine.storage.runfolder import RunFolder
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "epochs": 2}
 DATA = "digits@train=192@test=64"

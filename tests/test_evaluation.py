@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdengine import TrainingError
-from kdengine.batches import Batch
+from kdengine.data.batches import Batch
 from kdengine.evaluation import evaluate
 from kdengine.runtime import Runtime
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from kdengine import Distiller, Registry, Stage, TrainingError
-from kdengine.assembly import make_lane
-from kdengine.data import load_data
-from kdengine.inputs import ImageForm
+from kdengine.data.loading import load_data
+from kdengine.data.source import Source
+from kdengine.lanes.assembly import make_lane
 from kdengine.loop import fit
-from kdengine.models import ModelSource
-from kdengine.network_maker import NetworkMaker
-from kdengine.pupil import Network, Pupil
+from kdengine.networks.inputs import ImageForm
+from kdengine.networks.models import ModelSource
+from kdengine.networks.network_maker import NetworkMaker
+from kdengine.networks.pupil import Network, Pupil
+from kdengine.plugging.selection import choose_distillers
 from kdengine.runtime import Runtime
-from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
-from kdengine.source import Source
 from kdengine.stopping import Stop
 from kdengine.teacher_pass import TeacherPass
 

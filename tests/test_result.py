@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdengine import Distiller, Engine, Registry
-from kdengine.models import ModelSource
+from kdengine.networks.models import ModelSource
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 

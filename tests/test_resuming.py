@@ -5,10 +5,11 @@ import signal
 import pytest
 
 from kdengine import Engine, Registry, SettingsError, hookimpl
-from kdengine.resuming import changed_settings, check_same
-from kdengine.runfolder import RunFolder
+from kdengine.resuming import changed_settings
 from kdengine.settings import Settings
 from kdengine.stopping import Stopped
+from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.sameness import check_same
 
 FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
 BEGUN = {"precision": "fp32", "threads": 2, "data": {"fingerprint": "a"}, "teacher": {"fingerprint": "b"}}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Distiller, Engine, StorageError, TrainingError, hookimpl
-from kdengine.runfolder import RunFolder
+from kdengine.storage.runfolder import RunFolder
 
 FAST = {"data": "digits@train=64@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
 EPOCH = ("metrics.jsonl", "lane.pt")
@@ -44,7 +44,7 @@ def failing_write(monkeypatch):
                 raise OSError(28, "No space left on device")
             replace(source, target)
 
-        monkeypatch.setattr("kdengine.writing.os.replace", replacing)
+        monkeypatch.setattr("kdengine.storage.writing.os.replace", replacing)
         return seen
 
     return start

@@ -2,8 +2,8 @@ import pytest
 import tomli_w
 
 from kdengine.errors import SettingsError
-from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings, TrainSettings, from_assignments, merge, parse_assignment, read_toml, split_names
+from kdengine.storage.runfolder import RunFolder
 
 
 def faults_of(**values):

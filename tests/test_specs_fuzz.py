@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdengine import DataError, ModelError, Registry
-from kdengine.data import load_data
-from kdengine.models import check_name
+from kdengine.data.loading import load_data
+from kdengine.networks.models import check_name
 from kdengine.specs import Spec
 
 WORDS = "timm torchvision python module digits imagefolder resnet8 resnet50.a1_in1k nowhere.x json train ~nobody"

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Engine, hookimpl
-from kdengine.runfolder import RunFolder
 from kdengine.stopping import Stop, Stopped, listening
+from kdengine.storage.runfolder import RunFolder
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
@@ -86,7 +86,7 @@ def test_a_run_that_is_stopped_goes_on_after_that_step_and_ends_as_if_nothing_ha
 
 
 def test_measuring_is_stopped_too(tmp_path, undisturbed):
-    from kdengine.batches import Batch
+    from kdengine.data.batches import Batch
     from kdengine.evaluation import evaluate
     from kdengine.runtime import Runtime
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdengine import Engine, ModelError, Registry, hookimpl
-from kdengine.models import ModelSource
+from kdengine.networks.models import ModelSource
 
 DATA = "digits@train=128@test=64"
 FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}

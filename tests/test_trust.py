@@ -6,8 +6,8 @@ import pytest
 from kdengine import Comparison, Engine, KDError, SettingsError
 from kdengine.entries import Entry
 from kdengine.remeasure import evaluate_folder
-from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
+from kdengine.storage.runfolder import RunFolder
 from kdengine.trust import check_trusted, names_code
 
 
@@ -56,7 +56,7 @@ def trap(tmp_path, monkeypatch):
         textwrap.dedent("""
         from pathlib import Path
         from kdengine import Distiller
-        from kdengine.data import load_data
+        from kdengine.data.loading import load_data
         from timm import create_model
         Path("sprung").touch()
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdengine.cli.options import comparing_options, refuse_with_resume, settings_from, show_log, values_from
-from kdengine.jsontext import json_text
+from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
     from kdengine.entries import Entry
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
 
 __all__ = ["command"]
 
@@ -41,7 +41,7 @@ def command(
     from kdengine.cli.progress import LanesProgress
     from kdengine.comparison import Comparison
     from kdengine.errors import SettingsError
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
 
     show_log()
     registry = Registry()

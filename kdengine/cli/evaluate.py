@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kdengine.cli.options import as_json, trust_option
-from kdengine.jsontext import json_text
+from kdengine.storage.jsontext import json_text
 
 __all__ = ["command"]
 

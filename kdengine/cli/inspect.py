@@ -72,9 +72,9 @@ def _plan(
     """What a run of two networks would do, on images of a size."""
     from kdengine.cli.options import settings_from
     from kdengine.cli.planning import print_plan
-    from kdengine.dataset import blank
+    from kdengine.data.dataset import blank
     from kdengine.engine import Engine
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
 
     registry = Registry()
     data = blank(shape, classes)
@@ -91,8 +91,8 @@ def _plan(
 
 def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool, as_json: bool) -> None:
     """Everything in one network that can be tapped."""
-    from kdengine.models import ModelSource
-    from kdengine.registry import Registry
+    from kdengine.networks.models import ModelSource
+    from kdengine.plugging.registry import Registry
     from kdengine.taps import Anatomy
 
     network = ModelSource(model, classes, shape, Registry()).create(0)
@@ -108,7 +108,7 @@ def _own_size(model: str) -> tuple[int, int, int]:
     import timm
 
     from kdengine.errors import ModelError
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
     from kdengine.specs import Spec
 
     spec = Spec.parse(model, ModelError)

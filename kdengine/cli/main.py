@@ -35,7 +35,7 @@ class LazyGroup(click.Group):
         return self._from_plugins(ctx, cmd_name)
 
     def _from_plugins(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from kdengine.registry import Registry
+        from kdengine.plugging.registry import Registry
 
         Registry().add_commands(self)
         return super().get_command(ctx, cmd_name)

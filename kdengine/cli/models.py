@@ -41,7 +41,7 @@ def _specs(pattern: str) -> list[str]:
     import timm
     import torchvision
 
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
 
     registry = Registry()
     registry.load_models()
@@ -62,8 +62,8 @@ def _entry(spec: str, sizes: bool) -> dict[str, Any]:
     import timm
     import torch
 
-    from kdengine.models import ModelSource, count_parameters
-    from kdengine.registry import Registry
+    from kdengine.networks.models import ModelSource, count_parameters
+    from kdengine.plugging.registry import Registry
 
     name = spec.rpartition(":")[2]
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) and not spec.startswith("torchvision:") else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
     from kdengine.settings import Settings
 
 __all__ = [
@@ -133,8 +133,8 @@ def settings_from(
         KDError: with every fault found.
     """
     from kdengine.errors import KDError, SettingsError, together
-    from kdengine.recipes import recipe_values
-    from kdengine.selection import checked_settings
+    from kdengine.plugging.recipes import recipe_values
+    from kdengine.plugging.selection import checked_settings
     from kdengine.settings import merge
 
     values = values_from(config, assignments, trust, **flags)
@@ -155,9 +155,9 @@ def settings_from(
 
 def tell_circumstances(config: str | None, settings: Settings) -> None:
     """Tell where a run that repeats another one may come to other numbers, if the other's manifest lies beside its file."""
-    from kdengine.resuming import warn_of_rounding
-    from kdengine.runfolder import RunFolder
     from kdengine.runtime import Runtime
+    from kdengine.storage.runfolder import RunFolder
+    from kdengine.storage.sameness import warn_of_rounding
 
     folder = Path(config).parent if config else None
     if folder is not None and (folder / "manifest.json").is_file():

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from kdengine.hookspecs import hookimpl
+from kdengine.plugging.hookspecs import hookimpl
 from kdengine.stopping import Stopped
 
 if TYPE_CHECKING:

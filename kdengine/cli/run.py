@@ -15,7 +15,7 @@ from kdengine.cli.options import (
     training_options,
     values_from,
 )
-from kdengine.jsontext import json_text
+from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.engine import Engine
@@ -54,7 +54,7 @@ def command(
     from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
     from kdengine.report.pictures import Pictures
 
     show_log()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdengine.cli.options import comparing_options, refuse_with_resume, settings_from, show_log, values_from
-from kdengine.jsontext import json_text
+from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
@@ -40,7 +40,7 @@ def command(
     from kdengine.cli.progress import LanesProgress
     from kdengine.comparison import Comparison
     from kdengine.errors import SettingsError
-    from kdengine.registry import Registry
+    from kdengine.plugging.registry import Registry
     from kdengine.sweep import cells, parse_axis
 
     show_log()
@@ -70,7 +70,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
     from kdengine.runtime import is_first_process
-    from kdengine.writing import replacing, write_text
+    from kdengine.storage.writing import replacing, write_text
 
     comparison.fit()
     if not is_first_process():

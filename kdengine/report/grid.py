@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdengine.errors import SettingsError
-from kdengine.reading import read_json
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import NOTE, PLAIN
 from kdengine.report.table import Table
+from kdengine.storage.reading import read_json
 from kdengine.sweep import Axis, label_of_cell
 
 __all__ = ["Grid"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
-from kdengine.runfolder import RunFolder
-from kdengine.scores import score
+from kdengine.lanes.scores import score
 from kdengine.settings import Settings
+from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["FAILED", "FINISHED", "NOTE", "PLAIN", "UNFINISHED", "PastRun", "find_runs", "natural"]
 

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdengine.hookspecs import hookimpl
-from kdengine.writing import replacing
+from kdengine.plugging.hookspecs import hookimpl
+from kdengine.storage.writing import replacing
 
 if TYPE_CHECKING:
     from kdengine.result import Result

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdengine.assembly import make_lane
-from kdengine.batches import Batch
+from kdengine.data.batches import Batch
 from kdengine.distiller import Distiller
-from kdengine.inputs import ImageForm
-from kdengine.lane import Lane
-from kdengine.network_maker import NetworkMaker
-from kdengine.pupil import Network, Pupil
-from kdengine.registry import Registry
+from kdengine.lanes.assembly import make_lane
+from kdengine.lanes.lane import Lane
+from kdengine.networks.inputs import ImageForm
+from kdengine.networks.network_maker import NetworkMaker
+from kdengine.networks.pupil import Network, Pupil
+from kdengine.plugging.registry import Registry
+from kdengine.plugging.selection import choose_distillers
 from kdengine.runtime import Runtime
-from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
 from kdengine.taps import Trace
 from kdengine.teacher_pass import TeacherPass

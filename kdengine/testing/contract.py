@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdengine.distiller import Distiller
 from kdengine.errors import KDError, SettingsError
-from kdengine.registry import Registry
+from kdengine.plugging.registry import Registry
 from kdengine.step import Step
 from kdengine.testing.bench import Bench, random_batch
 from kdengine.testing.networks import tiny_pair, vit_pair

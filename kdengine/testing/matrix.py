@@ -11,17 +11,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from kdengine.assembly import make_lane
-from kdengine.batches import Batch
+from kdengine.data.batches import Batch
 from kdengine.distiller import Distiller
 from kdengine.errors import KDError, ModelError
-from kdengine.inputs import ImageForm
-from kdengine.models import ModelSource
-from kdengine.network_maker import NetworkMaker
-from kdengine.pupil import Network, Pupil
-from kdengine.registry import Registry
+from kdengine.lanes.assembly import make_lane
+from kdengine.networks.inputs import ImageForm
+from kdengine.networks.models import ModelSource
+from kdengine.networks.network_maker import NetworkMaker
+from kdengine.networks.pupil import Network, Pupil
+from kdengine.plugging.registry import Registry
+from kdengine.plugging.selection import choose_distillers
 from kdengine.runtime import Runtime
-from kdengine.selection import choose_distillers
 from kdengine.settings import Settings
 from kdengine.specs import Spec
 from kdengine.teacher_pass import TeacherPass

@@ -111,7 +111,7 @@ def test_what_the_system_refuses_is_told_and_not_traced(number, kdengine, monkey
     def refuse(*_):
         raise OSError(number, os.strerror(number), "some/file")
 
-    monkeypatch.setattr("kdengine.runfolder.RunFolder.settings", refuse)
+    monkeypatch.setattr("kdengine.storage.runfolder.RunFolder.settings", refuse)
     said = kdengine("evaluate", "x", "--json")
     assert (said.code, said.err) == (2, f"kdengine: {os.strerror(number)}: 'some/file'.\n")
     assert said.json["kind"] in ("OSError", "PermissionError")
@@ -121,6 +121,6 @@ def test_other_errors_of_the_system_stay_faults_of_ours(kdengine, monkeypatch):
     def fail(*_):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr("kdengine.runfolder.RunFolder.settings", fail)
+    monkeypatch.setattr("kdengine.storage.runfolder.RunFolder.settings", fail)
     with pytest.raises(OSError, match="Bad file descriptor"):
         kdengine("evaluate", "x")

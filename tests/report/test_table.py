@@ -5,8 +5,8 @@ import pytest
 
 from kdengine import SettingsError
 from kdengine.report.table import results_table
-from kdengine.runfolder import RunFolder
 from kdengine.settings import Settings
+from kdengine.storage.runfolder import RunFolder
 
 TEACHER = {"name": "resnet32", "top1": 99.5, "best_top1": 99.75, "top5": 100.0, "parameters": 464154, "seconds": 61.2}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdengine.models import ModelSource
-from kdengine.pupil import Network
-from kdengine.registry import Registry
+from kdengine.networks.models import ModelSource
+from kdengine.networks.pupil import Network
+from kdengine.plugging.registry import Registry
 from kdengine.taps import Recorder
 
 transformers = pytest.importorskip("transformers")

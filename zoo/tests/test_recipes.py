@@ -7,8 +7,8 @@ import timm
 import torch
 
 from kdengine import Engine, Registry
-from kdengine.optim import check_optimizer
-from kdengine.recipes import recipe_values
+from kdengine.lanes.optim import check_optimizer
+from kdengine.plugging.recipes import recipe_values
 from kdengine.settings import Settings
 from kdengine.testing import built, make_step
 

@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import metadata
 
 from kdengine import Distiller, Engine, PluginError, Registry, TrainingError, hookimpl
 from kdengine.cli.main import main
-from kdengine.runfolder import RunFolder
+from kdengine.storage.runfolder import RunFolder
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 DATA = "digits@train=128@test=64"

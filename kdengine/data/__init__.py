@@ -1,0 +1,1 @@
+"""Data: read, batched, checked, and handed to runs."""

@@ -1,0 +1,188 @@
+"""A data set in kdengine's own terms: two splits of images and labels, and what is needed to make batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdengine.data.batches import Batches, MemoryBatches
+from kdengine.data.streams import StreamBatches
+from kdengine.errors import DataError
+from kdengine.settings import TrainSettings
+
+__all__ = ["Data", "Split", "blank"]
+
+SPLIT_SEED = 1234
+"""Decides which images are held out: the same ones in every run, so that a teacher never saw its student's."""
+EVALUATION_BATCH = 500
+"""Least number of images in a batch of a pass without gradients."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split: decoded in memory, or read as they are needed.
+
+    Attributes:
+        labels: int64 [N].
+        images: uint8 [N, C, H, W], or None for a split that is read by workers.
+        items: sequence of (PIL image, label), where ``images`` is None.
+    """
+
+    labels: Tensor
+    images: Tensor | None = None
+    items: Sequence[Any] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int | None) -> Split:
+        """The first ``count`` images, or all."""
+        if count is None:
+            return self
+        images = None if self.images is None else self.images[:count]
+        return Split(self.labels[:count], images, _Head(self.items, count) if images is None else ())
+
+    def at(self, places: Tensor) -> Split:
+        """The images at some places, int64 [M]."""
+        images = None if self.images is None else self.images[places]
+        return Split(self.labels[places], images, _Picked(self.items, places.tolist()) if images is None else ())
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, ready for training.
+
+    Attributes:
+        name: the spec it came from.
+        classes: class names, in the order of the indices.
+        input_size: shape of one image, (C, H, W).
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        augment: the augmentation that suits it.
+        train: what is trained on.
+        test: what accuracy is measured on.
+        fingerprint: hash of the contents (of labels and some images, where they are read as needed); equal for equal data.
+        validation: what the best epoch is chosen by, where it is not ``test``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+    train: Split
+    test: Split
+    fingerprint: str = ""
+    validation: Split | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.classes)
+
+    def holding_out(self, share: float) -> Data:
+        """The same data, of whose training images a share is held out for validation, unless some are already.
+
+        Raises:
+            DataError: nothing would be left to train on, or nothing held out.
+        """
+        if self.validation is not None:
+            return self
+        total = len(self.train)
+        count = round(share * total)
+        if not 0 < count < total:
+            raise DataError(
+                f"train.validation = {share} holds out {count} of {total} training images: at least 1 must be held out, "
+                "and 1 be left."
+            )
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        return replace(self, train=self.train.at(kept), validation=self.train.at(held))
+
+    def train_batches(self, settings: TrainSettings, seed: int, device: torch.device) -> Batches:
+        """Shuffled and augmented batches of the training split."""
+        augment = self.augment if settings.augment == "auto" else settings.augment
+        return self._batches(self.train, settings, device, seed, augment)
+
+    def test_batches(self, settings: TrainSettings, device: torch.device) -> Batches:
+        """Batches of the test split in their own order, not augmented."""
+        return self._measuring(self.test, settings, device)
+
+    def validation_batches(self, settings: TrainSettings, device: torch.device) -> Batches | None:
+        """Batches of the images that were held out, if any, in their own order, not augmented."""
+        return None if self.validation is None else self._measuring(self.validation, settings, device)
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder keeps of the data."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "train_images": len(self.train),
+            **({} if self.validation is None else {"validation_images": len(self.validation)}),
+            "test_images": len(self.test),
+            "input_size": list(self.input_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "fingerprint": self.fingerprint,
+        }
+
+    def _measuring(self, split: Split, settings: TrainSettings, device: torch.device) -> Batches:
+        larger = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
+        return self._batches(split, larger, device, None, "none")
+
+    def _batches(self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augment: str) -> Batches:
+        if split.images is not None:
+            # Images go to the accelerator once; there they are cheap to augment.
+            images = split.images.to(device)
+            return MemoryBatches(
+                images, split.labels.to(device), self.mean, self.std, settings.batch_size, seed, augment, device
+            )
+        transform = _timm_transform(self, augment)
+        return StreamBatches(split.items, transform, settings.batch_size, seed, settings.workers, device, split.labels)
+
+
+def _timm_transform(data: Data, augment: str) -> Any:
+    """The ImageNet-style pipeline of timm, with the normalisation of the data."""
+    from timm.data import create_transform
+
+    training = augment != "none"
+    flip = 0.5 if augment == "crop-flip" else 0.0
+    return create_transform(data.input_size, is_training=training, mean=data.mean, std=data.std, hflip=flip, color_jitter=0.0)
+
+
+class _Picked(Sequence[Any]):
+    """Some items of a sequence."""
+
+    def __init__(self, items: Sequence[Any], places: Sequence[int]) -> None:
+        self.items, self.places = items, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[self.places[index]]
+
+
+class _Head(Sequence[Any]):
+    """The first items of a sequence."""
+
+    def __init__(self, items: Sequence[Any], count: int) -> None:
+        self.items, self.length = items, min(count, len(items))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+
+def blank(input_size: tuple[int, int, int], num_classes: int) -> Data:
+    """A data set of one grey image, to try how networks fit images of a size."""
+    grey = Split(torch.zeros(1, dtype=torch.int64), torch.full((1, *input_size), 128, dtype=torch.uint8))
+    channels, classes = input_size[0], tuple(map(str, range(num_classes)))
+    return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, "blank")

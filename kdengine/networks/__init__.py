@@ -1,0 +1,1 @@
+"""Networks: named, built, given weights and images that suit them."""

@@ -1,0 +1,196 @@
+"""From a model spec such as ``"timm:resnet50"`` to a network that fits the data."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from kdengine.errors import ModelError, did_you_mean
+from kdengine.networks.weights import only_weights
+from kdengine.plugging.discovery import cause
+from kdengine.plugging.registry import Registry
+from kdengine.seeds import seeded
+from kdengine.specs import Spec, import_factory
+
+__all__ = ["ModelSource", "check_name", "count_parameters"]
+
+
+FORMS = "timm:NAME, torchvision:NAME, hf-hub:NAME, python:module:factory, or a bare name of an installed zoo"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where networks of one kind come from: :meth:`create` makes as many as are needed.
+
+    Attributes:
+        text: the spec.
+        num_classes: classes of the data.
+        input_size: shape of one image as the network receives it, (C, H, W).
+        registry: finds the networks that plugins offer.
+    """
+
+    text: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    registry: Registry
+
+    def create(self, seed: int) -> nn.Module:
+        """A network whose fresh weights depend on the seed alone; the global random state is left as it was.
+
+        Raises:
+            ModelError: the spec names nothing, or the network cannot be built for the data.
+        """
+        check_name(self.text, self.registry)
+        spec = Spec.parse(self.text, ModelError)
+        with seeded(seed), only_weights(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = self._built(spec)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"'{self.text}' made a {type(model).__name__}, not a torch.nn.Module.")
+        return model
+
+    def _built(self, spec: Spec) -> Any:
+        try:
+            return _BUILDERS[spec.scheme](self, spec)
+        except (Exception, SystemExit) as error:  # a network may refuse in any way
+            shape = ", ".join(map(str, self.input_size))
+            raise ModelError(
+                f"'{self.text}' cannot be built for {self.num_classes} classes and images of [{shape}]: "
+                f"{cause(error).rstrip('.')}. Options are written NAME@KEY=VALUE."
+            ) from error
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the spec asks for pretrained weights whose classes are those of the data."""
+        spec = Spec.parse(self.text, ModelError)
+        if spec.scheme == "hf-hub":
+            return True
+        if not (spec.options.get("pretrained") or spec.options.get("weights")):
+            return False
+        return spec.scheme != "timm" or self._pretrained_classes(spec.name) == self.num_classes
+
+    def _pretrained_classes(self, name: str) -> int | None:
+        import timm
+
+        config = timm.models.get_pretrained_cfg(name)
+        classes: int | None = None if config is None else config.num_classes
+        return classes
+
+
+def _from_timm(source: ModelSource, spec: Spec) -> Any:
+    import timm
+
+    options = {"num_classes": source.num_classes, **spec.options}
+    if source.input_size[0] != 3:
+        options.setdefault("in_chans", source.input_size[0])
+    create = partial(timm.create_model, spec.name, **options)
+    return create() if "img_size" in options else _sized(create, source.input_size[1:])
+
+
+def _from_hub(source: ModelSource, spec: Spec) -> Any:
+    import timm
+
+    options = {"pretrained": True, "num_classes": source.num_classes, **spec.options}
+    create = partial(timm.create_model, f"hf-hub:{spec.name}", **options)
+    return create() if "img_size" in options else _sized(create, source.input_size[1:])
+
+
+def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:
+    """Build with timm's ``img_size`` where a network fixes its input (transformers fix their grid), else without."""
+    model = create()
+    config = getattr(model, "pretrained_cfg", None) or {}
+    fits = tuple(config.get("input_size", (0, 0, 0))[1:]) == size
+    return model if fits or not config.get("fixed_input_size") else create(img_size=size)
+
+
+def _from_torchvision(source: ModelSource, spec: Spec) -> Any:
+    import torchvision
+
+    return torchvision.models.get_model(spec.name, **{"num_classes": source.num_classes, **spec.options})
+
+
+def _from_python(source: ModelSource, spec: Spec) -> Any:
+    factory = import_factory(spec.name, ModelError)
+    offered = {"num_classes": source.num_classes, "in_chans": source.input_size[0], "img_size": source.input_size[1]}
+    accepted = inspect.signature(factory).parameters
+    fitting = {name: value for name, value in offered.items() if name in accepted}
+    return factory(**{**fitting, **spec.options})
+
+
+def _from_zoo(source: ModelSource, spec: Spec) -> Any:
+    factory = source.registry.model(spec.name)
+    assert factory is not None
+    return factory(**{"num_classes": source.num_classes, "in_chans": source.input_size[0], **spec.options})
+
+
+_BUILDERS = {
+    "": _from_zoo,
+    "timm": _from_timm,
+    "hf-hub": _from_hub,
+    "torchvision": _from_torchvision,
+    "python": _from_python,
+}
+
+
+def check_name(text: str, registry: Registry) -> None:
+    """Refuse a spec that names nothing, before any work is done for it.
+
+    Raises:
+        ModelError: with the nearest names.
+    """
+    spec = Spec.parse(text, ModelError)
+    if spec.scheme == "module":
+        raise ModelError(f"'{text}' was a module of the caller's own. Only Python can give it: Engine(..., student=module).")
+    if spec.scheme not in _BUILDERS:
+        raise ModelError(f"'{text}': there is no scheme '{spec.scheme}:'. A network is one of {FORMS}.")
+    if spec.scheme == "":
+        if registry.model(spec.name) is None:
+            raise ModelError(_unknown_bare(registry, spec.name))
+    elif spec.scheme == "timm":
+        _check_timm(registry, spec.name)
+    elif spec.scheme == "torchvision":
+        _check_torchvision(spec.name)
+    elif spec.scheme == "python":
+        import_factory(spec.name, ModelError)
+
+
+def _check_timm(registry: Registry, name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        registry.model(name)  # a plugin that offers the network registers it with timm as well
+    if not timm.is_model(name):
+        near = did_you_mean(name, timm.list_models())
+        raise ModelError(f"timm has no model '{name}'. {near} 'kdengine models {name[:4]}' searches for more.")
+
+
+def _check_torchvision(name: str) -> None:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        near = did_you_mean(name, names) or f"'kdengine models {name[:4]}' searches."
+        raise ModelError(f"torchvision has no model '{name}'. {near}")
+
+
+def _unknown_bare(registry: Registry, name: str) -> str:
+    import timm
+    import torchvision
+
+    schemes = {"timm": timm.list_models(), "torchvision": torchvision.models.list_models()}
+    elsewhere = [f"'{scheme}:{name}'" for scheme, names in schemes.items() if name in names]
+    zoo = registry.offered("models")
+    near = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(name, zoo)
+    near = near or f"A network is one of {FORMS}."
+    return f"There is no network '{name}'. {near} 'kdengine models' lists them."
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of values in all parameters, frozen ones included; buffers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())

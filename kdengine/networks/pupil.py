@@ -1,0 +1,89 @@
+"""A network with its name, its anatomy and its input, and what a lane is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from kdengine.errors import ModelError
+from kdengine.networks.inputs import Fitted, InputFit
+from kdengine.taps import Anatomy
+
+__all__ = ["Network", "Pupil"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with its name, its anatomy, and what is done to the images of the data before it receives them."""
+
+    name: str
+    module: nn.Module
+    anatomy: Anatomy
+    fit: InputFit
+
+    @classmethod
+    def probed(cls, name: str, module: nn.Module, input_size: Sequence[int], num_classes: int) -> Network:
+        """Probe the network, and check that it tells as many classes apart as the data has.
+
+        Args:
+            name: of the network.
+            module: takes images of the data; one that comes with a fit is taken out of it.
+            input_size: (C, H, W) of the images of the data.
+            num_classes: classes of the data.
+
+        Raises:
+            TapError: it does not accept the input.
+            ModelError: its output is not [B, num_classes].
+        """
+        fit = module.fit if isinstance(module, Fitted) else InputFit.none(input_size)
+        module = module.module if isinstance(module, Fitted) else module
+        anatomy = Anatomy.of(module, fit.wanted.size, name)
+        shape = tuple(anatomy.probe.logits.shape)
+        if shape[1:] != (num_classes,):
+            raise ModelError(
+                f"'{name}' returns {list(shape)} for a batch of {shape[0]}, but the data has {num_classes} classes: "
+                f"[{shape[0]}, {num_classes}] is needed. Give it as many outputs as classes."
+            )
+        return cls(name, module, anatomy, fit)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it receives."""
+        return self.fit.wanted.size
+
+    def announce(self) -> None:
+        """Tell what it receives, where that is not what the data makes."""
+        if self.fit.changes:
+            log.info("%s receives images of %s", self.name, self.fit.wanted)
+
+    @property
+    def fitted(self) -> nn.Module:
+        """The network, taking images as the data makes them."""
+        return self.fit.before(self.module)
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """What a lane is made of besides its methods: the networks, the data's sizes, and how to make further networks.
+
+    Attributes:
+        student: the network to train.
+        teacher: the network to learn from, if any.
+        num_classes: classes K of the data.
+        num_samples: images in the training set.
+        input_size: (C, H, W) of the images of the data.
+        new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``; it takes images
+            of the data.
+    """
+
+    student: Network
+    teacher: Network | None
+    num_classes: int
+    num_samples: int
+    input_size: Sequence[int]
+    new_network: Callable[[str], nn.Module]

@@ -1,0 +1,253 @@
+"""The run folder: everything that a run leaves behind, written so that it is readable at any instant."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+import torch
+
+from kdengine.errors import SettingsError, StorageError
+from kdengine.plugging.hookspecs import hookimpl
+from kdengine.settings import Settings, read_toml
+from kdengine.stopping import Stopped
+from kdengine.storage.folderlock import FolderLock
+from kdengine.storage.jsontext import json_text
+from kdengine.storage.manifest import circumstances
+from kdengine.storage.reading import read_json, read_rows
+from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
+
+if TYPE_CHECKING:
+    from kdengine.result import Result
+    from kdengine.run import Run
+    from kdengine.runtime import Runtime
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """A run folder, and the observer that fills it.
+
+    Args:
+        path: the folder.
+        proposed: whether the name is only a proposal, to be changed where another run has taken it.
+    """
+
+    def __init__(self, path: str | Path, proposed: bool = False) -> None:
+        self.path = Path(path)
+        self._proposed = proposed
+        self._lock = FolderLock(self.path)
+        self._saved_at = time.monotonic()
+
+    @classmethod
+    def default(cls, name: str) -> RunFolder:
+        """A new folder below ``runs/``, named after the run and the time."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        return cls(Path("runs") / f"{name}-{stamp}", proposed=True)
+
+    def agreed(self, runtime: Runtime) -> RunFolder:
+        """The main process's folder, in every process."""
+        path = runtime.same(self.path)
+        return self if runtime.is_main else RunFolder(path)
+
+    @property
+    def state_file(self) -> Path:
+        """What a resumed run begins from; only there while the run is not finished."""
+        return self.path / "state" / "lane.pt"
+
+    def check_new(self) -> None:
+        """Refuse a folder in which a run already lies, or which cannot be made.
+
+        Raises:
+            SettingsError: with the line that resumes it, or the advice to choose another.
+        """
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if parent != self.path and not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise SettingsError(f"The run folder '{self.path}' cannot be made: '{parent}' is no folder that can be written to.")
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
+        if (self.path / "run.toml").exists() and not self._proposed:
+            raise SettingsError(
+                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
+                "or choose another --out."
+            )
+
+    def begin(self, settings: Settings, facts: Mapping[str, Any], fresh: bool = True) -> None:
+        """Create the folder with its manifest and its settings, and lock it.
+
+        Args:
+            settings: as resolved.
+            facts: further entries of the manifest.
+            fresh: whether no run may lie there yet.
+
+        Raises:
+            SettingsError: another run has taken the folder meanwhile, or is in it.
+            StorageError: it cannot be made.
+        """
+        if fresh:
+            self.check_new()
+        try:
+            self._make()
+        except OSError as error:
+            raise StorageError(
+                f"The run folder '{self.path}' cannot be made: {error.strerror}. Choose another --out."
+            ) from error
+        self.take()
+        if fresh:
+            self.check_new()
+        self._proposed = False
+        self.write_json("manifest.json", {**circumstances(), **facts})
+        self.write_settings(settings)
+
+    def take(self) -> None:
+        """Lock the folder, and remove what a killed process had begun to write.
+
+        Raises:
+            SettingsError: another process is training into it.
+        """
+        self._lock.take()
+        remove_leftovers(self.path)
+        remove_leftovers(self.path / "state")
+        self._saved_at = time.monotonic()
+
+    def free(self) -> None:
+        """Unlock the folder, if it was locked here; what only the lock needed is removed."""
+        if not self._lock.held:
+            return
+        self._lock.free()
+        if not self.state_file.exists():
+            shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def _make(self) -> None:
+        """Make the folder; of two runs that propose one name at the same time, the later one adds a number."""
+        proposal, number = self.path, 1
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=not self._proposed)
+                return
+            except FileExistsError:
+                if not self._proposed:
+                    raise
+            number += 1
+            self.path = proposal.with_name(f"{proposal.name}-{number}")
+            self._lock = FolderLock(self.path)
+
+    def settings(self) -> Settings:
+        """The settings of the run that lies here.
+
+        Raises:
+            SettingsError: there is no run here.
+        """
+        if not (self.path / "run.toml").is_file():
+            raise SettingsError(f"'{self.path}' is no run folder: it holds no run.toml.")
+        return Settings.checked(read_toml(self.path / "run.toml"))
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write ``run.toml``."""
+        self.write_text("run.toml", tomli_w.dumps(_without_none(settings.model_dump(mode="json"))))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole or not at all."""
+        write_text(self.path / name, text)
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        write_json(self.path / name, value)
+
+    def result(self) -> dict[str, Any] | None:
+        """What ``result.json`` says, or None while the run is not finished."""
+        file = self.path / "result.json"
+        return read_json(file) if file.is_file() else None
+
+    def failure(self) -> str | None:
+        """Why the lane failed, or None where it did not."""
+        file = self.path / "failed.json"
+        return str(read_json(file).get("error")) if file.is_file() else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is finished or has failed."""
+        return self.result() is not None or self.failure() is not None
+
+    def forget_failure(self) -> None:
+        """Let a run that failed be tried again."""
+        (self.path / "failed.json").unlink(missing_ok=True)
+
+    def manifest(self) -> dict[str, Any]:
+        """What ``manifest.json`` says of versions and hardware."""
+        return read_json(self.path / "manifest.json")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``."""
+        return read_rows(self.path / "metrics.jsonl")
+
+    def save_state(self, run: Run) -> None:
+        """Keep what a resumed run needs."""
+        write_state(self.state_file, run.lane.state_dict())
+        self._saved_at = time.monotonic()
+
+    def load_state(self) -> dict[str, Any]:
+        """The saved state of the lane; empty when nothing was saved yet.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        if not self.state_file.is_file():
+            return {}
+        try:
+            state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is wrong with it decides who complains, and how
+            raise StorageError(
+                f"The saved state '{self.state_file}' cannot be read: it is damaged. The rows up to there are kept in "
+                f"'{self.path / 'metrics.jsonl'}'. Remove the file, and --resume trains from the beginning."
+            ) from error
+        return state
+
+    @hookimpl(tryfirst=True)
+    def kdengine_after_step(self, run: Run) -> None:
+        """Save the state now and then, for long epochs; several processes only save between epochs."""
+        minutes = run.settings.train.save_minutes
+        if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
+            self.save_state(run)
+
+    @hookimpl(tryfirst=True)
+    def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
+        """Append the row, then save the state; rows beyond the state are written anew when a run is resumed."""
+        rows = [json_text(row) for row in run.lane.history]
+        self.write_text("metrics.jsonl", "\n".join(rows) + "\n")
+        self.save_state(run)
+
+    @hookimpl(tryfirst=True)
+    def kdengine_after_fit(self, run: Run, result: Result) -> None:
+        """Write the weights and the result, and drop what only a resumed run would need."""
+        lane = run.lane
+        write_tensors(self.path / "student.safetensors", result.student.state_dict())
+        for number, link in enumerate(lane.links[:-1], 1):
+            write_tensors(self.path / f"assistant-{number}.safetensors", link.module.student.state_dict())
+        if lane.best_weights:
+            write_tensors(self.path / "student-best.safetensors", lane.best_weights)
+        if lane.connectors():
+            write_tensors(self.path / "connectors.safetensors", lane.connectors())
+        self.write_json("result.json", result.to_dict())
+        self.state_file.unlink(missing_ok=True)
+
+    @hookimpl(tryfirst=True)
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Note why the lane failed; when it was asked to stop, which is no failure, save where it stands."""
+        if run.lane.failure is not None:
+            self.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
+        elif isinstance(error, Stopped) and run.can_save_within_epochs:
+            self.save_state(run)
+
+
+def _without_none(value: Any) -> Any:
+    """TOML knows no null: what is None is left out."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

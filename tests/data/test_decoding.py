@@ -1,0 +1,89 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdengine.data.decoding import decode, opened, pixels, reason
+from kdengine.errors import DataError
+
+
+@pytest.fixture
+def array():
+    return np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+
+
+def test_images_are_decoded_in_order_channels_first(array):
+    decoded = decode([(Image.fromarray(image), 0) for image in array], width=8, height=6)
+    assert decoded.dtype == torch.uint8
+    assert np.array_equal(decoded.numpy(), array.transpose(0, 3, 1, 2))
+
+
+def test_a_grey_image_has_the_same_three_channels(array):
+    grey = array[0, :, :, 0]
+    assert np.array_equal(pixels([(Image.fromarray(grey), 0)], 0, 8, 6).numpy(), np.stack([grey] * 3))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_an_image_of_any_kind_becomes_red_green_and_blue(mode, array):
+    assert pixels([(Image.fromarray(array[0]).convert(mode), 0)], 0, 8, 6).shape == (3, 6, 8)
+
+
+def test_an_image_of_another_size_is_resized(array):
+    constant = Image.new("RGB", (31, 17), (10, 20, 30))
+    resized = pixels([(constant, 0)], 0, width=8, height=6)
+    assert resized.shape == (3, 6, 8)
+    assert resized.flatten(1).unique(dim=1).flatten().tolist() == [10, 20, 30]
+
+
+def test_an_image_that_cannot_be_read_is_named(array):
+    whole = io.BytesIO()
+    Image.fromarray(array[0]).save(whole, "png")
+    items = [(Image.fromarray(array[0]), 0), (Image.open(io.BytesIO(whole.getvalue()[:60])), 1)]
+    with pytest.raises(DataError, match="Image 1 cannot be read"):
+        decode(items, 8, 6)
+
+
+class Failing(list):
+    """Items that cannot be had."""
+
+    def __init__(self, error):
+        super().__init__([0])
+        self.error = error
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("image file is truncated"), "Image 0 cannot be read: image file is truncated."),
+        (SyntaxError("broken PNG file"), "Image 0 cannot be read: SyntaxError: broken PNG file."),
+        (KeyError("image"), "Image 0 cannot be read: KeyError: 'image'."),
+        (ValueError("two\n  lines."), "Image 0 cannot be read: ValueError: two lines."),
+        (RuntimeError(), "Image 0 cannot be read: RuntimeError."),
+        (DataError("my own words"), "my own words"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_goes_wrong_with_an_item_is_said_in_one_line(error, said):
+    with pytest.raises(DataError) as caught:
+        opened(Failing(error), 0)
+    assert str(caught.value) == said
+
+
+def test_a_file_that_is_open_is_not_named_by_its_address():
+    with pytest.raises(OSError, match="cannot identify") as caught:
+        Image.open(io.BytesIO(b"no image"))
+    assert reason(caught.value) == "cannot identify image file"
+
+
+def test_items_must_have_the_labels_that_the_split_says(array):
+    items = [(Image.fromarray(image), number % 3) for number, image in enumerate(array)]
+    labels = torch.arange(5) % 3
+    assert torch.equal(decode(items, 8, 6, labels), decode(items, 8, 6))
+    labels[3] = 2
+    with pytest.raises(DataError, match="Image 3 comes with the label 0, but the labels of its split say 2"):
+        decode(items, 8, 6, labels)

@@ -1,0 +1,142 @@
+import json
+
+import huggingface_hub
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from kdengine import Engine, ModelError
+from kdengine.networks.pretrained import input_of_weights, size_in_spec
+from kdengine.settings import InputSettings
+
+HALF, IMAGENET_MEAN, IMAGENET_STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub with one network in it, as a download would leave it."""
+    snapshot = tmp_path / "hub" / "models--tiny--vit" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0123")
+    config = {"input_size": [3, 160, 160], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "fixed_input_size": True}
+    config |= {"num_classes": 1000, "first_conv": "patch_embed.proj", "classifier": "head"}
+    (snapshot / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": config}))
+    save_file(timm.create_model("test_vit").state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_weights_of_timm_say_what_they_were_made_for():
+    assert input_of_weights("timm:test_vit@pretrained=true") == InputSettings(size=160, mean=HALF, std=HALF)
+    assert input_of_weights("timm:resnet50@pretrained=true").mean == IMAGENET_MEAN
+
+
+def test_each_set_of_weights_of_one_network_says_its_own():
+    one, other = (f"timm:vit_base_patch16_{size}.augreg_in21k_ft_in1k@pretrained=true" for size in (224, 384))
+    assert (input_of_weights(one).size, input_of_weights(other).size) == ((224, 224), (384, 384))
+    tagged = "timm:vit_base_patch16_224@pretrained=true@pretrained_cfg=dino"
+    assert input_of_weights("timm:vit_base_patch16_224.dino@pretrained=true") == input_of_weights(tagged)
+    assert input_of_weights(tagged).mean == IMAGENET_MEAN != input_of_weights(one).mean
+
+
+def test_what_a_spec_lays_over_the_weights_counts():
+    text = "timm:test_vit@pretrained=true@pretrained_cfg_overlay.mean=[0.1, 0.2, 0.3]"
+    assert input_of_weights(text) == InputSettings(size=160, mean=(0.1, 0.2, 0.3), std=HALF)
+
+
+def test_weights_of_the_hub_say_what_they_were_made_for(hub):
+    wanted = InputSettings(size=160, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert input_of_weights("hf-hub:tiny/vit") == wanted
+    assert input_of_weights("hf-hub:tiny/vit@pretrained=false") == InputSettings()
+    with pytest.raises(ModelError, match=r"'hf-hub:tiny/cnn': what images its weights were made for cannot be told"):
+        input_of_weights("hf-hub:tiny/cnn")
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"])
+def test_weights_of_torchvision_say_what_they_were_made_for(weights):
+    found = input_of_weights(f"torchvision:squeezenet1_1@weights={weights}")
+    assert found == InputSettings(size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    "text", ["resnet8", "timm:test_vit", "timm:test_vit@pretrained=false", "torchvision:resnet18", "python:torch.nn:Linear"]
+)
+def test_without_weights_nothing_is_said(text):
+    assert input_of_weights(text) == InputSettings()
+
+
+def test_weights_that_there_are_not_are_told():
+    with pytest.raises(ModelError, match=r"'torchvision:resnet18@weights=IMAGENET1K_V9'.*cannot be told: KeyError"):
+        input_of_weights("torchvision:resnet18@weights=IMAGENET1K_V9")
+
+
+def test_a_size_may_stand_in_the_spec():
+    assert size_in_spec("timm:test_vit@img_size=64").size == (64, 64)
+    assert size_in_spec("timm:test_vit@img_size=[32, 64]").size == (32, 64)
+    assert size_in_spec("timm:test_vit") == size_in_spec("python:a.b:c@img_size=64") == InputSettings()
+
+
+# Whole runs, with weights from a file in place of a download
+
+
+@pytest.fixture
+def pretrained(tmp_path, monkeypatch):
+    """The spec of a network with weights for 1000 classes, images of 160 x 160, and a normalisation of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "vit.safetensors")
+    return f"timm:test_vit@pretrained=true@pretrained_cfg_overlay.file={tmp_path / 'vit.safetensors'}"
+
+
+def received(network):
+    seen = []
+    network.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    return seen
+
+
+def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pretrained, tmp_path):
+    engine = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", out=tmp_path / "run", **FAST)
+    plan = engine.plan()
+    assert plan.describe()["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
+    assert plan.describe()["student"]["input"] == {"size": [3, 32, 32]}
+    (batch, *_) = plan.room.source.test.epoch(0)
+    seen = received(plan.room.teacher.module)
+    assert plan.room.lessons.trace(batch.x, {}).logits.shape == (32, 10)
+    assert seen[0].shape == (32, 3, 160, 160)
+    pixels = plan.room.source.data.test.images.double() / 255
+    assert seen[0].mean().item() == pytest.approx(float((pixels.mean() - 0.5) / 0.5), abs=2e-3)
+    result = engine.fit()
+    assert result.facts["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
+    assert result.facts["teacher"]["epochs"] == 1, "its head is new, so it was trained first"
+
+
+@pytest.mark.parametrize("said", [{"size": 64}, {"size": [48, 64], "mean": (0.3, 0.3, 0.3)}])
+def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
+    room = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).room()
+    wanted = InputSettings(**said)
+    assert room.teacher.fit.wanted.size == (3, *wanted.size)
+    assert room.teacher.fit.wanted.mean == (wanted.mean or HALF)
+    assert room.teacher.fit.wanted.std == HALF
+    assert room.teacher.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
+
+
+def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):
+    options = {"takd": {"assistants": [pretrained]}}
+    chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=64@test=32", options=options, **FAST).plan()
+    assistant = chained.lane.links[0].student
+    assert (assistant.input_size, assistant.fit.wanted.mean) == ((3, 160, 160), HALF)
+    options = {"dml": {"peers": [pretrained]}}
+    cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()
+    (peer,) = cohort.lane.module.methods["dml"].peers
+    (batch, *_) = cohort.room.source.test.epoch(0)
+    assert peer(batch.x).shape == (32, 10)
+
+
+def test_a_network_of_the_hub_can_be_taught(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = "digits@train=64@test=32"
+    plan = Engine(None, "hf-hub:tiny/vit", data=data, student_input={"size": 64}, **FAST).plan()
+    assert plan.student.input_size == (3, 64, 64)
+    assert plan.student.fit.wanted.mean == (0.1, 0.2, 0.3)
+    assert plan.student.module.patch_embed.grid_size == (4, 4)
