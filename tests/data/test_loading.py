@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from kdengine import Registry
-from kdengine.data import decoding
+from kdengine.data import decoding, loading
 from kdengine.data.batches import MemoryBatches
 from kdengine.data.dataset import Data, Split
 from kdengine.data.loading import BUILT_IN, load_data, statistics
