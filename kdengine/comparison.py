@@ -145,7 +145,7 @@ class Comparison:
         for entry in entries:
             check_trusted({"methods": entry.plugins}, file, trust)
         registry = tools.setdefault("registry", Registry())
-        settings = changed_settings(stored, changes or {}, Path(folder), False, registry) if changes else stored
+        settings = changed_settings(stored, changes, Path(folder), registry) if changes else stored
         at_once = at_once or note.pop("at_once", None)
         made = cls.of(settings, entries, note.pop("trials"), folder, at_once, note, **tools)
         made._resumed, made._override = True, override

@@ -172,7 +172,7 @@ class Engine:
             raise SettingsError(f"The run in '{folder}' is finished: 'kdengine evaluate {folder}' measures it again.")
         check_trusted(stored.model_dump(), place.path / "run.toml", trust)
         registry = registry or Registry()
-        settings = changed_settings(stored, changes or {}, place.path, override, registry) if changes else stored
+        settings = changed_settings(stored, changes, place.path, registry, override) if changes else stored
         engine = cls.of(settings, folder, registry, observers)
         engine._resumed, engine._override = True, override
         return engine

@@ -19,15 +19,17 @@ NEUTRAL = ("train.device", "train.workers", "train.save_minutes")
 """Settings that do not decide what is learnt."""
 
 
-def changed_settings(stored: Settings, said: Mapping[str, Any], place: Path, override: bool, registry: Registry) -> Settings:
+def changed_settings(
+    stored: Settings, said: Mapping[str, Any], place: Path, registry: Registry, override: bool | None = None
+) -> Settings:
     """The settings to go on with.
 
     Args:
         stored: those of the run.
         said: what is wished otherwise.
-        place: the run folder.
-        override: whether what decides the numbers may be changed too.
+        place: the folder of a run or a comparison.
         registry: finds methods.
+        override: whether what decides the numbers may be changed too; None where nobody may.
 
     Raises:
         SettingsError: with every setting that was changed and may not be.
@@ -43,6 +45,8 @@ def changed_settings(stored: Settings, said: Mapping[str, Any], place: Path, ove
             f"'{place}' was begun otherwise: {told}. Nobody can change {' or '.join(fixed)} in a run that has begun: "
             "leave that out, or begin a new run."
         )
+    if changed and override is None:
+        raise SettingsError(f"'{place}' was begun otherwise: {told}. Leave that out: all of its lanes are trained alike.")
     if changed and not override:
         raise SettingsError(
             f"'{place}' was begun otherwise: {told}. Leave that out, or go on with the new values by adding --override "

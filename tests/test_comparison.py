@@ -148,6 +148,47 @@ def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after
     assert [[row[key] for key in keys] for row in board.rows] == [[row[key] for key in keys] for row in whole.rows]
 
 
+class Crash:
+    """Fails between the saves of two lanes, in the middle of an epoch."""
+
+    @hookimpl(trylast=True)
+    def kdengine_after_step(self, run, done):
+        if (run.settings.teacher, run.lane.name, len(run.lane.history), done) == ("resnet14", "st", 1, 2):
+            raise RuntimeError("a cable")
+
+
+def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    settings = {**FAST, "save_minutes": 1e-9, "teacher_train": {"epochs": 1}}
+
+    def comparison(folder, *observers):
+        return Comparison("resnet14", "resnet8", ["st", "rkd"], DATA, out=tmp_path / folder, observers=observers, **settings)
+
+    comparison("whole").fit()
+    with pytest.raises(RuntimeError, match="a cable"):
+        comparison("part", Crash()).fit()
+    lanes = {label: RunFolder(tmp_path / "part" / "trial-1" / label) for label in ("plain", "st", "rkd")}
+    assert [lane.load_state()["meter"]["steps"] for lane in lanes.values()] == [2, 2, 1]
+    Comparison.resume(tmp_path / "part").fit()
+    for label, lane in lanes.items():
+        whole = tmp_path / "whole" / "trial-1" / label
+        assert rows(lane.path) == rows(whole)
+        assert (lane.path / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
+    assert not (tmp_path / "part" / "state").exists()
+
+
+def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_nothing_else(tmp_path):
+    settings = {"data": "digits@train=64@test=64", "out": tmp_path / "part", **FAST, "teacher_train": {"epochs": 1}}
+    with pytest.raises(KeyboardInterrupt):
+        Comparison("resnet14", "resnet8", ["st"], observers=[Stop(2)], **settings).fit()
+    for override in (False, True):
+        with pytest.raises(SettingsError, match=r"train.lr is 0.02, got 0.5.* trained alike"):
+            Comparison.resume(tmp_path / "part", changes={"train": {"lr": 0.5}}, override=override)
+    changes = {"train": {"save_minutes": 3, "lr": 0.02}}
+    board = Comparison.resume(tmp_path / "part", changes=changes, at_once=1).fit()
+    assert [row["failure"] for row in board.rows] == ["", ""]
+
+
 class Company:
     """Which lanes step side by side."""
 

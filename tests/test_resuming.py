@@ -39,7 +39,7 @@ def stored():
 
 
 def wish(stored, override=False, **said):
-    return changed_settings(stored, said, "run", override, Registry())
+    return changed_settings(stored, said, "run", Registry(), override)
 
 
 def test_what_is_said_again_and_what_decides_no_number_may_be_said(stored):

@@ -37,7 +37,7 @@ set_option = click.option(
 
 trust_option = click.option("--trust", is_flag=True, help="Run the code of others that a folder or settings file names.")
 override_option = click.option(
-    "--override", is_flag=True, help="With --resume: go on even with other settings or data, or another teacher."
+    "--override", is_flag=True, help="With --resume: go on though settings, data or teacher are others."
 )
 
 
