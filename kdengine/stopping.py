@@ -37,7 +37,7 @@ class Stop:
             raise KeyboardInterrupt
         self.asked = True
         with suppress(RuntimeError):  # the signal may have come while something was being printed
-            log.info("Stopping after this step. Once more stops at once, and loses what came after the last save")
+            log.info("Stopping after this step; once more stops at once")
 
     def check(self) -> None:
         """Stop here if that was asked for.

@@ -65,10 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
-    except Stopped:  # the observers of the run have told
-        return INTERRUPTED
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("kdengine: interrupted", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        if not isinstance(error.__cause__, Stopped):  # otherwise the observers of the run have told
+            click.echo("kdengine: interrupted", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()

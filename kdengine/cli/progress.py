@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from kdengine.plugging.hookspecs import hookimpl
@@ -39,8 +40,7 @@ class ProgressBar:
             soft_wrap=True,
         )
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[last]}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar = Progress(*_columns(run), console=self.console, transient=True, expand=True)
             self._task = self._bar.add_task("", total=run.total_epochs, last="")
             self._bar.start()
 
@@ -56,7 +56,7 @@ class ProgressBar:
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
         """One line with the losses and the accuracy."""
         if self._bar is not None:
-            self._bar.update(self._task, last=_line(run, record))
+            self._bar.update(self._task, last=f"{_accuracy(record)}  {_terms(record)}".strip())
         else:
             self.console.print(f"  {_line(run, record)}", soft_wrap=True)
 
@@ -122,13 +122,28 @@ def _saved(run: Run, error: BaseException) -> str:
     return f"{len(run.lane.history)} finished epochs{within} are saved"
 
 
+def _columns(run: Run) -> Sequence[ProgressColumn]:
+    """Of the bar; on a narrow terminal it is the losses that are cut short."""
+    epochs = Column(no_wrap=True, min_width=len(f"epoch {run.total_epochs}/{run.total_epochs}"))
+    last = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    return (
+        TextColumn("{task.description}", table_column=epochs),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}", table_column=last),
+    )
+
+
+def _terms(record: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
+
+
 def _line(run: Run, record: Mapping[str, Any]) -> str:
     """What is worth knowing of an epoch."""
-    terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
     stage = "" if record["stage"] == "joint" else f" {record['stage']}"
     width = len(str(run.total_epochs))
     epoch = f"epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}"
-    return f"{epoch}{_accuracy(record)}  {terms}  {record['seconds']:.1f} s"
+    return f"{epoch}{_accuracy(record)}  {_terms(record)}  {record['seconds']:.1f} s"
 
 
 def _accuracy(record: Mapping[str, Any]) -> str:

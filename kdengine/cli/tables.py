@@ -20,7 +20,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     table = Table(title=title or None, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         numeric = all(_is_number(row[number]) for row in rows)
-        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
+        words = max((len(word) for word in column.split()), default=0)  # a heading is broken between words only
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold", min_width=words)
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console(highlight=False)

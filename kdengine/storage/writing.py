@@ -80,7 +80,10 @@ def replacing(final: Path) -> Iterator[Path]:
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.writing")
     try:
+        temporary.touch()
+        readers = temporary.stat().st_mode  # some libraries write files that nobody else may read
         yield temporary
+        temporary.chmod(readers)
         _flush(temporary)
         os.replace(temporary, final)
         _flush(final.parent)

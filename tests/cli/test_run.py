@@ -152,6 +152,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_can(number, process, small, kd
     said = process("run", *arguments, *more, interrupt_at="epoch  2/40  test", signal_to_send=number)
     assert said.code == 130
     assert "Traceback" not in said.err
+    assert "kdengine: interrupted" not in said.err
     assert "Stopping after this step" in " ".join(said.err.split())
     assert f"To go on: kdengine run --resume {out}" in said.err
     assert not (out / "result.json").exists()

@@ -63,6 +63,13 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
         write_text(tmp_path / "nowhere" / "file", "x")
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_who_may_read_new_files_of_the_user_may_read_these(kind, tmp_path):
+    (tmp_path / "ordinary").touch()
+    WRITERS[kind](tmp_path / "file", 3)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
 def test_tensors_that_share_memory_are_written_out_each(tmp_path):
     weight = torch.arange(6.0).view(2, 3)
     write_tensors(tmp_path / "file", {"a": weight, "b": weight, "turned": weight.T})
