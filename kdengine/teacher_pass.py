@@ -16,7 +16,7 @@ from kdengine.taps.anatomy import Site
 
 __all__ = ["TeacherPass"]
 
-FROZEN = "A teacher is frozen: no method may train it, or write into what belongs to it."
+FROZEN = "A teacher is frozen: no method may train it, take it out of eval(), or write into what belongs to it."
 
 
 class TeacherPass:
@@ -31,6 +31,7 @@ class TeacherPass:
         self.model = runtime.place(model.eval())
         self.runtime = runtime
         self._logits_wanted = False
+        self._modules = list(self.model.modules())
         self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
         self._written: list[int] | None = None
         self._fingerprint = ""
@@ -61,11 +62,11 @@ class TeacherPass:
         Raises:
             TrainingError: a part of it is in training mode.
         """
-        if any(module.training for module in self.model.modules()):
-            raise TrainingError("The teacher was put into training mode during the run. It must stay in eval().")
+        if self._in_training:
+            raise TrainingError(f"The teacher was put into training mode. {FROZEN}")
 
     def check_untouched(self, lane: str) -> None:
-        """Refuse a step that wrote into the weights or buffers; takes microseconds.
+        """Refuse a step that wrote into the weights or buffers, or left ``eval()``; takes microseconds.
 
         Args:
             lane: whose step it was.
@@ -73,6 +74,8 @@ class TeacherPass:
         Raises:
             TrainingError: it did, as far as PyTorch counts what is written.
         """
+        if self._in_training:
+            raise TrainingError(f"{lane}: a step put the teacher into training mode. {FROZEN}")
         if self._written not in (None, self._now()):
             raise TrainingError(f"{lane}: a step changed the teacher's weights or buffers. {FROZEN}")
 
@@ -84,6 +87,11 @@ class TeacherPass:
         """
         if self._written is not None and fingerprint(self.model) != self._fingerprint:
             raise TrainingError(f"The teacher's weights or buffers are no longer those that the run began with. {FROZEN}")
+
+    @property
+    def _in_training(self) -> bool:
+        """Whether any part of it is in training mode."""
+        return any(module.training for module in self._modules)
 
     def _now(self) -> list[int]:
         """How often each of the weights and buffers has been written to."""

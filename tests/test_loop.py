@@ -235,8 +235,8 @@ def test_a_teacher_that_was_put_into_training_mode_is_an_error():
     room = Room(epochs=1)
     meddling = Meddling()
     meddling.teacher = lambda: room.teacher.module
-    with pytest.raises(TrainingError, match=r"eval\(\)"):
-        room.teach(room.lane("meddling", [meddling]))
+    with pytest.raises(TrainingError, match=r"^meddling: a step put the teacher into training mode.*eval\(\)"):
+        room.teach(room.lane("honest", [Honest()]), room.lane("meddling", [meddling]))
 
 
 class Long(Distiller):
