@@ -128,8 +128,11 @@ def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Re
         teacher: what the result says of the teacher.
     """
     results = train_all([run], source, teacher)
-    if run.lane.failure is not None:
-        raise run.lane.failure
+    failure = run.lane.failure
+    if failure is not None:
+        if run.lane.history:
+            failure.add_note(f"{_kept(run)} To go on otherwise: {run.again} --override -o NAME=VALUE")
+        raise failure
     return results[run.lane.name]
 
 
@@ -164,9 +167,10 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
                     raise
                 raise Stopped from error  # who asked this process to stop has ended those that read its data
     except BaseException as error:
-        for run in runs:
-            if run.lane.name not in results and run.lane.failure is None:
-                _tell(run, error)
+        unfinished = [run for run in runs if run.lane.name not in results and run.lane.failure is None]
+        others = [another for run in unfinished if (another := _tell(run, error)) is not None]
+        if others and isinstance(error, Stopped):
+            raise others[0] from error  # what was to be saved is not
         raise
     finally:
         for run in runs:
@@ -175,11 +179,18 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
     return results
 
 
-def _tell(run: Run, error: BaseException) -> None:
-    """Tell the observers of a run why it ends; what fails in that must not hide the reason."""
+def _tell(run: Run, error: BaseException) -> Exception | None:
+    """Tell the observers of a run why it ends; what fails in that must not hide the reason, and is returned."""
+    failed = None
     try:
         run.hook.kdengine_on_error(run=run, error=error)
     except Exception as another:
         error.add_note(f"and then: {type(another).__name__}: {another}")
+        failed = another
     if isinstance(error, Exception) and run.lane.history and run.folder.result() is None:
-        error.add_note(f"{len(run.lane.history)} finished epochs are saved. To go on: {run.again}")
+        error.add_note(f"{_kept(run)} To go on: {run.again}")
+    return failed
+
+
+def _kept(run: Run) -> str:
+    return f"{len(run.lane.history)} finished epochs are saved."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ class Turning(Distiller):
 
 
 def test_a_loss_that_turns_into_no_number_keeps_every_epoch_before(tmp_path):
-    with pytest.raises(TrainingError, match=r"turning, epoch 4, step 1: .*turning.worm = nan"):
+    with pytest.raises(TrainingError, match=r"turning, epoch 4, step 1: .*turning.worm = nan") as caught:
         Engine(
             torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)),
             "resnet8",
@@ -96,6 +97,7 @@ def test_a_loss_that_turns_into_no_number_keeps_every_epoch_before(tmp_path):
             **{**FAST, "epochs": 5},
         ).fit()
     place = RunFolder(tmp_path / "run")
+    assert "3 finished epochs are saved. To go on otherwise: kdengine run --resume" in caught.value.__notes__[-1]
     assert [row["epoch"] for row in place.metrics()] == [1, 2, 3]
     assert "turning.worm" in place.failure()
     assert len(place.load_state()["history"]) == 3
@@ -146,3 +148,19 @@ def test_a_run_that_ends_by_an_error_can_be_tried_again_in_its_folder(tmp_path, 
         engine(tmp_path / "run", observers=[Failing()]).fit()
     Engine.resume(tmp_path / "run").fit()
     assert numbers(tmp_path / "run") == numbers(undisturbed)
+
+
+def test_a_stop_that_cannot_be_saved_says_so(tmp_path, monkeypatch, unheard_signals):
+    class Full:
+        @hookimpl
+        def kdengine_after_step(self, run):
+            if len(run.lane.history) == 1:
+                monkeypatch.setattr("kdengine.storage.writing.os.replace", self.fail)
+                signal.raise_signal(signal.SIGTERM)
+
+        def fail(self, *_):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"lane.pt' cannot be written: No space left"):
+        engine(tmp_path / "run", observers=[Full()]).fit()
+    assert len(RunFolder(tmp_path / "run").load_state()["history"]) == 1
