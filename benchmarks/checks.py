@@ -17,7 +17,7 @@ import kdzoo  # makes timm know the small networks
 import timm
 import torch
 
-import kdengine.lanes.lane
+import kdengine.lanes.updater
 from kdengine import Data, Engine, Split
 from kdengine.data.audit import AuditedBatches
 from kdengine.runtime import Runtime
@@ -29,7 +29,7 @@ CHECKS = {
     "teacher in eval(), each pass": (TeacherPass, "check_mode"),
     "teacher not written to, each step": (TeacherPass, "check_untouched"),
     "teacher unchanged bit for bit, each epoch": (TeacherPass, "check_unchanged"),
-    "gradients finite, each step": (kdengine.lanes.lane, "norm_of_gradients"),
+    "gradients finite, each step": (kdengine.lanes.updater, "norm_of_gradients"),
     "every image once, each epoch": (AuditedBatches, "check"),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ ADVICE = (
 )
 
 
-def norm_of_gradients(parameters: Sequence[nn.Parameter]) -> Tensor:
+def norm_of_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The norm of all gradients together, []; not finite if any of them is not."""
     return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 

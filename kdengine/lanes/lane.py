@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from kdengine.data.batches import Batch
 from kdengine.errors import TrainingError
-from kdengine.lanes.balance import backward_clipped, clip_share
-from kdengine.lanes.finite import ADVICE, gradient_fault, loss_fault, norm_of_gradients
+from kdengine.lanes.finite import ADVICE, gradient_fault, loss_fault
 from kdengine.lanes.lane_module import LaneModule, Phase, Progress
 from kdengine.lanes.link import Lesson, Link
 from kdengine.lanes.meter import Meter
-from kdengine.lanes.optim import make_optimizer, make_schedule
 from kdengine.lanes.scores import is_best, score
+from kdengine.lanes.updater import Updater
 from kdengine.runtime import Randomness, Runtime
 from kdengine.settings import TrainSettings
 from kdengine.step import JOINT
@@ -147,12 +144,10 @@ class Lane:
         """
         start = time.perf_counter()
         self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
-        if self._schedule is not None:
-            self._schedule.step_update(self._updates())
         drawn_before = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
-            sound = self._update(terms)
+            sound = self._updater.update(self._checked(terms), self._updates(), self._phase_epoch)
         if not sound:
             self._refuse(terms, batch, teacher, drawn_before)
         self.meter.note(batch, terms, logits)
@@ -172,7 +167,7 @@ class Lane:
             **self._place(),
             "stage": self.phase.stage.name,
             "stage_epoch": self._phase_epoch + 1,
-            "lr": self._optimizer.param_groups[0]["lr"],
+            "lr": self._updater.lr,
             **self.meter.row(self.runtime.total, with_accuracy=self.phase.stage.task),
             **accuracy,
         }
@@ -223,7 +218,7 @@ class Lane:
         """Everything needed to go on after the last step: tensors and plain data."""
         return {
             "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._updater.state_dict(),
             "random": self.randomness.state,
             "history": self.history,
             "best_weights": self.best_weights,
@@ -239,7 +234,7 @@ class Lane:
             self._enter_next_phase()
         for link, weights in zip(self.links, state["modules"], strict=False):
             link.module.load_state_dict(weights)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._updater.load_state_dict(state["optimizer"])
         self.randomness.state = [tensor.cpu() for tensor in state["random"]]
         self.history = list(state["history"])
         self.best_weights = dict(state["best_weights"])
@@ -257,12 +252,8 @@ class Lane:
             self._enter_link(link)
         self.module.phase = phase
         if moved or self.settings.reset_optimizer:
-            bare = make_optimizer(self._parameters(), self.settings)
-            self._optimizer = self.runtime.setup_optimizer(bare)
-            self._bare_optimizer = bare
-        updates = phase.epochs * self.steps
-        joint = phase.stage.name == JOINT
-        self._schedule = make_schedule(self._bare_optimizer, self.settings, updates, self.steps) if joint else None
+            self._updater = Updater(self.module, self.settings, self.runtime)
+        self._updater.begin_stage(phase.epochs * self.steps if phase.stage.name == JOINT else None, self.steps)
 
     def _enter_link(self, number: int) -> None:
         """Begin to teach a network; the one taught before it becomes its teacher."""
@@ -277,38 +268,15 @@ class Lane:
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-
     def _updates(self) -> int:
         return self._phase_epoch * self.steps + self.steps_done
 
-    def _update(self, terms: Mapping[str, Tensor]) -> bool:
-        """Change the weights, unless the terms or their gradients are not finite; whether that was done."""
-        if not terms:
-            raise TrainingError(
-                f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
-            )
-        total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        self._optimizer.zero_grad()
-        self._backward(terms, total)
-        parameters = self._parameters()
-        norm = norm_of_gradients(parameters)
-        if not math.isfinite(self.runtime.total(total.detach() + norm)):
-            return False
-        if self.settings.clip_grad is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip_grad, norm)
-        self._optimizer.step()
-        return True
-
-    def _backward(self, terms: Mapping[str, Tensor], total: Tensor) -> None:
-        clipped = [value for name, value in terms.items() if self.module.clips(name)]
-        if not clipped or len(clipped) == len(terms):
-            self.runtime.backward(total)
-            return
-        free = [value for name, value in terms.items() if not self.module.clips(name)]
-        sums = torch.stack(free).sum(), torch.stack(clipped).sum()
-        backward_clipped(self.runtime.backward, *sums, self._parameters(), clip_share(self._phase_epoch))
+    def _checked(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if terms:
+            return terms
+        raise TrainingError(
+            f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
+        )
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: list[Tensor]) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
@@ -325,5 +293,4 @@ class Lane:
     def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
         with self.randomness.active():
             terms, _ = self._wrapped(batch.x, batch.y, batch.index, teacher)
-        learning = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-        return gradient_fault(where, terms, learning)
+        return gradient_fault(where, terms, self._updater.parameters)
