@@ -60,7 +60,7 @@ def main() -> None:
     engines = parser.parse_args().engines
     machine = Runtime("cpu", "fp32").describe()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("kdengine", "torch", "timm"))
-    print(f"{machine['device_name']}, {os.cpu_count()} cores, {machine['threads']} threads of torch, {machine['precision']}")
+    print(f"{machine['device_name']}, {os.cpu_count()} cores, threads of torch: {machine['threads']}, {machine['precision']}")
     print(f"Python {platform.python_version()}, {versions}")
     print(f"`python benchmarks/isolation.py --engines {engines}`\n")
     print("| engines | live modules | live tensors | memory, MiB |\n|--:|--:|--:|--:|")

@@ -6,7 +6,6 @@ Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,8 +19,9 @@ from kdengine.data.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
 from kdengine.entries import Entry, entries_of, name_of, with_plain
-from kdengine.errors import KDError, ModelError, SettingsError
+from kdengine.errors import ModelError, SettingsError, StorageError
 from kdengine.memory import CROWDED, bytes_of, free_bytes
+from kdengine.plugging.discovery import cause
 from kdengine.plugging.registry import Registry
 from kdengine.plugging.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
@@ -133,21 +133,26 @@ class Comparison:
             **tools: as :meth:`Engine.of` takes them.
 
         Raises:
-            SettingsError: no comparison lies in the folder, its methods were objects, or it may not go on like that.
+            SettingsError: no comparison lies in the folder, or it may not go on like that.
+            StorageError: what lies there is damaged.
+            PluginError: a method came as an object of a class that no plugin offers.
         """
         file = Path(folder) / NOTE
         if not file.is_file():
             raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
         note = read_json(file)
-        entries = [Entry(**entry) for entry in note.pop("entries")]
-        stored = Settings.checked(note.pop("settings"))
+        try:
+            entries = [Entry(**entry) for entry in note.pop("entries")]
+            stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"'{file}' is not what a comparison notes: {cause(error)}.") from error
         check_trusted({"settings": stored.model_dump(), "entries": [vars(entry) for entry in entries]}, file, trust)
         for entry in entries:
             check_trusted({"methods": entry.plugins}, file, trust)
         registry = tools.setdefault("registry", Registry())
         settings = changed_settings(stored, changes, Path(folder), registry) if changes else stored
-        at_once = at_once or note.pop("at_once", None)
-        made = cls.of(settings, entries, note.pop("trials"), folder, at_once, note, **tools)
+        before = note.pop("at_once", None)
+        made = cls.of(settings, entries, trials, folder, at_once or before, note, **tools)
         made._resumed, made._override = True, override
         return made
 
@@ -160,11 +165,12 @@ class Comparison:
         """
         self._check()
         room = self._engine.room(train_loader, val_loader)
-        self._begin(room.runtime)
         try:
+            self._begin(room.runtime)
             self._train(room)
         finally:
-            self._free()
+            if self._lock is not None:
+                self._lock.free()
         room.runtime.same(None)  # every process waits until the first one has written everything
         return Leaderboard.of([self.folder])
 
@@ -179,11 +185,15 @@ class Comparison:
                 if facts is None or (needed and not taught):
                     facts = room.ready_teacher(needed, partial(self._engine.train_teacher, room.source.data))
                     taught = needed
-                try:
-                    train_all([self._prepared(run, trial_room, facts) for run in lanes], trial_room.source, facts)
-                finally:
-                    for run in lanes:
-                        run.folder.free()
+                self._train_pass(lanes, trial_room, facts)
+
+    def _train_pass(self, lanes: Sequence[Run], room: Room, facts: Mapping[str, Any] | None) -> None:
+        """Lanes side by side; afterwards nothing here keeps them alive."""
+        try:
+            train_all([self._prepared(run, room, facts) for run in lanes], room.source, facts)
+        finally:
+            for run in lanes:
+                run.folder.free()
 
     def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
@@ -220,7 +230,7 @@ class Comparison:
         if not runtime.is_main:
             return
         settings = self._engine.settings
-        entries = [{**vars(entry), "plugins": [name_of(plugin) for plugin in entry.plugins]} for entry in self.entries]
+        entries = [self._noted(entry) for entry in self.entries]
         shape = {"trials": self.trials, "at_once": self.at_once}
         note = {"entries": entries, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
         self._lock = FolderLock(self.folder)
@@ -228,27 +238,34 @@ class Comparison:
         remove_leftovers(self.folder)
         write_json(self.folder / NOTE, {**note, **self._note})
 
-    def _free(self) -> None:
-        """Let others into the folder."""
-        if self._lock is not None and self._lock.held:
-            self._lock.free()
-            shutil.rmtree(self.folder / "state", ignore_errors=True)
+    def _noted(self, entry: Entry) -> dict[str, Any]:
+        """An entry as plain data; methods that came as objects are named, with all of their options."""
+        noted = {**vars(entry), "plugins": [name_of(plugin) for plugin in entry.plugins]}
+        objects = [plugin for plugin in entry.plugins if isinstance(plugin, Distiller)]
+        options = {plugin.name: plugin.options.model_dump(mode="json", exclude_none=True) for plugin in objects}
+        return {**noted, "options": merge(entry.options, options)} if options else noted
 
     def _passes(self, room: Room, folder: Path) -> Iterator[list[Run]]:
         """The runs of a trial that are not at their end yet, as many together as there is room for.
 
         A pass is put together when the one before it is over.
         """
-        waiting = [entry for entry in self.entries if not RunFolder(folder / entry.label).ended]
+        ended = room.runtime.same([RunFolder(folder / entry.label).ended for entry in self.entries])
+        waiting = [entry for entry, over in zip(self.entries, ended, strict=True) if not over]
         while waiting:
-            space = CROWDED * free_bytes(room.runtime.device)
-            runs: list[Run] = []
-            while waiting and not self._is_full(runs, space, room.runtime):
-                run = self._made(waiting.pop(0), room, folder)
-                runs += [] if run is None else [run]
+            runs = self._next_pass(waiting, room, folder)
             if runs:
                 yield runs
             runs.clear()  # their memory is free for the next pass
+
+    def _next_pass(self, waiting: list[Entry], room: Room, folder: Path) -> list[Run]:
+        """As many of the waiting entries as there is room for, which then wait no more."""
+        space = CROWDED * free_bytes(room.runtime.device)
+        runs: list[Run] = []
+        while waiting and not self._is_full(runs, space, room.runtime):
+            run = self._made(waiting.pop(0), room, folder)
+            runs += [] if run is None else [run]
+        return runs
 
     def _is_full(self, runs: Sequence[Run], space: float, runtime: Runtime) -> bool:
         """Whether no further lane is to join a pass; the same in every process."""
@@ -263,15 +280,15 @@ class Comparison:
         distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), settings.options, room.registry)
         try:
             lane = replace(room, settings=settings).lane(entry.label, room.twin(), distillers)
-        except KDError as error:
+        except Exception as error:  # a method may fail in any way; the others go on
             if room.runtime.is_main:
                 place.begin(settings, {**room.runtime.describe(), "data": room.source.describe()}, fresh=False)
-                place.write_json("failed.json", {"error": str(error), "epoch": 0})
+                place.write_json("failed.json", {"error": cause(error), "epoch": 0})
                 place.free()
             return None
         settings = resolved(settings, distillers, own_loaders=room.source.data is None)
         hook = self._engine.hooks(place, room.runtime)
-        advice = f"kdengine compare --resume {self.folder}"
+        advice = f"kdengine {'sweep' if 'axes' in self._note else 'compare'} --resume {self.folder}"
         return Run(settings, lane, room.source.data, room.runtime, place, hook, advice)
 
     def _settings_of(self, entry: Entry, settings: Settings) -> Settings:
@@ -290,5 +307,6 @@ class Comparison:
         if teacher and "folder" in teacher and run.lane.needs_teacher:
             weights = str(Path(teacher["folder"]) / "student.safetensors")
             run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
-        run.prepare(room.source, teacher, (run.folder.path / "run.toml").exists(), self._override)
+        begun = bool(room.runtime.same((run.folder.path / "run.toml").exists()))
+        run.prepare(room.source, teacher, begun, self._override)
         return run

@@ -15,7 +15,7 @@ from torch import nn
 
 from kdengine.data.dataset import Data
 from kdengine.data.loading import load_data, ready
-from kdengine.data.source import LOADERS, Source
+from kdengine.data.source import Source
 from kdengine.distiller import Distiller
 from kdengine.errors import ModelError, SettingsError
 from kdengine.lanes.optim import check_optimizer
@@ -28,7 +28,7 @@ from kdengine.resuming import changed_settings
 from kdengine.room import Room, check_networks
 from kdengine.run import Run, train_one
 from kdengine.runtime import Runtime, is_first_process
-from kdengine.settings import Settings, merge
+from kdengine.settings import LOADERS, Settings, merge
 from kdengine.specs import Spec
 from kdengine.storage.runfolder import RunFolder
 from kdengine.trust import check_trusted
@@ -57,6 +57,7 @@ class Engine:
         student_input: the same of the student.
         options: method -> its options, for methods named by text.
         recipe: name of a recipe, or a TOML file of settings; what is said here goes before what it says.
+        trust: run the code of others that a file given as recipe names: ``python:`` specs and plugin files.
         registry: finds plugins; a new one by default.
         observers: objects with ``kdengine_...`` hooks.
         **train: any of the ``train`` settings, such as ``lr=0.05``.
@@ -81,6 +82,7 @@ class Engine:
         student_input: Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         recipe: str | Path | None = None,
+        trust: bool = False,
         registry: Registry | None = None,
         observers: Iterable[object] = (),
         **train: Any,
@@ -103,7 +105,7 @@ class Engine:
             "train": {**train, **({} if epochs is None else {"epochs": epochs})},
         }
         said = {key: value for key, value in said.items() if value not in (None, [])}
-        base = {} if recipe is None else recipe_values(str(recipe), chosen, self.registry)
+        base = {} if recipe is None else recipe_values(str(recipe), chosen, self.registry, trust)
         self.settings = checked_settings(merge(base, said), chosen, self.registry)
         self._out = None if out is None else Path(out)
         self._observers = list(observers)
@@ -149,6 +151,8 @@ class Engine:
         registry: Registry | None = None,
         observers: Iterable[object] = (),
         *,
+        teacher: nn.Module | None = None,
+        student: nn.Module | None = None,
         changes: Mapping[str, Any] | None = None,
         override: bool = False,
         trust: bool = False,
@@ -159,6 +163,8 @@ class Engine:
             folder: the run folder.
             registry: as for :class:`Engine`.
             observers: as for :class:`Engine`.
+            teacher: the module that was the teacher, where that was no name.
+            student: the module that was the student, where that was no name.
             changes: settings to go on with otherwise, such as ``{"train": {"workers": 8}}``.
             override: allow changes that decide the numbers, another precision, other data or another teacher.
             trust: run the code of others that the folder names: ``python:`` specs and plugin files.
@@ -172,8 +178,10 @@ class Engine:
             raise SettingsError(f"The run in '{folder}' is finished: 'kdengine evaluate {folder}' measures it again.")
         check_trusted(stored.model_dump(), place.path / "run.toml", trust)
         registry = registry or Registry()
-        settings = changed_settings(stored, changes, place.path, registry, override) if changes else stored
+        settings = changed_settings(_with_its_teacher(stored), changes, place.path, registry, override) if changes else stored
         engine = cls.of(settings, folder, registry, observers)
+        modules = {"teacher": teacher, "student": student}
+        engine._given = {role: module for role, module in modules.items() if module is not None}
         engine._resumed, engine._override = True, override
         return engine
 
@@ -264,6 +272,13 @@ class Engine:
         engine._again = "the same command: the teacher's training goes on where it stopped"
         engine._alone = True  # the other processes wait for it
         engine.fit()
+
+
+def _with_its_teacher(settings: Settings) -> Settings:
+    """The same settings, in which the teacher's own training no longer follows the student's."""
+    if settings.teacher is None:
+        return settings
+    return settings.model_copy(update={"teacher_train": settings.teacher_training.model_dump(mode="json", exclude_none=True)})
 
 
 def _name(network: str | nn.Module | None) -> str | None:

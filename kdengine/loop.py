@@ -41,26 +41,32 @@ def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None], stop
         TrainingError: the teacher is no longer what it was.
     """
     unfinished = list(runs)
-    while unfinished:
-        ended = [run for run in unfinished if run.lane.finished]
-        for run in ended:
+
+    def let_go() -> None:
+        """Finish what is at its end or has failed, at once."""
+        for run in [run for run in unfinished if run.lane.finished]:
+            unfinished.remove(run)
             finish(run)
-        unfinished = [run for run in unfinished if run not in ended]
-        epoch = min((len(run.lane.history) for run in unfinished), default=0)
-        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch, stop)
+
+    let_go()
+    while unfinished:
+        epoch = min(len(run.lane.history) for run in unfinished)
+        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch, stop, let_go)
+        let_go()
 
 
-def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop) -> None:
+def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop, let_go: Callable[[], None]) -> None:
     """One epoch of all lanes, or what is left of it, each batch shown to every teacher once."""
     for run in runs:
         run.lane.begin_epoch()
-    start = min((run.lane.steps_done for run in runs), default=0)
-    for done, batch in enumerate(source.train.epoch(epoch, start) if runs else (), start + 1):
+    start = min(run.lane.steps_done for run in runs)
+    for done, batch in enumerate(source.train.epoch(epoch, start), start + 1):
         now = [run for run in runs if run.lane.steps_done == done - 1 and run.lane.failure is None]
         _all_step([run.lane for run in now], Batch(runs[0].runtime.layout(batch.x), batch.y, batch.index))
+        let_go()
         if all(run.lane.failure for run in runs):
             return  # nobody is left to learn from the rest of the epoch
-        for run in now:
+        for run in [run for run in now if run.lane.failure is None]:
             run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
         stop.check()
     going_on = [run for run in runs if run.lane.failure is None]

@@ -9,14 +9,12 @@ from typing import Any
 from kdengine.errors import SettingsError
 from kdengine.plugging.registry import Registry
 from kdengine.plugging.selection import checked_settings
-from kdengine.settings import Settings, flat, merge
+from kdengine.settings import NEUTRAL, Settings, flat, merge
 
-__all__ = ["NEUTRAL", "changed_settings"]
+__all__ = ["changed_settings"]
 
 FIXED = ("student", "teacher", "methods", "seed", "student_input")
 """Settings without which the saved state is that of another run."""
-NEUTRAL = ("train.device", "train.workers", "train.save_minutes")
-"""Settings that do not decide what is learnt."""
 
 
 def changed_settings(

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from kdengine.data.dataset import Data
 from kdengine.data.source import Source
 from kdengine.errors import DataError, SettingsError
 from kdengine.lanes.lane import Lane
 from kdengine.loop import fit
+from kdengine.plugging.discovery import cause
 from kdengine.result import Result
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["Run", "train_all", "train_one"]
+
+OF_BATCHES = ("batch_size", "validation", "augment")
+"""Train settings that decide which images are in a batch."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,12 @@ class Run:
     @property
     def again(self) -> str:
         """What to do to go on after an interruption."""
+        if self.advice and not self.advice.startswith("kdengine "):
+            return self.advice
+        given = [role for role in ("teacher", "student") if str(getattr(self.settings, role)).startswith("module:")]
+        if given and not self.advice:
+            modules = ", ".join(f"{role}=..." for role in given)
+            return f'Engine.resume("{self.folder.path}", {modules}).fit() with the same modules as before'
         trust = " --trust" if names_code(self.settings.model_dump()) else ""
         return (self.advice or f"kdengine run --resume {self.folder.path}") + trust
 
@@ -98,24 +110,43 @@ class Run:
         if resumed:
             if self.runtime.is_main:
                 folder.take()
+            if folder.result() is not None:
+                raise SettingsError(f"The run in '{folder.path}' was finished by another process meanwhile.")
             state = folder.load_state()
         if state:
-            check_same(folder.manifest(), facts, folder.path, override)
+            before = folder.manifest()
+            check_same(before, facts, folder.path, override)
+            self._check_place(state)
             self._return_to(state)
         if self.runtime.is_main:
             if state:
+                if override:
+                    folder.write_json("manifest.json", {**before, **facts, "overridden_after_epochs": len(state["history"])})
                 folder.write_settings(self.settings)
             else:
                 folder.begin(self.settings, facts, fresh=not resumed)
             folder.forget_failure()
 
+    def _check_place(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on within an epoch whose batches would now be other ones."""
+        old, new = self.folder.settings(), self.settings
+        names = [name for name in OF_BATCHES if getattr(old.train, name) != getattr(new.train, name)]
+        names += ["data"] if old.data != new.data else []
+        if names and state["meter"]["steps"]:
+            raise SettingsError(
+                f"'{self.folder.path}' was stopped within an epoch, in which {' and '.join(names)} cannot be changed: the "
+                "rest of its batches would be other ones. Leave that out."
+            )
+
     def _return_to(self, state: Mapping[str, Any]) -> None:
         try:
             self.lane.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SettingsError(
-                f"The state saved in '{self.folder.path}' does not fit its run: {str(error).strip().splitlines()[0]} "
-                "It is that of another version or of other methods. Begin a new run."
+                f"The state saved in '{self.folder.path}' does not fit its run ({cause(error)}): it is that of another version "
+                "or of other methods. Begin a new run."
             ) from error
 
 
@@ -131,7 +162,8 @@ def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Re
     failure = run.lane.failure
     if failure is not None:
         if run.lane.history:
-            failure.add_note(f"{_kept(run)} To go on otherwise: {run.again} --override -o NAME=VALUE")
+            changed = " --override -o NAME=VALUE" if run.again.startswith("kdengine ") else ""
+            failure.add_note(f"{_kept(run)} To go on otherwise: {run.again}{changed}")
         raise failure
     return results[run.lane.name]
 
@@ -149,15 +181,21 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
     def finish(run: Run) -> None:
         """Write a run's result as soon as there is one."""
         run.lane.retire()
-        if run.lane.failure is not None:
-            run.hook.kdengine_on_error(run=run, error=run.lane.failure)
+        result = None
+        if run.lane.failure is None:
+            try:
+                result = Result.of(run, teacher if run.settings.teacher else None, source.describe())
+            except Exception as error:  # a method may fail in making the network to ship
+                run.lane.fail(error)
+        if result is None:
+            assert run.lane.failure is not None
+            _tell(run, run.lane.failure)
             return
-        result = Result.of(run, teacher if run.settings.teacher else None, source.describe())
         run.hook.kdengine_after_fit(run=run, result=result)
         results[run.lane.name] = result
 
     try:
-        with listening() as stop:
+        with listening(runs[0].runtime.processes if runs else 1) as stop:
             for run in runs:
                 run.hook.kdengine_before_fit(run=run)
             try:
@@ -187,8 +225,10 @@ def _tell(run: Run, error: BaseException) -> Exception | None:
     except Exception as another:
         error.add_note(f"and then: {type(another).__name__}: {another}")
         failed = another
-    if isinstance(error, Exception) and run.lane.history and run.folder.result() is None:
-        error.add_note(f"{_kept(run)} To go on: {run.again}")
+    if isinstance(error, Exception) and run.lane.failure is None and run.lane.history and not run.folder.is_finished:
+        note = f"{_kept(run)} To go on: {run.again}"
+        if note not in getattr(error, "__notes__", ()):  # lanes side by side say the same
+            error.add_note(note)
     return failed
 
 

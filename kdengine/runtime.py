@@ -83,7 +83,8 @@ class Runtime:
         """The sum of a number over all processes."""
         if self.processes == 1:
             return float(value)
-        summed = self.fabric.all_reduce(torch.as_tensor(float(value), device=self.device), reduce_op="sum")
+        own = torch.as_tensor(value, device=self.device).detach().float().clone()
+        summed = self.fabric.all_reduce(own, reduce_op="sum")
         assert isinstance(summed, Tensor)
         return float(summed)
 
@@ -184,6 +185,10 @@ class Randomness:
                 yield
             finally:
                 self.state = self._now()
+
+    def take_over(self, states: list[Tensor]) -> None:
+        """Go on from saved states; a generator that did not exist then goes on from its own."""
+        self.state = [*states, *self.state[len(states) :]][: len(self.state)]
 
     def _now(self) -> list[Tensor]:
         states = [torch.get_rng_state()]

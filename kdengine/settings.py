@@ -15,7 +15,9 @@ from kdengine.errors import SettingsError, did_you_mean
 from kdengine.faults import SAID, faults_in, shown
 
 __all__ = [
+    "LOADERS",
     "MANY",
+    "NEUTRAL",
     "InputSettings",
     "Names",
     "Settings",
@@ -28,6 +30,12 @@ __all__ = [
     "read_toml",
     "split_names",
 ]
+
+
+LOADERS = "loaders"
+"""What settings call data that came as loaders of the user's own."""
+NEUTRAL = ("train.device", "train.workers", "train.save_minutes")
+"""Settings that do not decide what is learnt."""
 
 
 class Strict(BaseModel):

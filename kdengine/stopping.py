@@ -50,10 +50,14 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
-    """Listen to Ctrl-C and SIGTERM inside, where nobody else does; only a program's main thread can."""
+def listening(processes: int = 1) -> Iterator[Stop]:
+    """Listen to Ctrl-C and SIGTERM inside, where nobody else does; only a program's main thread can.
+
+    Args:
+        processes: that train together; of several, each would stop at another step, so none of them listens.
+    """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    if processes > 1 or threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}

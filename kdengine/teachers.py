@@ -22,12 +22,14 @@ from kdengine.data.dataset import Data
 from kdengine.errors import StorageError
 from kdengine.networks.inputs import InputFit
 from kdengine.networks.weights import load_weights
-from kdengine.settings import Settings
+from kdengine.settings import NEUTRAL, Settings
 from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["CachedTeacher"]
 
 log = logging.getLogger(__name__)
+OTHERWISE = {name.removeprefix("train.") for name in NEUTRAL} | {"precision"}
+"""Train settings that make no other teacher; what the precision came to is a part of the key of its own."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class CachedTeacher:
             "network": self.settings.student,
             "seed": self.settings.seed,
             "precision": self.precision,
-            "train": self.settings.train.model_dump(mode="json", exclude={"device", "workers", "precision", "save_minutes"}),
+            "train": self.settings.train.model_dump(mode="json", exclude=OTHERWISE),
             **({"input": self.fit.wanted.describe()} if self.fit.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

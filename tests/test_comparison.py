@@ -189,6 +189,52 @@ def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_not
     assert [row["failure"] for row in board.rows] == ["", ""]
 
 
+def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path):
+    from kdplugin_rkd import RKD
+
+    settings = {"data": "digits@train=128@test=64", **FAST, "teacher_train": {"epochs": 1}}
+
+    def comparison(folder, *observers):
+        methods = {"hard": [RKD(angle=0.0, distance=7.0)]}
+        return Comparison("resnet14", "resnet8", methods, out=tmp_path / folder, observers=observers, **settings)
+
+    comparison("whole").fit()
+    with pytest.raises(KeyboardInterrupt):
+        comparison("part", Stop(3)).fit()
+    Comparison.resume(tmp_path / "part").fit()
+    hard = [tmp_path / folder / "trial-1" / "hard" for folder in ("whole", "part")]
+    assert rows(hard[0]) == rows(hard[1])
+    assert RunFolder(hard[1]).settings().options["rkd"]["distance"] == 7.0
+
+
+def test_a_method_that_fails_while_it_is_built_or_shipped_is_a_row_too(tmp_path):
+    class Unbuilt(Distiller):
+        name = "unbuilt"
+
+        def build(self, pair):
+            raise ZeroDivisionError("no plan")
+
+        def forward(self, step):
+            return {"loss": step.student.logits.mean()}
+
+    class Unshipped(Distiller):
+        name = "unshipped"
+
+        def deploy(self, student):
+            raise ZeroDivisionError("no ship")
+
+        def forward(self, step):
+            return {"loss": step.student.logits.square().mean()}
+
+    methods = {"unbuilt": [Unbuilt()], "unshipped": [Unshipped()]}
+    settings = {**FAST, "epochs": 1, "out": tmp_path / "out"}
+    board = Comparison(network("resnet14"), "resnet8", methods, "digits@train=64@test=64", **settings).fit()
+    notes = {row["method"]: row["failure"] for row in board.rows}
+    assert "no plan" in notes["unbuilt"]
+    assert "no ship" in notes["unshipped"]
+    assert notes["plain"] == ""
+
+
 class Company:
     """Which lanes step side by side."""
 

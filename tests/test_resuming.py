@@ -77,7 +77,7 @@ def test_a_wish_that_is_no_setting_is_refused_as_everywhere(stored):
     [
         ({"precision": "bf16"}, "its precision was fp32, and is now bf16"),
         ({"data": {"fingerprint": "c"}}, "its data was a, and is now c"),
-        ({"teacher": {"fingerprint": "c"}}, "its weights of the teacher was b, and is now c"),
+        ({"teacher": {"fingerprint": "c"}}, "its teacher was b, and is now c"),
     ],
 )
 def test_a_run_under_other_circumstances_is_another_run(now, part):
@@ -104,6 +104,49 @@ def test_a_run_goes_on_with_more_epochs_where_that_is_overridden(stopped):
     assert RunFolder("run").settings().train.epochs == 3
 
 
+def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
+    taught = stopped.manifest()["teacher"]["fingerprint"]
+    Engine.resume("run", changes={"train": {"epochs": 3}}, override=True).fit()
+    assert stopped.manifest()["teacher"]["fingerprint"] == taught
+    assert stopped.manifest()["overridden_after_epochs"] == 1
+
+
+def test_other_batches_cannot_follow_within_an_epoch(stopped):
+    with pytest.raises(SettingsError, match=r"stopped within an epoch, in which batch_size cannot be changed"):
+        Engine.resume("run", changes={"train": {"batch_size": 16}}, override=True).fit()
+    assert len(Engine.resume("run").fit().history) == 2
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_begun_anew(stopped, monkeypatch):
+    late = Engine.resume("run")
+    Engine.resume("run").fit()
+    result = (stopped.path / "result.json").read_bytes()
+    with pytest.raises(SettingsError, match="finished by another process"):
+        late.fit()
+    assert (stopped.path / "result.json").read_bytes() == result
+
+
+def test_a_run_of_modules_goes_on_with_the_same_modules(tmp_path, unheard_signals):
+    from kdengine.networks.models import ModelSource
+
+    def networks():
+        return [ModelSource(name, 10, (3, 32, 32), Registry()).create(5) for name in ("resnet14", "resnet8")]
+
+    class Halt(Stop):
+        @hookimpl
+        def kdengine_on_error(self, run):
+            self.again = run.again
+
+    whole = Engine(*networks(), ["st"], out=tmp_path / "whole", **FAST).fit()
+    halt = Halt()
+    with pytest.raises(Stopped):
+        Engine(*networks(), ["st"], out=tmp_path / "part", observers=[halt], **FAST).fit()
+    assert halt.again == f'Engine.resume("{tmp_path / "part"}", teacher=..., student=...).fit() with the same modules as before'
+    teacher, student = networks()
+    part = Engine.resume(tmp_path / "part", teacher=teacher, student=student).fit()
+    assert [row["terms"] for row in part.history] == [row["terms"] for row in whole.history]
+
+
 def test_other_weights_of_the_teacher_are_noticed(stopped, tmp_path):
     other = Engine(None, "resnet14", out="other", **{**FAST, "seed": 5, "epochs": 1}).fit().folder
     changes = {"teacher_weights": str(other)}
@@ -120,7 +163,7 @@ def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch, unh
     with pytest.raises(Stopped):
         Engine("resnet14", "resnet8", ["st"], out="run", observers=[Stop()], teacher_weights=weights, **FAST).fit()
     os.replace("teacher-2/student.safetensors", "teacher-1/student.safetensors")
-    with pytest.raises(SettingsError, match=r"its weights of the teacher was \w+, and is now \w+"):
+    with pytest.raises(SettingsError, match=r"its teacher was \w+, and is now \w+"):
         Engine.resume("run").fit()
     assert Engine.resume("run", override=True).fit().top1 >= 0
 

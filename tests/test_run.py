@@ -97,7 +97,7 @@ def test_a_loss_that_turns_into_no_number_keeps_every_epoch_before(tmp_path):
             **{**FAST, "epochs": 5},
         ).fit()
     place = RunFolder(tmp_path / "run")
-    assert "3 finished epochs are saved. To go on otherwise: kdengine run --resume" in caught.value.__notes__[-1]
+    assert caught.value.__notes__[-1].startswith("3 finished epochs are saved. To go on otherwise: Engine.resume(")
     assert [row["epoch"] for row in place.metrics()] == [1, 2, 3]
     assert "turning.worm" in place.failure()
     assert len(place.load_state()["history"]) == 3

@@ -82,3 +82,18 @@ def test_the_global_state_returns_after_an_error_too():
     with pytest.raises(ValueError, match="no"):
         fail()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_saved_random_states_are_taken_over_where_there_is_a_generator_for_them():
+    one, other = Randomness(1, torch.device("cpu")), Randomness(2, torch.device("cpu"))
+    saved = [state.clone() for state in one.state]
+    other.take_over([*saved, torch.zeros(16, dtype=torch.uint8)])  # of a run on a GPU
+    assert len(other.state) == 1
+    with one.active():
+        first = torch.rand(3)
+    with other.active():
+        assert torch.equal(torch.rand(3), first)
+    fresh = Randomness(3, torch.device("cpu"))
+    before = fresh.state
+    fresh.take_over([])
+    assert fresh.state == before

@@ -101,7 +101,7 @@ def test_a_comparison_from_elsewhere_runs_nothing_either(trap):
     from kdengine.runtime import Runtime
 
     there._begin(Runtime("cpu", "fp32"))
-    there._free()
+    there._lock.free()
     with pytest.raises(SettingsError, match=r"names code that would be run here: method './trap.py'"):
         Comparison.resume("compared")
     assert not trap.exists()

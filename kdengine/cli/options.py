@@ -18,6 +18,7 @@ __all__ = [
     "comparing_options",
     "override_option",
     "refuse_with_resume",
+    "refuse_without_resume",
     "set_option",
     "settings_from",
     "show_log",
@@ -37,7 +38,7 @@ set_option = click.option(
 
 trust_option = click.option("--trust", is_flag=True, help="Run the code of others that a folder or settings file names.")
 override_option = click.option(
-    "--override", is_flag=True, help="With --resume: go on though settings, data or teacher are others."
+    "--override", is_flag=True, help="With --resume: go on although settings, data or teacher differ."
 )
 
 
@@ -107,6 +108,18 @@ def refuse_with_resume(**given: Any) -> None:
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, ())]
     if names:
         raise SettingsError(f"--resume takes {' and '.join(names)} from the folder: leave that out.")
+
+
+def refuse_without_resume(override: bool) -> None:
+    """Refuse ``--override`` where there is nothing to override.
+
+    Raises:
+        SettingsError: it was given.
+    """
+    from kdengine.errors import SettingsError
+
+    if override:
+        raise SettingsError("--override belongs to --resume: a new run takes the settings that it is given.")
 
 
 def settings_from(

@@ -9,6 +9,7 @@ import click
 from kdengine.cli.options import (
     override_option,
     refuse_with_resume,
+    refuse_without_resume,
     settings_from,
     show_log,
     tell_circumstances,
@@ -64,8 +65,9 @@ def command(
         refuse_with_resume(recipe=recipe, out=out)
         changes = values_from(config, trust=trust, **said)
         engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
-        fit_and_print(engine, as_json)
+        _show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json)
         return
+    refuse_without_resume(override)
     settings = settings_from(registry, config, recipe, trust=trust, **said)
     methods = [method for name in settings.methods for method in registry.methods(name)]
     if methods and not settings.teacher:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kdengine.cli.options import comparing_options, refuse_with_resume, settings_from, show_log, values_from
+from kdengine.cli.options import (
+    comparing_options,
+    refuse_with_resume,
+    refuse_without_resume,
+    settings_from,
+    show_log,
+    values_from,
+)
 from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ def command(
         again = Comparison.resume(resume, changes=changes, at_once=at_once, override=override, trust=trust, **tools)
         _fit_and_print(again, as_json)
         return
+    refuse_without_resume(override)
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]

@@ -15,13 +15,10 @@ from kdengine.data.dataset import Data
 from kdengine.data.loaders import ForeignBatches, check_finite
 from kdengine.errors import DataError
 from kdengine.networks.inputs import ImageForm
-from kdengine.settings import Settings
+from kdengine.settings import LOADERS, Settings
 from kdengine.taps import Anatomy
 
-__all__ = ["LOADERS", "Source"]
-
-LOADERS = "loaders"
-"""What a run folder calls data that came as loaders of the user's own."""
+__all__ = ["Source"]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def gradient_fault(where: str, terms: Mapping[str, Tensor], parameters: Mapping[
     bad = [f"{term} (at {', '.join(names[:3])})" for term in terms if (names := list(_unfit(terms[term], parameters)))]
     if not bad:
         return None
-    return TrainingError(f"{where}: the loss is finite, but its gradient is not, for the sake of {'; '.join(bad)}. {ADVICE}")
+    return TrainingError(f"{where}: the loss is finite, but its gradient is not, because of {'; '.join(bad)}. {ADVICE}")
 
 
 def _unfit(term: Tensor, parameters: Mapping[str, nn.Parameter]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from traceback import clear_frames
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ class Lane:
         """One update of the student.
 
         Raises:
-            TrainingError: a term or a gradient is not finite; nothing was updated then.
+            TrainingError: a term or a gradient is not finite; no weight was changed then.
         """
         start = time.perf_counter()
         self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
@@ -179,8 +180,9 @@ class Lane:
         return record
 
     def fail(self, error: Exception) -> None:
-        """Take the lane out of the run; the others go on."""
+        """Take the lane out of the run; the others go on, with the memory that it used."""
         self.failure = error
+        clear_frames(error.__traceback__)
 
     def retire(self) -> None:
         """Leave every network in ``eval()``, and drop the gradients of the last step."""
@@ -235,7 +237,8 @@ class Lane:
         for link, weights in zip(self.links, state["modules"], strict=False):
             link.module.load_state_dict(weights)
         self._updater.load_state_dict(state["optimizer"])
-        self.randomness.state = [tensor.cpu() for tensor in state["random"]]
+        self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
+        self.randomness.take_over([tensor.cpu() for tensor in state["random"]])
         self.history = list(state["history"])
         self.best_weights = dict(state["best_weights"])
         self._phase_epoch = state["phase_epoch"]
@@ -291,6 +294,7 @@ class Lane:
         raise fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
 
     def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
-        with self.randomness.active():
-            terms, _ = self._wrapped(batch.x, batch.y, batch.index, teacher)
+        # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
+        with self.randomness.active(), self.runtime.autocast():
+            terms, _ = self.module(batch.x, batch.y, batch.index, teacher)
         return gradient_fault(where, terms, self._updater.parameters)

@@ -18,6 +18,9 @@ from kdengine.settings import TrainSettings
 
 __all__ = ["Updater"]
 
+SAID = ("lr", "weight_decay", "momentum", "nesterov")
+"""What an optimizer takes from the settings, and not from its past."""
+
 
 class Updater:
     """An optimizer over what is trainable in a module, and what it does in a step.
@@ -82,8 +85,12 @@ class Updater:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a saved state."""
+        """Return to a saved state, but for what the settings say: they may have been changed on purpose."""
+        said = [{name: group[name] for name in SAID if name in group} for group in self._bare.param_groups]
         self._optimizer.load_state_dict(state)
+        for group, values in zip(self._bare.param_groups, said, strict=True):
+            scheduled = ("lr",) if self._schedule is not None else ()
+            group.update({name: value for name, value in values.items() if name not in scheduled})
 
     def _backward(self, terms: Mapping[str, Tensor], total: Tensor, epoch: int) -> None:
         clipped = [value for name, value in terms.items() if self.module.clips(name)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["recipe_values"]
 
 
-def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Registry, trust: bool = True) -> dict[str, Any]:
+def recipe_values(recipe: str, methods: Sequence[str | Distiller], registry: Registry, trust: bool = False) -> dict[str, Any]:
     """The settings of a recipe or a TOML file; its options for methods that the run does not use are left out.
 
     Args:

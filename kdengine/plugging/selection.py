@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from kdengine.checks import check_contract
-from kdengine.data.source import LOADERS
 from kdengine.distiller import Distiller
 from kdengine.errors import KDError, SettingsError, did_you_mean, together
 from kdengine.plugging.registry import Registry
-from kdengine.settings import Settings
+from kdengine.settings import LOADERS, Settings
 
 __all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "resolved"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
-from kdengine.settings import flat
+from kdengine.settings import NEUTRAL, flat
 
 __all__ = ["check_comparable", "differing", "is_teacher_training", "obstacles", "same_network"]
 
-NOT_LEARNING = ("train.device", "train.workers", "train.precision", "train.save_minutes")
-"""Train settings that do not decide what is learnt; of the precision, what 'auto' came to is compared instead."""
+NOT_COMPARED = (*NEUTRAL, "train.precision")
+"""Train settings that make no difference; of the precision, what 'auto' came to is compared instead."""
 
 
 def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -80,7 +80,7 @@ def _trained(runs: Sequence[PastRun]) -> list[dict[str, Any]]:
     found = [flat(run.settings.model_dump(mode="json", include={"train", "student_input"})) for run in runs]
     precision = next((run.manifest["precision"] for run in runs if "precision" in run.manifest), None)
     return [
-        {name: value for name, value in item.items() if name not in NOT_LEARNING}
+        {name: value for name, value in item.items() if name not in NOT_COMPARED}
         | {"precision": run.manifest.get("precision", precision)}
         for item, run in zip(found, runs, strict=True)
     ]

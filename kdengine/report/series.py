@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from kdengine.report.differences import differing, is_teacher_training
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun
-from kdengine.settings import flat
+from kdengine.settings import NEUTRAL, flat
 
 __all__ = ["Curve", "Series", "series_of"]
 
-NOT_OF_A_LINE = ("seed", "train.device", "train.workers")
+NOT_OF_A_LINE = ("seed", *NEUTRAL)
 """Settings that trials of one line may differ in."""
 OF_A_TEACHER = ("teacher", "teacher_weights", "teacher_train", "teacher_input", "options")
 """Settings that change nothing where nothing is learnt from a teacher."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,6 +51,16 @@ class FolderLock:
         """Whether it is this lock that has the folder."""
         return self._file.is_locked
 
-    def free(self) -> None:
-        """Unlock the folder."""
+    def free(self, keep: bool = False) -> None:
+        """Unlock the folder, if it was locked here.
+
+        Args:
+            keep: whether ``state/`` holds more than the lock; otherwise it is removed.
+        """
+        if not self.held:
+            return
+        if not keep and os.name != "nt":
+            shutil.rmtree(self.folder / "state", ignore_errors=True)  # while it is held, so that nobody takes what goes
         self._file.release(force=True)
+        if not keep and os.name == "nt":
+            shutil.rmtree(self.folder / "state", ignore_errors=True)

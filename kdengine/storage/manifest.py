@@ -11,7 +11,7 @@ from typing import Any
 
 from importlib_metadata import PackageNotFoundError, version
 
-__all__ = ["circumstances", "differences_that_round"]
+__all__ = ["circumstances", "differences_that_round", "versions"]
 
 PACKAGES = ("kdengine", "kdzoo", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 ROUNDING = ("device_name", "precision", "threads", "processes")
@@ -25,9 +25,14 @@ def circumstances() -> dict[str, Any]:
         "argv": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "git_commit": _git_commit(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that decide numbers."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def differences_that_round(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         StorageError: the file is damaged.
     """
     lines = _text(path).splitlines() if path.is_file() else []
-    return [_parsed(path, line) for line in lines if line.strip()]
+    rows = [_parsed(path, line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise _damaged(path, "each line must be an object")
+    return rows
 
 
 def _text(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -117,12 +116,8 @@ class RunFolder:
         self._saved_at = time.monotonic()
 
     def free(self) -> None:
-        """Unlock the folder, if it was locked here; what only the lock needed is removed."""
-        if not self._lock.held:
-            return
-        self._lock.free()
-        if not self.state_file.exists():
-            shutil.rmtree(self.path / "state", ignore_errors=True)
+        """Unlock the folder, if it was locked here."""
+        self._lock.free(keep=self.state_file.exists())
 
     def _make(self) -> None:
         """Make the folder; of two runs that propose one name at the same time, the later one adds a number."""
@@ -169,6 +164,11 @@ class RunFolder:
         """Why the lane failed, or None where it did not."""
         file = self.path / "failed.json"
         return str(read_json(file).get("error")) if file.is_file() else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a result."""
+        return (self.path / "result.json").is_file()
 
     @property
     def ended(self) -> bool:

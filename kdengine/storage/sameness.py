@@ -9,13 +9,13 @@ from typing import Any
 
 from kdengine.errors import SettingsError
 from kdengine.settings import flat
-from kdengine.storage.manifest import circumstances, differences_that_round
+from kdengine.storage.manifest import differences_that_round, versions
 
 __all__ = ["check_same", "warn_of_rounding"]
 
 log = logging.getLogger(__name__)
 
-BEGUN_WITH = {"precision": "precision", "data.fingerprint": "data", "teacher.fingerprint": "weights of the teacher"}
+BEGUN_WITH = {"precision": "precision", "data.fingerprint": "data", "teacher.fingerprint": "teacher"}
 """What of a manifest must be the same when a run goes on, and what to call it."""
 
 
@@ -44,7 +44,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path, o
 
 def warn_of_rounding(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
     """Tell what differs from the circumstances of a run and may change the last digits of its numbers."""
-    found = differences_that_round(before, {**circumstances(), **now})
+    found = differences_that_round(before, {"versions": versions(), **now})
     if found:
         log.warning(
             "%s had other circumstances: %s. Its numbers may come out otherwise in their last digits", run, "; ".join(found)

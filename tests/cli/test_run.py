@@ -240,6 +240,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "--data", "digits@train=0"], ["@train"]),
         ([*RUN, *PAIR, "--recipe", "nowhere"], ["no recipe 'nowhere'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
+        ([*RUN, *PAIR, "--override"], ["--override belongs to --resume"]),
         (["run", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
         ([*RUN, *PAIR, "--teacher-weights", "nowhere.pth"], ["nowhere.pth"]),
         ([*RUN, "--teacher", "resnet14"], ["--student"]),

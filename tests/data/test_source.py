@@ -4,8 +4,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdengine import DataError, Distiller, Engine, ModelError, Registry
 from kdengine.data.loading import load_data
-from kdengine.data.source import LOADERS, Source
+from kdengine.data.source import Source
 from kdengine.networks.models import ModelSource
+from kdengine.settings import LOADERS
 
 CPU = torch.device("cpu")
 FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}

@@ -48,10 +48,17 @@ def test_a_term_with_a_gradient_that_is_not_finite_is_named_with_the_place(layer
     assert gradient_fault("st", {"fine": layer(torch.ones(3, 2)).sum()}, dict(layer.named_parameters())) is None
 
 
-def test_a_run_stops_before_a_gradient_that_is_not_finite_touches_the_weights(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_stops_before_a_gradient_that_is_not_finite_touches_the_weights(precision, tmp_path):
     student = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 32 * 32, 10))
     before = {name: value.clone() for name, value in student.state_dict().items()}
     with pytest.raises(TrainingError, match=r"rooted, epoch 1, step 1: .* of rooted.worm \(at student.2.weight") as caught:
-        Engine(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)), student, [Rooted()], out=tmp_path / "run", **FAST).fit()
+        Engine(
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)),
+            student,
+            [Rooted()],
+            out=tmp_path / "run",
+            **{**FAST, "precision": precision},
+        ).fit()
     assert "rooted.fine" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())

@@ -86,6 +86,19 @@ def test_the_rate_follows_the_stage_or_stays():
     assert [updater.update(terms(module), done, 0) and updater.lr for done in range(3)] == [0.1] * 3
 
 
+def test_what_the_settings_say_goes_before_what_was_saved_but_for_a_rate_that_is_scheduled():
+    module, updater = make(momentum=0.9, weight_decay=0.1)
+    updater.update(terms(module), 0, 0)
+    saved = updater.state_dict()
+    for scheduled in (False, True):
+        _, other = make(momentum=0.5, weight_decay=0.2, lr=0.3)
+        other.begin_stage(10 if scheduled else None, 5)
+        other.load_state_dict(saved)
+        (group,) = other.state_dict()["param_groups"]
+        assert (group["momentum"], group["weight_decay"]) == (0.5, 0.2)
+        assert group["lr"] == (saved["param_groups"][0]["lr"] if scheduled else 0.3)
+
+
 def test_a_state_is_that_of_the_optimizer():
     module, updater = make(momentum=0.9)
     updater.update(terms(module), 0, 0)
