@@ -21,6 +21,7 @@ import torch
 from kdengine import Distiller, KDError, Registry
 from kdengine.networks.pupil import Network
 from kdengine.runtime import Runtime
+from kdengine.storage.writing import write_json
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, default=Path("runs/compatibility.json"), help="what was found so far")
     arguments = parser.parse_args()
     notes: Path = arguments.notes
-    notes.parent.mkdir(exist_ok=True)
+    notes.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(notes.read_text()) if notes.exists() else {}
     methods = Registry().all_methods()
     for family in arguments.families or SMALLEST:
@@ -46,7 +47,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         found[family] = tried(SMALLEST[family], methods, arguments.patience)
-        notes.write_text(json.dumps(found, indent=1))
+        write_json(notes, found)
         refused = sum(why is not None for cells in found[family]["cells"].values() for why in cells.values())
         how = "meta" if found[family]["meta"] else "real"
         print(f"{family}: {how}, {refused} refused, {time.perf_counter() - start:.0f} s", flush=True)

@@ -140,12 +140,20 @@ def check_equal(undisturbed: Path, killed: Path) -> None:
         assert (undisturbed / file).read_bytes() == (killed / file).read_bytes(), f"{killed / file} differs"
     for file in undisturbed.rglob("metrics.jsonl"):
         assert list(numbers(file)) == list(numbers(killed / file.relative_to(undisturbed))), f"{file} differs"
+    for file in undisturbed.rglob("result.json"):
+        assert student(file) == student(killed / file.relative_to(undisturbed)), f"{file} differs"
 
 
 def numbers(file: Path) -> Iterator[dict[str, object]]:
     """The rows of ``metrics.jsonl`` without what depends on the clock."""
     for line in file.read_text(encoding="utf-8").splitlines():
         yield {key: value for key, value in json.loads(line).items() if key not in TIMES}
+
+
+def student(file: Path) -> dict[str, object]:
+    """What a result says of the student, without what depends on the clock."""
+    found = json.loads(file.read_text(encoding="utf-8"))["student"]
+    return {key: value for key, value in found.items() if key not in TIMES}
 
 
 def page(rows: list[dict[str, Any]], seed: int) -> str:
@@ -156,7 +164,8 @@ def page(rows: list[dict[str, Any]], seed: int) -> str:
         "# Kills",
         "",
         f"{kills} kills (`kill -9`) at random moments, seed {seed}: every folder was readable after every kill, and every run "
-        "that was gone on with ended with the weights of an undisturbed one, byte for byte, and with all its numbers.",
+        "that was gone on with ended with the weights of an undisturbed one, byte for byte, and with all the numbers of its "
+        "rows and its result.",
         "",
         "```console",
         "$ python benchmarks/kills.py --out docs/results/kills.md",

@@ -32,7 +32,8 @@ class TeacherPass:
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
-        self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
+        state = self.model.state_dict().values()
+        self._weights = [value for value in state if isinstance(value, Tensor) and not value.is_inference()]
         self._written: list[int] | None = None
         self._fingerprint = ""
 

@@ -77,7 +77,11 @@ class StreamBatches:
             if isinstance(read, DataError):
                 raise read
             x, y, index = read
-            yield Batch(x.to(self.device, non_blocking=True), y.to(self.device), index.to(self.device))
+            yield Batch(
+                x.to(self.device, non_blocking=True),
+                y.to(self.device, non_blocking=True),
+                index.to(self.device, non_blocking=True),
+            )
 
     def _order(self, random: torch.Generator) -> list[list[int]]:
         """The places of the images of each batch, as a shuffling ``DataLoader`` with this generator orders them."""
