@@ -18,7 +18,7 @@ from torch import nn
 from kdengine.data.dataset import Data
 from kdengine.distiller import Distiller
 from kdengine.engine import Engine
-from kdengine.entries import Entry, entries_of, name_of, with_plain
+from kdengine.entries import Entry, entries_of, name_of, noted, with_plain
 from kdengine.errors import ModelError, SettingsError, StorageError
 from kdengine.memory import CROWDED, bytes_of, free_bytes
 from kdengine.plugging.discovery import cause
@@ -230,20 +230,13 @@ class Comparison:
         if not runtime.is_main:
             return
         settings = self._engine.settings
-        entries = [self._noted(entry) for entry in self.entries]
+        entries = [noted(entry, self._settings_of(entry, settings).options, self._engine.registry) for entry in self.entries]
         shape = {"trials": self.trials, "at_once": self.at_once}
         note = {"entries": entries, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
         self._lock = FolderLock(self.folder)
         self._lock.take()
         remove_leftovers(self.folder)
         write_json(self.folder / NOTE, {**note, **self._note})
-
-    def _noted(self, entry: Entry) -> dict[str, Any]:
-        """An entry as plain data; methods that came as objects are named, with all of their options."""
-        noted = {**vars(entry), "plugins": [name_of(plugin) for plugin in entry.plugins]}
-        objects = [plugin for plugin in entry.plugins if isinstance(plugin, Distiller)]
-        options = {plugin.name: plugin.options.model_dump(mode="json", exclude_none=True) for plugin in objects}
-        return {**noted, "options": merge(entry.options, options)} if options else noted
 
     def _passes(self, room: Room, folder: Path) -> Iterator[list[Run]]:
         """The runs of a trial that are not at their end yet, as many together as there is room for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from kdengine.distiller import Distiller
 from kdengine.errors import SettingsError
 from kdengine.plugging.registry import Registry
-from kdengine.plugging.selection import label_of
+from kdengine.plugging.selection import choose_distillers, label_of
 from kdengine.report.pastrun import PLAIN
 
-__all__ = ["Entry", "entries_of", "name_of", "with_plain"]
+__all__ = ["Entry", "entries_of", "name_of", "noted", "with_plain"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,21 @@ def with_plain(entries: Sequence[Entry]) -> list[Entry]:
 def name_of(plugin: str | Distiller) -> str:
     """What a method is called in settings and folders."""
     return plugin.name if isinstance(plugin, Distiller) else plugin
+
+
+def noted(entry: Entry, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
+    """An entry as plain data; methods that came as objects are named, with all of their options.
+
+    Args:
+        entry: the lane.
+        options: of its methods that were named.
+        registry: finds those.
+    """
+    plain = {**vars(entry), "plugins": [name_of(plugin) for plugin in entry.plugins]}
+    if not any(isinstance(plugin, Distiller) for plugin in entry.plugins):
+        return plain
+    distillers = choose_distillers(copy.deepcopy(list(entry.plugins)), options, registry)
+    return {
+        **plain,
+        "options": {key: item.options.model_dump(mode="json", exclude_none=True) for key, item in distillers.items()},
+    }
