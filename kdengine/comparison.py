@@ -144,6 +144,7 @@ class Comparison:
         try:
             entries = [Entry(**entry) for entry in note.pop("entries")]
             stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
+            before = None if note.get("at_once") is None else int(note["at_once"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StorageError(f"'{file}' is not what a comparison notes: {cause(error)}.") from error
         check_trusted({"settings": stored.model_dump(), "entries": [vars(entry) for entry in entries]}, file, trust)
@@ -151,7 +152,7 @@ class Comparison:
             check_trusted({"methods": entry.plugins}, file, trust)
         registry = tools.setdefault("registry", Registry())
         settings = changed_settings(stored, changes, Path(folder), registry) if changes else stored
-        before = note.pop("at_once", None)
+        note.pop("at_once", None)
         made = cls.of(settings, entries, trials, folder, at_once or before, note, **tools)
         made._resumed, made._override = True, override
         return made
@@ -199,6 +200,8 @@ class Comparison:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
                 raise SettingsError(f"{name} = {count}: at least one is needed.")
+        if out is not None and not str(out):
+            raise SettingsError("--out is empty. Name a folder, or leave it out.")
         student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"

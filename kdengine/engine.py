@@ -107,6 +107,8 @@ class Engine:
         said = {key: value for key, value in said.items() if value not in (None, [])}
         base = {} if recipe is None else recipe_values(str(recipe), chosen, self.registry, trust)
         self.settings = checked_settings(merge(base, said), chosen, self.registry)
+        if out is not None and not str(out):
+            raise SettingsError("--out is empty. Name a folder, or leave it out.")
         self._out = None if out is None else Path(out)
         self._observers = list(observers)
         self._resumed = self._override = False

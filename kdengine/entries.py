@@ -47,10 +47,13 @@ def with_plain(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, the student without a method before them where it is missing.
 
     Raises:
-        SettingsError: two have one label.
+        SettingsError: two have one label, or one cannot be the name of a folder.
     """
     every = list(entries) if any(not entry.plugins for entry in entries) else [Entry(PLAIN, ()), *entries]
     labels = [entry.label for entry in every]
+    unfit = [label for label in labels if not isinstance(label, str) or label in ("", ".", "..") or set(label) & set("/\\\0")]
+    if unfit:
+        raise SettingsError(f"A label names a folder of its own, without a '/': {unfit[0]!r} cannot be one.")
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise SettingsError(f"Named twice: {', '.join(twice)}. Give every lane a label of its own.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from kdengine.data.batches import Batch
-from kdengine.errors import KDError
+from kdengine.errors import KDError, TrainingError
 from kdengine.evaluation import evaluate
 from kdengine.lanes.lane import Lane
 from kdengine.lanes.link import Lesson
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kdengine.run import Run
 
 __all__ = ["fit"]
+
+SHARED = "All lanes and methods read the same tensors: write into a copy, tensor.clone(), instead."
 
 
 def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None], stop: Stop) -> None:
@@ -77,11 +79,25 @@ def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop, let_go: 
 
 
 def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
+    before = _written(batch)
     traces = _teach(lanes, batch.x)
+    if _written(batch) != before:
+        raise TrainingError(f"The teacher writes into its images. {SHARED}")
+    shown = {lesson: trace.versions() for lesson, trace in traces.items()}
     for lane in lanes:
         _step(lane, batch, traces)
         if lane.lesson is not None:
             lane.lesson.teacher.check_untouched(lane.name)
+        if _written(batch) != before:
+            raise TrainingError(f"{lane.name}: a step wrote into the images or labels. {SHARED}")
+        for lesson, versions in shown.items():
+            if not versions.items() <= traces[lesson].versions().items():
+                raise TrainingError(f"{lane.name}: a step wrote into what the teacher showed. {SHARED}")
+
+
+def _written(batch: Batch) -> list[int]:
+    """How often the tensors of a batch have been written to."""
+    return [tensor._version for tensor in (batch.x, batch.y, batch.index)]
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:
@@ -99,6 +115,11 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[Lesson, Trace]) -> None:
     except Exception as error:  # one lane's fault must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
             raise  # the other processes may not have it, and would wait for this one for ever
+        if len(batch.y) == 1 and isinstance(error, ValueError):
+            error = TrainingError(
+                f"{lane.name}: a network cannot be trained on a batch of one image: {error} The last batch is what the others "
+                "leave over: choose another train.batch_size."
+            )
         lane.fail(error)
 
 

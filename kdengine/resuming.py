@@ -13,7 +13,7 @@ from kdengine.settings import NEUTRAL, Settings, flat, merge
 
 __all__ = ["changed_settings"]
 
-FIXED = ("student", "teacher", "methods", "seed", "student_input")
+FIXED = ("student", "teacher", "methods", "seed", "student_input", "train.optimizer", "train.reset_optimizer")
 """Settings without which the saved state is that of another run."""
 
 
@@ -37,7 +37,7 @@ def changed_settings(
     before, after = flat(old), flat(wanted.model_dump(mode="json", exclude_none=True))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name) and name not in NEUTRAL]
     told = "; ".join(f"{name} is {before.get(name, 'not set')}, got {after.get(name, 'nothing')}" for name in changed)
-    fixed = [name for name in changed if name.partition(".")[0] in FIXED]
+    fixed = [name for name in changed if name in FIXED or name.partition(".")[0] in FIXED]
     if fixed:
         raise SettingsError(
             f"'{place}' was begun otherwise: {told}. Nobody can change {' or '.join(fixed)} in a run that has begun: "

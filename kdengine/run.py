@@ -143,7 +143,7 @@ class Run:
             self.lane.load_state_dict(state)
         except torch.OutOfMemoryError:
             raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"The state saved in '{self.folder.path}' does not fit its run ({cause(error)}): it is that of another version "
                 "or of other methods. Begin a new run."
@@ -233,4 +233,5 @@ def _tell(run: Run, error: BaseException) -> Exception | None:
 
 
 def _kept(run: Run) -> str:
-    return f"{len(run.lane.history)} finished epochs are saved."
+    kept = len(run.folder.metrics()) if run.folder.state_file.exists() else 0
+    return f"{kept} finished epochs are saved."

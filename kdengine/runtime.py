@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from kdengine.errors import SettingsError
 from kdengine.seeds import undisturbed
 
-__all__ = ["Randomness", "Runtime", "is_first_process", "native_bf16"]
+__all__ = ["Runtime", "is_first_process", "native_bf16"]
 
 
 def is_first_process() -> bool:
@@ -156,54 +154,3 @@ def _processor() -> str:
         import platform
 
         return platform.processor() or platform.machine()
-
-
-class Randomness:
-    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other.
-
-    The global state can only be lent to one at a time: lanes of engines in several threads wait for each other's steps.
-    """
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self.reseed(seed)
-
-    def reseed(self, seed: int) -> None:
-        """Begin anew, as if made with this seed."""
-        with self._kept():
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
-            if self.device.type == "cuda":
-                torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
-            self.state = self._now()
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """Draw from this state inside, and leave the global one as it was."""
-        with self._kept():
-            self._restore(self.state)
-            try:
-                yield
-            finally:
-                self.state = self._now()
-
-    def take_over(self, states: list[Tensor]) -> None:
-        """Go on from saved states; a generator that did not exist then goes on from its own."""
-        self.state = [*states, *self.state[len(states) :]][: len(self.state)]
-
-    def _now(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        return [*states, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else states
-
-    def _restore(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], self.device)
-
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        with undisturbed():
-            before = self._now()
-            try:
-                yield
-            finally:
-                self._restore(before)

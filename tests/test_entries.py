@@ -38,3 +38,9 @@ def test_a_lane_is_noted_as_plain_data_with_all_options_of_methods_that_came_as_
     options = found["options"]
     assert (options["rkd"]["angle"], options["rkd-2"]["angle"], options["st"]["alpha"]) == (1.0, 2.0, 0.5)
     assert options["st"]["temperature"]
+
+
+@pytest.mark.parametrize("label", ["../escaped", "/absolute", "a/b", "..", "", "a\\b", 3])
+def test_a_label_that_would_lead_out_of_the_folder_is_refused(label):
+    with pytest.raises(SettingsError, match="A label names a folder of its own"):
+        with_plain([Entry(label, ["st"])])

@@ -239,6 +239,33 @@ def test_a_teacher_that_was_put_into_training_mode_is_an_error():
         room.teach(room.lane("honest", [Honest()]), room.lane("meddling", [meddling]))
 
 
+class Writing(Distiller):
+    """Writes into what all lanes share."""
+
+    name = "writing"
+    taps = ("stage1",)
+
+    def __init__(self, into):
+        super().__init__()
+        self.into = into
+
+    def forward(self, step):
+        shared = {"x": step.x, "y": step.y, "tap": step.teacher["stage1"], "logits": step.teacher.logits}[self.into]
+        with torch.no_grad():
+            shared.mul_(1)
+        return {"loss": step.student.logits.square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("into", "what"),
+    [("x", "images or labels"), ("y", "images or labels"), ("tap", "what the teacher showed")],
+)
+def test_a_step_that_writes_into_what_all_lanes_share_stops_the_run_by_the_lanes_name(into, what):
+    room = Room(epochs=1)
+    with pytest.raises(TrainingError, match=rf"^writing: a step wrote into (the )?{what}.*clone"):
+        room.teach(room.lane("writing", [Writing(into)]), room.lane("honest", [Honest()]))
+
+
 class Long(Distiller):
     """Has a stage of its own, with the task loss."""
 

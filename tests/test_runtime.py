@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdengine import SettingsError
-from kdengine.runtime import Randomness, Runtime, native_bf16
+from kdengine.runtime import Runtime, native_bf16
 
 
 def test_what_was_asked_for_is_what_runs():
@@ -52,48 +52,3 @@ def test_images_and_convolutions_are_laid_out_as_asked_for():
     assert first.layout(images) is images
     assert first.place(layer).weight.is_contiguous()
     assert last.place(layer).weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_random_state_of_its_own_disturbs_nobody_and_is_disturbed_by_nobody():
-    def draws(disturbed):
-        own, found = Randomness(3, torch.device("cpu")), []
-        for _ in range(3):
-            with own.active():
-                found.append(float(torch.rand(())))
-            if disturbed:
-                torch.rand(5)
-        return found
-
-    before = torch.get_rng_state()
-    calm = draws(disturbed=False)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert draws(disturbed=True) == calm
-    assert len(set(calm)) == 3
-
-
-def test_the_global_state_returns_after_an_error_too():
-    own, before = Randomness(3, torch.device("cpu")), torch.get_rng_state()
-
-    def fail():
-        with own.active():
-            torch.rand(5)
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        fail()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_saved_random_states_are_taken_over_where_there_is_a_generator_for_them():
-    one, other = Randomness(1, torch.device("cpu")), Randomness(2, torch.device("cpu"))
-    saved = [state.clone() for state in one.state]
-    other.take_over([*saved, torch.zeros(16, dtype=torch.uint8)])  # of a run on a GPU
-    assert len(other.state) == 1
-    with one.active():
-        first = torch.rand(3)
-    with other.active():
-        assert torch.equal(torch.rand(3), first)
-    fresh = Randomness(3, torch.device("cpu"))
-    before = fresh.state
-    fresh.take_over([])
-    assert fresh.state == before

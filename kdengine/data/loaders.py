@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ FORM = (
     "A loader must give normalised images (float, [B, C, H, W]) and class indices (int, [B]), as a pair of tensors "
     "or a mapping with 'image' and 'label'"
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ class ForeignBatches:
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """One pass over the loader; what comes before ``start`` is read and dropped, for the order is the loader's own."""
-        seen = 0
+        seen = given = 0
         for place, item in enumerate(_drawn(self.loader)):
             x, y = _images_and_labels(item)
+            given += 1
             self._check_labels(y)
             if place == 0:  # a wrong normalisation shows here; to look at every image would cost something
                 check_finite(x, self.name)
@@ -63,6 +67,11 @@ class ForeignBatches:
             seen += len(x)
             if place >= start:
                 yield Batch(x.to(self.device), y.to(self.device), index)
+        if not given:
+            raise DataError(f"{self.name} gave no batch. Is it used up after one pass? It is read anew in every epoch.")
+        if isinstance(self.loader, Sized) and given != len(self.loader):
+            told = "%s gave %d batches, but its length is %d: the learning rate falls by what it says"
+            log.warning(told, self.name, given, len(self.loader))
 
     def _check_labels(self, labels: Tensor) -> None:
         """Refuse labels [B] that are no classes, before they end in an index out of range or in no loss at all."""
@@ -121,6 +130,8 @@ def _images_and_labels(item: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
         raise DataError(f"{FORM}; got {_kind(item)}.")
     fit = images.is_floating_point() and labels.ndim == 1 and not labels.is_floating_point() and len(images) == len(labels)
+    if fit and not len(labels):
+        raise DataError("A loader gave a batch without images: leave it out.")
     if not fit:
         raise DataError(f"{FORM}; got {_kind((images, labels))}.")
     return images, labels.long()

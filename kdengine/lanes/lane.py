@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,9 +19,11 @@ from kdengine.lanes.link import Lesson, Link
 from kdengine.lanes.meter import Meter
 from kdengine.lanes.scores import is_best, score
 from kdengine.lanes.updater import Updater
-from kdengine.runtime import Randomness, Runtime
+from kdengine.randomness import Drawn, Randomness
+from kdengine.runtime import Runtime
 from kdengine.settings import TrainSettings
 from kdengine.step import JOINT
+from kdengine.storage.jsontext import json_text
 from kdengine.taps import Trace
 from kdengine.teacher_pass import TeacherPass
 
@@ -221,8 +224,9 @@ class Lane:
         return {
             "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
             "optimizer": self._updater.state_dict(),
-            "random": self.randomness.state,
-            "history": self.history,
+            "random": self.randomness.state_dict(),
+            "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
+            "plan": self._stages(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
             "phase_epoch": self._phase_epoch,
@@ -231,19 +235,35 @@ class Lane:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to a saved state."""
+        """Return to a saved state.
+
+        Raises:
+            ValueError: it is that of other stages.
+        """
+        self._check_stages(state["plan"], state["phase"])
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
         for link, weights in zip(self.links, state["modules"], strict=False):
             link.module.load_state_dict(weights)
         self._updater.load_state_dict(state["optimizer"])
         self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
-        self.randomness.take_over([tensor.cpu() for tensor in state["random"]])
+        self.randomness.load_state_dict(state["random"])
         self.history = list(state["history"])
         self.best_weights = dict(state["best_weights"])
         self._phase_epoch = state["phase_epoch"]
         self.meter.load_state_dict(state["meter"])
         self.seconds = state["seconds"]
+
+    def _stages(self) -> list[list[Any]]:
+        """Every stage: of which network, its name, its length."""
+        return [[link, phase.stage.name, phase.epochs] for link, phase in self._plan]
+
+    def _check_stages(self, before: Sequence[Sequence[Any]], number: int) -> None:
+        """Refuse a state whose stages were others up to its own, which may have become longer or shorter."""
+        now = self._stages()
+        same = list(map(list, before[:number])) == now[:number] and number < len(now)
+        if not same or list(before[number][:2]) != now[number][:2]:
+            raise ValueError(f"its stages of training were {before}, and are {now}")
 
     def _enter_next_phase(self) -> None:
         """Go to the next stage, with a fresh optimizer unless the settings keep the old one."""
@@ -281,7 +301,7 @@ class Lane:
             f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
         )
 
-    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: list[Tensor]) -> NoReturn:
+    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
         if not batch.x.isfinite().all():

@@ -7,6 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 __all__ = ["json_text"]
 
 
@@ -20,4 +23,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic | Tensor | np.ndarray):
+        return _plain(value.tolist())  # observers may add such numbers
     return None if isinstance(value, float) and not math.isfinite(value) else value

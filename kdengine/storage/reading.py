@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kdengine.errors import StorageError
@@ -11,8 +13,12 @@ from kdengine.errors import StorageError
 __all__ = ["read_json", "read_rows"]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, needed: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+        path: the file.
+        needed: names that it must have, with the kinds of their values.
 
     Raises:
         StorageError: the file is missing or damaged.
@@ -20,19 +26,26 @@ def read_json(path: Path) -> dict[str, Any]:
     found = _parsed(path, _text(path))
     if not isinstance(found, dict):
         raise _damaged(path, f"an object is needed, it holds a {type(found).__name__}")
+    missing = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
+    if missing:
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
     return found
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
     """The objects in a file of one JSON object a line; none where there is no file.
+
+    Args:
+        path: the file.
+        needed: names that each must have.
 
     Raises:
         StorageError: the file is damaged.
     """
     lines = _text(path).splitlines() if path.is_file() else []
     rows = [_parsed(path, line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise _damaged(path, "each line must be an object")
+    if not all(isinstance(row, dict) and set(needed) <= set(row) for row in rows):
+        raise _damaged(path, f"each line must be an object with {', '.join(needed) or 'names'}")
     return rows
 
 

@@ -13,6 +13,7 @@ import tomli_w
 import torch
 
 from kdengine.errors import SettingsError, StorageError
+from kdengine.plugging.discovery import cause
 from kdengine.plugging.hookspecs import hookimpl
 from kdengine.settings import Settings, read_toml
 from kdengine.stopping import Stopped
@@ -43,6 +44,7 @@ class RunFolder:
         self._proposed = proposed
         self._lock = FolderLock(self.path)
         self._saved_at = time.monotonic()
+        self._has_saved = False
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
@@ -158,7 +160,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What ``result.json`` says, or None while the run is not finished."""
         file = self.path / "result.json"
-        return read_json(file) if file.is_file() else None
+        return read_json(file, needed={"student": dict}) if file.is_file() else None
 
     def failure(self) -> str | None:
         """Why the lane failed, or None where it did not."""
@@ -185,12 +187,26 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``."""
-        return read_rows(self.path / "metrics.jsonl")
+        return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch", "stage", "loss", "terms"))
 
     def save_state(self, run: Run) -> None:
         """Keep what a resumed run needs."""
         write_state(self.state_file, run.lane.state_dict())
+        if not self._has_saved:
+            self._check_state(run)
+        self._has_saved = True
         self._saved_at = time.monotonic()
+
+    def _check_state(self, run: Run) -> None:
+        """Read the first state back: what could not be resumed is told now, and not when it is needed."""
+        try:
+            torch.load(self.state_file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            self.state_file.unlink()
+            raise StorageError(
+                f"'{run.lane.name}' cannot be saved so that it can be resumed: a state dict of its networks or methods holds "
+                f"more than tensors and plain data ({cause(error)[:200]}). Keep state in buffers."
+            ) from error
 
     def load_state(self) -> dict[str, Any]:
         """The saved state of the lane; empty when nothing was saved yet.

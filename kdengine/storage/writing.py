@@ -42,13 +42,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value, indent=2) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; tensors that share memory are written out each.
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write a safetensors file; tensors that share memory are written out each, and what is no tensor is left out.
 
     Raises:
         StorageError: it cannot be written; what was there before is still there.
     """
-    separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items() if isinstance(value, Tensor)}
     with replacing(path) as temporary:
         save_file(separate, temporary)
 
@@ -59,8 +59,8 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it cannot be written; what was there before is still there.
     """
-    with replacing(path) as temporary:
-        torch.save(dict(state), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -87,6 +87,11 @@ class Trace:
         """Names of what was recorded."""
         return self._tensors.keys()
 
+    def versions(self) -> dict[str, int]:
+        """How often each of the tensors has been written to."""
+        known = {**self._tensors, **({} if self._logits is None else {"logits": self._logits})}
+        return {name: tensor._version for name, tensor in known.items() if not tensor.is_inference()}
+
     def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
         """The same trace, whose logits are made by ``complete`` when they are first asked for."""
         return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)

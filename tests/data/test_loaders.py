@@ -99,9 +99,24 @@ def test_a_negative_label_is_refused_whether_or_not_the_classes_are_known(classe
         list(ForeignBatches([(X, Y.clone().fill_(-100))], name="val_loader", classes=classes).epoch(0))
 
 
-def test_a_batch_without_images_is_no_fault_of_its_labels():
-    (batch,) = ForeignBatches([(X[:0], Y[:0])], classes=3).epoch(0)
-    assert len(batch.y) == 0
+def test_a_batch_without_images_is_told():
+    empty = (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(DataError, match="a batch without images"):
+        list(ForeignBatches([empty], classes=3).epoch(0))
+
+
+def test_a_loader_that_is_used_up_and_one_of_another_length_are_told(caplog):
+    full = (torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))
+
+    class Said(list):
+        def __len__(self):
+            return 3
+
+    with pytest.raises(DataError, match=r"gave no batch. Is it used up"):
+        list(ForeignBatches([]).epoch(0))
+    with caplog.at_level("WARNING", "kdengine"):
+        assert len(list(ForeignBatches(Said([full])).epoch(0))) == 1
+    assert "gave 1 batches, but its length is 3" in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -113,14 +113,16 @@ class NeverOff(Good):
                 raise ValueError("cannot be switched off")
 
 
-class NumPyNoise(Good):
+class SeedingNumPy(Good):
     def forward(self, step):
-        return {"match": super().forward(step)["match"] * (1 + np.random.rand())}
+        np.random.seed(0)
+        return super().forward(step)
 
 
-class PythonNoise(Good):
+class SeedingPython(Good):
     def forward(self, step):
-        return {"match": super().forward(step)["match"] * (1 + random.random())}
+        random.seed(0)
+        return super().forward(step)
 
 
 class Seeding(Good):
@@ -211,8 +213,8 @@ FAULTS = [
     (InPlace, "what_is_handed_over_stays_as_it_was"),
     (Relabelling, "what_is_handed_over_stays_as_it_was"),
     (NeverOff, "weight_zero_is_plain_training"),
-    (NumPyNoise, "the_random_states_are_left_alone"),
-    (PythonNoise, "the_random_states_are_left_alone"),
+    (SeedingNumPy, "the_random_states_are_left_alone"),
+    (SeedingPython, "the_random_states_are_left_alone"),
     (Seeding, "the_random_states_are_left_alone"),
     (Keeping, "nothing_is_left_behind"),
     (Hooking, "nothing_is_left_behind"),

@@ -1,0 +1,98 @@
+"""A random state for each lane."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdengine.seeds import undisturbed
+
+__all__ = ["Drawn", "Randomness"]
+
+
+class Drawn(NamedTuple):
+    """How far the generators have drawn: torch's of the CPU and of the accelerator, Python's, and NumPy's."""
+
+    torch: list[Tensor]
+    python: Any
+    numpy: Any
+
+
+class Randomness:
+    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other.
+
+    The global state can only be lent to one at a time: lanes of engines in several threads wait for each other's steps.
+
+    Args:
+        seed: what it begins from.
+        device: where the lane runs.
+
+    Attributes:
+        state: how far it has drawn.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew, as if made with this seed."""
+        with self._kept():
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
+            if self.device.type == "cuda":
+                torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            self.state = self._now()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Draw from this state inside, and leave the global one as it was."""
+        with self._kept():
+            self._restore(self.state)
+            try:
+                yield
+            finally:
+                self.state = self._now()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors and plain data."""
+        version, words, gauss = self.state.python
+        name, keys, *rest = self.state.numpy
+        return {"torch": self.state.torch, "python": [version, list(words), gauss], "numpy": [name, keys.tolist(), *rest]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a saved state; a generator that did not exist then goes on from its own."""
+        saved, own = [tensor.cpu() for tensor in state["torch"]], self.state.torch
+        version, words, gauss = state["python"]
+        name, keys, *rest = state["numpy"]
+        drawn = [*saved, *own[len(saved) :]][: len(own)]
+        self.state = Drawn(drawn, (version, tuple(words), gauss), (name, np.array(keys, dtype=np.uint32), *rest))
+
+    def _now(self) -> Drawn:
+        states = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self.device))
+        return Drawn(states, random.getstate(), np.random.get_state())
+
+    def _restore(self, drawn: Drawn) -> None:
+        torch.set_rng_state(drawn.torch[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn.torch[1], self.device)
+        random.setstate(drawn.python)
+        np.random.set_state(drawn.numpy)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        with undisturbed():
+            before = self._now()
+            try:
+                yield
+            finally:
+                self._restore(before)
