@@ -14,6 +14,7 @@ from kdengine.errors import DataError, SettingsError
 from kdengine.lanes.lane import Lane
 from kdengine.loop import fit
 from kdengine.plugging.discovery import cause
+from kdengine.randomness import gaussian_kept
 from kdengine.result import Result
 from kdengine.runtime import Runtime
 from kdengine.settings import Settings
@@ -195,7 +196,7 @@ def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | 
         results[run.lane.name] = result
 
     try:
-        with listening(runs[0].runtime.processes if runs else 1) as stop:
+        with gaussian_kept(), listening(runs[0].runtime.processes if runs else 1) as stop:
             for run in runs:
                 run.hook.kdengine_before_fit(run=run)
             try:

@@ -59,11 +59,22 @@ def test_python_and_numpy_are_drawn_from_it_too_and_left_as_they_were():
         assert draws() == first
 
 
+def test_the_normal_number_that_numpy_puts_aside_is_kept(tmp_path):
+    from kdengine import Engine
+
+    np.random.seed(1)
+    np.random.randn()  # draws two, and puts one aside
+    before = np.random.get_state()
+    Engine(None, "resnet8", data="digits@train=32@test=16", epochs=1, device="cpu", out=tmp_path / "run").fit()
+    after = np.random.get_state()
+    assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+
+
 def test_it_goes_on_from_a_saved_state_that_needs_no_pickle(tmp_path):
     own, other = Randomness(1, CPU), Randomness(2, CPU)
     with own.active():
         random.gauss(0, 1)
-        np.random.randn()
+        np.random.rand()
     torch.save(own.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     with own.active():

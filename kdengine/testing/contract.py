@@ -125,11 +125,11 @@ class DistillerContract:
             for seed in (1, 2):
                 lane.randomness.reseed(seed)
                 bench.step(random_batch(4))
-                ends.append(lane.randomness.state)
+                ends.append(lane.randomness.state_dict())
             one, two = ends
-            assert not torch.equal(one.torch[0], two.torch[0]), "the method seeds torch: leave that to the run"
-            assert one.python != two.python, "the method seeds Python's random: leave that to the run"
-            assert (one.numpy[1] != two.numpy[1]).any(), "the method seeds NumPy: leave that to the run"
+            assert not torch.equal(one["torch"][0], two["torch"][0]), "the method seeds torch: leave that to the run"
+            assert one["python"] != two["python"], "the method seeds Python's random: leave that to the run"
+            assert one["numpy"] != two["numpy"], "the method seeds NumPy: leave that to the run"
 
     def test_nothing_is_left_behind(self) -> None:
         """After a step no hook is left on either network, and nothing of the batch is kept alive."""
