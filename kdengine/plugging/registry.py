@@ -291,6 +291,9 @@ class Registry:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # the user's file may fail in any way
+                name = f"{plugin.distribution}:{plugin.name}"
+                if self.manager.has_plugin(name):
+                    self.manager.unregister(name=name)  # it may be mended, and asked for again
                 raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
             self.files[place] = plugin
         return self.files[place]

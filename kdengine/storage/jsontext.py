@@ -7,9 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 __all__ = ["json_text"]
 
 
@@ -23,6 +20,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic | Tensor | np.ndarray):
-        return _plain(value.tolist())  # observers may add such numbers
+    if callable(getattr(value, "tolist", None)):
+        return _plain(value.tolist())  # observers may add numbers of NumPy and torch, which would take long to import here
     return None if isinstance(value, float) and not math.isfinite(value) else value

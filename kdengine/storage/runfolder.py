@@ -187,7 +187,7 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``."""
-        return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch", "stage", "loss", "terms"))
+        return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch"))
 
     def save_state(self, run: Run) -> None:
         """Keep what a resumed run needs."""

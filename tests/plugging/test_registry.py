@@ -465,3 +465,11 @@ def test_networks_of_a_plugin_file_are_found_by_name(tmp_path):
     registry = Registry()
     registry.methods(write(tmp_path / "nets.py", source))
     assert registry.model("file-net") is list
+
+
+def test_a_file_that_failed_can_be_mended_and_asked_for_again(tmp_path):
+    registry, file = Registry(), tmp_path / "mine.py"
+    file.write_text("VALUE = 1\n")
+    for _ in range(2):
+        with pytest.raises(PluginError, match="holds no subclass"):
+            registry.methods(str(file))
