@@ -97,7 +97,8 @@ def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
 
 def _written(batch: Batch) -> list[int]:
     """How often the tensors of a batch have been written to."""
-    return [tensor._version for tensor in (batch.x, batch.y, batch.index)]
+    tensors = (batch.x, batch.y, batch.index)
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:
