@@ -34,7 +34,7 @@ from kdengine.settings import InputSettings, Settings, TrainSettings, merge
 from kdengine.specs import Spec
 from kdengine.storage.folderlock import FolderLock
 from kdengine.storage.reading import read_json
-from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.storage.writing import remove_leftovers, write_json
 from kdengine.trust import check_trusted
 
@@ -200,11 +200,9 @@ class Comparison:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
                 raise SettingsError(f"{name} = {count}: at least one is needed.")
-        if out is not None and not str(out):
-            raise SettingsError("--out is empty. Name a folder, or leave it out.")
         student = Spec.parse(self._engine.settings.student, ModelError).name.replace("/", "-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        self.folder = Path(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
+        self.folder = folder_named(out) if out is not None else Path("runs") / f"compare-{student}-{stamp}"
         self.entries, self.trials, self.at_once = with_plain(entries), trials, at_once
         self._resumed = self._override = False
         self._lock: FolderLock | None = None

@@ -30,7 +30,7 @@ from kdengine.run import Run, train_one
 from kdengine.runtime import Runtime, is_first_process
 from kdengine.settings import LOADERS, Settings, merge
 from kdengine.specs import Spec
-from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.trust import check_trusted
 
 __all__ = ["Engine"]
@@ -107,9 +107,7 @@ class Engine:
         said = {key: value for key, value in said.items() if value not in (None, [])}
         base = {} if recipe is None else recipe_values(str(recipe), chosen, self.registry, trust)
         self.settings = checked_settings(merge(base, said), chosen, self.registry)
-        if out is not None and not str(out):
-            raise SettingsError("--out is empty. Name a folder, or leave it out.")
-        self._out = None if out is None else Path(out)
+        self._out = None if out is None else folder_named(out)
         self._observers = list(observers)
         self._resumed = self._override = False
         self._again = ""

@@ -17,6 +17,7 @@ from kdengine.runtime import Runtime
 from kdengine.stopping import Stop
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import Site
+from kdengine.taps.tensors import times_written
 
 if TYPE_CHECKING:
     from kdengine.data.source import Source
@@ -97,8 +98,7 @@ def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
 
 def _written(batch: Batch) -> list[int]:
     """How often the tensors of a batch have been written to."""
-    tensors = (batch.x, batch.y, batch.index)
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    return [times_written(tensor) for tensor in (batch.x, batch.y, batch.index)]
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:

@@ -13,6 +13,7 @@ from kdengine.networks.fingerprint import fingerprint
 from kdengine.runtime import Runtime
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import Site
+from kdengine.taps.tensors import times_written
 
 __all__ = ["TeacherPass"]
 
@@ -32,8 +33,7 @@ class TeacherPass:
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
-        state = self.model.state_dict().values()
-        self._weights = [value for value in state if isinstance(value, Tensor) and not value.is_inference()]
+        self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
         self._written: list[int] | None = None
         self._fingerprint = ""
 
@@ -96,7 +96,7 @@ class TeacherPass:
 
     def _now(self) -> list[int]:
         """How often each of the weights and buffers has been written to."""
-        return [tensor._version for tensor in self._weights]
+        return [times_written(tensor) for tensor in self._weights]
 
     def _unannounced_logits(self, images: Tensor) -> Tensor:
         """The logits for a method that reads them without naming them; from now on no forward is cut short."""

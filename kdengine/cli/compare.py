@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kdengine.cli.options import (
-    comparing_options,
-    refuse_with_resume,
-    refuse_without_resume,
-    settings_from,
-    show_log,
-    values_from,
-)
+from kdengine.cli.comparing import Comparing, comparing_options
+from kdengine.cli.options import show_log
 from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -27,46 +21,25 @@ __all__ = ["command"]
 
 @click.command("compare")
 @click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' joins methods that share a lane: fitnet+st.")
-@comparing_options
-def command(
-    methods: str | None,
-    trials: int | None,
-    at_once: int | None,
-    resume: str | None,
-    override: bool,
-    recipe: str | None,
-    out: str | None,
-    trust: bool,
-    as_json: bool,
-    **said: Any,
-) -> None:
+@comparing_options("methods")
+def command(how: Comparing, methods: str | None) -> None:
     r"""Compare methods on your pair of networks: same student, same batches, one pass of the teacher.
 
     \b
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
     """
-    from kdengine.cli.progress import LanesProgress
-    from kdengine.comparison import Comparison
     from kdengine.errors import SettingsError
     from kdengine.plugging.registry import Registry
 
     show_log()
     registry = Registry()
-    tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
-    if resume:
-        refuse_with_resume(methods=methods, trials=trials, recipe=recipe, out=out)
-        changes = values_from(trust=trust, **said)
-        again = Comparison.resume(resume, changes=changes, at_once=at_once, override=override, trust=trust, **tools)
-        _fit_and_print(again, as_json)
+    if how.resume:
+        _fit_and_print(how.resumed(registry, methods=methods), how.as_json)
         return
-    refuse_without_resume(override)
     if not methods:
         raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
     entries = _entries(methods, registry)
-    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=_names(entries), **said)
-    if not settings.teacher:
-        raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
-    _fit_and_print(Comparison.of(settings, entries, trials or 1, out, at_once, **tools), as_json)
+    _fit_and_print(how.begun(registry, entries, _names(entries)), how.as_json)
 
 
 def _entries(methods: str, registry: Registry) -> list[Entry]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_json",
-    "comparing_options",
     "override_option",
     "refuse_with_resume",
     "refuse_without_resume",
@@ -53,25 +52,6 @@ def training_options(command: Command) -> Command:
         set_option,
         trust_option,
         as_json,
-    ]
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
-
-
-def comparing_options(command: Command) -> Command:
-    """The flags of every command that trains many lanes: those of training, after some of their own."""
-    command = training_options(command)
-    flags = [
-        click.option("--trials", type=click.IntRange(min=1), help="Repetitions, each with its seed.  [default: 1]"),
-        click.option(
-            "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: what memory allows]"
-        ),
-        click.option("--teacher", metavar="SPEC", help="The network to learn from."),
-        click.option("--student", metavar="SPEC", help="The network to train."),
-        click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first."),
-        click.option("--resume", metavar="FOLDER", help="Go on with the interrupted one in this folder."),
-        override_option,
     ]
     for flag in reversed(flags):
         command = flag(command)

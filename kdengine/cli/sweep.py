@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kdengine.cli.options import (
-    comparing_options,
-    refuse_with_resume,
-    refuse_without_resume,
-    settings_from,
-    show_log,
-    values_from,
-)
+from kdengine.cli.comparing import Comparing, comparing_options
+from kdengine.cli.options import show_log
 from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -25,50 +19,27 @@ __all__ = ["command"]
 @click.command("sweep")
 @click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="A method of every cell; repeatable.")
 @click.option("--grid", "grids", multiple=True, metavar="NAME=V,V,...", help="METHOD.OPTION or train.OPTION; repeatable.")
-@comparing_options
-def command(
-    plugins: tuple[str, ...],
-    grids: tuple[str, ...],
-    trials: int | None,
-    at_once: int | None,
-    resume: str | None,
-    override: bool,
-    recipe: str | None,
-    out: str | None,
-    trust: bool,
-    as_json: bool,
-    **said: Any,
-) -> None:
+@comparing_options("plugins", "grids")
+def command(how: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) -> None:
     r"""Try every combination of some options, each as a lane of one comparison.
 
     \b
     kdengine sweep --plugin st --grid st.alpha=0.1,0.5,0.9 --grid st.temperature=1,4,10 --teacher resnet20 --student resnet8
     """
-    from kdengine.cli.progress import LanesProgress
-    from kdengine.comparison import Comparison
     from kdengine.errors import SettingsError
     from kdengine.plugging.registry import Registry
     from kdengine.sweep import cells, parse_axis
 
     show_log()
     registry = Registry()
-    tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
-    if resume:
-        refuse_with_resume(plugin=plugins, grid=grids, trials=trials, recipe=recipe, out=out)
-        changes = values_from(trust=trust, **said)
-        again = Comparison.resume(resume, changes=changes, at_once=at_once, override=override, trust=trust, **tools)
-        _fit_and_print(again, as_json)
+    if how.resume:
+        _fit_and_print(how.resumed(registry, plugin=plugins, grid=grids), how.as_json)
         return
-    refuse_without_resume(override)
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
-    entries = cells(plugins, axes)
-    settings = settings_from(registry, None, recipe, trust=trust, one_lane=False, methods=plugins, **said)
-    if not settings.teacher:
-        raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(Comparison.of(settings, entries, trials or 1, out, at_once, note=note, **tools), as_json)
+    _fit_and_print(how.begun(registry, cells(plugins, axes), plugins, note), how.as_json)
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:

@@ -57,15 +57,14 @@ class ForeignBatches:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """One pass over the loader; what comes before ``start`` is read and dropped, for the order is the loader's own."""
         seen = given = 0
-        for place, item in enumerate(_drawn(self.loader)):
+        for given, item in enumerate(_drawn(self.loader), 1):
             x, y = _images_and_labels(item)
-            given += 1
             self._check_labels(y)
-            if place == 0:  # a wrong normalisation shows here; to look at every image would cost something
+            if given == 1:  # a wrong normalisation shows here; to look at every image would cost something
                 check_finite(x, self.name)
             index = torch.arange(seen, seen + len(x), device=self.device)
             seen += len(x)
-            if place >= start:
+            if given > start:
                 yield Batch(x.to(self.device), y.to(self.device), index)
         if not given:
             raise DataError(f"{self.name} gave no batch. Is it used up after one pass? It is read anew in every epoch.")
@@ -75,8 +74,6 @@ class ForeignBatches:
 
     def _check_labels(self, labels: Tensor) -> None:
         """Refuse labels [B] that are no classes, before they end in an index out of range or in no loss at all."""
-        if len(labels) == 0:
-            return
         low, high = (int(end) for end in labels.aminmax())
         if low < 0:
             raise DataError(f"{self.name} gives the label {low}: classes count from 0. Leave images without a label out of it.")

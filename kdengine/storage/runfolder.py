@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kdengine.run import Run
     from kdengine.runtime import Runtime
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "folder_named"]
 
 
 class RunFolder:
@@ -260,6 +260,17 @@ class RunFolder:
             self.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
         elif isinstance(error, Stopped) and run.can_save_within_epochs:
             self.save_state(run)
+
+
+def folder_named(out: str | Path) -> Path:
+    """The folder that was asked for.
+
+    Raises:
+        SettingsError: the name is empty, as that of a shell variable that is not set.
+    """
+    if not str(out):
+        raise SettingsError("--out is empty. Name a folder, or leave it out.")
+    return Path(out)
 
 
 def _without_none(value: Any) -> Any:

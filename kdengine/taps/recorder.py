@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from kdengine.errors import TapError
 from kdengine.taps.anatomy import Anatomy, Site, unwrap
 from kdengine.taps.functional import FunctionalActivations, is_functional
-from kdengine.taps.tensors import first_tensor, nth_tensor
+from kdengine.taps.tensors import first_tensor, nth_tensor, times_written
 from kdengine.taps.trace import Trace
 
 __all__ = ["Recorder"]
@@ -151,7 +151,7 @@ class Recorder:
             tensor = nth_tensor(value, item)
             if tensor is not None:
                 kept = tensor.clone() if site.overwritten else tensor
-                self._captured[event, item] = kept, _version(kept)
+                self._captured[event, item] = kept, times_written(kept)
         if self.stop and self._has_all() and all(site.path for site in self._sites.values()):
             raise _Stop
 
@@ -203,7 +203,7 @@ class Recorder:
                 "gradient checkpointing switched on, or a branch not taken?"
             )
         tensor, version = captured
-        if _version(tensor) != version:
+        if times_written(tensor) != version:
             raise TapError(f"The tap '{name}' ({site}) was overwritten in place after it was captured; tap its input instead.")
         return site.layout.apply(_float(tensor))
 
@@ -221,10 +221,6 @@ def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:
     if path not in modules:
         raise TapError(f"The taps were resolved on another network: this one has no module '{path}'. Probe it anew.")
     return modules[path]
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _float(tensor: Tensor) -> Tensor:

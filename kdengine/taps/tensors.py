@@ -13,9 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "nth_tensor", "tensors_in"]
+__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "nth_tensor", "tensors_in", "times_written"]
 
 _MOST_PREFIX_TOKENS = 16
+
+
+def times_written(tensor: Tensor) -> int:
+    """How often a tensor has been written to in place; 0 where PyTorch does not count that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

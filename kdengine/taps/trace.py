@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, KeysView, Mapping
 from torch import Tensor
 
 from kdengine.errors import TapError, did_you_mean
+from kdengine.taps.tensors import times_written
 
 __all__ = ["Trace"]
 
@@ -90,7 +91,7 @@ class Trace:
     def versions(self) -> dict[str, int]:
         """How often each of the tensors has been written to."""
         known = {**self._tensors, **({} if self._logits is None else {"logits": self._logits})}
-        return {name: tensor._version for name, tensor in known.items() if not tensor.is_inference()}
+        return {name: times_written(tensor) for name, tensor in known.items()}
 
     def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
         """The same trace, whose logits are made by ``complete`` when they are first asked for."""
