@@ -17,11 +17,11 @@ import kdzoo  # makes timm know the small networks
 import timm
 import torch
 
-import kdengine.lanes.updater
+import kdengine.training.updater
 from kdengine import Data, Engine, Split
 from kdengine.data.audit import AuditedBatches
-from kdengine.runtime import Runtime
-from kdengine.teacher_pass import TeacherPass
+from kdengine.training.runtime import Runtime
+from kdengine.training.teacher import TeacherPass
 
 PAIRS = (("resnet32", "resnet8"), ("resnet32x4", "resnet8x4"), ("resnet50", "mobilenetv3_small_100"))
 CLASSES = 10
@@ -29,7 +29,7 @@ CHECKS = {
     "teacher in eval(), each pass": (TeacherPass, "check_mode"),
     "teacher not written to, each step": (TeacherPass, "check_untouched"),
     "teacher unchanged bit for bit, each epoch": (TeacherPass, "check_unchanged"),
-    "gradients finite, each step": (kdengine.lanes.updater, "norm_of_gradients"),
+    "gradients finite, each step": (kdengine.training.updater, "norm_of_gradients"),
     "every image once, each epoch": (AuditedBatches, "check"),
 }
 

@@ -20,7 +20,7 @@ import timm
 import torch
 
 from kdengine import Comparison, Engine, hookimpl
-from kdengine.runtime import Runtime
+from kdengine.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step import BATCH, CLASSES, PlainLoop, random_data

@@ -19,11 +19,11 @@ import timm
 import torch
 
 from kdengine import Distiller, KDError, Registry
-from kdengine.networks.pupil import Network
-from kdengine.runtime import Runtime
+from kdengine.networks.network import Network
 from kdengine.storage.writing import write_json
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network
+from kdengine.training.runtime import Runtime
 
 CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
 ROLES = ("teaches a CNN", "is taught by a CNN", "teaches a transformer")

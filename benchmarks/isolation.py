@@ -21,8 +21,8 @@ import psutil
 import torch
 
 from kdengine import Engine
-from kdengine.runtime import Runtime
 from kdengine.testing import tiny_pair
+from kdengine.training.runtime import Runtime
 
 STOPS = (1, 50, 100, 150, 200)
 MEBIBYTE = 2**20

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from kdengine.report.pastrun import find_runs
-from kdengine.runtime import Runtime
+from kdengine.training.runtime import Runtime
 
 DATA = ["--data", "digits@train=512@test=256", "--seed", "3", "-o", "train.precision=fp32", "-o", "train.save_minutes=0.005"]
 STUDENT = "timm:test_vit@drop_rate=0.1@img_size=32"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from kdengine import Engine, hookimpl
 from kdengine.data.dataset import Data, Split
-from kdengine.runtime import Runtime
+from kdengine.training.runtime import Runtime
 
 BATCH, CLASSES = 128, 100
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kdengine._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
-    from kdengine.connectors import Adapter
+    from kdengine.config.settings import Names
     from kdengine.data.dataset import Data, Split
-    from kdengine.distiller import Distiller
     from kdengine.engine import Engine
     from kdengine.errors import (
         DataError,
@@ -24,46 +25,46 @@ if TYPE_CHECKING:
         TapError,
         TrainingError,
     )
-    from kdengine.features import as_vectors, pooled_alike, resized, unit
-    from kdengine.plugging.hookspecs import hookimpl
-    from kdengine.plugging.registry import Registry
-    from kdengine.result import Result
-    from kdengine.settings import Names
-    from kdengine.step import Pair, Stage, Step, TapPair
+    from kdengine.methods.connectors import Adapter
+    from kdengine.methods.distiller import Distiller
+    from kdengine.methods.features import as_vectors, pooled_alike, resized, unit
+    from kdengine.methods.step import Pair, Stage, Step, TapPair
+    from kdengine.plugins.hookspecs import hookimpl
+    from kdengine.plugins.registry import Registry
+    from kdengine.runs.result import Result
     from kdengine.taps import Anatomy, Recorder, Trace
 
-__version__ = "0.1.0"
 
 _HOME = {
-    "Adapter": "connectors",
+    "Adapter": "methods.connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
     "Data": "data.dataset",
     "DataError": "errors",
-    "Distiller": "distiller",
+    "Distiller": "methods.distiller",
     "Engine": "engine",
     "KDError": "errors",
     "ModelError": "errors",
-    "Names": "settings",
-    "Pair": "step",
+    "Names": "config.settings",
+    "Pair": "methods.step",
     "PluginError": "errors",
     "Recorder": "taps",
-    "Registry": "plugging.registry",
-    "Result": "result",
+    "Registry": "plugins.registry",
+    "Result": "runs.result",
     "SettingsError": "errors",
     "Split": "data.dataset",
-    "Stage": "step",
-    "Step": "step",
+    "Stage": "methods.step",
+    "Step": "methods.step",
     "StorageError": "errors",
     "TapError": "errors",
-    "TapPair": "step",
+    "TapPair": "methods.step",
     "Trace": "taps",
     "TrainingError": "errors",
-    "as_vectors": "features",
-    "hookimpl": "plugging.hookspecs",
-    "pooled_alike": "features",
-    "resized": "features",
-    "unit": "features",
+    "as_vectors": "methods.features",
+    "hookimpl": "plugins.hookspecs",
+    "pooled_alike": "methods.features",
+    "resized": "methods.features",
+    "unit": "methods.features",
 }
 
 __all__ = [

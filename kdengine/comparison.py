@@ -15,28 +15,27 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.config.settings import InputSettings, Settings, TrainSettings, merge
+from kdengine.config.specs import Spec
+from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
-from kdengine.distiller import Distiller
 from kdengine.engine import Engine
-from kdengine.entries import Entry, entries_of, name_of, noted, with_plain
-from kdengine.errors import ModelError, SettingsError, StorageError
-from kdengine.memory import CROWDED, bytes_of, free_bytes
-from kdengine.plugging.discovery import cause
-from kdengine.plugging.registry import Registry
-from kdengine.plugging.selection import belongs_to, choose_distillers, names_of, resolved
+from kdengine.errors import ModelError, SettingsError, StorageError, cause
+from kdengine.methods.distiller import Distiller
+from kdengine.plugins.registry import Registry
+from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.pastrun import NOTE
-from kdengine.resuming import changed_settings
-from kdengine.room import Room
-from kdengine.run import Run, train_all
-from kdengine.runtime import Runtime
-from kdengine.settings import InputSettings, Settings, TrainSettings, merge
-from kdengine.specs import Spec
-from kdengine.storage.folderlock import FolderLock
+from kdengine.runs.lane_specs import Entry, entries_of, name_of, noted, with_plain
+from kdengine.runs.resume import changed_settings
+from kdengine.runs.run import Run, train_all
+from kdengine.runs.session import Room
+from kdengine.storage.locks import FolderLock
+from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.storage.writing import remove_leftovers, write_json
-from kdengine.trust import check_trusted
+from kdengine.training.memory import CROWDED, bytes_of, free_bytes
+from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "Entry", "entries_of"]
 

@@ -13,25 +13,25 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.config.settings import LOADERS, Settings, merge
+from kdengine.config.specs import Spec
+from kdengine.config.trust import check_trusted
+from kdengine.data.datamodule import Source
 from kdengine.data.dataset import Data
-from kdengine.data.loading import load_data, ready
-from kdengine.data.source import Source
-from kdengine.distiller import Distiller
+from kdengine.data.load import load_data, ready
 from kdengine.errors import ModelError, SettingsError
-from kdengine.lanes.optim import check_optimizer
-from kdengine.plan import Plan
-from kdengine.plugging.recipes import recipe_values
-from kdengine.plugging.registry import Registry
-from kdengine.plugging.selection import checked_settings, choose_distillers, label_of, resolved
-from kdengine.result import Result
-from kdengine.resuming import changed_settings
-from kdengine.room import Room, check_networks
-from kdengine.run import Run, train_one
-from kdengine.runtime import Runtime, is_first_process
-from kdengine.settings import LOADERS, Settings, merge
-from kdengine.specs import Spec
+from kdengine.methods.distiller import Distiller
+from kdengine.plugins.recipes import recipe_values
+from kdengine.plugins.registry import Registry
+from kdengine.plugins.selection import checked_settings, choose_distillers, label_of, resolved
+from kdengine.runs.plan import Plan
+from kdengine.runs.result import Result
+from kdengine.runs.resume import changed_settings
+from kdengine.runs.run import Run, train_one
+from kdengine.runs.session import Room, check_networks
 from kdengine.storage.runfolder import RunFolder, folder_named
-from kdengine.trust import check_trusted
+from kdengine.training.optimizer import check_optimizer
+from kdengine.training.runtime import Runtime, is_first_process
 
 __all__ = ["Engine"]
 

@@ -14,6 +14,7 @@ __all__ = [
     "StorageError",
     "TapError",
     "TrainingError",
+    "cause",
     "did_you_mean",
     "together",
 ]
@@ -67,3 +68,12 @@ def did_you_mean(name: str, allowed: Iterable[str], limit: int = 3) -> str:
         return ""
     *others, last = [repr(item) for item in near]
     return f"Did you mean {', '.join(others)} or {last}?" if others else f"Did you mean {last}?"
+
+
+def cause(error: BaseException) -> str:
+    """An error on one line, with its kind unless it is one of ours."""
+    try:
+        text = " ".join(str(error).split()) or "no message"
+    except Exception:  # a plugin's own kind of error may not even print
+        text = "no message"
+    return text if isinstance(error, KDError) else f"{type(error).__name__}: {text}"

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from kdengine import Engine
-from kdengine.data.loading import load_data
+from kdengine.data.load import load_data
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def answered() -> Callable[..., object]:
 
 @pytest.fixture(scope="session")
 def digits():
-    from kdengine.data.loading import load_data
+    from kdengine.data.load import load_data
 
     return load_data("digits")
 
@@ -122,7 +122,7 @@ def unheard_signals() -> Iterator[None]:
 @pytest.fixture
 def run_folder(tmp_path) -> Callable[..., Path]:
     """Writes the folder of a run by hand, with an accuracy for each epoch that is measured."""
-    from kdengine.settings import Settings
+    from kdengine.config.settings import Settings
     from kdengine.storage.runfolder import RunFolder
 
     teacher = {"name": "resnet32", "top1": 70.0, "best_top1": 71.0, "top5": 90.0, "parameters": 472756}

@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
-from kdengine.memory import COPIES, CROWDED
+from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.settings import Settings
 from kdengine.storage.runfolder import RunFolder
+from kdengine.training.memory import COPIES, CROWDED
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "epochs": 2}
 DATA = "digits@train=192@test=64"
@@ -311,7 +311,7 @@ def test_a_folder_that_holds_a_comparison_or_none_is_told(tmp_path):
 
 
 def test_settings_of_a_comparison_can_be_given_whole(tmp_path):
-    from kdengine.entries import Entry
+    from kdengine.runs.lane_specs import Entry
 
     train = {**FAST, "epochs": 1}
     settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=64@test=64", "train": train})

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, hookimpl
-from kdengine.data.loading import load_data
+from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
-from kdengine.plugging.registry import Registry
+from kdengine.plugins.registry import Registry
 
 DATA = "digits@train=192@test=64"
 FAST = {"data": DATA, "epochs": 2, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}

@@ -22,7 +22,7 @@ from torch.utils.data._utils import signal_handling
 from kdengine import Comparison, Data, Distiller, Engine, Registry, Split, TrainingError, hookimpl
 from kdengine.data import decoding
 from kdengine.networks.models import ModelSource
-from kdengine.twice import twice_differentiable
+from kdengine.taps.double_backward import twice_differentiable
 
 SMALL = {"data": "digits@train=64@test=32", "epochs": 2, "batch_size": 16, "device": "cpu", "precision": "fp32", "lr": 0.05}
 
@@ -166,7 +166,7 @@ def test_a_run_leaves_the_process_as_it_was_however_it_ends(run, teacher, monkey
 def test_the_random_states_of_a_fresh_process_are_left_alone_though_libraries_are_imported_on_the_way(python):
     code = """
     import random, numpy, torch
-    from kdengine.data.loading import load_data
+    from kdengine.data.load import load_data
     def states():
         return random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     before = states()

@@ -13,8 +13,8 @@ from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
-    from kdengine.entries import Entry
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
+    from kdengine.runs.lane_specs import Entry
 
 __all__ = ["command"]
 
@@ -29,7 +29,7 @@ def command(how: Comparing, methods: str | None) -> None:
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
     """
     from kdengine.errors import SettingsError
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     show_log()
     registry = Registry()
@@ -48,7 +48,7 @@ def _entries(methods: str, registry: Registry) -> list[Entry]:
     Raises:
         PluginError: there is no such method.
     """
-    from kdengine.entries import entries_of
+    from kdengine.runs.lane_specs import entries_of
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
@@ -64,7 +64,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.pictures import leave_pictures
-    from kdengine.runtime import is_first_process
+    from kdengine.training.runtime import is_first_process
 
     board = comparison.fit()
     if not is_first_process():

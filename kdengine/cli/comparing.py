@@ -20,8 +20,8 @@ from kdengine.cli.options import (
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
-    from kdengine.entries import Entry
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
+    from kdengine.runs.lane_specs import Entry
 
 __all__ = ["Comparing", "comparing_options"]
 

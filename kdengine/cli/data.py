@@ -17,8 +17,8 @@ __all__ = ["command"]
 def command(spec: str, as_json: bool) -> None:
     """List what data can be named; with SPEC, load it and say what it holds."""
     from kdengine.cli.tables import print_table
-    from kdengine.data.loading import BUILT_IN, load_data
-    from kdengine.plugging.registry import Registry
+    from kdengine.data.load import BUILT_IN, load_data
+    from kdengine.plugins.registry import Registry
 
     if spec:
         facts = load_data(spec, Registry()).describe()

@@ -20,7 +20,7 @@ def command(folder: str, weights: str, data: str | None, trust: bool, as_json: b
     """Measure top-1 and top-5 accuracy of the student in a run folder, in fp32."""
     from kdengine.cli.options import show_log
     from kdengine.cli.tables import print_table
-    from kdengine.remeasure import evaluate_folder
+    from kdengine.runs.evaluate_run import evaluate_folder
 
     show_log()
     facts = evaluate_folder(folder, weights, data, trust)

@@ -74,7 +74,7 @@ def _plan(
     from kdengine.cli.planning import print_plan
     from kdengine.data.dataset import blank
     from kdengine.engine import Engine
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     registry = Registry()
     data = blank(shape, classes)
@@ -92,7 +92,7 @@ def _plan(
 def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool, as_json: bool) -> None:
     """Everything in one network that can be tapped."""
     from kdengine.networks.models import ModelSource
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
     from kdengine.taps import Anatomy
 
     network = ModelSource(model, classes, shape, Registry()).create(0)
@@ -107,9 +107,9 @@ def _own_size(model: str) -> tuple[int, int, int]:
     """The input size that timm names for a network; CIFAR's for networks of a zoo, ImageNet's for the rest."""
     import timm
 
+    from kdengine.config.specs import Spec
     from kdengine.errors import ModelError
-    from kdengine.plugging.registry import Registry
-    from kdengine.specs import Spec
+    from kdengine.plugins.registry import Registry
 
     spec = Spec.parse(model, ModelError)
     if spec.scheme in ("", "timm"):

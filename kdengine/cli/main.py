@@ -10,9 +10,9 @@ from importlib import import_module
 
 import click
 
-from kdengine import __version__
+from kdengine._version import __version__
 from kdengine.errors import KDError
-from kdengine.stopping import Stopped
+from kdengine.training.signals import Stopped
 
 __all__ = ["cli", "main"]
 
@@ -35,7 +35,7 @@ class LazyGroup(click.Group):
         return self._from_plugins(ctx, cmd_name)
 
     def _from_plugins(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from kdengine.plugging.registry import Registry
+        from kdengine.plugins.registry import Registry
 
         Registry().add_commands(self)
         return super().get_command(ctx, cmd_name)

@@ -41,7 +41,7 @@ def _specs(pattern: str) -> list[str]:
     import timm
     import torchvision
 
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     registry = Registry()
     registry.load_models()
@@ -63,7 +63,7 @@ def _entry(spec: str, sizes: bool) -> dict[str, Any]:
     import torch
 
     from kdengine.networks.models import ModelSource, count_parameters
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     name = spec.rpartition(":")[2]
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) and not spec.startswith("torchvision:") else None

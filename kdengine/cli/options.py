@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from kdengine.plugging.registry import Registry
-    from kdengine.settings import Settings
+    from kdengine.config.settings import Settings
+    from kdengine.plugins.registry import Registry
 
 __all__ = [
     "as_json",
@@ -66,8 +66,8 @@ def values_from(
     Raises:
         SettingsError: they cannot be read, or the file names code and is not trusted.
     """
-    from kdengine.settings import from_assignments, merge, read_toml
-    from kdengine.trust import check_trusted
+    from kdengine.config.settings import from_assignments, merge, read_toml
+    from kdengine.config.trust import check_trusted
 
     read = read_toml(config) if config else {}
     check_trusted(read, config or "", trust)
@@ -125,10 +125,10 @@ def settings_from(
     Raises:
         KDError: with every fault found.
     """
+    from kdengine.config.settings import merge
     from kdengine.errors import KDError, SettingsError, together
-    from kdengine.plugging.recipes import recipe_values
-    from kdengine.plugging.selection import checked_settings
-    from kdengine.settings import merge
+    from kdengine.plugins.recipes import recipe_values
+    from kdengine.plugins.selection import checked_settings
 
     values = values_from(config, assignments, trust, **flags)
     if recipe:
@@ -148,9 +148,9 @@ def settings_from(
 
 def tell_circumstances(config: str | None, settings: Settings) -> None:
     """Tell where a run that repeats another one may come to other numbers, if the other's manifest lies beside its file."""
-    from kdengine.runtime import Runtime
     from kdengine.storage.runfolder import RunFolder
     from kdengine.storage.sameness import warn_of_rounding
+    from kdengine.training.runtime import Runtime
 
     folder = Path(config).parent if config else None
     if folder is not None and (folder / "manifest.json").is_file():
@@ -164,7 +164,7 @@ def show_log() -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 
-    from kdengine.runtime import is_first_process
+    from kdengine.training.runtime import is_first_process
 
     logger = logging.getLogger("kdengine")
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_level=False, show_path=False)

@@ -12,8 +12,8 @@ from kdengine.cli.options import as_json
 from kdengine.errors import PluginError
 
 if TYPE_CHECKING:
-    from kdengine.plugging.discovery import Composition
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.discovery import Composition
+    from kdengine.plugins.registry import Registry
 
 __all__ = ["command"]
 
@@ -41,7 +41,7 @@ def command(context: click.Context, as_json: bool, check: bool) -> None:
 @as_json
 def show(name: str, as_json: bool) -> None:
     """Show a method: source, taps, and its options with their defaults."""
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     methods = [method.describe() for method in Registry().methods(name)]
     if as_json:
@@ -54,7 +54,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 def _loaded() -> Registry:
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
 
     registry = Registry()
     registry.load_all()

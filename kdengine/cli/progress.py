@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColum
 from rich.table import Column
 from rich.text import Text
 
-from kdengine.plugging.hookspecs import hookimpl
-from kdengine.stopping import Stopped
+from kdengine.plugins.hookspecs import hookimpl
+from kdengine.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from kdengine.result import Result
-    from kdengine.run import Run
+    from kdengine.runs.result import Result
+    from kdengine.runs.run import Run
 
 __all__ = ["LanesProgress", "ProgressBar"]
 

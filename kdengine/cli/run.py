@@ -55,7 +55,7 @@ def command(
     from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
 
     show_log()
@@ -96,7 +96,7 @@ def _show_plan(engine: Engine, as_json: bool) -> None:
 def fit_and_print(engine: Engine, as_json: bool) -> None:
     """Train, then print the result as a table or as JSON."""
     from kdengine.cli.tables import print_result
-    from kdengine.runtime import is_first_process
+    from kdengine.training.runtime import is_first_process
 
     result = engine.fit()
     if not is_first_process():

@@ -27,8 +27,8 @@ def command(how: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) ->
     kdengine sweep --plugin st --grid st.alpha=0.1,0.5,0.9 --grid st.temperature=1,4,10 --teacher resnet20 --student resnet8
     """
     from kdengine.errors import SettingsError
-    from kdengine.plugging.registry import Registry
-    from kdengine.sweep import cells, parse_axis
+    from kdengine.plugins.registry import Registry
+    from kdengine.runs.grid_search import cells, parse_axis
 
     show_log()
     registry = Registry()
@@ -48,8 +48,8 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.grid import Grid
     from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
-    from kdengine.runtime import is_first_process
     from kdengine.storage.writing import replacing, write_text
+    from kdengine.training.runtime import is_first_process
 
     comparison.fit()
     if not is_first_process():

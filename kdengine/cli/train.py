@@ -26,7 +26,7 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
     from kdengine.cli.run import fit_and_print
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
-    from kdengine.plugging.registry import Registry
+    from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
 
     show_log()

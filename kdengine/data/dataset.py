@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdengine.config.settings import TrainSettings
 from kdengine.data.batches import Batches, MemoryBatches
-from kdengine.data.streams import StreamBatches
+from kdengine.data.worker_batches import StreamBatches
 from kdengine.errors import DataError
-from kdengine.settings import TrainSettings
 
 __all__ = ["Data", "Split", "blank"]
 

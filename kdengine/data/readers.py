@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from kdengine.config.specs import import_factory
 from kdengine.data.dataset import Data, Split
 from kdengine.data.decoding import opened, reason
-from kdengine.errors import DataError
-from kdengine.plugging.discovery import cause
+from kdengine.errors import DataError, cause
 from kdengine.seeds import drawing_from, undisturbed
-from kdengine.specs import import_factory
 
 __all__ = ["READERS"]
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.errors import ModelError, did_you_mean
+from kdengine.config.specs import Spec, import_factory
+from kdengine.errors import ModelError, cause, did_you_mean
 from kdengine.networks.weights import only_weights
-from kdengine.plugging.discovery import cause
-from kdengine.plugging.registry import Registry
+from kdengine.plugins.registry import Registry
 from kdengine.seeds import seeded
-from kdengine.specs import Spec, import_factory
 
 __all__ = ["ModelSource", "check_name", "count_parameters"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdengine.config.settings import InputSettings
+from kdengine.config.specs import Spec
 from kdengine.errors import ModelError
-from kdengine.settings import InputSettings
-from kdengine.specs import Spec
 from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["input_of_run", "input_of_weights", "size_in_spec"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdengine.config.settings import NEUTRAL, flat
 from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
-from kdengine.settings import NEUTRAL, flat
 
 __all__ = ["check_comparable", "differing", "is_teacher_training", "obstacles", "same_network"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from kdengine.errors import SettingsError
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.pastrun import NOTE, PLAIN
 from kdengine.report.table import Table
+from kdengine.storage.axis import Axis, label_of_cell
+from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.reading import read_json
-from kdengine.sweep import Axis, label_of_cell
 
 __all__ = ["Grid"]
 

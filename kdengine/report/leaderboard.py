@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
-from kdengine.report.pastrun import FINISHED, PLAIN, PastRun, find_runs
+from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
+from kdengine.storage.names import PLAIN
 
 __all__ = ["Leaderboard"]
 

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdengine import __version__
+from kdengine._version import __version__
+from kdengine.config.settings import flat
 from kdengine.report.curves import TEST, TRAIN, Plot
 from kdengine.report.differences import differing, obstacles
 from kdengine.report.grid import Grid
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
 from kdengine.report.palette import SHADES
-from kdengine.report.pastrun import FINISHED, NOTE, PastRun, find_runs
+from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.svg import to_svg
 from kdengine.report.table import Table, results_table
-from kdengine.settings import flat
+from kdengine.storage.names import NOTE
 
 if TYPE_CHECKING:
     from kdengine.report.drawing import Style

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError
-from kdengine.lanes.scores import score
-from kdengine.settings import Settings
+from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.scores import score
 
-__all__ = ["FAILED", "FINISHED", "NOTE", "PLAIN", "UNFINISHED", "PastRun", "find_runs", "natural"]
+__all__ = ["FAILED", "FINISHED", "UNFINISHED", "PastRun", "find_runs", "natural"]
 
-NOTE = "comparison.json"
-"""What lies in the folder of a comparison beside its trials."""
-PLAIN = "plain"
-"""What a lane without a method is called."""
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 
 

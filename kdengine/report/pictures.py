@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdengine.plugging.hookspecs import hookimpl
+from kdengine.plugins.hookspecs import hookimpl
 from kdengine.storage.writing import replacing
 
 if TYPE_CHECKING:
-    from kdengine.result import Result
-    from kdengine.run import Run
+    from kdengine.runs.result import Result
+    from kdengine.runs.run import Run
 
 __all__ = ["Pictures", "leave_pictures"]
 

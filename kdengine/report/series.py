@@ -9,9 +9,9 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from kdengine.config.settings import NEUTRAL, flat
 from kdengine.report.differences import differing, is_teacher_training
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun
-from kdengine.settings import NEUTRAL, flat
 
 __all__ = ["Curve", "Series", "series_of"]
 

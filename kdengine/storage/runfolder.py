@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 import torch
 
-from kdengine.errors import SettingsError, StorageError
-from kdengine.plugging.discovery import cause
-from kdengine.plugging.hookspecs import hookimpl
-from kdengine.settings import Settings, read_toml
-from kdengine.stopping import Stopped
-from kdengine.storage.folderlock import FolderLock
+from kdengine.config.settings import Settings, read_toml
+from kdengine.errors import SettingsError, StorageError, cause
+from kdengine.plugins.hookspecs import hookimpl
 from kdengine.storage.jsontext import json_text
+from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
 from kdengine.storage.reading import read_json, read_rows
 from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
+from kdengine.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from kdengine.result import Result
-    from kdengine.run import Run
-    from kdengine.runtime import Runtime
+    from kdengine.runs.result import Result
+    from kdengine.runs.run import Run
+    from kdengine.training.runtime import Runtime
 
 __all__ = ["RunFolder", "folder_named"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdengine.config.settings import flat
 from kdengine.errors import SettingsError
-from kdengine.settings import flat
 from kdengine.storage.manifest import differences_that_round, versions
 
 __all__ = ["check_same", "warn_of_rounding"]

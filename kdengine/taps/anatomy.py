@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdengine.errors import TapError, did_you_mean
 from kdengine.taps.functional import is_functional
 from kdengine.taps.grammar import Tap, parse
-from kdengine.taps.landmarks import activation_behind, find_classifier, find_stem
+from kdengine.taps.map_outputs import activation_behind, find_classifier, find_stem
 from kdengine.taps.maps import Landmark, layout_of
 from kdengine.taps.paths import expand, is_pattern
 from kdengine.taps.probe import Call, Probe, probe

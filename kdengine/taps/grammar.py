@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from kdengine.config.validation import shown
 from kdengine.errors import TapError
-from kdengine.faults import shown
 
 __all__ = ["Tap", "parse", "split_pair"]
 

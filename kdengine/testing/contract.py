@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdengine.distiller import Distiller
 from kdengine.errors import KDError, SettingsError
-from kdengine.plugging.registry import Registry
-from kdengine.step import Step
+from kdengine.methods.distiller import Distiller
+from kdengine.methods.step import Step
+from kdengine.plugins.registry import Registry
 from kdengine.testing.bench import Bench, random_batch
 from kdengine.testing.networks import tiny_pair, vit_pair
 

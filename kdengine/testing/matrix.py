@@ -11,20 +11,20 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.settings import Settings
+from kdengine.config.specs import Spec
 from kdengine.data.batches import Batch
-from kdengine.distiller import Distiller
 from kdengine.errors import KDError, ModelError
-from kdengine.lanes.assembly import make_lane
+from kdengine.methods.distiller import Distiller
+from kdengine.networks.factory import NetworkMaker
 from kdengine.networks.inputs import ImageForm
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network_maker import NetworkMaker
-from kdengine.networks.pupil import Network, Pupil
-from kdengine.plugging.registry import Registry
-from kdengine.plugging.selection import choose_distillers
-from kdengine.runtime import Runtime
-from kdengine.settings import Settings
-from kdengine.specs import Spec
-from kdengine.teacher_pass import TeacherPass
+from kdengine.networks.network import Network, Pupil
+from kdengine.plugins.registry import Registry
+from kdengine.plugins.selection import choose_distillers
+from kdengine.training.build import make_lane
+from kdengine.training.runtime import Runtime
+from kdengine.training.teacher import TeacherPass
 
 __all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
 

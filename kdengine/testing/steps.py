@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from kdengine.checks import check_contract, check_shapes
-from kdengine.distiller import Distiller
-from kdengine.step import JOINT, Pair, Step
+from kdengine.methods.checks import check_contract, check_shapes
+from kdengine.methods.distiller import Distiller
+from kdengine.methods.step import JOINT, Pair, Step
 from kdengine.taps import Trace
 
 __all__ = ["built", "make_step"]

@@ -48,7 +48,7 @@ def test_on_data_of_another_size_the_student_gets_the_size_and_normalisation_of_
         from dataclasses import replace
 
         import torch.nn.functional as F
-        from kdengine.data.loading import load_data
+        from kdengine.data.load import load_data
 
 
         def large():

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from kdengine import DataError, Engine, SettingsError, Split
-from kdengine.data.loading import load_data
+from kdengine.config.settings import TrainSettings
+from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
-from kdengine.plugging.registry import Registry
-from kdengine.settings import TrainSettings
+from kdengine.plugins.registry import Registry
 from kdengine.storage.runfolder import RunFolder
 
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "augment": "none"}

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from kdengine import Engine
+from kdengine.config.settings import TrainSettings
 from kdengine.data import decoding
-from kdengine.data.loading import load_data
+from kdengine.data.load import load_data
 from kdengine.errors import DataError
-from kdengine.settings import TrainSettings
 
 CPU = torch.device("cpu")
 

@@ -209,7 +209,7 @@ def test_a_fault_in_what_is_done_would_be_noticed(fault, tmp_path, monkeypatch):
 
 
 def test_a_fit_that_never_reaches_the_teacher_would_be_noticed(tmp_path, monkeypatch):
-    from kdengine.networks.pupil import Network
+    from kdengine.networks.network import Network
 
     monkeypatch.setattr(Network, "fitted", property(lambda self: self.module))
     with pytest.raises(AssertionError):

@@ -9,7 +9,7 @@ from torch import nn
 from kdengine import Registry
 from kdengine.errors import ModelError
 from kdengine.networks.models import ModelSource, check_name, count_parameters
-from kdengine.networks.pupil import Network
+from kdengine.networks.network import Network
 
 SMALL = (3, 32, 32)
 

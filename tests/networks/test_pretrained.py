@@ -6,8 +6,8 @@ import timm
 from safetensors.torch import save_file
 
 from kdengine import Engine, ModelError
+from kdengine.config.settings import InputSettings
 from kdengine.networks.pretrained import input_of_weights, size_in_spec
-from kdengine.settings import InputSettings
 
 HALF, IMAGENET_MEAN, IMAGENET_STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}

@@ -4,12 +4,12 @@ import re
 import pytest
 
 from kdengine import SettingsError
+from kdengine.config.settings import Settings
 from kdengine.report.grid import Grid
 from kdengine.report.heatmap import draw_heatmap
 from kdengine.report.page import write_page
-from kdengine.settings import Settings
+from kdengine.runs.grid_search import parse_axis
 from kdengine.storage.runfolder import RunFolder
-from kdengine.sweep import parse_axis
 
 ALPHA, HEAT = parse_axis("st.alpha=0.1,0.9"), parse_axis("st.temperature=1,4,10")
 

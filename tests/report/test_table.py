@@ -4,8 +4,8 @@ import io
 import pytest
 
 from kdengine import SettingsError
+from kdengine.config.settings import Settings
 from kdengine.report.table import results_table
-from kdengine.settings import Settings
 from kdengine.storage.runfolder import RunFolder
 
 TEACHER = {"name": "resnet32", "top1": 99.5, "best_top1": 99.75, "top5": 100.0, "parameters": 464154, "seconds": 61.2}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdengine import Engine, SettingsError, hookimpl
-from kdengine.settings import Settings
+from kdengine.config.settings import Settings
 from kdengine.storage.runfolder import RunFolder
 
 FAST = {"data": "digits@train=128@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kdengine.networks.models import ModelSource
-from kdengine.networks.pupil import Network
-from kdengine.plugging.registry import Registry
+from kdengine.networks.network import Network
+from kdengine.plugins.registry import Registry
 from kdengine.taps import Recorder
 
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kdengine import Distiller, KDError
-from kdengine.settings import Strict
+from kdengine.config.settings import Strict
 from kdengine.testing import DistillerContract
 from kdengine.testing.networks import TinyCNN
 

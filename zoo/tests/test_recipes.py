@@ -7,10 +7,10 @@ import timm
 import torch
 
 from kdengine import Engine, Registry
-from kdengine.lanes.optim import check_optimizer
-from kdengine.plugging.recipes import recipe_values
-from kdengine.settings import Settings
+from kdengine.config.settings import Settings
+from kdengine.plugins.recipes import recipe_values
 from kdengine.testing import built, make_step
+from kdengine.training.optimizer import check_optimizer
 
 FOLDER = Path(kdzoo.__file__).parent / "recipes"
 NAMES = ["bhheo2019", "motakuss2023", "repdistiller", "seed004", "sseung2019", "tootouch2021"]

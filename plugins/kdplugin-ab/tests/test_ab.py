@@ -8,7 +8,7 @@ from kdplugin_ab import ActivationBoundaries, Connector, boundary_loss
 from torch import nn
 
 from kdengine import SettingsError, TapError
-from kdengine.data.loading import load_data
+from kdengine.data.load import load_data
 from kdengine.testing import built, make_step
 
 SHAPES = [

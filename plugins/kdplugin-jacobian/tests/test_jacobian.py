@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from kdengine import SettingsError, TapError, Trace
-from kdengine.data.loading import load_data
+from kdengine.data.load import load_data
 from kdengine.testing import built, make_step
 
 SHAPES = [(1, 1, 2, 2), (2, 3, 4, 4), (5, 2, 3, 6)]

@@ -1,0 +1,1 @@
+"""Settings, specs of networks and data, and what of them may be trusted."""

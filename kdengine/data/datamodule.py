@@ -1,0 +1,123 @@
+"""Where a run takes its batches from: a data set that kdengine loads, or loaders of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdengine.config.settings import LOADERS, Settings
+from kdengine.data.audit import AuditedBatches
+from kdengine.data.batches import Batches, ShardedBatches
+from kdengine.data.dataset import Data
+from kdengine.data.user_loaders import ForeignBatches, check_finite
+from kdengine.errors import DataError
+from kdengine.networks.inputs import ImageForm
+from kdengine.taps import Anatomy
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Batches for training and testing, and what is known of the data.
+
+    Attributes:
+        train: shuffled batches.
+        test: batches to measure accuracy on.
+        input_size: shape of one image, (C, H, W).
+        num_classes: classes K.
+        num_samples: images in the training set.
+        data: the data set, where kdengine loaded it.
+        validation: batches to choose the best epoch by, where those are not ``test``.
+    """
+
+    train: Batches
+    test: Batches
+    input_size: tuple[int, int, int]
+    num_classes: int
+    num_samples: int
+    data: Data | None = None
+    validation: Batches | None = None
+
+    @classmethod
+    def of_data(cls, data: Data, settings: Settings, device: torch.device) -> Source:
+        """Batches of a data set under the settings of a run."""
+        if settings.train.validation:
+            data = data.holding_out(settings.train.validation)
+        train = data.train_batches(settings.train, settings.seed, device)
+        return cls(
+            AuditedBatches(train, len(data.train), settings.train.batch_size),
+            data.test_batches(settings.train, device),
+            data.input_size,
+            data.num_classes,
+            len(data.train),
+            data,
+            data.validation_batches(settings.train, device),
+        )
+
+    @classmethod
+    def of_loaders(
+        cls,
+        train: Iterable[Any],
+        test: Iterable[Any],
+        device: torch.device,
+        modules: Iterable[tuple[nn.Module, tuple[int, int] | None]] = (),
+    ) -> Source:
+        """The user's loaders; sizes and classes are read off their data set and the test batches.
+
+        Args:
+            train: the loader to train on.
+            test: the loader to measure accuracy on.
+            device: where batches go.
+            modules: networks that came as modules: they may know of classes that no test image shows; each with the
+                rows and columns that it receives, where those are not the data's.
+
+        Raises:
+            DataError: they are empty, or give something other than images and labels, or labels that are no classes.
+        """
+        train_batches = ForeignBatches(train, device, "train_loader")
+        test_batches = ForeignBatches(test, device, "val_loader")
+        len(train_batches)  # without a length no schedule can be laid out
+        shape, classes = None, 0
+        for batch in test_batches.epoch(0):
+            shape = tuple(batch.x.shape[1:])
+            classes = max(classes, int(batch.y.max()) + 1)
+            check_finite(batch.x, test_batches.name)
+        if shape is None or len(shape) != 3:
+            raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
+        dataset = getattr(train, "dataset", None)
+        received = [(module, (shape[0], *(size or shape[1:]))) for module, size in modules]
+        outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
+        classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
+        train_batches, test_batches = (replace(batches, classes=classes) for batches in (train_batches, test_batches))
+        return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
+
+    @property
+    def images(self) -> ImageForm:
+        """What the images of its batches are like; of loaders it is not known how they normalise."""
+        if self.data is None:
+            return ImageForm(self.input_size)
+        return ImageForm(self.input_size, self.data.mean, self.data.std)
+
+    def shared(self, rank: int, processes: int) -> Source:
+        """The same, where each of several processes trains on its share; loaders of the user's own share themselves."""
+        if processes == 1 or self.data is None:
+            return self
+        return replace(self, train=ShardedBatches(self.train, rank, processes))
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder keeps of the data."""
+        if self.data is not None:
+            return self.data.describe()
+        return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
+
+
+def _count(batches: ForeignBatches, dataset: Any) -> int:
+    """Images in the training set: what its data set says, else as many as one pass gives."""
+    if isinstance(dataset, Sized):
+        return len(dataset)
+    return sum(len(batch.y) for batch in batches.epoch(0))

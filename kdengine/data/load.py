@@ -1,0 +1,168 @@
+"""From a data spec such as ``"cifar100"`` to batches, class names and normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdengine.config.specs import Spec
+from kdengine.data import decoding
+from kdengine.data.dataset import Data, Split
+from kdengine.data.readers import READERS
+from kdengine.errors import DataError, KDError, cause, did_you_mean
+from kdengine.plugins.registry import Registry
+
+__all__ = ["BUILT_IN", "load_data", "ready"]
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet, for images that are not looked at beforehand."""
+
+BUILT_IN = {
+    "digits": "1,797 handwritten digits of scikit-learn, 10 classes; ships with the package, no download",
+    "cifar10": "CIFAR-10 through torchvision, downloaded once",
+    "cifar100": "CIFAR-100 through torchvision, downloaded once",
+    "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/",
+    "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
+    "python:MODULE:FACTORY": "your own factory of kdengine.Data",
+}
+
+
+def load_data(text: str, registry: Registry | None = None) -> Data:
+    """Load what a data spec names.
+
+    Args:
+        text: ``NAME[@KEY=VALUE...]``: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``,
+            ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. Any takes ``@train=N`` and ``@test=N``: only the first
+            N images; folders and hub names take ``@size=S`` (resize to S x S) and ``@label=COLUMN``.
+        registry: finds the data sets that plugins offer.
+
+    Raises:
+        DataError: the name is unknown, or what it names is missing or malformed.
+    """
+    spec = Spec.parse(text, DataError)
+    options = dict(spec.options)
+    limits = [options.pop(split, None) for split in ("train", "test")]
+    for limit in limits:
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise DataError(f"'{text}': @train and @test take a number of images, got {limit!r}.")
+    scheme = spec.scheme or spec.name
+    load = READERS.get(scheme) or (registry and registry.dataset(scheme))
+    if not load:
+        names = [*READERS, *(registry.offered("datasets") if registry else ())]
+        near = did_you_mean(scheme, names) or f"Data is one of {', '.join(BUILT_IN)}."
+        raise DataError(f"There is no data set '{text}'. {near}")
+    _check_form(text, spec, options, load)
+    try:
+        data = load(spec.name, **options)
+    except KDError:
+        raise
+    except (Exception, SystemExit) as error:  # files, the network, and a plugin's factory may fail in any way
+        raise DataError(f"'{text}' could not be loaded: {cause(error).rstrip('.')}.") from error
+    if not isinstance(data, Data):
+        raise DataError(f"'{text}' must give a kdengine.Data, got {type(data).__name__}.")
+    cut = replace(data, name=text, train=data.train.first(limits[0]), test=data.test.first(limits[1]))
+    return ready(cut)
+
+
+def ready(data: Data) -> Data:
+    """A data set that is known to be sound, with what it leaves open taken from its images.
+
+    Raises:
+        DataError: a split is empty, or its images or labels are not what the data says.
+    """
+    return _finished(_checked(data))
+
+
+def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) -> None:
+    """Refuse a name where none belongs, a missing one, and options that the reader does not have."""
+    forms = {form.partition(":")[0]: form for form in BUILT_IN}
+    form = forms.get(spec.scheme or spec.name)
+    if form is not None and (":" in form) != bool(spec.scheme):
+        raise DataError(f"'{text}' is not how such data is named. Write {form}.")
+    try:
+        signature = inspect.signature(load)
+    except ValueError:  # what is not written in Python does not say what it takes
+        return
+    try:
+        signature.bind(spec.name, **options)
+    except TypeError as error:
+        allowed = ["train", "test", *list(signature.parameters)[1:]]
+        near = [did_you_mean(option, allowed) for option in options if option not in allowed]
+        raise DataError(f"'{text}': {error}. {' '.join(near).strip() or 'It takes @' + ', @'.join(allowed) + '.'}") from error
+
+
+def _checked(data: Data) -> Data:
+    """The same data, whose splits are known to be sound."""
+    for split in (data.train, data.test):
+        if len(split) == 0:
+            raise DataError(f"'{data.name}' has an empty split: training and test images are both needed.")
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= data.num_classes:
+            raise DataError(
+                f"'{data.name}' has the label {low if low < 0 else high}, outside its {data.num_classes} classes, "
+                f"which count from 0 to {data.num_classes - 1}."
+            )
+        _check_images(data, split)
+    return data
+
+
+def _check_images(data: Data, split: Split) -> None:
+    count = len(split.items) if split.images is None else len(split.images)
+    if count != len(split):
+        raise DataError(f"'{data.name}' has {count} images and {len(split)} labels in one split.")
+    images = split.images
+    if images is not None and (images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(data.input_size)):
+        raise DataError(
+            f"'{data.name}' has images {images.dtype} {list(images.shape)}: uint8 [N, C, H, W] is needed, "
+            f"with [C, H, W] = {list(data.input_size)}."
+        )
+
+
+def _finished(data: Data) -> Data:
+    """The same data, decoded where it fits in memory, with normalisation and fingerprint."""
+    splits = data.train, data.test
+    if data.train.images is None and sum(map(len, splits)) * math.prod(data.input_size) <= decoding.MEMORY_LIMIT:
+        height, width = data.input_size[1:]
+        train, test = (_in_memory(split, width, height) for split in splits)
+        data = replace(data, train=train, test=test)
+    if not data.mean:
+        mean, std = IMAGENET if data.train.images is None else statistics(data.train.images)
+        data = replace(data, mean=mean, std=std)
+    return replace(data, fingerprint=data.fingerprint or _fingerprint(data))
+
+
+def _in_memory(split: Split, width: int, height: int) -> Split:
+    return split if split.images is not None else Split(split.labels, decoding.decode(split.items, width, height, split.labels))
+
+
+def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 [N, C, H, W], on the scale 0 to 1, to four digits."""
+    counts = torch.stack([torch.bincount(channel.flatten().long(), minlength=256) for channel in images.unbind(1)])
+    values = torch.arange(256, dtype=torch.float64) / 255
+    share = counts.double() / counts.sum(1, keepdim=True)
+    mean = (share * values).sum(1)
+    std = ((share * values**2).sum(1) - mean**2).clamp(min=1e-12).sqrt()
+    return tuple(round(float(m), 4) for m in mean), tuple(max(round(float(s), 4), 1e-4) for s in std)
+
+
+def _fingerprint(data: Data) -> str:
+    digest = hashlib.sha256(repr((data.classes, data.input_size, len(data.train), len(data.test))).encode())
+    for split in (data.train, data.test):
+        digest.update(split.labels.numpy().tobytes())
+        digest.update(_sample(split, data.input_size).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(split: Split, input_size: tuple[int, int, int], count: int = 32) -> Tensor:
+    """The images in memory, or some of those that would have to be decoded first."""
+    if split.images is not None:
+        return split.images
+    places = torch.linspace(0, len(split) - 1, min(count, len(split))).long().tolist()
+    return torch.stack([decoding.pixels(split.items, place, input_size[2], input_size[1]) for place in places])

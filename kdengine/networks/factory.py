@@ -1,0 +1,75 @@
+"""Further networks for methods that ask for them: peers, assistants."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from functools import partial
+
+from torch import nn
+
+from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.models import ModelSource, check_name
+from kdengine.networks.preprocess import fit_for
+from kdengine.plugins.registry import Registry
+from kdengine.seeds import seeded
+
+__all__ = ["NetworkMaker"]
+
+
+class NetworkMaker:
+    """Makes networks with fresh weights; each call gives other weights, in an order that the seed decides.
+
+    Args:
+        kinds: what the words ``"student"`` and ``"teacher"`` stand for: a spec, or a module whose like is made.
+        num_classes: K.
+        images: what the data makes.
+        registry: finds the networks of plugins.
+        seed: of the first network.
+        fits: what is done to the images before networks of the words receive them; others get what their weights were made
+            for, and without weights what the data makes.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, str | nn.Module],
+        num_classes: int,
+        images: ImageForm,
+        registry: Registry,
+        seed: int,
+        fits: Mapping[str, InputFit] | None = None,
+    ) -> None:
+        self._kinds = dict(kinds)
+        self._images = images
+        self._source = partial(ModelSource, num_classes=num_classes, registry=registry)
+        self._fits = dict(fits or {})
+        self._registry = registry
+        self._seeds = itertools.count(seed)
+
+    def __call__(self, spec: str) -> nn.Module:
+        """A network of a spec, ``"student"`` or ``"teacher"``; it takes images as the data makes them.
+
+        Raises:
+            ModelError: there is no such network, or it does not fit the data.
+        """
+        kind, seed = self._kinds.get(spec, spec), next(self._seeds)
+        if isinstance(kind, nn.Module):
+            return self._fit(spec, kind).before(_reborn(kind, seed))
+        check_name(kind, self._registry)
+        fit = self._fit(spec, kind)
+        return fit.before(self._source(kind, input_size=fit.wanted.size).create(seed))
+
+    def _fit(self, word: str, kind: str | nn.Module) -> InputFit:
+        return self._fits[word] if word in self._fits else fit_for(kind, self._images)
+
+
+def _reborn(module: nn.Module, seed: int) -> nn.Module:
+    """A copy with fresh weights, as far as its parts know how to draw them."""
+    twin: nn.Module = copy.deepcopy(module).train().requires_grad_(True)
+    with seeded(seed):
+        for part in twin.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    return twin

@@ -1,1 +1,0 @@
-"""Plugins: found, loaded, called, chosen."""

@@ -1,0 +1,316 @@
+"""Plugins: finding, loading, blocking and listing them.
+
+Discovery reads entry points only; a module is imported when a run selects it, alone, so that one broken plugin never
+stops a run that does not use it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+from importlib_metadata import EntryPoint
+
+from kdengine.errors import PluginError, cause, did_you_mean
+from kdengine.plugins import hookspecs
+from kdengine.plugins.discovery import (
+    GROUP,
+    Composition,
+    Plugin,
+    Registrar,
+    canonical,
+    discover,
+    distillers_in,
+    import_file,
+)
+from kdengine.plugins.hooks import Hooks
+
+if TYPE_CHECKING:
+    import click
+
+    from kdengine.methods.distiller import Distiller
+
+__all__ = ["Registry"]
+
+ALLOW = "KDENGINE_LOAD_PLUGINS"
+
+
+class Registry:
+    """The plugins of one engine.
+
+    Args:
+        allow: names of entry points or distributions that may be loaded, all others being blocked; by default what
+            the environment variable ``KDENGINE_LOAD_PLUGINS`` lists (comma-separated), or all.
+    """
+
+    def __init__(self, allow: Iterable[str] | None = None) -> None:
+        self.manager = _manager()
+        self.plugins = list(discover())
+        self.files: dict[Path, Plugin] = {}
+        if allow is None and ALLOW in os.environ:
+            allow = [name.strip() for name in os.environ[ALLOW].split(",") if name.strip()]
+        if allow is not None:
+            self._block_all_but({canonical(name) for name in allow})
+
+    def methods(self, text: str) -> list[type[Distiller]]:
+        """The methods that ``--plugin TEXT`` selects: one, several for a composition, none for a mere observer.
+
+        Args:
+            text: a method, a distribution that offers one method, ``distribution:method``, or a Python file, with
+                ``:method`` behind it where it has several.
+
+        Raises:
+            PluginError: unknown, ambiguous, blocked or broken.
+        """
+        return self._select(text, ())
+
+    def model(self, name: str) -> Callable[..., Any] | None:
+        """The factory of a network that a plugin offers, or None."""
+        return self._search("models", name)
+
+    def dataset(self, name: str) -> Callable[..., Any] | None:
+        """The factory of a data set that a plugin offers, or None."""
+        return self._search("datasets", name)
+
+    def recipe(self, name: str) -> Path:
+        """The file of a recipe.
+
+        Raises:
+            PluginError: no plugin ships such a recipe.
+        """
+        for plugin in self._by_likelihood():
+            self._load(plugin)
+            for folder in plugin.recipes:
+                if os.path.isfile(folder / f"{name}.toml"):
+                    return folder / f"{name}.toml"
+        known = sorted(file.stem for plugin in self._everything for folder in plugin.recipes for file in folder.glob("*.toml"))
+        near = did_you_mean(name, known) or f"There are: {', '.join(known) or 'none'}."
+        raise PluginError(f"There is no recipe '{name}'. {near}")
+
+    def offered(self, kind: str) -> dict[str, Any]:
+        """Everything of a kind (``methods``, ``models``, ``datasets``) that the loaded plugins offer, by name."""
+        return {name: item for plugin in self._everything for name, item in sorted(getattr(plugin, kind).items())}
+
+    def load_all(self) -> None:
+        """Load every plugin that is not blocked; what fails is marked as broken, what comes second as shadowed."""
+        for plugin in self.plugins:
+            self._load(plugin)
+        owners: dict[str, Plugin] = {}
+        for plugin in self.plugins:
+            for name in plugin.selectable:
+                owner = owners.setdefault(name, plugin)
+                if owner.distribution != plugin.distribution:
+                    plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
+
+    def all_methods(self) -> list[str]:
+        """Names of all methods and compositions, in alphabetical order; loads every plugin that is not blocked."""
+        self.load_all()
+        return sorted([*self.offered("methods"), *self.offered("compositions")])
+
+    def hooks(self, observers: Iterable[object]) -> Hooks:
+        """The hooks of one run: the plugins selected so far, and observers that no other run sees.
+
+        A plugin that was only loaded to look for a name is not heard: nobody asked for it.
+
+        Raises:
+            PluginError: an observer has a hook that kdengine does not have.
+        """
+        manager = _manager()
+        selected = {plugin.module: plugin for plugin in self._everything if plugin.selected}
+        for observer in (*selected, *observers):
+            manager.register(observer)
+        try:
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            hooks = ", ".join(name for name in vars(hookspecs) if name.startswith("kdengine_"))
+            raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are {hooks}.") from error
+        return Hooks(manager, selected.values())
+
+    def add_commands(self, cli: click.Group) -> None:
+        """Let every plugin that is not blocked add its commands; one that fails at it is marked as broken."""
+        self.load_all()
+        modules = set(self.manager.get_plugins())
+        for plugin in self.plugins:
+            if plugin.status == "loaded":
+                with _isolated(plugin):
+                    self.manager.subset_hook_caller("kdengine_commands", modules - {plugin.module})(cli=cli)
+
+    def load_models(self) -> None:
+        """Load the plugins that may offer networks or recipes."""
+        for plugin in self._by_likelihood():
+            self._load(plugin)
+
+    def _search(self, kind: str, name: str) -> Callable[..., Any] | None:
+        for plugin in self._by_likelihood():
+            self._load(plugin)
+            found: Callable[..., Any] | None = getattr(plugin, kind).get(name)
+            if found is not None:
+                return found
+        return None
+
+    @property
+    def _everything(self) -> list[Plugin]:
+        return [*self.plugins, *self.files.values()]
+
+    def _by_likelihood(self) -> list[Plugin]:
+        """Plugins in the order in which networks, data and recipes are looked for: zoos early, methods last."""
+        return sorted(
+            self._everything, key=lambda plugin: (plugin.distribution.startswith("kdplugin"), "zoo" not in plugin.name)
+        )
+
+    def _select(self, text: str, within: tuple[str, ...]) -> list[type[Distiller]]:
+        """:meth:`methods`, inside the compositions ``within``."""
+        head, colon, method = (text, "", "") if text.endswith(".py") else text.partition(":")
+        if head.endswith(".py") or os.sep in head:
+            return self._choose([self._load_file(Path(head))], head, method, within)
+        named = [plugin for plugin in self.plugins if plugin.name == head]
+        owners = [plugin for plugin in self.plugins if canonical(plugin.distribution) == canonical(head)]
+        if colon:
+            if not owners and not named:
+                raise self._unknown(head)
+            return self._choose(owners or named, head, method, within)
+        for plugin in named:
+            self._load(plugin, needed=len(named) == 1)
+        found = self._offer(text)
+        if found is None and (named or owners):
+            return self._choose(named or owners, text, "", within)
+        if found is None:
+            self.load_all()
+            found = self._offer(text)
+        if found is None:
+            raise self._unknown(text)
+        return self._expand(text, found, within)
+
+    def _expand(self, name: str, found: Any, within: tuple[str, ...]) -> list[type[Distiller]]:
+        """The methods of a composition in its order, or the one method."""
+        if not isinstance(found, Composition):
+            return [found]
+        if name in within:
+            raise PluginError(f"The composition '{name}' contains itself: {' > '.join([*within, name])}.")
+        return [method for part in found.methods for method in self._select(part, (*within, name))]
+
+    def _offer(self, name: str) -> Any:
+        """The method or composition that the loaded plugins offer under a name, or None.
+
+        Raises:
+            PluginError: two distributions offer it.
+        """
+        for plugins in (self.plugins, list(self.files.values())):  # an installed method is not hidden by a file's
+            owners = {plugin.distribution: plugin for plugin in plugins if name in plugin.selectable}
+            if len(owners) > 1:
+                choices = " or ".join(f"--plugin {distribution}:{name}" for distribution in owners)
+                titles = " and ".join(plugin.title for plugin in owners.values())
+                raise PluginError(f"Both {titles} offer '{name}'. Choose one: {choices}.")
+            for plugin in owners.values():
+                plugin.selected = True
+                return plugin.selectable[name]
+        return None
+
+    def _choose(self, plugins: list[Plugin], text: str, method: str, within: tuple[str, ...]) -> list[type[Distiller]]:
+        """One method of the plugins that ``text`` names; without a name, the only one."""
+        for plugin in plugins:
+            self._load(plugin, needed=True)
+            plugin.selected = True
+        methods = [name for plugin in plugins for name in plugin.methods]
+        offered = {name: found for plugin in plugins for name, found in plugin.selectable.items()}
+        only = methods if len(methods) == 1 else list(offered)
+        if not method and not only:
+            return []
+        if not method and len(only) == 1:
+            method = only[0]
+        if method in offered:
+            return self._expand(method, offered[method], within)
+        choices = ", ".join(f"{text}:{name}" for name in offered)
+        fix = did_you_mean(method, offered) or (f"Choose one: {choices}." if choices else "It is not for --plugin.")
+        but = f", but not '{method}'" if method else ""
+        raise PluginError(f"{plugins[0].title} offers {len(offered)} methods{but}. {fix}")
+
+    def _unknown(self, text: str) -> PluginError:
+        names = {name for plugin in self._everything for name in (plugin.name, plugin.distribution, *plugin.selectable)}
+        near = did_you_mean(text, names) or f"Installed: {', '.join(sorted(self.offered('methods'))) or 'no methods'}."
+        unfit = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in ("broken", "blocked")]
+        hint = f" Not usable: {', '.join(unfit)}." if unfit else ""
+        return PluginError(f"There is no plugin '{text}'. {near}{hint} 'kdengine plugins' lists them.")
+
+    def _block_all_but(self, allowed: set[str]) -> None:
+        for plugin in self.plugins:
+            if not {canonical(plugin.name), canonical(plugin.distribution)} & allowed:
+                plugin.status, plugin.reason = "blocked", f"not listed in {ALLOW}"
+
+    def _load(self, plugin: Plugin, needed: bool = False) -> None:
+        """Import and register a plugin once; a failure is noted, and raised only where the plugin is needed."""
+        if plugin.status == "found":
+            with _isolated(plugin):
+                self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
+                plugin.status = "loaded"
+        if needed and plugin.status in ("broken", "blocked"):
+            fix = (
+                f"Reinstall or update it: pip install -U {plugin.distribution}."
+                if plugin.status == "broken"
+                else f"Add '{plugin.name}' to {ALLOW}."
+            )
+            raise PluginError(
+                f"The plugin '{plugin.name}' of {plugin.title} is {plugin.status}: {plugin.reason.rstrip('.')}. {fix}"
+            )
+
+    def _register(self, plugin: Plugin, module: Any) -> None:
+        """Hand the module to pluggy, find misspelt hooks, and let it offer what it has."""
+        name = f"{plugin.distribution}:{plugin.name}"
+        others = set(self.manager.get_plugins())
+        known = module in others
+        try:
+            if not known:
+                self.manager.register(module, name)
+            self.manager.check_pending()
+            plugin.module = module
+            self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
+        except BaseException:
+            if not known and self.manager.get_plugin(name) is module:  # else the name is another's, who keeps it
+                self.manager.unregister(name=name)
+            raise
+
+    def _load_file(self, path: Path) -> Plugin:
+        """Load a plugin that is a single file; without a registration of its own, its distillers are offered."""
+        if not os.path.isfile(path):  # unlike Path's own, false for what cannot be a path at all
+            raise PluginError(f"There is no file '{path}'. --plugin takes a method, a distribution, or a Python file.")
+        place = path.resolve()
+        if place not in self.files:
+            plugin = Plugin(path.stem, str(path), "", str(place), status="loaded")
+            try:
+                module = import_file(path)
+                self._register(plugin, module)
+                if not plugin.selectable:
+                    plugin.methods.update(distillers_in(module))
+                if not plugin.selectable and not self.manager.get_hookcallers(module):
+                    raise PluginError("it holds no subclass of kdengine.Distiller, and no function marked @hookimpl")
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the user's file may fail in any way
+                name = f"{plugin.distribution}:{plugin.name}"
+                if self.manager.has_plugin(name):
+                    self.manager.unregister(name=name)  # it may be mended, and asked for again
+                raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
+            self.files[place] = plugin
+        return self.files[place]
+
+
+@contextmanager
+def _isolated(plugin: Plugin) -> Iterator[None]:
+    """Whatever fails inside makes the plugin a broken one that offers nothing, and stops nobody else."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may fail in any way
+        plugin.status, plugin.reason = "broken", cause(error)
+        plugin.withdraw()
+
+
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager

@@ -1,0 +1,171 @@
+"""Which methods a run uses, with which options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from kdengine.config.settings import LOADERS, Settings
+from kdengine.errors import KDError, SettingsError, did_you_mean, together
+from kdengine.methods.checks import check_contract
+from kdengine.methods.distiller import Distiller
+from kdengine.plugins.registry import Registry
+
+__all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "resolved"]
+
+
+def choose_distillers(
+    plugins: Iterable[str | Distiller], options: Mapping[str, Mapping[str, object]], registry: Registry
+) -> dict[str, Distiller]:
+    """The distillers of a lane by id: a method's name, with ``-2`` for its second use.
+
+    Args:
+        plugins: method names, distributions, files, or distillers made by the caller.
+        options: id -> options, for those named by text.
+        registry: where names are looked up.
+
+    Raises:
+        PluginError: a plugin is unknown, ambiguous or broken, and nothing else is wrong.
+        SettingsError: with every fault in the plugins and in the options of all methods.
+    """
+    unfound: dict[str, KDError] = {}
+    chosen = _chosen(plugins, options, registry, unfound)
+    faults = list(unfound.values())
+    strange = [key for key in options if key not in chosen and not belongs_to(key, unfound)]
+    faults += [SettingsError(_unknown_method(key, chosen)) for key in strange]
+    faults += [SettingsError(_given_as_object(key)) for key in options if isinstance(chosen.get(key), Distiller)]
+    made: dict[str, Distiller] = {}
+    for key, method in chosen.items():
+        try:
+            made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
+            check_contract(made[key])
+        except KDError as error:
+            faults.append(error)
+    if faults:
+        raise together(faults)
+    return made
+
+
+def checked_settings(values: Mapping[str, Any], plugins: object, registry: Registry, one_lane: bool = True) -> Settings:
+    """Settings from plain values; the faults in them and those in the options of the methods are said together.
+
+    Args:
+        values: the settings.
+        plugins: methods by name, distribution or file, or distillers; whatever stands in a file in their place.
+        registry: where names are looked up.
+        one_lane: whether the methods share a lane. Those of several lanes are checked lane by lane, later on, and here
+            only beside other faults.
+
+    Raises:
+        KDError: with every fault found.
+    """
+    faults: list[KDError] = []
+    try:
+        settings = Settings.checked(values)
+    except SettingsError as error:
+        faults.append(error)
+    chosen = _plugins_in(plugins)
+    if chosen and (one_lane or faults):
+        try:
+            choose_distillers(chosen, _tables_in(values.get("options")), registry)
+        except KDError as error:
+            faults.append(error)
+    if faults:
+        raise together(faults)
+    return settings
+
+
+def _plugins_in(given: object) -> list[str | Distiller]:
+    """What can name a method or is one, of whatever was given for a list of them."""
+    items = [given] if isinstance(given, str | Distiller) else given if isinstance(given, Iterable) else ()
+    return [item for item in items if isinstance(item, str | Distiller)]
+
+
+def _tables_in(given: object) -> dict[str, Mapping[str, object]]:
+    """The tables of options among whatever was given for them; of anything else the settings say what is wrong."""
+    tables = given if isinstance(given, Mapping) else {}
+    return {key: table for key, table in tables.items() if isinstance(key, str) and isinstance(table, Mapping)}
+
+
+def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loaders: bool = False) -> Settings:
+    """The settings that a run folder keeps: with every option of every method, so that the run can be repeated.
+
+    Args:
+        settings: as they were given.
+        distillers: id -> distiller.
+        own_loaders: whether the batches come from loaders of the caller.
+    """
+    options = {key: distiller.options.model_dump(mode="json", exclude_none=True) for key, distiller in distillers.items()}
+    return settings.model_copy(update={"options": options, **({"data": LOADERS} if own_loaders else {})})
+
+
+def _given_as_object(key: str) -> str:
+    return f"Options are given for '{key}', but it came as an object: give them to its class, {key}(NAME=VALUE)."
+
+
+def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
+    sections = [*chosen, "train", "teacher_train", "teacher_input", "student_input"]
+    near = did_you_mean(key, sections) or f"This run has {', '.join(sections)}."
+    return f"Options are given for '{key}', which is no method of this run. {near}"
+
+
+def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
+    """What to call a lane: the methods and compositions that were asked for, such as ``multi`` or ``fitnet+st``."""
+    labels = [_label(plugin, registry) for plugin in plugins]
+    return "+".join(label for label in labels if label) or "plain"
+
+
+def names_of(plugins: Iterable[str | Distiller], registry: Registry) -> set[str]:
+    """The methods that some plugins stand for, with those that may come along."""
+    found = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for plugin in plugins]
+    return {name for methods in found for method in methods for name in (method.name, *method.companions)}
+
+
+def belongs_to(key: str, used: Collection[str]) -> bool:
+    """Whether the options under a key, such as ``fitnet`` or ``fitnet-2``, belong to a method in use."""
+    name, _, number = key.rpartition("-")
+    return key in used or (number.isdigit() and name in used)
+
+
+def _label(plugin: str | Distiller, registry: Registry) -> str:
+    """What to call one selection; nothing for a mere observer."""
+    if isinstance(plugin, Distiller):
+        return plugin.name
+    methods = registry.methods(plugin)
+    if not methods:
+        return ""
+    return methods[0].name if len(methods) == 1 else plugin.rpartition(":")[2]
+
+
+def _chosen(
+    plugins: Iterable[str | Distiller],
+    options: Mapping[str, Mapping[str, object]],
+    registry: Registry,
+    unfound: dict[str, KDError],
+) -> dict[str, type[Distiller] | Distiller]:
+    """Methods by id; where none of them has a loss of its own, with those that they bring along.
+
+    Why a plugin cannot be used is noted in ``unfound``.
+    """
+    chosen: dict[str, type[Distiller] | Distiller] = {}
+    for plugin in plugins:
+        for method in [plugin] if isinstance(plugin, Distiller) else _found(plugin, registry, unfound):
+            uses = sum(found.name == method.name for found in chosen.values())
+            chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
+    active = {key: method for key, method in chosen.items() if _weight(method, options.get(key, {}))}
+    if all(method.companions for method in active.values()):
+        for name in [name for method in active.values() for name in method.companions]:
+            chosen.update({method.name: method for method in _found(name, registry, unfound)})
+    return chosen
+
+
+def _found(plugin: str, registry: Registry, unfound: dict[str, KDError]) -> list[type[Distiller]]:
+    try:
+        return registry.methods(plugin)
+    except KDError as error:
+        unfound[plugin] = error
+        return []
+
+
+def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) -> object:
+    return method.options.weight if isinstance(method, Distiller) else options.get("weight", 1)

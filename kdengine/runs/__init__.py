@@ -1,0 +1,1 @@
+"""Runs: put together, trained, resumed, measured again and compared."""

@@ -1,0 +1,68 @@
+"""Measuring the student of a run folder again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdengine.config.trust import check_trusted
+from kdengine.data.dataset import Data
+from kdengine.data.load import load_data
+from kdengine.errors import SettingsError
+from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.models import ModelSource
+from kdengine.networks.weights import load_weights
+from kdengine.plugins.registry import Registry
+from kdengine.storage.runfolder import RunFolder
+from kdengine.training.evaluation import evaluate
+from kdengine.training.runtime import Runtime
+
+__all__ = ["evaluate_folder"]
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None = None, trust: bool = False) -> dict[str, Any]:
+    """Measure the student of a finished run again.
+
+    Args:
+        folder: the run folder.
+        weights: ``"last"`` or ``"best"``.
+        data: another data spec than the run's.
+        trust: run the code of others that the folder names: ``python:`` specs.
+
+    Raises:
+        KDError: the folder holds no finished run, or its student does not fit the data.
+    """
+    place = RunFolder(folder)
+    settings = place.settings()
+    result = place.result()
+    if result is None:
+        raise SettingsError(f"The run in '{folder}' is not finished. Go on with it: kdengine run --resume {folder}.")
+    if settings.student.startswith("module:"):
+        raise SettingsError(f"The student of '{folder}' was a module of the caller's own; only a named network can be rebuilt.")
+    registry = Registry()
+    spec = data or settings.data
+    used = {"student": settings.student, **({} if data else {"data": settings.data})}
+    check_trusted(used, place.path / "run.toml", trust)
+    log.info("Loading %s", spec)
+    loaded = load_data(spec, registry)
+    runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
+    fit = _fit(result["student"].get("input"), loaded)
+    model = ModelSource(settings.student, loaded.num_classes, fit.wanted.size, registry).create(settings.seed)
+    file = {"last": "student.safetensors", "best": "student-best.safetensors"}[weights]
+    load_weights(model, place.path / file, f"'{settings.student}'")
+    accuracy = evaluate(fit.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), runtime)
+    return {"student": settings.student, "weights": weights, "data": spec, **accuracy}
+
+
+def _fit(received: Mapping[str, Any] | None, data: Data) -> InputFit:
+    """What turns images of the data into what the student received in its run, as far as the folder says that."""
+    if received is None:
+        return InputFit.none(data.input_size)
+    channels, rows, columns = received["size"]
+    mean, std = (tuple(received[name]) if name in received else None for name in ("mean", "std"))
+    given = ImageForm(data.input_size, data.mean, data.std)
+    return InputFit(given, ImageForm((channels, rows, columns), mean, std))

@@ -1,0 +1,141 @@
+"""What a run is going to do, known before anything is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kdengine.config.settings import Settings
+from kdengine.methods.distiller import Distiller
+from kdengine.networks.flops import count_flops
+from kdengine.networks.models import count_parameters
+from kdengine.networks.network import Network
+from kdengine.runs.session import Room
+from kdengine.storage.runfolder import RunFolder
+from kdengine.taps.anatomy import Site
+from kdengine.training.chain_step import Link
+from kdengine.training.lane import Lane
+from kdengine.training.lane_module import Phase
+from kdengine.training.memory import bytes_of
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All parts of a run, put together and checked.
+
+    Attributes:
+        settings: as resolved.
+        folder: where it will be kept; not created yet.
+        room: its data, its device and its teacher.
+        student: the network to train.
+        lane: the student with its methods and stages.
+    """
+
+    settings: Settings
+    folder: RunFolder
+    room: Room
+    student: Network
+    lane: Lane
+
+    def describe(self) -> dict[str, Any]:
+        """Networks, methods with their connectors, and stages with their taps and shapes, as plain data."""
+        networks = {"student": self.student, "teacher": self.room.teacher}
+        return {
+            **{role: _network(network) for role, network in networks.items() if network is not None},
+            "methods": [_method(name, method) for name, method in self.lane.module.methods.items()],
+            "stages": [
+                {**({"network": link.student.name} if len(self.lane.links) > 1 else {}), **self._stage(link, phase)}
+                for link in self.lane.links
+                for phase in link.phases
+            ],
+            "memory": self._memory(),
+            "data": self.room.source.describe(),
+            "runtime": self.room.runtime.describe(),
+            "folder": str(self.folder.path),
+        }
+
+    def _stage(self, link: Link, phase: Phase) -> dict[str, Any]:
+        forwards = {"student": self._forward(link.student, phase.student_sites, phase.stage.task)}
+        if link.teacher is not None and phase.needs_teacher:
+            forwards["teacher"] = self._forward(link.teacher, phase.teacher_sites, "logits" in phase.teacher_sites)
+        return {
+            "name": phase.stage.name,
+            "epochs": phase.epochs,
+            "task_weight": phase.task_weight if phase.stage.task else 0.0,
+            "forwards": forwards,
+            "taps": [_tap(link, phase, method, *names) for method in phase.readings for names in phase.readings[method].names],
+        }
+
+    def _forward(self, network: Network, sites: Mapping[str, Site], whole: bool) -> dict[str, Any]:
+        """How deep a network runs, and what that costs for one image, beside what the whole of it would."""
+        size = network.input_size
+        everything = count_flops(network.module, size)
+        if whole or not sites:
+            return {"until": None, "flops": everything, "whole_flops": everything}
+        last = max(sites.values(), key=network.anatomy.when)
+        return {"until": str(last), "flops": count_flops(network.module, size, sites), "whole_flops": everything}
+
+    def _memory(self) -> dict[str, int]:
+        """Bytes that the lane keeps from batch to batch, and those that taps keep of each image of one, at most."""
+        captured = [_captured(link, phase) for link in self.lane.links for phase in link.phases]
+        return {"lane": bytes_of(self.lane), "taps_per_image": max(captured)}
+
+
+def _network(network: Network) -> dict[str, Any]:
+    """A network; the normalisation of its images, where that is not the data's."""
+    received = network.fit.wanted.describe()
+    return {
+        "name": network.name,
+        "parameters": network.anatomy.parameters,
+        "stages": network.anatomy.num_stages,
+        "input": received if network.fit.normalises else {"size": received["size"]},
+    }
+
+
+def _method(name: str, method: Distiller) -> dict[str, Any]:
+    """A method with its connectors: what is trained beside the student and thrown away afterwards."""
+    connectors = [
+        {"name": path, "kind": type(module).__name__, "parameters": count_parameters(module)}
+        for path, module in _parts(method)
+        if count_parameters(module)
+    ]
+    return {"name": name, "connector_parameters": count_parameters(method), "connectors": connectors}
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """What a module is made of, with lists of modules opened."""
+    for name, part in module.named_children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+            yield from _parts(part, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", part
+
+
+def _captured(link: Link, phase: Phase) -> int:
+    """Bytes of everything that is recorded of one image, in float32."""
+    sides = ((link.student, phase.student_sites), (link.teacher, phase.teacher_sites))
+    shapes = [network.anatomy.tensor(site).shape[1:] for network, sites in sides if network for site in sites.values()]
+    return 4 * sum(shape.numel() for shape in shapes)
+
+
+def _tap(link: Link, phase: Phase, method: str, student: str, teacher: str) -> dict[str, Any]:
+    assert link.teacher is not None
+    reading = phase.readings[method]
+    student, teacher = (name.removeprefix("=") for name in (student, teacher))
+    here, there = reading.student[student], reading.teacher[teacher]
+    sides = (("student", link.student, student, here), ("teacher", link.teacher, teacher, there))
+    found: dict[str, Any] = {"method": method}
+    for side, network, name, site in sides:
+        found |= {
+            side: name,
+            f"{side}_place": str(site),
+            f"{side}_shape": list(network.anatomy.tensor(site).shape[1:]),
+            f"{side}_layout": site.layout.kind,
+            f"{side}_cloned": site.overwritten,
+        }
+    return found

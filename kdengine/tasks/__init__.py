@@ -1,0 +1,1 @@
+"""Tasks: what a student is for, its loss against the targets and its metrics."""

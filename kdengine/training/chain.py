@@ -1,0 +1,47 @@
+"""The networks between teacher and student, where a method asks for some: each teaches the next."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from kdengine.errors import SettingsError
+from kdengine.methods.distiller import Distiller
+from kdengine.networks.network import Network, Pupil
+from kdengine.seeds import undisturbed
+
+__all__ = ["chain"]
+
+
+def chain(pupil: Pupil, distillers: Mapping[str, Distiller]) -> list[tuple[Pupil, Mapping[str, Distiller]]]:
+    """What is taught in turn, the student last: each network learns from the one before it, with distillers of its own.
+
+    Raises:
+        SettingsError: two methods want different networks on the way, or one does not keep to the ends.
+        ModelError: a network on the way cannot be made.
+    """
+    taught: list[tuple[Pupil, Mapping[str, Distiller]]] = []
+    teacher = pupil.teacher
+    for spec in _between(pupil, distillers):
+        name = pupil.student.name if spec == "student" else spec
+        network = Network.probed(name, pupil.new_network(spec), pupil.input_size, pupil.num_classes)
+        taught.append((replace(pupil, student=network, teacher=teacher), copy.deepcopy(distillers)))
+        teacher = network
+    return [*taught, (replace(pupil, teacher=teacher), distillers)]
+
+
+def _between(pupil: Pupil, distillers: Mapping[str, Distiller]) -> Sequence[str]:
+    if pupil.teacher is None:
+        return ()
+    ends = (pupil.teacher.name, pupil.student.name)
+    with undisturbed():  # a method may look networks up that warn
+        routes = {key: tuple(distiller.route(*ends)) for key, distiller in distillers.items()}
+    for key, route in routes.items():
+        if len(route) < 2 or (route[0], route[-1]) != ends:
+            raise SettingsError(f"{key}: a route must lead from '{ends[0]}' to '{ends[1]}', got {list(route)}.")
+    detours = {key: route for key, route in routes.items() if len(route) > 2}
+    if len(set(detours.values())) > 1:
+        wishes = "; ".join(f"{key} wants {' -> '.join(route)}" for key, route in detours.items())
+        raise SettingsError(f"The methods of one run cannot take different ways: {wishes}. Use one of them at a time.")
+    return next(iter(detours.values()), ends)[1:-1]

@@ -1,0 +1,37 @@
+"""One network on the way from the teacher to the student, and the pass of a teacher that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kdengine.networks.network import Network
+from kdengine.training.lane_module import LaneModule, Phase
+from kdengine.training.teacher import TeacherPass
+
+__all__ = ["Lesson", "Link"]
+
+
+class Lesson(NamedTuple):
+    """A pass of a teacher that lanes share."""
+
+    teacher: TeacherPass
+    input_gradients: bool
+
+
+@dataclass(frozen=True)
+class Link:
+    """One network on the way from the teacher to the student, most often the student itself.
+
+    Attributes:
+        student: the network.
+        teacher: what it learns from, if anything.
+        module: the network with its distillers.
+        phases: its stages, the joint one last.
+    """
+
+    student: Network
+    teacher: Network | None
+    module: LaneModule
+    phases: Sequence[Phase]

@@ -1,0 +1,320 @@
+"""One student in training: its distillers, its stages, its optimizer, and what was measured of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from traceback import clear_frames
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from kdengine.config.settings import TrainSettings
+from kdengine.data.batches import Batch
+from kdengine.errors import TrainingError
+from kdengine.methods.step import JOINT
+from kdengine.storage.jsontext import json_text
+from kdengine.storage.scores import is_best, score
+from kdengine.taps import Trace
+from kdengine.training.chain_step import Lesson, Link
+from kdengine.training.finite import ADVICE, gradient_fault, loss_fault
+from kdengine.training.lane_module import LaneModule, Phase, Progress
+from kdengine.training.metrics import Meter
+from kdengine.training.rng import Drawn, Randomness
+from kdengine.training.runtime import Runtime
+from kdengine.training.teacher import TeacherPass
+from kdengine.training.updater import Updater
+
+__all__ = ["Lane"]
+
+RANK_SEED = 7_919
+"""Added to the seed once for each process before this one, so that their dropout differs."""
+EPOCH_SEED = 1_000_003
+"""Added once for each epoch before: what is drawn in an epoch does not depend on what was drawn in others."""
+
+
+class Lane:
+    """One student on its way through its stages.
+
+    Args:
+        name: what logs and folders call it.
+        links: the networks to teach one after the other, the student last; each then teaches the next.
+        teacher: what the first of them learns from, or None.
+        settings: how they are trained.
+        seed: of what is drawn while they train (dropout); batches have a seed of their own.
+        runtime: where they run.
+        steps: batches in an epoch.
+        hand_over: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        links: Sequence[Link],
+        teacher: TeacherPass | None,
+        settings: TrainSettings,
+        seed: int,
+        runtime: Runtime,
+        steps: int,
+        hand_over: str = "best",
+    ) -> None:
+        self.name = name
+        self.links = list(links)
+        self.settings = settings
+        self.runtime = runtime
+        self.steps = steps
+        self.hand_over = hand_over
+        self.meter = Meter(runtime.device)
+        self.randomness = Randomness(seed, runtime.device)
+        self.history: list[dict[str, Any]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.failure: Exception | None = None
+        self.seconds = 0.0
+        self._seed = seed + RANK_SEED * runtime.rank
+        self._teacher = teacher
+        self._plan = [(number, phase) for number, link in enumerate(self.links) for phase in link.phases]
+        self._link_number = -1
+        self._phase_number = -1
+        self._phase_epoch = 0
+        self._enter_next_phase()
+
+    @property
+    def student(self) -> nn.Module:
+        """The student itself; the same object from beginning to end."""
+        return self.links[-1].module.student
+
+    @property
+    def module(self) -> LaneModule:
+        """The network that is being taught now, with its distillers."""
+        return self.links[self._link_number].module
+
+    @property
+    def learner(self) -> nn.Module:
+        """The network that is being taught now: the student, or one that will teach it."""
+        return self.module.student
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All stages, in order."""
+        return [phase for _, phase in self._plan]
+
+    @property
+    def phase(self) -> Phase:
+        """The stage in progress."""
+        return self._plan[self._phase_number][1]
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train, or no use in it."""
+        return self.failure is not None or len(self.history) >= self.total_epochs
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any stage reads the teacher that the lane begins with."""
+        return any(phase.needs_teacher for phase in self.links[0].phases)
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """The pass of a teacher that the stage in progress learns from, if any."""
+        if self._teacher is None or not self.phase.needs_teacher:
+            return None
+        return Lesson(self._teacher, self.phase.input_gradients)
+
+    @property
+    def steps_done(self) -> int:
+        """Batches of the epoch in progress that it has stepped on."""
+        return self.meter.steps
+
+    def begin_epoch(self) -> None:
+        """Make ready for an epoch, or for the rest of one that was interrupted."""
+        if self._phase_epoch >= self.phase.epochs:
+            self._enter_next_phase()
+        if self.steps_done == 0:
+            self.randomness.reseed(self._seed + EPOCH_SEED * len(self.history))
+        self.module.train()
+
+    def step(self, batch: Batch, teacher: Trace | None) -> None:
+        """One update of the student.
+
+        Raises:
+            TrainingError: a term or a gradient is not finite; no weight was changed then.
+        """
+        start = time.perf_counter()
+        self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
+        drawn_before = self.randomness.state
+        with self.randomness.active():
+            terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
+            sound = self._updater.update(self._checked(terms), self._updates(), self._phase_epoch)
+        if not sound:
+            self._refuse(terms, batch, teacher, drawn_before)
+        self.meter.note(batch, terms, logits)
+        self.meter.busy += time.perf_counter() - start
+
+    def end_epoch(self, accuracy: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
+        """Close the epoch and return its row for ``metrics.jsonl``.
+
+        Args:
+            accuracy: what was measured (``test_top1`` ...), in percent; empty in a stage without a task.
+            evaluation_seconds: how long that took.
+        """
+        self.seconds += self.meter.busy + evaluation_seconds
+        record: dict[str, Any] = {
+            "lane": self.name,
+            "epoch": len(self.history) + 1,
+            **self._place(),
+            "stage": self.phase.stage.name,
+            "stage_epoch": self._phase_epoch + 1,
+            "lr": self._updater.lr,
+            **self.meter.row(self.runtime.total, with_accuracy=self.phase.stage.task),
+            **accuracy,
+        }
+        if "test_top1" in record and is_best(record, self._rows(self._link_number)):
+            self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
+        self.history.append(record)
+        self.meter = Meter(self.runtime.device)
+        self._phase_epoch += 1
+        return record
+
+    def fail(self, error: Exception) -> None:
+        """Take the lane out of the run; the others go on, with the memory that it used."""
+        self.failure = error
+        clear_frames(error.__traceback__)
+
+    def retire(self) -> None:
+        """Leave every network in ``eval()``, and drop the gradients of the last step."""
+        for link in self.links:
+            link.module.student.eval()
+            link.module.zero_grad()
+
+    def summary(self) -> dict[str, Any]:
+        """The student's last and best accuracy in percent, and what all training of the lane cost."""
+        return {
+            **score(self._rows(len(self.links) - 1)),
+            "epochs": len(self.history),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def assistants(self) -> list[dict[str, Any]]:
+        """Name and accuracy of the networks that were taught on the way to the student."""
+        return [{"name": link.student.name, **score(self._rows(number))} for number, link in enumerate(self.links[:-1])]
+
+    def _rows(self, link: int) -> list[dict[str, Any]]:
+        """The rows of one link."""
+        return [row for row in self.history if row.get("link", 1) == link + 1]
+
+    def _place(self) -> dict[str, Any]:
+        """Which network is being taught, where there are several."""
+        if len(self.links) == 1:
+            return {}
+        return {"link": self._link_number + 1, "network": self.links[self._link_number].student.name}
+
+    def connectors(self) -> dict[str, Tensor]:
+        """The weights of all connectors, by distiller and name."""
+        return dict(self.module.distillers.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on after the last step: tensors and plain data."""
+        return {
+            "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
+            "optimizer": self._updater.state_dict(),
+            "random": self.randomness.state_dict(),
+            "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
+            "plan": self._stages(),
+            "best_weights": self.best_weights,
+            "phase": self._phase_number,
+            "phase_epoch": self._phase_epoch,
+            "meter": self.meter.state_dict(),
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to a saved state.
+
+        Raises:
+            ValueError: it is that of other stages.
+        """
+        self._check_stages(state["plan"], state["phase"])
+        while self._phase_number < state["phase"]:
+            self._enter_next_phase()
+        for link, weights in zip(self.links, state["modules"], strict=False):
+            link.module.load_state_dict(weights)
+        self._updater.load_state_dict(state["optimizer"])
+        self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
+        self.randomness.load_state_dict(state["random"])
+        self.history = list(state["history"])
+        self.best_weights = dict(state["best_weights"])
+        self._phase_epoch = state["phase_epoch"]
+        self.meter.load_state_dict(state["meter"])
+        self.seconds = state["seconds"]
+
+    def _stages(self) -> list[list[Any]]:
+        """Every stage: of which network, its name, its length."""
+        return [[link, phase.stage.name, phase.epochs] for link, phase in self._plan]
+
+    def _check_stages(self, before: Sequence[Sequence[Any]], number: int) -> None:
+        """Refuse a state whose stages were others up to its own, which may have become longer or shorter."""
+        now = self._stages()
+        same = list(map(list, before[:number])) == now[:number] and number < len(now)
+        if not same or list(before[number][:2]) != now[number][:2]:
+            raise ValueError(f"its stages of training were {before}, and are {now}")
+
+    def _enter_next_phase(self) -> None:
+        """Go to the next stage, with a fresh optimizer unless the settings keep the old one."""
+        self._phase_number += 1
+        self._phase_epoch = 0
+        link, phase = self._plan[self._phase_number]
+        moved = link != self._link_number
+        if moved:
+            self._enter_link(link)
+        self.module.phase = phase
+        if moved or self.settings.reset_optimizer:
+            self._updater = Updater(self.module, self.settings, self.runtime)
+        self._updater.begin_stage(phase.epochs * self.steps if phase.stage.name == JOINT else None, self.steps)
+
+    def _enter_link(self, number: int) -> None:
+        """Begin to teach a network; the one taught before it becomes its teacher."""
+        if number > 0:
+            before = self.module
+            if self.hand_over == "best" and self.best_weights:
+                before.student.load_state_dict(self.best_weights)
+            before.zero_grad()
+            self._teacher = TeacherPass(before.fitted, self.runtime)
+        self.best_weights = {}
+        self._link_number = number
+        self.runtime.place(self.module)
+        self._wrapped = self.runtime.setup(self.module)
+
+    def _updates(self) -> int:
+        return self._phase_epoch * self.steps + self.steps_done
+
+    def _checked(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if terms:
+            return terms
+        raise TrainingError(
+            f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
+        )
+
+    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
+        """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
+        where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
+        if not batch.x.isfinite().all():
+            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; mend the data.")
+        fault = loss_fault(where, terms)
+        if fault is None:
+            self.randomness.state = drawn
+            with suppress(RuntimeError):  # a method may have used up what it differentiates
+                fault = self._fault_of_gradients(where, batch, teacher)
+        raise fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
+
+    def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
+        # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
+        with self.randomness.active(), self.runtime.autocast():
+            terms, _ = self.module(batch.x, batch.y, batch.index, teacher)
+        return gradient_fault(where, terms, self._updater.parameters)

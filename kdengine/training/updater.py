@@ -1,0 +1,102 @@
+"""How a lane's weights change: gradients, optimizer and schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdengine.config.settings import TrainSettings
+from kdengine.training.balance import backward_clipped, clip_share
+from kdengine.training.finite import norm_of_gradients
+from kdengine.training.lane_module import LaneModule
+from kdengine.training.optimizer import make_optimizer, make_schedule
+from kdengine.training.runtime import Runtime
+
+__all__ = ["Updater"]
+
+SAID = ("lr", "weight_decay", "momentum", "nesterov")
+"""What an optimizer takes from the settings, and not from its past."""
+
+
+class Updater:
+    """An optimizer over what is trainable in a module, and what it does in a step.
+
+    Args:
+        module: student and distillers.
+        settings: how they are trained.
+        runtime: where they run.
+
+    Attributes:
+        parameters: what is trainable, by name.
+    """
+
+    def __init__(self, module: LaneModule, settings: TrainSettings, runtime: Runtime) -> None:
+        self.module = module
+        self.settings = settings
+        self.runtime = runtime
+        self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._bare = make_optimizer(list(self.parameters.values()), settings)
+        self._optimizer = runtime.setup_optimizer(self._bare)
+        self._schedule: Any = None
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def begin_stage(self, updates: int | None, steps: int) -> None:
+        """Lay out the learning rate.
+
+        Args:
+            updates: steps in the stage; None where the rate stays as it is.
+            steps: of them in an epoch.
+        """
+        self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
+
+    def update(self, terms: Mapping[str, Tensor], done: int, epoch: int) -> bool:
+        """Change the weights, unless the terms, each [], or their gradients are not finite; whether that was done.
+
+        Args:
+            terms: weighted, by name.
+            done: steps of the stage before this one.
+            epoch: of the stage, from 0.
+        """
+        if self._schedule is not None:
+            self._schedule.step_update(done)
+        total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        self._optimizer.zero_grad()
+        self._backward(terms, total, epoch)
+        norm = norm_of_gradients(self.parameters.values())
+        if not math.isfinite(self.runtime.total(total.detach() + norm)):
+            return False
+        if self.settings.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip_grad, norm)
+        self._optimizer.step()
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's; the schedule follows from the number of steps."""
+        state: dict[str, Any] = self._optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Return to a saved state, but for what the settings say: they may have been changed on purpose."""
+        said = [{name: group[name] for name in SAID if name in group} for group in self._bare.param_groups]
+        self._optimizer.load_state_dict(state)
+        for group, values in zip(self._bare.param_groups, said, strict=True):
+            scheduled = ("lr",) if self._schedule is not None else ()
+            group.update({name: value for name, value in values.items() if name not in scheduled})
+
+    def _backward(self, terms: Mapping[str, Tensor], total: Tensor, epoch: int) -> None:
+        clipped = [value for name, value in terms.items() if self.module.clips(name)]
+        if not clipped or len(clipped) == len(terms):
+            self.runtime.backward(total)
+            return
+        free = [value for name, value in terms.items() if not self.module.clips(name)]
+        sums = torch.stack(free).sum(), torch.stack(clipped).sum()
+        backward_clipped(self.runtime.backward, *sums, list(self.parameters.values()), clip_share(epoch))

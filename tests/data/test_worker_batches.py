@@ -1,0 +1,297 @@
+import multiprocessing
+import os
+import random
+import signal
+import time
+import traceback
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
+
+from kdengine.data.batches import generator_for
+from kdengine.data.worker_batches import StreamBatches
+from kdengine.errors import DataError
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (23, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def order_of(batches, epoch):
+    return torch.cat([batch.index for batch in batches.epoch(epoch)]).tolist()
+
+
+def pixels_of(batches, epoch):
+    return torch.cat([batch.x for batch in batches.epoch(epoch)])
+
+
+def states():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+class Noisy:
+    """A transform that draws from all three global random states, as those of torchvision and timm do."""
+
+    def __call__(self, image):
+        draw = random.random() + np.random.rand() + torch.rand(()).item()
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() + draw
+
+
+@pytest.fixture
+def items(images):
+    return [(Image.fromarray(image.permute(1, 2, 0).numpy()), number % 7) for number, image in enumerate(images)]
+
+
+def test_streamed_batches_are_the_same_with_and_without_workers(items):
+    alone, helped = (StreamBatches(items, Noisy(), 5, seed=0, workers=workers) for workers in (0, 2))
+    assert order_of(alone, 2) == order_of(helped, 2)
+    assert torch.equal(pixels_of(alone, 2), pixels_of(helped, 2))
+
+
+def test_a_streamed_epoch_has_every_image_once_and_can_be_repeated(items):
+    batches = StreamBatches(items, Noisy(), 5, seed=0)
+    first = list(batches.epoch(0))
+    order = torch.cat([batch.index for batch in first])
+    assert order.sort().values.tolist() == list(range(23))
+    assert torch.equal(torch.cat([batch.y for batch in first]), order % 7)
+    assert [len(batch.x) for batch in first] == [5, 5, 5, 5, 3]
+    assert len(batches) == 5
+    assert torch.equal(torch.cat([batch.x for batch in first]), pixels_of(batches, 0))
+    assert order_of(batches, 0) != order_of(batches, 1)
+    assert order_of(batches, 0) != order_of(StreamBatches(items, Noisy(), 5, seed=1), 0)
+
+
+def test_a_streamed_image_is_augmented_anew_in_every_epoch(items):
+    batches = StreamBatches(items[:1], Noisy(), 5, seed=0)
+    assert not torch.equal(pixels_of(batches, 0), pixels_of(batches, 1))
+
+
+def test_two_images_of_a_streamed_batch_are_augmented_on_their_own(items):
+    batches = StreamBatches([items[0], items[0]], Noisy(), 5, seed=0)
+    first, second = pixels_of(batches, 0)
+    assert not torch.equal(first, second)
+
+
+def test_streamed_batches_without_a_seed_keep_the_order(items):
+    assert order_of(StreamBatches(items, Noisy(), 5), 4) == list(range(23))
+
+
+def test_no_streamed_batch_draws_from_the_global_random_state(items):
+    before = states()
+    list(StreamBatches(items, Noisy(), 5, seed=0).epoch(0))
+    assert states() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_an_error_of_the_data_that_names_it(items, workers, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+
+    class Broken(list):
+        def __getitem__(self, index):
+            return (Image.open(tmp_path / "broken.png"), 0) if index == 3 else super().__getitem__(index)
+
+    with pytest.raises(DataError, match="Image 3 cannot be read: cannot identify image file"):
+        list(StreamBatches(Broken(items), Noisy(), 5, workers=workers).epoch(0))
+
+
+# what goes wrong ------------------------------------------------------------------------------------------------------
+
+
+class Ending(list):
+    """Items of which the one at place 3 does something else."""
+
+    def __init__(self, items, end):
+        super().__init__(items)
+        self.end = end
+
+    def __getitem__(self, index):
+        return self.end() if index == 3 else super().__getitem__(index)
+
+
+def divide():
+    raise ZeroDivisionError("division\n by zero")
+
+
+def failure(items, end, workers, transform=None):
+    with pytest.raises(DataError) as caught:
+        list(StreamBatches(Ending(items, end), transform or Noisy(), 2, workers=workers).epoch(0))
+    assert multiprocessing.active_children() == [], "workers must be gone even while the error is held"
+    return caught.value
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whatever_a_data_set_of_the_user_raises_is_told_in_one_line(items, workers):
+    assert str(failure(items, divide, workers)) == "Image 3 cannot be read: ZeroDivisionError: division by zero."
+
+
+def test_without_workers_the_traceback_of_the_users_own_code_can_be_seen(items):
+    cause = failure(items, divide, 0).__cause__
+    assert [entry.name for entry in traceback.extract_tb(cause.__traceback__)][-1] == "divide"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_transform_that_fails_is_told_with_the_image(items, workers):
+    class Picky:
+        def __call__(self, image):
+            if image.size == (5, 5):
+                raise ValueError("too small")
+            return torch.zeros(3)
+
+    fault = failure(items, lambda: (Image.new("RGB", (5, 5)), 0), workers, Picky())
+    assert str(fault) == "Image 3 cannot be transformed: ValueError: too small."
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_different_sizes_are_told(items, workers):
+    fault = failure(items, lambda: (Image.new("RGB", (5, 5)), 0), workers)
+    assert str(fault).startswith("A batch cannot be put together: RuntimeError: ")
+
+
+@pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["left", "killed"])
+def test_a_worker_that_dies_is_told_with_what_to_do(items, end):
+    said = str(failure(items, end, 2))
+    assert said.startswith("A process that reads images has died: DataLoader worker (pid")
+    assert "With train.workers=0 the main process reads the images itself, and shows the reason." in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_with_another_label_than_its_split_says_is_refused(items, workers):
+    labels = torch.arange(23) % 7
+    batches = StreamBatches(items, Noisy(), 5, seed=0, workers=workers, labels=labels)
+    assert torch.equal(torch.cat([batch.y for batch in batches.epoch(0)]), labels[order_of(batches, 0)])
+    labels[3] = 6
+    with pytest.raises(DataError, match="Image 3 comes with the label 3, but the labels of its split say 6"):
+        list(batches.epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_grey_image_is_streamed_in_three_channels(workers):
+    (batch,) = StreamBatches([(Image.new("L", (4, 4), 9), 0)], Plain(), 1, workers=workers).epoch(0)
+    assert batch.x.unique().tolist() == [9.0]
+    assert batch.x.shape == (1, 3, 4, 4)
+
+
+class Plain:
+    """A transform that draws nothing."""
+
+    def __call__(self, image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+
+class Drawing(list):
+    """Items that are drawn anew whenever they are read."""
+
+    def __getitem__(self, index):
+        draw = int(256 * random.random()), np.random.randint(256), int(torch.randint(256, ()))
+        return Image.new("RGB", (4, 4), draw), 0
+
+
+def test_a_data_set_that_draws_itself_is_repeatable_too():
+    batches = [StreamBatches(Drawing(range(9)), Plain(), 2, seed=0, workers=workers) for workers in (0, 0, 2)]
+    first, *others = (pixels_of(each, 1) for each in batches)
+    assert all(torch.equal(first, other) for other in others)
+    assert is_the_rest(batches[0].epoch(1, 3), list(batches[0].epoch(1)))
+    assert len(first.flatten(1).unique(dim=0)) == 9
+
+
+@pytest.mark.parametrize("leave", ["closed", "forgotten", "interrupted", "failed"])
+def test_no_worker_is_left_behind_by_who_stops_reading(items, leave):
+    held = []
+
+    def read():
+        for _ in StreamBatches(items, Noisy(), 2, workers=2).epoch(0):
+            assert len(multiprocessing.active_children()) == 2
+            raise KeyboardInterrupt if leave == "interrupted" else ValueError
+
+    if leave in ("closed", "forgotten"):
+        epoch = StreamBatches(items, Noisy(), 2, workers=2).epoch(0)
+        next(epoch)
+        epoch.close() if leave == "closed" else held.append(epoch) or held.clear()
+        del epoch
+    else:
+        with pytest.raises((KeyboardInterrupt, ValueError)) as caught:
+            read()
+        held.append(caught)
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_while_waiting_for_a_worker_ends_the_workers_though_it_is_held(items):
+    def interrupt():
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(1)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as held:
+            list(StreamBatches(Ending(items, interrupt), Noisy(), 2, workers=1).epoch(0))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert multiprocessing.active_children() == []
+    assert held.value.__context__ is None
+
+
+def test_workers_leave_interrupts_to_the_main_process(items):
+    def interrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        return Image.new("RGB", (6, 8)), 3
+
+    batches = StreamBatches(Ending(items, interrupted), Plain(), 5, workers=2)
+    assert [len(batch.y) for batch in batches.epoch(0)] == [5, 5, 5, 5, 3]
+
+
+def test_reading_with_workers_installs_no_handler_of_signals(items, monkeypatch):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # torch does it once in a process
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    list(StreamBatches(items, Noisy(), 5, workers=1).epoch(0))
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+
+
+# the rest of an epoch --------------------------------------------------------------------------------------------------
+
+
+def is_the_rest(rest, whole):
+    """Whether batches are the last ones of others, bit for bit."""
+    rest = list(rest)
+    pairs = list(zip(rest, whole[len(whole) - len(rest) :], strict=True))
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for one, other in pairs for name in ("x", "y", "index"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_streamed_epoch_begun_in_the_middle_goes_on_as_a_whole_one_does(items, workers, seed):
+    batches = StreamBatches(items, Noisy(), 5, seed=seed, workers=workers)
+    whole = list(batches.epoch(1))
+    for start in (0, 1, 4, 5):
+        rest = list(batches.epoch(1, start))
+        assert len(rest) == 5 - start
+        assert is_the_rest(rest, whole)
+
+
+def test_skipped_images_are_not_read(items):
+    read = []
+
+    class Watched(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    batches = StreamBatches(Watched(items), Noisy(), 5, seed=0)
+    rest = [place for batch in batches.epoch(0, 3) for place in batch.index.tolist()]
+    assert len(rest) == 8
+    assert read == rest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("seed", [None, 4])
+def test_streamed_images_come_in_the_order_of_a_shuffling_loader(items, workers, seed):
+    random = generator_for(seed or 0, 3)
+    torch.randint(2**62, (), generator=random)
+    loader = DataLoader(range(23), 5, shuffle=seed is not None, generator=random, num_workers=workers)
+    found = StreamBatches(items, Noisy(), 5, seed=seed, workers=workers).epoch(3)
+    assert [batch.index.tolist() for batch in found] == [places.tolist() for places in loader]

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from kdengine import Distiller, Pair, TapError, Trace
+from kdengine.methods.checks import TAKES, check_shapes
+
+
+def pair(student, teacher):
+    sides = [Trace({"tap": torch.empty(shape, device="meta")}) for shape in (student, teacher)]
+    return Pair(*sides, 10, 100, lambda spec: nn.Identity(), [("tap", "tap")])
+
+
+def method(kind):
+    class Method(Distiller):
+        name = "method"
+        takes = kind
+
+        def forward(self, step):
+            return {}
+
+    return Method()
+
+
+FITTING = {
+    "maps": [((2, 3, 4, 4), (2, 5, 8, 8))],
+    "vectors": [((2, 3), (2, 5))],
+    "logits": [((2, 3), (2, 3))],
+    "features": [((2, 3), (2, 3, 4, 4)), ((2, 7, 5), (2, 5))],
+}
+UNFIT = {
+    "maps": [((2, 3), (2, 3, 4, 4)), ((2, 3, 4, 4), (2, 9, 3))],
+    "vectors": [((2, 3), (2, 3, 4, 4)), ((2, 3, 4), (2, 3))],
+    "logits": [((2, 3), (2, 4)), ((2, 3, 4, 4), (2, 3, 4, 4))],
+    "features": [((2,), (2, 3)), ((2, 3), (2, 3, 4, 5, 6))],
+}
+
+
+def test_every_kind_is_tried():
+    assert set(FITTING) == set(UNFIT) == set(TAKES)
+
+
+@pytest.mark.parametrize(("kind", "shapes"), [(kind, shapes) for kind, cases in FITTING.items() for shapes in cases])
+def test_fitting_taps_pass(kind, shapes):
+    check_shapes(method(kind), pair(*shapes))
+
+
+@pytest.mark.parametrize(("kind", "shapes"), [(kind, shapes) for kind, cases in UNFIT.items() for shapes in cases])
+def test_unfit_taps_are_refused_with_both_shapes_and_a_tap_that_fits(kind, shapes):
+    with pytest.raises(TapError) as caught:
+        check_shapes(method(kind), pair(*shapes))
+    wanted = (f"method: at 'tap' the student gives {list(shapes[0])} and the teacher {list(shapes[1])}", "method.taps='")
+    assert all(piece in str(caught.value) for piece in wanted)
+
+
+def test_a_method_that_says_nothing_checks_for_itself():
+    check_shapes(method(None), pair((2,), (2, 3, 4, 5, 6)))

@@ -1,0 +1,196 @@
+import logging
+import os
+import signal
+
+import pytest
+
+from kdengine import Engine, Registry, SettingsError, hookimpl
+from kdengine.config.settings import Settings
+from kdengine.runs.resume import changed_settings
+from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.sameness import check_same
+from kdengine.training.signals import Stopped
+
+FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
+BEGUN = {"precision": "fp32", "threads": 2, "data": {"fingerprint": "a"}, "teacher": {"fingerprint": "b"}}
+
+
+class Stop:
+    """Asks for a stop after the first step of the second epoch."""
+
+    @hookimpl
+    def kdengine_after_step(self, run, done):
+        if run.settings.teacher and len(run.lane.history) == 1 and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch, unheard_signals):
+    """The folder of a run that was stopped in its second epoch."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stopped):
+        Engine("resnet14", "resnet8", ["st"], out="run", observers=[Stop()], **FAST).fit()
+    return RunFolder("run")
+
+
+@pytest.fixture
+def stored():
+    return Settings.checked({"student": "resnet8", "teacher": "resnet14", "methods": ["st"], "options": {"st": {"alpha": 0.5}}})
+
+
+def wish(stored, override=False, **said):
+    return changed_settings(stored, said, "run", Registry(), override)
+
+
+def test_what_is_said_again_and_what_decides_no_number_may_be_said(stored):
+    assert wish(stored, train={"lr": 0.1}, teacher="resnet14", options={"st": {"alpha": 0.5}}) == stored
+    assert wish(stored, train={"workers": 7, "save_minutes": 1}).train.workers == 7
+
+
+def test_whatever_else_was_changed_is_refused_by_its_name_all_at_once(stored):
+    with pytest.raises(SettingsError) as caught:
+        wish(stored, train={"lr": 0.2, "epochs": 50}, options={"st": {"alpha": 0.9}}, data="cifar10")
+    said = str(caught.value)
+    for part in (
+        "train.lr is 0.1, got 0.2",
+        "train.epochs is 30, got 50",
+        "options.st.alpha is 0.5, got 0.9",
+        "data is digits",
+    ):
+        assert part in said
+    assert "--override" in said
+
+
+def test_it_may_be_overridden_but_not_what_the_state_belongs_to(stored):
+    assert wish(stored, override=True, train={"epochs": 50}).train.epochs == 50
+    with pytest.raises(SettingsError, match=r"Nobody can change student or seed in a run that has begun"):
+        wish(stored, override=True, student="resnet14", seed=3, train={"epochs": 50})
+
+
+def test_a_wish_that_is_no_setting_is_refused_as_everywhere(stored):
+    with pytest.raises(SettingsError, match=r"Did you mean 'lr'"):
+        wish(stored, train={"lrr": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("now", "part"),
+    [
+        ({"precision": "bf16"}, "its precision was fp32, and is now bf16"),
+        ({"data": {"fingerprint": "c"}}, "its data was a, and is now c"),
+        ({"teacher": {"fingerprint": "c"}}, "its teacher was b, and is now c"),
+    ],
+)
+def test_a_run_under_other_circumstances_is_another_run(now, part):
+    with pytest.raises(SettingsError, match=part):
+        check_same(BEGUN, {**BEGUN, **now}, "run", override=False)
+    check_same(BEGUN, {**BEGUN, **now}, "run", override=True)
+
+
+def test_another_number_of_threads_is_told_for_it_may_change_the_last_digits(caplog):
+    with caplog.at_level(logging.WARNING, "kdengine"):
+        check_same(BEGUN, BEGUN, "run", override=False)
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING, "kdengine"):
+        check_same(BEGUN, {**BEGUN, "threads": 1}, "run", override=False)
+    assert "threads: 2, now 1" in caplog.text
+    assert "last digits" in caplog.text
+
+
+def test_a_run_goes_on_with_more_epochs_where_that_is_overridden(stopped):
+    with pytest.raises(SettingsError, match=r"train.epochs is 2, got 3"):
+        Engine.resume("run", changes={"train": {"epochs": 3}})
+    result = Engine.resume("run", changes={"train": {"epochs": 3}}, override=True).fit()
+    assert len(result.history) == 3
+    assert RunFolder("run").settings().train.epochs == 3
+
+
+def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
+    taught = stopped.manifest()["teacher"]["fingerprint"]
+    Engine.resume("run", changes={"train": {"epochs": 3}}, override=True).fit()
+    assert stopped.manifest()["teacher"]["fingerprint"] == taught
+    assert stopped.manifest()["overridden_after_epochs"] == 1
+
+
+def test_other_batches_cannot_follow_within_an_epoch(stopped):
+    with pytest.raises(SettingsError, match=r"stopped within an epoch, in which batch_size cannot be changed"):
+        Engine.resume("run", changes={"train": {"batch_size": 16}}, override=True).fit()
+    assert len(Engine.resume("run").fit().history) == 2
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_begun_anew(stopped, monkeypatch):
+    late = Engine.resume("run")
+    Engine.resume("run").fit()
+    result = (stopped.path / "result.json").read_bytes()
+    with pytest.raises(SettingsError, match="finished by another process"):
+        late.fit()
+    assert (stopped.path / "result.json").read_bytes() == result
+
+
+def test_a_run_of_modules_goes_on_with_the_same_modules(tmp_path, unheard_signals):
+    from kdengine.networks.models import ModelSource
+
+    def networks():
+        return [ModelSource(name, 10, (3, 32, 32), Registry()).create(5) for name in ("resnet14", "resnet8")]
+
+    class Halt(Stop):
+        @hookimpl
+        def kdengine_on_error(self, run):
+            self.again = run.again
+
+    whole = Engine(*networks(), ["st"], out=tmp_path / "whole", **FAST).fit()
+    halt = Halt()
+    with pytest.raises(Stopped):
+        Engine(*networks(), ["st"], out=tmp_path / "part", observers=[halt], **FAST).fit()
+    assert halt.again == f'Engine.resume("{tmp_path / "part"}", teacher=..., student=...).fit() with the same modules as before'
+    teacher, student = networks()
+    part = Engine.resume(tmp_path / "part", teacher=teacher, student=student).fit()
+    assert [row["terms"] for row in part.history] == [row["terms"] for row in whole.history]
+
+
+def test_other_weights_of_the_teacher_are_noticed(stopped, tmp_path):
+    other = Engine(None, "resnet14", out="other", **{**FAST, "seed": 5, "epochs": 1}).fit().folder
+    changes = {"teacher_weights": str(other)}
+    with pytest.raises(SettingsError, match=r"teacher_weights is not set, got other"):
+        Engine.resume("run", changes=changes)
+    assert Engine.resume("run", changes=changes, override=True).fit().top1 >= 0
+
+
+def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch, unheard_signals):
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        Engine(None, "resnet14", out=f"teacher-{seed}", **{**FAST, "seed": seed, "epochs": 1}).fit()
+    weights = "teacher-1/student.safetensors"
+    with pytest.raises(Stopped):
+        Engine("resnet14", "resnet8", ["st"], out="run", observers=[Stop()], teacher_weights=weights, **FAST).fit()
+    os.replace("teacher-2/student.safetensors", "teacher-1/student.safetensors")
+    with pytest.raises(SettingsError, match=r"its teacher was \w+, and is now \w+"):
+        Engine.resume("run").fit()
+    assert Engine.resume("run", override=True).fit().top1 >= 0
+
+
+def test_a_damaged_state_is_told_with_what_can_be_done_and_the_rows_stay(stopped):
+    rows = stopped.metrics()
+    stopped.state_file.write_bytes(stopped.state_file.read_bytes()[:1000])
+    with pytest.raises(Exception, match=r"lane.pt' cannot be read: it is damaged.*Remove the file") as caught:
+        Engine.resume("run").fit()
+    assert type(caught.value).__name__ == "StorageError"
+    assert stopped.metrics() == rows
+    stopped.state_file.unlink()
+    assert len(Engine.resume("run").fit().history) == 2
+
+
+def test_a_state_of_another_run_is_told(stopped, tmp_path):
+    with pytest.raises(Stopped):
+        Engine("resnet14", "resnet14", ["st"], out="other", observers=[Stop()], **FAST).fit()
+    os.replace("other/state/lane.pt", "run/state/lane.pt")
+    with pytest.raises(SettingsError, match="does not fit its run"):
+        Engine.resume("run").fit()
+
+
+def test_a_folder_in_use_is_not_gone_on_with(stopped):
+    holder = RunFolder("run")
+    holder.take()
+    with pytest.raises(SettingsError, match="in use"):
+        Engine.resume("run").fit()
+    holder.free()
+    assert len(Engine.resume("run").fit().history) == 2

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from kdengine import SettingsError
+from kdengine.training.runtime import Runtime, native_bf16
+
+
+def test_what_was_asked_for_is_what_runs():
+    assert Runtime("cpu", "bf16").describe() == {
+        **Runtime("cpu", "fp32").describe(),
+        "precision": "bf16",
+    }
+    assert Runtime("cpu", "fp32").precision == "fp32"
+    assert Runtime("cpu", "auto").precision == ("bf16" if native_bf16("cpu") else "fp32")
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:77"])
+def test_a_device_that_is_not_there_is_told(device):
+    with pytest.raises(SettingsError, match=f"train.device = '{device}' cannot be used.*auto, cpu, cuda, mps"):
+        Runtime(device)
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_wrapped_module_runs_in_the_precision_and_sees_its_input_as_it_is(precision, inside):
+    seen = []
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            seen.append((x.dtype, self.layer(x).dtype))
+            return self.layer(x)
+
+    Runtime("cpu", precision).setup(Module())(torch.zeros(2, 3))
+    assert seen == [(torch.float32, inside)]
+
+
+def test_making_a_runtime_leaves_the_process_as_it_was():
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
+    Runtime("cpu", "bf16")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == before[1:]
+
+
+def test_images_and_convolutions_are_laid_out_as_asked_for():
+    images, layer = torch.zeros(2, 3, 4, 5), nn.Conv2d(3, 2, 3)
+    last, first = Runtime("cpu", "fp32", channels_last=True), Runtime("cpu", "fp32", channels_last=False)
+    assert last.layout(images).is_contiguous(memory_format=torch.channels_last)
+    assert first.layout(images) is images
+    assert first.place(layer).weight.is_contiguous()
+    assert last.place(layer).weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import nn
+
+from kdengine import Distiller
+from kdengine.config.settings import TrainSettings
+from kdengine.training.lane_module import LaneModule
+from kdengine.training.runtime import Runtime
+from kdengine.training.updater import Updater
+
+
+class Quiet(Distiller):
+    """Has a connector."""
+
+    name = "quiet"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.map = nn.Linear(2, 1, bias=False)
+
+    def forward(self, step):
+        return {"loss": self.map(step.student.logits).mean()}
+
+
+def make(clip_to_task=False, **settings):
+    torch.manual_seed(0)
+    module = LaneModule(nn.Linear(2, 2, bias=False), {"quiet": Quiet(clip_to_task=clip_to_task)})
+    plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "lr": 0.1, **settings}
+    return module, Updater(module, TrainSettings(**plain), Runtime("cpu", "fp32", alone=True))
+
+
+def weights(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def terms(module):
+    out = module.student(torch.tensor([[1.0, 2.0]]))
+    return {"task": out.square().sum(), "quiet.loss": module.distillers["quiet"].map(out).sum()}
+
+
+def test_a_step_goes_down_the_gradient_of_the_sum_of_all_terms():
+    module, updater = make()
+    before, loss = weights(module), sum(terms(module).values())
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    assert updater.update(terms(module), 0, 0)
+    for (name, value), gradient in zip(module.named_parameters(), gradients, strict=True):
+        assert torch.allclose(value, before[name] - 0.1 * gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", ["value", "gradient"])
+def test_what_is_not_finite_changes_nothing(bad):
+    module, updater = make()
+    before = weights(module)
+    out = module.student(torch.ones(1, 2)).sum()
+    worm = out * float("nan") if bad == "value" else (out - out).sqrt()
+    assert not updater.update({"task": out, "quiet.worm": worm}, 0, 0)
+    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+
+
+def test_gradients_are_shortened_together_to_the_norm_that_is_allowed():
+    module, updater = make(clip_grad=0.01)
+    updater.update(terms(module), 0, 0)
+    norm = torch.stack([value.grad.square().sum() for value in module.parameters()]).sum().sqrt()
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_method_that_is_clipped_to_the_task_keeps_its_connectors_gradient():
+    module, updater = make(clip_to_task=True)
+    free, clipped = (torch.autograd.grad(terms(module)[name], module.student.weight)[0] for name in ("task", "quiet.loss"))
+    own = torch.autograd.grad(terms(module)["quiet.loss"], module.distillers["quiet"].map.weight)[0]
+    updater.update(terms(module), 0, 0)
+    share = torch.sigmoid(torch.zeros(())) * free.norm() / clipped.norm()
+    assert torch.allclose(module.student.weight.grad, free + clipped * share.clamp(max=1), atol=1e-6)
+    assert torch.allclose(module.distillers["quiet"].map.weight.grad, own)
+
+
+def test_the_rate_follows_the_stage_or_stays():
+    module, updater = make(schedule="cosine")
+    updater.begin_stage(10, 5)
+    rates = [updater.update(terms(module), done, 0) and updater.lr for done in range(10)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.01
+    module, updater = make(schedule="cosine")
+    updater.begin_stage(None, 5)
+    assert [updater.update(terms(module), done, 0) and updater.lr for done in range(3)] == [0.1] * 3
+
+
+def test_what_the_settings_say_goes_before_what_was_saved_but_for_a_rate_that_is_scheduled():
+    module, updater = make(momentum=0.9, weight_decay=0.1)
+    updater.update(terms(module), 0, 0)
+    saved = updater.state_dict()
+    for scheduled in (False, True):
+        _, other = make(momentum=0.5, weight_decay=0.2, lr=0.3)
+        other.begin_stage(10 if scheduled else None, 5)
+        other.load_state_dict(saved)
+        (group,) = other.state_dict()["param_groups"]
+        assert (group["momentum"], group["weight_decay"]) == (0.5, 0.2)
+        assert group["lr"] == (saved["param_groups"][0]["lr"] if scheduled else 0.3)
+
+
+def test_a_state_is_that_of_the_optimizer():
+    module, updater = make(momentum=0.9)
+    updater.update(terms(module), 0, 0)
+    _, other = make(momentum=0.9)
+    other.load_state_dict(updater.state_dict())
+    one, two = (updater.state_dict()["state"][0]["momentum_buffer"], other.state_dict()["state"][0]["momentum_buffer"])
+    assert torch.equal(one, two)
