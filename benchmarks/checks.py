@@ -21,14 +21,14 @@ import kdengine.training.updater
 from kdengine import Data, Engine, Split
 from kdengine.data.audit import AuditedBatches
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 
 PAIRS = (("resnet32", "resnet8"), ("resnet32x4", "resnet8x4"), ("resnet50", "mobilenetv3_small_100"))
 CLASSES = 10
 CHECKS = {
-    "teacher in eval(), each pass": (TeacherPass, "check_mode"),
-    "teacher not written to, each step": (TeacherPass, "check_untouched"),
-    "teacher unchanged bit for bit, each epoch": (TeacherPass, "check_unchanged"),
+    "teacher in eval(), each pass": (FrozenTeacher, "check_mode"),
+    "teacher not written to, each step": (FrozenTeacher, "check_untouched"),
+    "teacher unchanged bit for bit, each epoch": (FrozenTeacher, "check_unchanged"),
     "gradients finite, each step": (kdengine.training.updater, "norm_of_gradients"),
     "every image once, each epoch": (AuditedBatches, "check"),
 }

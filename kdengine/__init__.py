@@ -26,9 +26,10 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from kdengine.methods.connectors import Adapter
+    from kdengine.methods.curriculum import Curriculum
     from kdengine.methods.distiller import Distiller
-    from kdengine.methods.features import as_vectors, pooled_alike, resized, unit
-    from kdengine.methods.step import Pair, Stage, Step, TapPair
+    from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
+    from kdengine.methods.step import Pair, Phase, Step, TapPair
     from kdengine.plugins.hookspecs import hookimpl
     from kdengine.plugins.registry import Registry
     from kdengine.runs.result import Result
@@ -39,6 +40,7 @@ _HOME = {
     "Adapter": "methods.connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
+    "Curriculum": "methods.curriculum",
     "Data": "data.dataset",
     "DataError": "errors",
     "Distiller": "methods.distiller",
@@ -53,24 +55,25 @@ _HOME = {
     "Result": "runs.result",
     "SettingsError": "errors",
     "Split": "data.dataset",
-    "Stage": "methods.step",
+    "Phase": "methods.step",
     "Step": "methods.step",
     "StorageError": "errors",
     "TapError": "errors",
     "TapPair": "methods.step",
     "Trace": "taps",
     "TrainingError": "errors",
-    "as_vectors": "methods.features",
+    "pool_to_vectors": "methods.features",
     "hookimpl": "plugins.hookspecs",
-    "pooled_alike": "methods.features",
-    "resized": "methods.features",
-    "unit": "methods.features",
+    "match_spatial": "methods.features",
+    "resize_maps": "methods.features",
+    "l2_normalize": "methods.features",
 }
 
 __all__ = [
     "Adapter",
     "Anatomy",
     "Comparison",
+    "Curriculum",
     "Data",
     "DataError",
     "Distiller",
@@ -79,24 +82,24 @@ __all__ = [
     "ModelError",
     "Names",
     "Pair",
+    "Phase",
     "PluginError",
     "Recorder",
     "Registry",
     "Result",
     "SettingsError",
     "Split",
-    "Stage",
     "Step",
     "StorageError",
     "TapError",
     "TapPair",
     "Trace",
     "TrainingError",
-    "as_vectors",
     "hookimpl",
-    "pooled_alike",
-    "resized",
-    "unit",
+    "l2_normalize",
+    "match_spatial",
+    "pool_to_vectors",
+    "resize_maps",
 ]
 
 

@@ -25,10 +25,10 @@ from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.runs.lane_specs import Entry, entries_of, name_of, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, lane_specs_of, name_of, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run, train_all
-from kdengine.runs.session import Room
+from kdengine.runs.session import Session
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json
@@ -37,7 +37,7 @@ from kdengine.storage.writing import remove_leftovers, write_json
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Comparison", "Entry", "entries_of"]
+__all__ = ["Comparison", "LaneSpec", "lane_specs_of"]
 
 SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
 """Training settings that all lanes share, because they share batches and device."""
@@ -77,16 +77,16 @@ class Comparison:
         self._engine = Engine(teacher, student, (), data, **settings)
         self._note: dict[str, Any] = {}
         if isinstance(methods, Mapping):
-            entries = [Entry(label, plugins) for label, plugins in methods.items()]
+            entries = [LaneSpec(label, plugins) for label, plugins in methods.items()]
         else:
-            entries = entries_of([methods] if isinstance(methods, str) else methods, self._engine.registry)
+            entries = lane_specs_of([methods] if isinstance(methods, str) else methods, self._engine.registry)
         self._start(entries, trials, out, at_once)
 
     @classmethod
     def of(
         cls,
         settings: Settings,
-        entries: Sequence[Entry],
+        entries: Sequence[LaneSpec],
         trials: int = 1,
         out: str | Path | None = None,
         at_once: int | None = None,
@@ -141,7 +141,7 @@ class Comparison:
             raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
         note = read_json(file)
         try:
-            entries = [Entry(**entry) for entry in note.pop("entries")]
+            entries = [LaneSpec(**entry) for entry in note.pop("entries")]
             stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
             before = None if note.get("at_once") is None else int(note["at_once"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -174,7 +174,7 @@ class Comparison:
         room.runtime.same(None)  # every process waits until the first one has written everything
         return Leaderboard.of([self.folder])
 
-    def _train(self, room: Room) -> None:
+    def _train(self, room: Session) -> None:
         """All trials, one after the other."""
         facts: dict[str, Any] | None = None
         taught = False
@@ -187,7 +187,7 @@ class Comparison:
                     taught = needed
                 self._train_pass(lanes, trial_room, facts)
 
-    def _train_pass(self, lanes: Sequence[Run], room: Room, facts: Mapping[str, Any] | None) -> None:
+    def _train_pass(self, lanes: Sequence[Run], room: Session, facts: Mapping[str, Any] | None) -> None:
         """Lanes side by side; afterwards nothing here keeps them alive."""
         try:
             train_all([self._prepared(run, room, facts) for run in lanes], room.source, facts)
@@ -195,7 +195,7 @@ class Comparison:
             for run in lanes:
                 run.folder.free()
 
-    def _start(self, entries: Sequence[Entry], trials: int, out: str | Path | None, at_once: int | None) -> None:
+    def _start(self, entries: Sequence[LaneSpec], trials: int, out: str | Path | None, at_once: int | None) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
                 raise SettingsError(f"{name} = {count}: at least one is needed.")
@@ -238,7 +238,7 @@ class Comparison:
         remove_leftovers(self.folder)
         write_json(self.folder / NOTE, {**note, **self._note})
 
-    def _passes(self, room: Room, folder: Path) -> Iterator[list[Run]]:
+    def _passes(self, room: Session, folder: Path) -> Iterator[list[Run]]:
         """The runs of a trial that are not at their end yet, as many together as there is room for.
 
         A pass is put together when the one before it is over.
@@ -251,7 +251,7 @@ class Comparison:
                 yield runs
             runs.clear()  # their memory is free for the next pass
 
-    def _next_pass(self, waiting: list[Entry], room: Room, folder: Path) -> list[Run]:
+    def _next_pass(self, waiting: list[LaneSpec], room: Session, folder: Path) -> list[Run]:
         """As many of the waiting entries as there is room for, which then wait no more."""
         space = CROWDED * free_bytes(room.runtime.device)
         runs: list[Run] = []
@@ -266,7 +266,7 @@ class Comparison:
             return len(runs) >= self.at_once
         return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
 
-    def _made(self, entry: Entry, room: Room, folder: Path) -> Run | None:
+    def _made(self, entry: LaneSpec, room: Session, folder: Path) -> Run | None:
         """The run of an entry; None for what cannot be put together, which is noted as failed."""
         place = RunFolder(folder / entry.label)
         settings = self._settings_of(entry, room.settings)
@@ -284,7 +284,7 @@ class Comparison:
         advice = f"kdengine {'sweep' if 'axes' in self._note else 'compare'} --resume {self.folder}"
         return Run(settings, lane, room.source.data, room.runtime, place, hook, advice)
 
-    def _settings_of(self, entry: Entry, settings: Settings) -> Settings:
+    def _settings_of(self, entry: LaneSpec, settings: Settings) -> Settings:
         """The settings of one lane as a run of its own."""
         used = names_of(entry.plugins, self._engine.registry)
         given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
@@ -295,7 +295,7 @@ class Comparison:
             changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
         return settings.model_copy(update=changes)
 
-    def _prepared(self, run: Run, room: Room, teacher: Mapping[str, Any] | None) -> Run:
+    def _prepared(self, run: Run, room: Session, teacher: Mapping[str, Any] | None) -> Run:
         """The run with its folder made, or its state loaded; it can be repeated alone with the same teacher."""
         if teacher and "folder" in teacher and run.lane.needs_teacher:
             weights = str(Path(teacher["folder"]) / "student.safetensors")

@@ -16,7 +16,7 @@ from torch import nn
 from kdengine.config.settings import LOADERS, Settings, merge
 from kdengine.config.specs import Spec
 from kdengine.config.trust import check_trusted
-from kdengine.data.datamodule import Source
+from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data, ready
 from kdengine.errors import ModelError, SettingsError
@@ -28,7 +28,7 @@ from kdengine.runs.plan import Plan
 from kdengine.runs.result import Result
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run, train_one
-from kdengine.runs.session import Room, check_networks
+from kdengine.runs.session import Session, check_networks
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.training.optimizer import check_optimizer
 from kdengine.training.runtime import Runtime, is_first_process
@@ -47,7 +47,7 @@ class Engine:
         plugins: methods by name, distribution or file, or distillers.
         data: a data spec, or a :class:`kdengine.Data`; ``digits`` by default, and not used when ``fit`` is given
             loaders.
-        epochs: epochs of the joint stage.
+        epochs: epochs of the joint phase.
         seed: of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one below ``runs/``.
         teacher_weights: file of the teacher's weights; without it a teacher named by a spec is trained first.
@@ -203,7 +203,7 @@ class Engine:
         run.prepare(room.source, facts, self._resumed, self._override)
         return train_one(run, room.source, facts)
 
-    def room(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Room:
+    def room(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Session:
         """Data, device and teacher, checked and ready; takes what :meth:`fit` takes.
 
         Raises:
@@ -212,7 +212,7 @@ class Engine:
         runtime = self._checked_runtime()
         check_networks(self.settings, self._given, self.registry)
         source = self._source(train_loader, val_loader, runtime).shared(runtime.rank, runtime.processes)
-        return Room(self.settings, self.registry, runtime, source, self._given).with_teacher()
+        return Session(self.settings, self.registry, runtime, source, self._given).with_teacher()
 
     def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
         """Put the run together and check it, without training or writing anything; takes what :meth:`fit` takes.
@@ -249,13 +249,13 @@ class Engine:
         """The hooks of one run: its folder, the observers and the plugins; only the main process has any."""
         return self.registry.hooks([*self._observers, folder] if runtime.is_main else [])
 
-    def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> Source:
+    def _source(self, train: Iterable[Any] | None, test: Iterable[Any] | None, runtime: Runtime) -> DataModule:
         if train is not None and test is not None:
             if self.settings.train.validation:
                 raise SettingsError("train.validation is for data that kdengine loads. Split loaders of your own yourself.")
             sizes = {"teacher": self.settings.teacher_input.size, "student": self.settings.student_input.size}
             modules = [(module, sizes[role]) for role, module in self._given.items()]
-            return Source.of_loaders(train, test, runtime.device, modules)
+            return DataModule.of_loaders(train, test, runtime.device, modules)
         if train is not None or test is not None:
             raise SettingsError("fit() takes a train_loader and a val_loader together, or neither.")
         if self._data is None and self.settings.data == LOADERS:
@@ -263,7 +263,7 @@ class Engine:
         if self._data is None:
             log.info("Loading %s", self.settings.data)
         data = self._data or load_data(self.settings.data, self.registry)
-        return Source.of_data(data, self.settings, runtime.device)
+        return DataModule.of_data(data, self.settings, runtime.device)
 
     def train_teacher(self, data: Data | None, settings: Settings, folder: Path) -> None:
         """Train a teacher by itself into a folder of the cache, or go on with that."""

@@ -88,19 +88,19 @@ def python() -> Callable[..., str]:
 @pytest.fixture
 def distribution(tmp_path, monkeypatch) -> Iterator[Callable[..., Path]]:
     """Installs a distribution of one module: what pip would leave behind, in a folder that stands on the path."""
-    site = tmp_path / "site-packages"
-    site.mkdir()
-    monkeypatch.syspath_prepend(site)
+    point = tmp_path / "point-packages"
+    point.mkdir()
+    monkeypatch.syspath_prepend(point)
     before = set(sys.modules)
 
     def install(name: str, source: str, entry: str = "", module: str = "", version: str = "1.2") -> Path:
         module = module or name.replace("-", "_")
-        (site / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        (point / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        info = point / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
         (info / "entry_points.txt").write_text(f"[kdengine]\n{entry or name} = {module}\n", encoding="utf-8")
-        return site
+        return point
 
     yield install
     for imported in set(sys.modules) - before:
@@ -132,15 +132,15 @@ def run_folder(tmp_path) -> Callable[..., Path]:
         for epoch in range(1, hint + len(accuracies) + 1):
             row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
             if epoch <= hint:
-                yield {**row, "stage": "hint", "stage_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
+                yield {**row, "phase": "hint", "phase_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
                 continue
             top1, terms = accuracies[epoch - hint - 1], {"task": 4.0 / epoch}
             terms |= {} if method == "plain" else {f"{method}.term": 2.0 / epoch}
             measured = {"train_top1": top1 + 5, "test_top1": top1, "test_top5": top1 + 20, "test_loss": 1.0}
             yield {
                 **row,
-                "stage": "joint",
-                "stage_epoch": epoch - hint,
+                "phase": "joint",
+                "phase_epoch": epoch - hint,
                 "loss": sum(terms.values()),
                 "terms": terms,
                 **measured,

@@ -73,7 +73,7 @@ def test_the_numbers_of_the_table_are_those_of_the_metrics(compared):
         if row["method"] == "broken":
             continue
         found = [rows(folder / f"trial-{trial}" / row["method"]) for trial in (1, 2)]
-        students = [[line for line in lines if line.get("link", 2) == 2 and "test_top1" in line] for lines in found]
+        students = [[line for line in lines if line.get("chain_step", 2) == 2 and "test_top1" in line] for lines in found]
         assert row["top1"] == pytest.approx(sum(lines[-1]["test_top1"] for lines in students) / 2)
         assert row["best_top1"] == pytest.approx(sum(max(line["test_top1"] for line in lines) for lines in students) / 2)
 
@@ -311,11 +311,11 @@ def test_a_folder_that_holds_a_comparison_or_none_is_told(tmp_path):
 
 
 def test_settings_of_a_comparison_can_be_given_whole(tmp_path):
-    from kdengine.runs.lane_specs import Entry
+    from kdengine.runs.lane_specs import LaneSpec
 
     train = {**FAST, "epochs": 1}
     settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=64@test=64", "train": train})
-    entries = [Entry("hot", ["st"], {"st": {"temperature": 8.0}}), Entry("cold", ["st"], {"st": {"temperature": 1.0}})]
+    entries = [LaneSpec("hot", ["st"], {"st": {"temperature": 8.0}}), LaneSpec("cold", ["st"], {"st": {"temperature": 1.0}})]
     Comparison.of(settings, entries, out=tmp_path / "out").fit()
     temperatures = {
         label: RunFolder(tmp_path / "out" / "trial-1" / label).settings().options["st"]["temperature"]

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def test_two_processes_leave_one_run_folder_written_once(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["stage"] for row in rows] == ["hint", "joint"]
+    assert [row["phase"] for row in rows] == ["hint", "joint"]
     assert json.loads((folder / "manifest.json").read_text())["processes"] == 2
     assert json.loads((folder / "result.json").read_text())["student"]["top1"] == rows[-1]["test_top1"]
 

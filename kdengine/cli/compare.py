@@ -14,7 +14,7 @@ from kdengine.storage.jsontext import json_text
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
     from kdengine.plugins.registry import Registry
-    from kdengine.runs.lane_specs import Entry
+    from kdengine.runs.lane_specs import LaneSpec
 
 __all__ = ["command"]
 
@@ -42,21 +42,21 @@ def command(how: Comparing, methods: str | None) -> None:
     _fit_and_print(how.begun(registry, entries, _names(entries)), how.as_json)
 
 
-def _entries(methods: str, registry: Registry) -> list[Entry]:
+def _entries(methods: str, registry: Registry) -> list[LaneSpec]:
     """The lanes that ``--methods`` names.
 
     Raises:
         PluginError: there is no such method.
     """
-    from kdengine.runs.lane_specs import entries_of
+    from kdengine.runs.lane_specs import lane_specs_of
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         names = registry.all_methods()
-    return entries_of(names, registry)
+    return lane_specs_of(names, registry)
 
 
-def _names(entries: Sequence[Entry]) -> tuple[str, ...]:
+def _names(entries: Sequence[LaneSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(plugin) for entry in entries for plugin in entry.plugins))
 
 

@@ -21,7 +21,7 @@ from kdengine.cli.options import (
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
     from kdengine.plugins.registry import Registry
-    from kdengine.runs.lane_specs import Entry
+    from kdengine.runs.lane_specs import LaneSpec
 
 __all__ = ["Comparing", "comparing_options"]
 
@@ -66,7 +66,7 @@ class Comparing:
     def begun(
         self,
         registry: Registry,
-        entries: Sequence[Entry],
+        entries: Sequence[LaneSpec],
         methods: Sequence[str],
         note: Mapping[str, Any] | None = None,
     ) -> Comparison:

@@ -131,12 +131,12 @@ def _facts(anatomy: Anatomy, shape: tuple[int, int, int]) -> dict[str, Any]:
         "taps": [
             {
                 "name": name,
-                "place": str(site),
-                "shape": list(anatomy.tensor(site).shape),
-                "cloned": site.overwritten,
-                "layout": site.layout.kind,
+                "place": str(point),
+                "shape": list(anatomy.tensor(point).shape),
+                "cloned": point.overwritten,
+                "layout": point.layout.kind,
             }
-            for name, site in anatomy.canonical.items()
+            for name, point in anatomy.canonical.items()
         ],
         "modules": [
             {

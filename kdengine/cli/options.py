@@ -45,7 +45,7 @@ def training_options(command: Command) -> Command:
     """The flags of every command that trains."""
     flags = [
         click.option("--data", metavar="SPEC", help="digits, cifar10, cifar100, imagefolder:PATH, hf:NAME-OR-FOLDER."),
-        click.option("--epochs", type=int, help="Epochs of the joint stage."),
+        click.option("--epochs", type=int, help="Epochs of the joint phase."),
         click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
         click.option("--recipe", metavar="NAME", help="A published protocol, or a TOML file of settings."),
         click.option("--out", metavar="FOLDER", help="The run folder; by default a new one below runs/."),

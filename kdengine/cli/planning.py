@@ -11,7 +11,7 @@ __all__ = ["print_plan"]
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
-    """Networks, connectors, stages with their taps, and memory, of a described plan, as tables."""
+    """Networks, connectors, phases with their taps, and memory, of a described plan, as tables."""
     from kdengine.cli.tables import print_table
 
     roles = [role for role in ("teacher", "student") if role in plan]
@@ -23,14 +23,14 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             click.echo(
                 f"The {role} receives images of {_normalisation(plan[role]['input'])}, not {_normalisation(plan['data'])}"
             )
-    for stage in plan["stages"]:
-        name = f"{stage['name']} of {stage['network']}" if "network" in stage else stage["name"]
-        click.echo(f"\nStage {name}: {stage['epochs']} epochs, task weight {stage['task_weight']:g}")
-        for side, forward in stage["forwards"].items():
+    for phase in plan["phases"]:
+        name = f"{phase['name']} of {phase['network']}" if "network" in phase else phase["name"]
+        click.echo(f"\nStage {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")
+        for side, forward in phase["forwards"].items():
             click.echo(f"  the {side} runs {_depth(forward)}")
-        if stage["taps"]:
+        if phase["taps"]:
             print_table(
-                ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""], map(_tap_row, stage["taps"])
+                ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""], map(_tap_row, phase["taps"])
             )
     memory = plan["memory"]
     kept, captured = _size(memory["lane"]), _size(memory["taps_per_image"])

@@ -140,9 +140,9 @@ def _terms(record: Mapping[str, Any]) -> str:
 
 def _line(run: Run, record: Mapping[str, Any]) -> str:
     """What is worth knowing of an epoch."""
-    stage = "" if record["stage"] == "joint" else f" {record['stage']}"
+    phase = "" if record["phase"] == "joint" else f" {record['phase']}"
     width = len(str(run.total_epochs))
-    epoch = f"epoch {record['epoch']:>{width}}/{run.total_epochs}{stage}"
+    epoch = f"epoch {record['epoch']:>{width}}/{run.total_epochs}{phase}"
     return f"{epoch}{_accuracy(record)}  {_terms(record)}  {record['seconds']:.1f} s"
 
 

@@ -91,7 +91,7 @@ class TrainSettings(Strict):
     """How a network is trained."""
 
     epochs: int = Field(30, ge=1, le=MANY)
-    """Epochs of the joint stage; a method's own stages come on top."""
+    """Epochs of the joint phase; a method's own phases come on top."""
     batch_size: int = Field(128, ge=1, le=MANY)
     """Images in a batch."""
     optimizer: str = "sgd"
@@ -105,9 +105,9 @@ class TrainSettings(Strict):
     nesterov: bool = True
     """Nesterov's momentum, for optimizer 'sgd'."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
-    """How the learning rate falls over the joint stage; other stages keep it constant."""
+    """How the learning rate falls over the joint phase; other phases keep it constant."""
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.3, 0.6, 0.8)
-    """Shares of the joint stage at which 'multistep' lowers the rate."""
+    """Shares of the joint phase at which 'multistep' lowers the rate."""
     decay: float = Field(0.1, gt=0, lt=1)
     """Factor by which 'multistep' lowers the rate."""
     warmup_epochs: int = Field(0, ge=0, le=MANY)
@@ -129,7 +129,7 @@ class TrainSettings(Strict):
     workers: int = Field(2, ge=0, le=1024)
     """Processes that read images, for data too large for memory."""
     reset_optimizer: bool = True
-    """Whether each training stage begins with a fresh optimizer."""
+    """Whether each training phase begins with a fresh optimizer."""
     save_minutes: float = Field(10.0, ge=0)
     """Minutes after which the state is saved within an epoch, to be resumed from; with 0 it is saved after epochs only."""
 

@@ -13,16 +13,16 @@ from kdengine.config.settings import LOADERS, Settings
 from kdengine.data.audit import AuditedBatches
 from kdengine.data.batches import Batches, ShardedBatches
 from kdengine.data.dataset import Data
-from kdengine.data.user_loaders import ForeignBatches, check_finite
+from kdengine.data.user_loaders import UserBatches, check_finite
 from kdengine.errors import DataError
-from kdengine.networks.inputs import ImageForm
+from kdengine.networks.inputs import ImageSpec
 from kdengine.taps import Anatomy
 
-__all__ = ["Source"]
+__all__ = ["DataModule"]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataModule:
     """Batches for training and testing, and what is known of the data.
 
     Attributes:
@@ -44,7 +44,7 @@ class Source:
     validation: Batches | None = None
 
     @classmethod
-    def of_data(cls, data: Data, settings: Settings, device: torch.device) -> Source:
+    def of_data(cls, data: Data, settings: Settings, device: torch.device) -> DataModule:
         """Batches of a data set under the settings of a run."""
         if settings.train.validation:
             data = data.holding_out(settings.train.validation)
@@ -66,7 +66,7 @@ class Source:
         test: Iterable[Any],
         device: torch.device,
         modules: Iterable[tuple[nn.Module, tuple[int, int] | None]] = (),
-    ) -> Source:
+    ) -> DataModule:
         """The user's loaders; sizes and classes are read off their data set and the test batches.
 
         Args:
@@ -79,8 +79,8 @@ class Source:
         Raises:
             DataError: they are empty, or give something other than images and labels, or labels that are no classes.
         """
-        train_batches = ForeignBatches(train, device, "train_loader")
-        test_batches = ForeignBatches(test, device, "val_loader")
+        train_batches = UserBatches(train, device, "train_loader")
+        test_batches = UserBatches(test, device, "val_loader")
         len(train_batches)  # without a length no schedule can be laid out
         shape, classes = None, 0
         for batch in test_batches.epoch(0):
@@ -97,13 +97,13 @@ class Source:
         return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
 
     @property
-    def images(self) -> ImageForm:
+    def images(self) -> ImageSpec:
         """What the images of its batches are like; of loaders it is not known how they normalise."""
         if self.data is None:
-            return ImageForm(self.input_size)
-        return ImageForm(self.input_size, self.data.mean, self.data.std)
+            return ImageSpec(self.input_size)
+        return ImageSpec(self.input_size, self.data.mean, self.data.std)
 
-    def shared(self, rank: int, processes: int) -> Source:
+    def shared(self, rank: int, processes: int) -> DataModule:
         """The same, where each of several processes trains on its share; loaders of the user's own share themselves."""
         if processes == 1 or self.data is None:
             return self
@@ -116,7 +116,7 @@ class Source:
         return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
 
 
-def _count(batches: ForeignBatches, dataset: Any) -> int:
+def _count(batches: UserBatches, dataset: Any) -> int:
     """Images in the training set: what its data set says, else as many as one pass gives."""
     if isinstance(dataset, Sized):
         return len(dataset)

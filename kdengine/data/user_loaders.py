@@ -17,7 +17,7 @@ from kdengine.data.worker_batches import begun
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
 
-__all__ = ["ForeignBatches", "check_finite"]
+__all__ = ["UserBatches", "check_finite"]
 
 FORM = (
     "A loader must give normalised images (float, [B, C, H, W]) and class indices (int, [B]), as a pair of tensors "
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ForeignBatches:
+class UserBatches:
     """A user's own loader of (images, labels), or of mappings with ``image`` and ``label``.
 
     Its order is its own; ``index`` counts the images as they come.

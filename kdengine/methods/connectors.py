@@ -9,27 +9,27 @@ __all__ = ["Adapter"]
 
 
 class Adapter(nn.Module):
-    """A linear map at every place, and batch normalisation: maps [B, C, H, W] -> [B, D, H, W].
+    """A 1x1 convolution and batch normalisation: maps [B, C, H, W] -> [B, D, H, W].
 
     Args:
-        width: channels C of the maps.
-        wanted: channels D of the result.
+        in_channels: channels C of the maps.
+        out_channels: channels D of the result.
     """
 
-    def __init__(self, width: int, wanted: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(width, wanted, 1, bias=False)
-        self.norm = nn.BatchNorm2d(wanted)
+        self.mix = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
 
     @classmethod
-    def between(cls, width: int, wanted: int) -> nn.Module:
-        """An adapter where the widths differ; else nothing."""
-        return nn.Identity() if width == wanted else cls(width, wanted)
+    def between(cls, in_channels: int, out_channels: int) -> nn.Module:
+        """An adapter where the numbers of channels differ, else an identity."""
+        return nn.Identity() if in_channels == out_channels else cls(in_channels, out_channels)
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """The maps in their new width, [B, D, H, W]."""
+        """The maps with their new channels, [B, D, H, W]."""
         mixed, norm = self.mix(maps_BCHW), self.norm
-        if mixed.numel() == mixed.shape[1]:  # one image with one place has no variance: the running one serves
+        if mixed.numel() == mixed.shape[1]:  # a single value per channel has no variance: use the running statistics
             return F.batch_norm(mixed, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         normalised: Tensor = norm(mixed)
         return normalised

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdengine.config.settings import Names, Strict
 from kdengine.errors import SettingsError, did_you_mean
-from kdengine.methods.step import Pair, Stage, Step
+from kdengine.methods.step import Pair, Phase, Step
 
 __all__ = ["Distiller"]
 
@@ -41,8 +41,6 @@ class Distiller(nn.Module, ABC):
     needs: ClassVar[Sequence[str]] = ()
     """What the step must carry beyond logits, labels and taps: ``input_gradients`` lets ``step.student.logits`` and
     ``step.teacher.logits`` be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""
-    companions: ClassVar[Sequence[str]] = ()
-    """Methods that come along when this one is used alone, because it has no loss of its own."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
@@ -56,8 +54,6 @@ class Distiller(nn.Module, ABC):
         """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER", one or several with commas."""
         preset: str | None = None
         """A named set of options; those given beside it win."""
-        clip_to_task: bool = False
-        """Shorten the gradient of the method's terms, tensor by tensor, to at most that of all other terms."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -79,8 +75,8 @@ class Distiller(nn.Module, ABC):
         """Create connectors, once, from the shapes at the taps. The random state around the call is restored."""
         return
 
-    def stages(self) -> Sequence[Stage]:
-        """Training stages of this method, before the joint one."""
+    def phases(self) -> Sequence[Phase]:
+        """Training phases of this method, before the joint one."""
         return ()
 
     @property
@@ -88,26 +84,14 @@ class Distiller(nn.Module, ABC):
         """Factor on the task loss (cross-entropy); a lane multiplies those of all its methods."""
         return 1.0
 
-    def taps_in(self, stage: str) -> Sequence[str] | None:
-        """The taps read in a stage; None where the method has no term in it, and is not called."""
+    def taps_in(self, phase: str) -> Sequence[str] | None:
+        """The taps read in a phase; None where the method has no term in it, and is not called."""
         return self.options.taps or self.taps
 
-    def route(self, teacher: str, student: str) -> Sequence[str]:
-        """The networks to pass through, by model spec: each is taught by the one before it, through all stages.
-
-        Args:
-            teacher: spec of the teacher.
-            student: spec of the student.
-
-        Returns:
-            The teacher, any networks between, the student.
-        """
-        return (teacher, student)
-
     @property
-    def hand_over(self) -> Literal["best", "last"]:
-        """Which weights a network on the way teaches the next one with: those of its best epoch, or of its last."""
-        return "best"
+    def clips_to_task(self) -> bool:
+        """Whether the gradient of its terms is shortened, tensor by tensor, to at most that of all other terms."""
+        return False
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network to ship after training, for methods that change it."""

@@ -9,26 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["as_vectors", "pooled_alike", "resized", "unit"]
+__all__ = ["l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps"]
 
 SHORTEST = 1e-12
 """Square of the shortest length that is told from zero."""
 
 
-def as_vectors(features: Tensor) -> Tensor:
+def pool_to_vectors(features: Tensor) -> Tensor:
     """One vector an image, [B, D]: the mean over the places of a map [B, D, H, W] or over tokens [B, N, D]."""
     if features.ndim == 4:
         return features.mean((2, 3))
     return features.mean(1) if features.ndim == 3 else features
 
 
-def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+def l2_normalize(vectors: Tensor, dim: int = -1) -> Tensor:
     """Vectors along one axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
     squared = torch.linalg.vecdot(vectors, vectors, dim=dim).unsqueeze(dim)
     return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
-def resized(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+def resize_maps(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
     """Maps of another size [B, C, *size]: average-pooled where that is no larger in either direction, else bilinear."""
     height, width = size
     if maps_BCHW.shape[2:] == (height, width):
@@ -38,7 +38,7 @@ def resized(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps_BCHW, (height, width), mode="bilinear", align_corners=False)
 
 
-def pooled_alike(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def match_spatial(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps in the smaller of their sizes, direction by direction; the larger one is average-pooled."""
     size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
-    return resized(student_BCHW, size), resized(teacher_BCHW, size)
+    return resize_maps(student_BCHW, size), resize_maps(teacher_BCHW, size)

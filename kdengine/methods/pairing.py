@@ -12,31 +12,31 @@ from kdengine.errors import TapError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.matching import match_stages
 from kdengine.taps import Anatomy, Trace, split_pair
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 
-__all__ = ["Reading", "match_places", "read_taps"]
+__all__ = ["TapBinding", "match_places", "read_taps"]
 
 Place = tuple[str, float]
 """The name of a tap and the side of its map."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one distiller reads in one training stage.
+class TapBinding:
+    """What one distiller reads in one training phase.
 
     Attributes:
         names: for each pair of taps, its name in the student's and in the teacher's trace, with ``=`` before it where
             the distiller means another place by the name.
-        student: the student's sites by name.
-        teacher: the teacher's sites by name.
+        student: the student's points by name.
+        teacher: the teacher's points by name.
         student_aliases: further names under which the distiller may ask for the student's taps.
         teacher_aliases: the same for the teacher's.
         rectified: those of the teacher's names whose tensor comes straight out of a ReLU.
     """
 
     names: tuple[tuple[str, str], ...] = ()
-    student: Mapping[str, Site] = field(default_factory=dict)
-    teacher: Mapping[str, Site] = field(default_factory=dict)
+    student: Mapping[str, TapPoint] = field(default_factory=dict)
+    teacher: Mapping[str, TapPoint] = field(default_factory=dict)
     student_aliases: Mapping[str, str] = field(default_factory=dict)
     teacher_aliases: Mapping[str, str] = field(default_factory=dict)
     rectified: frozenset[str] = frozenset()
@@ -50,8 +50,8 @@ class Reading:
         return trace.renamed({**{name: name for name in self.teacher}, **self.teacher_aliases})
 
 
-def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anatomy) -> Reading | None:
-    """Resolve the distiller's taps of a stage on both networks; None where it is silent.
+def read_taps(distiller: Distiller, phase: str, student: Anatomy, teacher: Anatomy) -> TapBinding | None:
+    """Resolve the distiller's taps of a phase on both networks; None where it is silent.
 
     A tap that the user put in place of a declared one is found under the declared name too, so that ``forward`` need
     not know of it.
@@ -59,23 +59,23 @@ def read_taps(distiller: Distiller, stage: str, student: Anatomy, teacher: Anato
     Raises:
         TapError: a tap names nothing, or names different numbers of places that cannot be matched.
     """
-    taps = distiller.taps_in(stage)
+    taps = distiller.taps_in(phase)
     if taps is None:
         return None
     names: list[tuple[str, str]] = []
-    sites: tuple[dict[str, Site], dict[str, Site]] = ({}, {})
+    points: tuple[dict[str, TapPoint], dict[str, TapPoint]] = ({}, {})
     aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for text in taps:
         found = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
         names += match_places(_places(student, found[0]), _places(teacher, found[1]), f"{distiller.name}: '{text}'")
         for side in (0, 1):
-            sites[side].update(found[side])
+            points[side].update(found[side])
             if len(found[side]) == 1:
                 aliases[side].update(dict.fromkeys(_sayings(distiller, text, side), next(iter(found[side]))))
-    used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(sites, _columns(names), strict=True)]
+    used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(points, _columns(names), strict=True)]
     keys = tuple((_key(student, aliases[0]), _key(teacher, aliases[1])) for student, teacher in names)
-    rectified = frozenset(name for name, site in used[1].items() if teacher.rectified(site))
-    return Reading(keys, used[0], used[1], *aliases, rectified)
+    rectified = frozenset(name for name, point in used[1].items() if teacher.rectified(point))
+    return TapBinding(keys, used[0], used[1], *aliases, rectified)
 
 
 def _sayings(distiller: Distiller, text: str, side: int) -> list[str]:
@@ -90,7 +90,7 @@ def _sayings(distiller: Distiller, text: str, side: int) -> list[str]:
 
 
 def _key(name: str, aliases: dict[str, str]) -> str:
-    """The name of a site in the distiller's trace; ``=name`` where the distiller means another site by the name."""
+    """The name of a point in the distiller's trace; ``=name`` where the distiller means another point by the name."""
     if aliases.get(name, name) == name:
         return name
     aliases[f"={name}"] = name
@@ -121,8 +121,8 @@ def match_places(student: Sequence[Place], teacher: Sequence[Place], what: str) 
     return [(student[met][0], name) for (name, _), met in zip(teacher, match_stages(*reversed(sides)), strict=True)]
 
 
-def _places(anatomy: Anatomy, sites: Mapping[str, Site]) -> list[Place]:
-    return [(name, _side(anatomy.tensor(site))) for name, site in sites.items()]
+def _places(anatomy: Anatomy, points: Mapping[str, TapPoint]) -> list[Place]:
+    return [(name, _side(anatomy.tensor(point))) for name, point in points.items()]
 
 
 def _side(tensor: Tensor) -> float:

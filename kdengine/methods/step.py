@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from kdengine.taps import Trace
 
-__all__ = ["JOINT", "Pair", "Stage", "Step", "TapPair"]
+__all__ = ["JOINT", "Pair", "Phase", "Step", "TapPair"]
 
 JOINT = "joint"
-"""Name of the stage that every run ends with: the task loss and all methods together."""
+"""Name of the phase that every run ends with: the task loss and all methods together."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """A phase of training that comes before the joint one.
 
     Attributes:
-        name: what logs and ``step.stage`` call it.
+        name: what logs and ``step.phase`` call it.
         epochs: how long; a float is a share of the run's joint epochs, rounded up.
         task: whether the task loss counts too; without it, both forwards stop at the deepest tap in use.
     """
@@ -60,9 +60,9 @@ class Step:
         index: position of each image in the training set, [B].
         student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].
         teacher: the teacher's trace, without gradients.
-        stage: name of the training stage, ``"joint"`` for the last one.
-        epoch: epoch within the stage, from 0.
-        progress: share of the stage that is done, in [0, 1].
+        phase: name of the training phase, ``"joint"`` for the last one.
+        epoch: epoch within the phase, from 0.
+        progress: share of the phase that is done, in [0, 1].
         names: for each tap read, its name in the student's and in the teacher's trace.
         rectified: those of the teacher's taps that come straight out of a ReLU.
         precision: makes the context in which the run's own forwards run.
@@ -73,7 +73,7 @@ class Step:
     index: Tensor
     student: Trace
     teacher: Trace
-    stage: str = JOINT
+    phase: str = JOINT
     epoch: int = 0
     progress: float = 0.0
     names: Sequence[tuple[str, str]] = ()

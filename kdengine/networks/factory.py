@@ -9,16 +9,16 @@ from functools import partial
 
 from torch import nn
 
-from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource, check_name
-from kdengine.networks.preprocess import fit_for
+from kdengine.networks.preprocess import preprocess_for
 from kdengine.plugins.registry import Registry
 from kdengine.seeds import seeded
 
-__all__ = ["NetworkMaker"]
+__all__ = ["NetworkFactory"]
 
 
-class NetworkMaker:
+class NetworkFactory:
     """Makes networks with fresh weights; each call gives other weights, in an order that the seed decides.
 
     Args:
@@ -27,23 +27,23 @@ class NetworkMaker:
         images: what the data makes.
         registry: finds the networks of plugins.
         seed: of the first network.
-        fits: what is done to the images before networks of the words receive them; others get what their weights were made
-            for, and without weights what the data makes.
+        preprocess: what is done to the images before networks of the words receive them; others get what their weights
+            were made for, and without weights what the data makes.
     """
 
     def __init__(
         self,
         kinds: Mapping[str, str | nn.Module],
         num_classes: int,
-        images: ImageForm,
+        images: ImageSpec,
         registry: Registry,
         seed: int,
-        fits: Mapping[str, InputFit] | None = None,
+        preprocess: Mapping[str, Preprocess] | None = None,
     ) -> None:
         self._kinds = dict(kinds)
         self._images = images
         self._source = partial(ModelSource, num_classes=num_classes, registry=registry)
-        self._fits = dict(fits or {})
+        self._preprocess_of = dict(preprocess or {})
         self._registry = registry
         self._seeds = itertools.count(seed)
 
@@ -55,13 +55,13 @@ class NetworkMaker:
         """
         kind, seed = self._kinds.get(spec, spec), next(self._seeds)
         if isinstance(kind, nn.Module):
-            return self._fit(spec, kind).before(_reborn(kind, seed))
+            return self._preprocess(spec, kind).before(_reborn(kind, seed))
         check_name(kind, self._registry)
-        fit = self._fit(spec, kind)
-        return fit.before(self._source(kind, input_size=fit.wanted.size).create(seed))
+        preprocess = self._preprocess(spec, kind)
+        return preprocess.before(self._source(kind, input_size=preprocess.wanted.size).create(seed))
 
-    def _fit(self, word: str, kind: str | nn.Module) -> InputFit:
-        return self._fits[word] if word in self._fits else fit_for(kind, self._images)
+    def _preprocess(self, word: str, kind: str | nn.Module) -> Preprocess:
+        return self._preprocess_of[word] if word in self._preprocess_of else preprocess_for(kind, self._images)
 
 
 def _reborn(module: nn.Module, seed: int) -> nn.Module:

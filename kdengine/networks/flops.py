@@ -9,19 +9,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdengine.taps import Recorder
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.probe import copy_to
 
 __all__ = ["count_flops"]
 
 
-def count_flops(model: nn.Module, input_size: Sequence[int], until: Mapping[str, Site] | None = None) -> int | None:
+def count_flops(model: nn.Module, input_size: Sequence[int], until: Mapping[str, TapPoint] | None = None) -> int | None:
     """Floating-point operations of one forward of one image; a multiply-add is two.
 
     Args:
         model: any network; it does not run itself.
         input_size: (C, H, W).
-        until: end the forward once these sites have been recorded; by default it is whole.
+        until: end the forward once these points have been recorded; by default it is whole.
 
     Returns:
         the number, or None for a network that cannot run without values.

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Fitted", "ImageForm", "InputFit"]
+__all__ = ["ImageSpec", "Preprocess", "Preprocessed"]
 
 
 @dataclass(frozen=True)
-class ImageForm:
+class ImageSpec:
     """What images are like when they reach a network.
 
     Attributes:
@@ -39,7 +39,7 @@ class ImageForm:
 
 
 @dataclass(frozen=True)
-class InputFit:
+class Preprocess:
     """Turns images as the data makes them into what one network was made for.
 
     Attributes:
@@ -47,14 +47,14 @@ class InputFit:
         wanted: what the network was made for; as many channels.
     """
 
-    given: ImageForm
-    wanted: ImageForm
+    given: ImageSpec
+    wanted: ImageSpec
 
     @classmethod
-    def none(cls, size: Sequence[int]) -> InputFit:
-        """The fit of a network that takes images [C, H, W] as they are."""
+    def none(cls, size: Sequence[int]) -> Preprocess:
+        """The preprocessing of a network that takes images [C, H, W] as they are."""
         channels, rows, columns = size
-        form = ImageForm((channels, rows, columns))
+        form = ImageSpec((channels, rows, columns))
         return cls(form, form)
 
     @property
@@ -87,7 +87,7 @@ class InputFit:
 
     def before(self, network: nn.Module) -> nn.Module:
         """The network, taking images as the data makes them; itself where nothing is to be done."""
-        return Fitted(self, network) if self.changes else network
+        return Preprocessed(self, network) if self.changes else network
 
     def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Scale s / S and shift (m - M) / S, each [1, C, 1, 1], that turn (v - m) / s into (v - M) / S."""
@@ -98,22 +98,24 @@ class InputFit:
         return scale, shift
 
 
-class Fitted(nn.Module):
+class Preprocessed(nn.Module):
     """A network that takes images as the data makes them.
 
     The network keeps its identity, and taps are found in it as they are without this around it.
 
     Args:
-        fit: what is done to the images.
+        preprocess: what is done to the images.
         network: receives them then.
     """
 
-    def __init__(self, fit: InputFit, network: nn.Module) -> None:
+    preprocess: Preprocess
+
+    def __init__(self, preprocess: Preprocess, network: nn.Module) -> None:
         super().__init__()
-        self.fit = fit
+        self.preprocess = preprocess
         self.module = network  # a name that taps look through, as they do through DistributedDataParallel's
         self.training = network.training
 
     def forward(self, images: Tensor) -> Any:
         """Images [B, C, H, W] as the data makes them -> whatever the network returns."""
-        return self.module(self.fit(images))
+        return self.module(self.preprocess(images))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from kdengine.errors import ModelError
-from kdengine.networks.inputs import Fitted, InputFit
+from kdengine.networks.inputs import Preprocess, Preprocessed
 from kdengine.taps import Anatomy
 
-__all__ = ["Network", "Pupil"]
+__all__ = ["LaneContext", "Network"]
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Network:
     name: str
     module: nn.Module
     anatomy: Anatomy
-    fit: InputFit
+    preprocess: Preprocess
 
     @classmethod
     def probed(cls, name: str, module: nn.Module, input_size: Sequence[int], num_classes: int) -> Network:
@@ -32,7 +32,7 @@ class Network:
 
         Args:
             name: of the network.
-            module: takes images of the data; one that comes with a fit is taken out of it.
+            module: takes images of the data; one that comes with a preprocess is taken out of it.
             input_size: (C, H, W) of the images of the data.
             num_classes: classes of the data.
 
@@ -40,35 +40,35 @@ class Network:
             TapError: it does not accept the input.
             ModelError: its output is not [B, num_classes].
         """
-        fit = module.fit if isinstance(module, Fitted) else InputFit.none(input_size)
-        module = module.module if isinstance(module, Fitted) else module
-        anatomy = Anatomy.of(module, fit.wanted.size, name)
+        preprocess = module.preprocess if isinstance(module, Preprocessed) else Preprocess.none(input_size)
+        module = module.module if isinstance(module, Preprocessed) else module
+        anatomy = Anatomy.of(module, preprocess.wanted.size, name)
         shape = tuple(anatomy.probe.logits.shape)
         if shape[1:] != (num_classes,):
             raise ModelError(
                 f"'{name}' returns {list(shape)} for a batch of {shape[0]}, but the data has {num_classes} classes: "
                 f"[{shape[0]}, {num_classes}] is needed. Give it as many outputs as classes."
             )
-        return cls(name, module, anatomy, fit)
+        return cls(name, module, anatomy, preprocess)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that it receives."""
-        return self.fit.wanted.size
+        return self.preprocess.wanted.size
 
     def announce(self) -> None:
         """Tell what it receives, where that is not what the data makes."""
-        if self.fit.changes:
-            log.info("%s receives images of %s", self.name, self.fit.wanted)
+        if self.preprocess.changes:
+            log.info("%s receives images of %s", self.name, self.preprocess.wanted)
 
     @property
-    def fitted(self) -> nn.Module:
+    def preprocessed(self) -> nn.Module:
         """The network, taking images as the data makes them."""
-        return self.fit.before(self.module)
+        return self.preprocess.before(self.module)
 
 
 @dataclass(frozen=True)
-class Pupil:
+class LaneContext:
     """What a lane is made of besides its methods: the networks, the data's sizes, and how to make further networks.
 
     Attributes:

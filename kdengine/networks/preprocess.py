@@ -8,19 +8,19 @@ from torch import nn
 
 from kdengine.config.settings import InputSettings
 from kdengine.errors import SettingsError
-from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.pretrained import input_of_run, input_of_weights, size_in_spec
 
-__all__ = ["fit_for"]
+__all__ = ["preprocess_for"]
 
 
-def fit_for(
+def preprocess_for(
     network: str | nn.Module,
-    images: ImageForm,
+    images: ImageSpec,
     said: InputSettings | None = None,
     owner: str = "input",
     weights: str | None = None,
-) -> InputFit:
+) -> Preprocess:
     """What is done to the images of the data before a network receives them.
 
     Args:
@@ -39,10 +39,10 @@ def fit_for(
     own = {**_of_spec(network, images), **_of_weights(weights, images), **_given(said)}
     wanted = InputSettings.checked(own)
     size = images.size if wanted.size is None else (images.size[0], *wanted.size)
-    return InputFit(images, ImageForm(size, wanted.mean or images.mean, wanted.std or images.std))
+    return Preprocess(images, ImageSpec(size, wanted.mean or images.mean, wanted.std or images.std))
 
 
-def _of_spec(network: str | nn.Module, images: ImageForm) -> dict[str, Any]:
+def _of_spec(network: str | nn.Module, images: ImageSpec) -> dict[str, Any]:
     """What a spec says, and its pretrained weights; these count only where it is known how the data is normalised.
 
     With loaders of the caller's own it is not, and they may well prepare the images for this very network.
@@ -54,7 +54,7 @@ def _of_spec(network: str | nn.Module, images: ImageForm) -> dict[str, Any]:
     return {**suited, **_given(size_in_spec(network))}
 
 
-def _of_weights(weights: str | None, images: ImageForm) -> dict[str, Any]:
+def _of_weights(weights: str | None, images: ImageSpec) -> dict[str, Any]:
     """What weights from a run of kdengine were trained on."""
     return {} if weights is None or images.mean is None else _given(input_of_run(weights))
 
@@ -66,7 +66,7 @@ def _for_channels(value: Any, name: str, channels: int) -> Any:
     return (sum(value) / len(value),) * channels
 
 
-def _check(said: InputSettings, images: ImageForm, owner: str) -> None:
+def _check(said: InputSettings, images: ImageSpec, owner: str) -> None:
     for name in ("mean", "std"):
         values, channels = getattr(said, name), images.size[0]
         if values is None:

@@ -1,4 +1,4 @@
-"""Reading weights, safely: safetensors, or ``.pth`` files read with ``weights_only=True``."""
+"""TapBinding weights, safely: safetensors, or ``.pth`` files read with ``weights_only=True``."""
 
 from __future__ import annotations
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kdengine.config.settings import LOADERS, Settings
 from kdengine.errors import KDError, SettingsError, did_you_mean, together
 from kdengine.methods.checks import check_contract
+from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 
@@ -118,7 +119,7 @@ def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
 def names_of(plugins: Iterable[str | Distiller], registry: Registry) -> set[str]:
     """The methods that some plugins stand for, with those that may come along."""
     found = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for plugin in plugins]
-    return {name for methods in found for method in methods for name in (method.name, *method.companions)}
+    return {name for methods in found for method in methods for name in (method.name, *_companions(method))}
 
 
 def belongs_to(key: str, used: Collection[str]) -> bool:
@@ -153,8 +154,8 @@ def _chosen(
             uses = sum(found.name == method.name for found in chosen.values())
             chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
     active = {key: method for key, method in chosen.items() if _weight(method, options.get(key, {}))}
-    if all(method.companions for method in active.values()):
-        for name in [name for method in active.values() for name in method.companions]:
+    if all(map(_companions, active.values())):
+        for name in [name for method in active.values() for name in _companions(method)]:
             chosen.update({method.name: method for method in _found(name, registry, unfound)})
     return chosen
 
@@ -169,3 +170,9 @@ def _found(plugin: str, registry: Registry, unfound: dict[str, KDError]) -> list
 
 def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) -> object:
     return method.options.weight if isinstance(method, Distiller) else options.get("weight", 1)
+
+
+def _companions(method: type[Distiller] | Distiller) -> Sequence[str]:
+    """What comes along where no other method of the lane has a loss."""
+    kind = method if isinstance(method, type) else type(method)
+    return kind.companions if issubclass(kind, Curriculum) else ()

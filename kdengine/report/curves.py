@@ -126,10 +126,10 @@ class Plot:
         self._set_limits(axes, name, floor)
 
     def draw_terms(self, axes: Axes, number: int, title: str = "", small: bool = False) -> None:
-        """Every term of one series; a vertical line where a stage begins."""
+        """Every term of one series; a vertical line where a phase begins."""
         dress(axes, title, small)
         series = self.series[number]
-        curves, starts = series.terms(), series.stage_starts()
+        curves, starts = series.terms(), series.phase_starts()
         colours = term_colours(list(curves))
         for name, curve in curves.items():
             for place, part in enumerate(curve.split(starts)):

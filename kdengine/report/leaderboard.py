@@ -39,7 +39,7 @@ class Leaderboard:
             last top-1 over trials, in percent), the same of ``best_top1``, ``top5``, ``gain`` (mean difference of the
             last top-1 to the plain student of the same trial), ``gain_low`` and ``gain_high`` (95 % interval of
             that mean by Student's t, None for a single trial), ``seconds_per_epoch``, ``extra_parameters`` (while
-            training), ``epochs`` (of all stages), ``failure``.
+            training), ``epochs`` (of all phases), ``failure``.
         teacher: what is known of the teacher, if there is one.
         caption: data, machine and versions.
     """

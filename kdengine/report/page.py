@@ -167,7 +167,7 @@ class Page:
         ]
         if not panels:
             return ""
-        note = tag("p", "Means over an epoch, weighted as they are added up. A dotted line begins a stage.", class_="quiet")
+        note = tag("p", "Means over an epoch, weighted as they are added up. A dotted line begins a phase.", class_="quiet")
         return f"<h2>Terms of the loss over epochs</h2>\n{note}{tag('div', ''.join(panels), class_='small')}"
 
     def settings_section(self) -> str:

@@ -66,8 +66,8 @@ class Series:
             name: _curve([{row["epoch"]: row["terms"].get(name) for row in run.rows} for run in self.runs]) for name in names
         }
 
-    def stage_starts(self) -> list[int]:
-        """First epochs of all stages but the first, of the run that came furthest."""
+    def phase_starts(self) -> list[int]:
+        """First epochs of all phases but the first, of the run that came furthest."""
         rows = max((run.rows for run in self.runs), key=len)
         return [row["epoch"] for before, row in pairwise(rows) if _place(before) != _place(row)]
 
@@ -114,7 +114,7 @@ def series_of(runs: Sequence[PastRun]) -> list[Series]:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row.get("link"), row.get("stage")
+    return row.get("link"), row.get("phase")
 
 
 def _curve(runs: Iterable[Mapping[int, float | None]]) -> Curve:

@@ -11,7 +11,7 @@ from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
 from kdengine.errors import SettingsError
-from kdengine.networks.inputs import ImageForm, InputFit
+from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource
 from kdengine.networks.weights import load_weights
 from kdengine.plugins.registry import Registry
@@ -50,19 +50,19 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     log.info("Loading %s", spec)
     loaded = load_data(spec, registry)
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
-    fit = _fit(result["student"].get("input"), loaded)
-    model = ModelSource(settings.student, loaded.num_classes, fit.wanted.size, registry).create(settings.seed)
+    preprocess = _preprocess(result["student"].get("input"), loaded)
+    model = ModelSource(settings.student, loaded.num_classes, preprocess.wanted.size, registry).create(settings.seed)
     file = {"last": "student.safetensors", "best": "student-best.safetensors"}[weights]
     load_weights(model, place.path / file, f"'{settings.student}'")
-    accuracy = evaluate(fit.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), runtime)
+    accuracy = evaluate(preprocess.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), runtime)
     return {"student": settings.student, "weights": weights, "data": spec, **accuracy}
 
 
-def _fit(received: Mapping[str, Any] | None, data: Data) -> InputFit:
+def _preprocess(received: Mapping[str, Any] | None, data: Data) -> Preprocess:
     """What turns images of the data into what the student received in its run, as far as the folder says that."""
     if received is None:
-        return InputFit.none(data.input_size)
+        return Preprocess.none(data.input_size)
     channels, rows, columns = received["size"]
     mean, std = (tuple(received[name]) if name in received else None for name in ("mean", "std"))
-    given = ImageForm(data.input_size, data.mean, data.std)
-    return InputFit(given, ImageForm((channels, rows, columns), mean, std))
+    given = ImageSpec(data.input_size, data.mean, data.std)
+    return Preprocess(given, ImageSpec((channels, rows, columns), mean, std))

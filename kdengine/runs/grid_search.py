@@ -9,7 +9,7 @@ from typing import Any
 
 from kdengine.config.settings import merge, parse_assignment, split_names
 from kdengine.errors import SettingsError
-from kdengine.runs.lane_specs import Entry
+from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.axis import Axis, label_of_cell
 
 __all__ = ["cells", "parse_axis"]
@@ -33,7 +33,7 @@ def parse_axis(text: str) -> Axis:
     return Axis(name.strip(), found)
 
 
-def cells(plugins: Sequence[str], axes: Sequence[Axis]) -> list[Entry]:
+def cells(plugins: Sequence[str], axes: Sequence[Axis]) -> list[LaneSpec]:
     """A lane for every combination of the values, the last axis changing fastest.
 
     Raises:
@@ -49,10 +49,10 @@ def cells(plugins: Sequence[str], axes: Sequence[Axis]) -> list[Entry]:
     return [_cell(plugins, axes, values) for values in itertools.product(*(axis.values for axis in axes))]
 
 
-def _cell(plugins: Sequence[str], axes: Sequence[Axis], values: Sequence[str]) -> Entry:
+def _cell(plugins: Sequence[str], axes: Sequence[Axis], values: Sequence[str]) -> LaneSpec:
     options: dict[str, dict[str, Any]] = {}
     for axis, value in zip(axes, values, strict=True):
         (method, setting), *_ = parse_assignment(f"{axis.name}={value}").items()
         options = merge(options, {method: setting})
     train = options.pop("train", {})
-    return Entry(label_of_cell(axes, values), list(plugins), options, train)
+    return LaneSpec(label_of_cell(axes, values), list(plugins), options, train)

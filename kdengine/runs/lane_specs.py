@@ -13,11 +13,11 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers, label_of
 from kdengine.storage.names import PLAIN
 
-__all__ = ["Entry", "entries_of", "name_of", "noted", "with_plain"]
+__all__ = ["LaneSpec", "lane_specs_of", "name_of", "noted", "with_plain"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LaneSpec:
     """One lane of a comparison, in every trial.
 
     Attributes:
@@ -33,23 +33,23 @@ class Entry:
     train: Mapping[str, Any] = field(default_factory=dict)
 
 
-def entries_of(names: Iterable[str], registry: Registry) -> list[Entry]:
+def lane_specs_of(names: Iterable[str], registry: Registry) -> list[LaneSpec]:
     """A lane for each name; ``fitnet+st`` is a lane of two methods, ``plain`` one of none.
 
     Raises:
         PluginError: there is no such method.
     """
     parts = [[part for part in name.split("+") if part != PLAIN] for name in names]
-    return [Entry(label_of(plugins, registry), plugins) for plugins in parts]
+    return [LaneSpec(label_of(plugins, registry), plugins) for plugins in parts]
 
 
-def with_plain(entries: Sequence[Entry]) -> list[Entry]:
+def with_plain(entries: Sequence[LaneSpec]) -> list[LaneSpec]:
     """The entries, the student without a method before them where it is missing.
 
     Raises:
         SettingsError: two have one label, or one cannot be the name of a folder.
     """
-    every = list(entries) if any(not entry.plugins for entry in entries) else [Entry(PLAIN, ()), *entries]
+    every = list(entries) if any(not entry.plugins for entry in entries) else [LaneSpec(PLAIN, ()), *entries]
     labels = [entry.label for entry in every]
     unfit = [label for label in labels if not isinstance(label, str) or label in ("", ".", "..") or set(label) & set("/\\\0")]
     if unfit:
@@ -65,7 +65,7 @@ def name_of(plugin: str | Distiller) -> str:
     return plugin.name if isinstance(plugin, Distiller) else plugin
 
 
-def noted(entry: Entry, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
+def noted(entry: LaneSpec, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
     """An entry as plain data; methods that came as objects are named, with all of their options.
 
     Args:

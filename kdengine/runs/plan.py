@@ -13,12 +13,12 @@ from kdengine.methods.distiller import Distiller
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.networks.network import Network
-from kdengine.runs.session import Room
+from kdengine.runs.session import Session
 from kdengine.storage.runfolder import RunFolder
-from kdengine.taps.anatomy import Site
-from kdengine.training.chain_step import Link
+from kdengine.taps.anatomy import TapPoint
+from kdengine.training.chain_step import ChainStep
 from kdengine.training.lane import Lane
-from kdengine.training.lane_module import Phase
+from kdengine.training.lane_module import ResolvedPhase
 from kdengine.training.memory import bytes_of
 
 __all__ = ["Plan"]
@@ -33,23 +33,23 @@ class Plan:
         folder: where it will be kept; not created yet.
         room: its data, its device and its teacher.
         student: the network to train.
-        lane: the student with its methods and stages.
+        lane: the student with its methods and phases.
     """
 
     settings: Settings
     folder: RunFolder
-    room: Room
+    room: Session
     student: Network
     lane: Lane
 
     def describe(self) -> dict[str, Any]:
-        """Networks, methods with their connectors, and stages with their taps and shapes, as plain data."""
+        """Networks, methods with their connectors, and phases with their taps and shapes, as plain data."""
         networks = {"student": self.student, "teacher": self.room.teacher}
         return {
             **{role: _network(network) for role, network in networks.items() if network is not None},
             "methods": [_method(name, method) for name, method in self.lane.module.methods.items()],
-            "stages": [
-                {**({"network": link.student.name} if len(self.lane.links) > 1 else {}), **self._stage(link, phase)}
+            "phases": [
+                {**({"network": link.student.name} if len(self.lane.links) > 1 else {}), **self._phase(link, phase)}
                 for link in self.lane.links
                 for phase in link.phases
             ],
@@ -59,26 +59,26 @@ class Plan:
             "folder": str(self.folder.path),
         }
 
-    def _stage(self, link: Link, phase: Phase) -> dict[str, Any]:
-        forwards = {"student": self._forward(link.student, phase.student_sites, phase.stage.task)}
+    def _phase(self, link: ChainStep, phase: ResolvedPhase) -> dict[str, Any]:
+        forwards = {"student": self._forward(link.student, phase.student_points, phase.task)}
         if link.teacher is not None and phase.needs_teacher:
-            forwards["teacher"] = self._forward(link.teacher, phase.teacher_sites, "logits" in phase.teacher_sites)
+            forwards["teacher"] = self._forward(link.teacher, phase.teacher_points, "logits" in phase.teacher_points)
         return {
-            "name": phase.stage.name,
+            "name": phase.name,
             "epochs": phase.epochs,
-            "task_weight": phase.task_weight if phase.stage.task else 0.0,
+            "task_weight": phase.task_weight if phase.task else 0.0,
             "forwards": forwards,
-            "taps": [_tap(link, phase, method, *names) for method in phase.readings for names in phase.readings[method].names],
+            "taps": [_tap(link, phase, method, *names) for method in phase.bindings for names in phase.bindings[method].names],
         }
 
-    def _forward(self, network: Network, sites: Mapping[str, Site], whole: bool) -> dict[str, Any]:
+    def _forward(self, network: Network, points: Mapping[str, TapPoint], whole: bool) -> dict[str, Any]:
         """How deep a network runs, and what that costs for one image, beside what the whole of it would."""
         size = network.input_size
         everything = count_flops(network.module, size)
-        if whole or not sites:
+        if whole or not points:
             return {"until": None, "flops": everything, "whole_flops": everything}
-        last = max(sites.values(), key=network.anatomy.when)
-        return {"until": str(last), "flops": count_flops(network.module, size, sites), "whole_flops": everything}
+        last = max(points.values(), key=network.anatomy.when)
+        return {"until": str(last), "flops": count_flops(network.module, size, points), "whole_flops": everything}
 
     def _memory(self) -> dict[str, int]:
         """Bytes that the lane keeps from batch to batch, and those that taps keep of each image of one, at most."""
@@ -88,12 +88,12 @@ class Plan:
 
 def _network(network: Network) -> dict[str, Any]:
     """A network; the normalisation of its images, where that is not the data's."""
-    received = network.fit.wanted.describe()
+    received = network.preprocess.wanted.describe()
     return {
         "name": network.name,
         "parameters": network.anatomy.parameters,
         "stages": network.anatomy.num_stages,
-        "input": received if network.fit.normalises else {"size": received["size"]},
+        "input": received if network.preprocess.normalises else {"size": received["size"]},
     }
 
 
@@ -116,26 +116,26 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield f"{prefix}{name}", part
 
 
-def _captured(link: Link, phase: Phase) -> int:
+def _captured(link: ChainStep, phase: ResolvedPhase) -> int:
     """Bytes of everything that is recorded of one image, in float32."""
-    sides = ((link.student, phase.student_sites), (link.teacher, phase.teacher_sites))
-    shapes = [network.anatomy.tensor(site).shape[1:] for network, sites in sides if network for site in sites.values()]
+    sides = ((link.student, phase.student_points), (link.teacher, phase.teacher_points))
+    shapes = [network.anatomy.tensor(point).shape[1:] for network, points in sides if network for point in points.values()]
     return 4 * sum(shape.numel() for shape in shapes)
 
 
-def _tap(link: Link, phase: Phase, method: str, student: str, teacher: str) -> dict[str, Any]:
+def _tap(link: ChainStep, phase: ResolvedPhase, method: str, student: str, teacher: str) -> dict[str, Any]:
     assert link.teacher is not None
-    reading = phase.readings[method]
+    binding = phase.bindings[method]
     student, teacher = (name.removeprefix("=") for name in (student, teacher))
-    here, there = reading.student[student], reading.teacher[teacher]
+    here, there = binding.student[student], binding.teacher[teacher]
     sides = (("student", link.student, student, here), ("teacher", link.teacher, teacher, there))
     found: dict[str, Any] = {"method": method}
-    for side, network, name, site in sides:
+    for side, network, name, point in sides:
         found |= {
             side: name,
-            f"{side}_place": str(site),
-            f"{side}_shape": list(network.anatomy.tensor(site).shape[1:]),
-            f"{side}_layout": site.layout.kind,
-            f"{side}_cloned": site.overwritten,
+            f"{side}_place": str(point),
+            f"{side}_shape": list(network.anatomy.tensor(point).shape[1:]),
+            f"{side}_layout": point.layout.kind,
+            f"{side}_cloned": point.overwritten,
         }
     return found

@@ -49,7 +49,7 @@ class Result:
             teacher: what is known of the teacher, where there is one.
             data: what is known of the data.
         """
-        lane, fit = run.lane, run.lane.links[-1].student.fit
+        lane, preprocess = run.lane, run.lane.links[-1].student.preprocess
         summary, methods = lane.summary(), lane.module.methods
         student = lane.student.eval()
         for method in methods.values():
@@ -57,14 +57,14 @@ class Result:
         sizes = {
             "parameters": count_parameters(student),
             "training_parameters": count_parameters(lane.module),
-            "flops": count_flops(student, fit.wanted.size),
+            "flops": count_flops(student, preprocess.wanted.size),
         }
         facts = {
             "method": lane.name,
             "methods": list(methods),
             "teacher": dict(teacher) if teacher else None,
             **({"assistants": lane.assistants()} if lane.assistants() else {}),
-            "student": {"name": run.settings.student, **summary, **sizes, "input": fit.wanted.describe()},
+            "student": {"name": run.settings.student, **summary, **sizes, "input": preprocess.wanted.describe()},
             "data": dict(data),
             "settings": run.settings.model_dump(mode="json"),
         }

@@ -10,7 +10,7 @@ import torch
 
 from kdengine.config.settings import Settings
 from kdengine.config.trust import names_code
-from kdengine.data.datamodule import Source
+from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
 from kdengine.errors import DataError, SettingsError, cause
 from kdengine.runs.result import Result
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all stages."""
+        """Epochs of all phases."""
         return self.lane.total_epochs
 
     @property
@@ -82,7 +82,7 @@ class Run:
         return self.runtime.processes == 1 and self.data is not None
 
     def prepare(
-        self, source: Source, teacher: Mapping[str, Any] | None = None, resumed: bool = False, override: bool = False
+        self, source: DataModule, teacher: Mapping[str, Any] | None = None, resumed: bool = False, override: bool = False
     ) -> None:
         """Make the folder; of a run that is resumed, return to the state that lies there.
 
@@ -150,7 +150,7 @@ class Run:
             ) from error
 
 
-def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Result:
+def train_one(run: Run, source: DataModule, teacher: Mapping[str, Any] | None) -> Result:
     """Train one run; what fails it is raised.
 
     Args:
@@ -168,7 +168,7 @@ def train_one(run: Run, source: Source, teacher: Mapping[str, Any] | None) -> Re
     return results[run.lane.name]
 
 
-def train_all(runs: Sequence[Run], source: Source, teacher: Mapping[str, Any] | None) -> dict[str, Result]:
+def train_all(runs: Sequence[Run], source: DataModule, teacher: Mapping[str, Any] | None) -> dict[str, Result]:
     """Train runs side by side, under the eyes of their observers; the results, by lane, of those that did not fail.
 
     Args:

@@ -13,16 +13,16 @@ from typing import Any
 from torch import nn
 
 from kdengine.config.settings import Settings
-from kdengine.data.datamodule import Source
+from kdengine.data.datamodule import DataModule
 from kdengine.errors import ModelError
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.factory import NetworkMaker
+from kdengine.networks.factory import NetworkFactory
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.networks.flops import count_flops
-from kdengine.networks.inputs import Fitted
+from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource, check_name, count_parameters
-from kdengine.networks.network import Network, Pupil
-from kdengine.networks.preprocess import fit_for
+from kdengine.networks.network import LaneContext, Network
+from kdengine.networks.preprocess import preprocess_for
 from kdengine.networks.weights import load_weights
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teacher_cache import CachedTeacher
@@ -30,9 +30,9 @@ from kdengine.training.build import make_lane
 from kdengine.training.evaluation import evaluate
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["Room", "check_networks"]
+__all__ = ["Session", "check_networks"]
 
 log = logging.getLogger(__name__)
 TEACHER_SEED = 1_000_003
@@ -53,7 +53,7 @@ def check_networks(settings: Settings, given: Mapping[str, nn.Module], registry:
 
 
 @dataclass(frozen=True)
-class Room:
+class Session:
     """Data, device and teacher, and what makes lanes for them.
 
     Attributes:
@@ -69,12 +69,12 @@ class Room:
     settings: Settings
     registry: Registry
     runtime: Runtime
-    source: Source
+    source: DataModule
     given: Mapping[str, nn.Module]
     teacher: Network | None = None
-    lessons: TeacherPass | None = None
+    lessons: FrozenTeacher | None = None
 
-    def with_teacher(self) -> Room:
+    def with_teacher(self) -> Session:
         """The same room with its teacher in it, with the weights of its file where there is one.
 
         Raises:
@@ -87,15 +87,15 @@ class Room:
         teacher.announce()
         if self.settings.teacher_weights is not None:
             load_weights(teacher.module, self.settings.teacher_weights, f"the teacher '{name}'")
-        return replace(self, teacher=teacher, lessons=TeacherPass(teacher.fitted, self.runtime))
+        return replace(self, teacher=teacher, lessons=FrozenTeacher(teacher.preprocessed, self.runtime))
 
-    def for_seed(self, seed: int) -> Room:
+    def for_seed(self, seed: int) -> Session:
         """The same room under another seed: other students, other batches, the same teacher."""
         if seed == self.settings.seed:
             return self
         settings, source = self.settings.model_copy(update={"seed": seed}), self.source
         if source.data is not None:
-            made = Source.of_data(source.data, settings, self.runtime.device)
+            made = DataModule.of_data(source.data, settings, self.runtime.device)
             source = made.shared(self.runtime.rank, self.runtime.processes)
         return replace(self, settings=settings, source=source)
 
@@ -118,10 +118,10 @@ class Room:
         kinds: dict[str, str | nn.Module] = {"student": self.given.get("student", settings.student)}
         if settings.teacher is not None:
             kinds["teacher"] = self.given.get("teacher", settings.teacher)
-        fits = {"student": student.fit, **({} if self.teacher is None else {"teacher": self.teacher.fit})}
-        maker = NetworkMaker(kinds, source.num_classes, source.images, self.registry, settings.seed + 1, fits)
-        pupil = Pupil(student, self.teacher, source.num_classes, source.num_samples, source.input_size, maker)
-        return make_lane(name, pupil, distillers, settings, self.runtime, len(source.train), self.lessons)
+        preprocess = {"student": student.preprocess, **({} if self.teacher is None else {"teacher": self.teacher.preprocess})}
+        maker = NetworkFactory(kinds, source.num_classes, source.images, self.registry, settings.seed + 1, preprocess)
+        context = LaneContext(student, self.teacher, source.num_classes, source.num_samples, source.input_size, maker)
+        return make_lane(name, context, distillers, settings, self.runtime, len(source.train), self.lessons)
 
     def ready_teacher(self, needed: bool, train: Callable[[Settings, Path], None]) -> dict[str, Any] | None:
         """Give the teacher its weights where it has none, measure it, and say what is known of it.
@@ -138,7 +138,7 @@ class Room:
         module = self.teacher.module
         if "teacher" in self.given or self.settings.teacher_weights is not None or self._brings_weights(self.teacher.name):
             log.info("Measuring the teacher %s", self.teacher.name)
-            accuracy = evaluate(self.teacher.fitted, self.source.test, self.runtime)
+            accuracy = evaluate(self.teacher.preprocessed, self.source.test, self.runtime)
             facts: dict[str, Any] = {"top1": accuracy["top1"], "best_top1": accuracy["top1"], "top5": accuracy["top5"]}
         elif needed:
             facts = dict(self._cached_teacher(self.teacher, train))
@@ -146,7 +146,7 @@ class Room:
             log.info("The teacher %s is not trained first: nothing here learns from its weights", self.teacher.name)
             facts = {"top1": None, "best_top1": None}
         sizes = {"parameters": count_parameters(module), "flops": count_flops(module, self.teacher.input_size)}
-        marks = {"fingerprint": fingerprint(module), "input": self.teacher.fit.wanted.describe()}
+        marks = {"fingerprint": fingerprint(module), "input": self.teacher.preprocess.wanted.describe()}
         return {"name": self.teacher.name, **facts, **sizes, **marks}
 
     def _cached_teacher(self, teacher: Network, train: Callable[[Settings, Path], None]) -> Mapping[str, Any]:
@@ -158,7 +158,7 @@ class Room:
         ours = self.settings
         own = {"seed": ours.seed, "train": ours.teacher_training, "student_input": ours.teacher_input}
         settings = Settings(student=teacher.name, data=ours.data, **own)
-        cached = CachedTeacher(settings, self.source.data, self.runtime.precision, teacher.fit)
+        cached = CachedTeacher(settings, self.source.data, self.runtime.precision, teacher.preprocess)
         return cached.fetch(teacher.module, lambda folder: train(settings, folder))
 
     def _network(self, name: str, role: str, seed: int) -> Network:
@@ -166,9 +166,9 @@ class Room:
             raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
         said = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
         weights = self.settings.teacher_weights if role == "teacher" else None
-        fit = fit_for(self.given.get(role, name), self.source.images, said, f"{role}_input", weights)
-        made = self.given[role] if role in self.given else self._model_source(name, fit.wanted.size).create(seed)
-        return Network.probed(name, Fitted(fit, made), self.source.input_size, self.source.num_classes)
+        preprocess = preprocess_for(self.given.get(role, name), self.source.images, said, f"{role}_input", weights)
+        made = self.given[role] if role in self.given else self._model_source(name, preprocess.wanted.size).create(seed)
+        return Network.probed(name, Preprocessed(preprocess, made), self.source.input_size, self.source.num_classes)
 
     def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
         return ModelSource(name, self.source.num_classes, size, self.registry)

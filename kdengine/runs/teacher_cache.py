@@ -21,7 +21,7 @@ from kdengine.cache import cache_folder
 from kdengine.config.settings import NEUTRAL, Settings
 from kdengine.data.dataset import Data
 from kdengine.errors import StorageError
-from kdengine.networks.inputs import InputFit
+from kdengine.networks.inputs import Preprocess
 from kdengine.networks.weights import load_weights
 from kdengine.storage.runfolder import RunFolder
 
@@ -40,13 +40,13 @@ class CachedTeacher:
         settings: the settings of its own training, a run without a teacher.
         data: what it is trained on.
         precision: of its training.
-        fit: what is done to the images before it receives them.
+        preprocess: what is done to the images before it receives them.
     """
 
     settings: Settings
     data: Data
     precision: str
-    fit: InputFit
+    preprocess: Preprocess
 
     @property
     def folder(self) -> RunFolder:
@@ -58,7 +58,7 @@ class CachedTeacher:
             "seed": self.settings.seed,
             "precision": self.precision,
             "train": self.settings.train.model_dump(mode="json", exclude=OTHERWISE),
-            **({"input": self.fit.wanted.describe()} if self.fit.changes else {}),
+            **({"input": self.preprocess.wanted.describe()} if self.preprocess.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
         name = "".join(char if char.isalnum() or char in "._-" else "-" for char in self.settings.student)

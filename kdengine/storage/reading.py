@@ -1,4 +1,4 @@
-"""Reading what a run folder holds; a damaged file is told by its name."""
+"""TapBinding what a run folder holds; a damaged file is told by its name."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy on the test images in percent, after the last epoch and after the best one.
 
     Args:
-        rows: of one network, as in ``metrics.jsonl``; those of stages without a task hold no accuracy.
+        rows: of one network, as in ``metrics.jsonl``; those of phases without a task hold no accuracy.
     """
     measured = [row for row in rows if "test_top1" in row]
     if not measured:

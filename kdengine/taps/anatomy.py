@@ -13,17 +13,17 @@ from kdengine.errors import TapError, did_you_mean
 from kdengine.taps.functional import is_functional
 from kdengine.taps.grammar import Tap, parse
 from kdengine.taps.map_outputs import activation_behind, find_classifier, find_stem
-from kdengine.taps.maps import Landmark, layout_of
+from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.paths import expand, is_pattern
 from kdengine.taps.probe import Call, Probe, probe
 from kdengine.taps.stages import find_stages
 from kdengine.taps.tensors import AS_IS, Layout
 
-__all__ = ["Anatomy", "Site"]
+__all__ = ["Anatomy", "TapPoint"]
 
 
 @dataclass(frozen=True)
-class Site:
+class TapPoint:
     """A resolved tap: one side of one call of one module, and how its tensor is handed over.
 
     Attributes:
@@ -94,23 +94,23 @@ class Anatomy:
         return self._classifier.path if self._classifier else None
 
     @cached_property
-    def canonical(self) -> dict[str, Site]:
+    def canonical(self) -> dict[str, TapPoint]:
         """The names that work on any network, and where they are in this one."""
-        sites = {} if self._stem is None else {"stem": _site(self._stem)}
+        points = {} if self._stem is None else {"stem": _point(self._stem)}
         for number, stage in enumerate(self._stages, 1):
-            sites[f"stage{number}"] = _site(stage)
-            sites[f"stage{number}.pre"] = self._before_activation(stage)
-        return {**sites, "embedding": self._embedding(), "logits": Site("", "out", 0, overwritten=False)}
+            points[f"stage{number}"] = _point(stage)
+            points[f"stage{number}.pre"] = self._before_activation(stage)
+        return {**points, "embedding": self._embedding(), "logits": TapPoint("", "out", 0, overwritten=False)}
 
-    def resolve(self, text: str) -> dict[str, Site]:
-        """Find what one side of a tap names: ``{name: site}``, several for a glob or ``stages``.
+    def resolve(self, text: str) -> dict[str, TapPoint]:
+        """Find what one side of a tap names: ``{name: point}``, several for a glob or ``stages``.
 
         Raises:
             TapError: nothing bears the name, it never runs, or it runs several times and the tap does not say which.
         """
         tap = parse(text)
         if tap.canonical is None:
-            return {str(named): self._module_site(named) for named in self._expand(tap)}
+            return {str(named): self._module_point(named) for named in self._expand(tap)}
         if tap.path in ("stages", "stages.pre") and self._stages:
             kind = tap.path.removeprefix("stages")
             return {f"stage{number}{kind}": self.canonical[f"stage{number}{kind}"] for number in range(1, self.num_stages + 1)}
@@ -120,29 +120,29 @@ class Anatomy:
             raise TapError(f"{self.name} has no '{text}': it has {allowed}. {self._listing}")
         return {name: self.canonical[name]}
 
-    def resolve_all(self, texts: Iterable[str]) -> dict[str, Site]:
+    def resolve_all(self, texts: Iterable[str]) -> dict[str, TapPoint]:
         """:meth:`resolve` for several taps."""
-        return {name: site for text in texts for name, site in self.resolve(text).items()}
+        return {name: point for text in texts for name, point in self.resolve(text).items()}
 
-    def tensor(self, site: Site) -> Tensor:
-        """A tensor on the meta device with the shape that the site hands over for a batch of 2."""
-        call = self.probe.find(site.path, site.call)
-        raw = self.probe.logits if site.path == "" else None if call is None else _passed(call, site)
+    def tensor(self, point: TapPoint) -> Tensor:
+        """A tensor on the meta device with the shape that the point hands over for a batch of 2."""
+        call = self.probe.find(point.path, point.call)
+        raw = self.probe.logits if point.path == "" else None if call is None else _passed(call, point)
         if raw is None:
-            raise TapError(f"{self.name}: {site} passes no tensor. {self._listing}")
-        return site.layout.apply(raw)
+            raise TapError(f"{self.name}: {point} passes no tensor. {self._listing}")
+        return point.layout.apply(raw)
 
-    def when(self, site: Site) -> float:
-        """When the tensor at a site is there, on the clock of the probe; the output of the network comes last."""
-        call = self.probe.find(site.path, site.call)
-        if call is None or not site.path:
+    def when(self, point: TapPoint) -> float:
+        """When the tensor at a point is there, on the clock of the probe; the output of the network comes last."""
+        call = self.probe.find(point.path, point.call)
+        if call is None or not point.path:
             return math.inf
-        return call.started if site.side == "in" else call.finished
+        return call.started if point.side == "in" else call.finished
 
-    def rectified(self, site: Site) -> bool:
-        """Whether the tensor at a site comes straight out of a ReLU, so that it is never negative."""
-        call = self.probe.find(site.path, site.call)
-        if call is None or site.side == "in" or site.item is not None:
+    def rectified(self, point: TapPoint) -> bool:
+        """Whether the tensor at a point comes straight out of a ReLU, so that it is never negative."""
+        call = self.probe.find(point.path, point.call)
+        if call is None or point.side == "in" or point.item is not None:
             return False
         activation = activation_behind(self.probe, call)
         return activation is not None and activation.kind.lower().rstrip("()") in ("relu", "relu6")
@@ -159,22 +159,22 @@ class Anatomy:
         number = len(self._stages) + 1 + int(found["number"])
         return f"stage{number}{found['pre'] or ''}" if number > 0 else tap.path
 
-    def _before_activation(self, stage: Landmark) -> Site:
+    def _before_activation(self, stage: MapOutput) -> TapPoint:
         """The input of the activation that ends the stage; the stage itself where no activation does."""
         activation = None if stage.item is not None else activation_behind(self.probe, stage.call)
         if activation is None:
-            return _site(stage)
-        return Site(activation.path, "in", activation.number, activation.input_overwritten, stage.layout)
+            return _point(stage)
+        return TapPoint(activation.path, "in", activation.number, activation.input_overwritten, stage.layout)
 
-    def _embedding(self) -> Site:
+    def _embedding(self) -> TapPoint:
         """What the classifier receives, pooled; the output, pooled, of a network without a classifier."""
         call = self._classifier
         if call is not None and call.input is not None and call.output is not None:
             convolution = call.output.ndim == 4 and call.output.shape[1] == self.probe.logits.shape[-1]
             layout = Layout("vector", channels_last=not convolution)
-            return Site(call.path, "in", call.number, call.input_overwritten, layout)
+            return TapPoint(call.path, "in", call.number, call.input_overwritten, layout)
         layout = _layout_of_output(self.probe)
-        return Site("", "out", 0, overwritten=False, layout=layout)
+        return TapPoint("", "out", 0, overwritten=False, layout=layout)
 
     def _expand(self, tap: Tap) -> list[Tap]:
         """The taps meant by a path with globs and negative indices."""
@@ -188,7 +188,7 @@ class Anatomy:
             raise TapError(f"{self.name} has no module '{tap.path}'. {near} {self._listing}".replace("  ", " "))
         return [Tap(path, tap.side, tap.call) for path in found]
 
-    def _module_site(self, tap: Tap) -> Site:
+    def _module_point(self, tap: Tap) -> TapPoint:
         path = self._aliases.get(tap.path, tap.path)
         calls = self.probe.times_called(path)
         if calls == 0:
@@ -202,20 +202,20 @@ class Anatomy:
         side = tap.side or "out"
         if getattr(call, _SIDES[side]) is None:
             raise TapError(f"{self.name}: '{tap}' passes no tensor, so it cannot be tapped. {self._listing}")
-        return Site(path, side, call.number, getattr(call, f"{_SIDES[side]}_overwritten"))
+        return TapPoint(path, side, call.number, getattr(call, f"{_SIDES[side]}_overwritten"))
 
 
 _SIDES = {"in": "input", "out": "output"}
 
 
-def _site(landmark: Landmark) -> Site:
-    call, layout, item = landmark
+def _point(map_output: MapOutput) -> TapPoint:
+    call, layout, item = map_output
     _, overwritten = call.result(item)
-    return Site(call.path, "out", call.number, overwritten, layout, item)
+    return TapPoint(call.path, "out", call.number, overwritten, layout, item)
 
 
-def _passed(call: Call, site: Site) -> Tensor | None:
-    return call.input if site.side == "in" else call.result(site.item)[0]
+def _passed(call: Call, point: TapPoint) -> Tensor | None:
+    return call.input if point.side == "in" else call.result(point.item)[0]
 
 
 def _layout_of_output(probe: Probe) -> Layout:

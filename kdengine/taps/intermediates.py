@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdengine.taps.maps import Landmark
+from kdengine.taps.maps import MapOutput
 from kdengine.taps.probe import Call, Probe, Watch, twin_and_images
 from kdengine.taps.tensors import Layout, tensors_in
 
@@ -25,7 +25,7 @@ _VIEWS = ("view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "sli
 _MOVES = frozenset((*_VIEWS, "alias", "detach", "clone", "split", "split_with_sizes", "unbind"))
 
 
-def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False) -> list[Landmark]:
+def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False) -> list[MapOutput]:
     """The maps that the network's ``forward_intermediates`` returns; nothing where it has none, or one is not understood.
 
     Args:
@@ -41,12 +41,12 @@ def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False)
         found = _traced(model, probe, whole.input.shape[1:], asked)
     except Exception:  # a network may refuse the meta device, or this way of asking, in any way
         return []
-    landmarks = [landmark for landmark in found if landmark is not None]
+    landmarks = [map_output for map_output in found if map_output is not None]
     # the first is often the stem, which may be none of the network's modules
     return landmarks if None not in found[1:] else []
 
 
-def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], asked: dict[str, Any]) -> list[Landmark | None]:
+def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], asked: dict[str, Any]) -> list[MapOutput | None]:
     twin, images = twin_and_images("meta", model, input_size)
     intermediates: Callable[..., Any] = getattr(twin, "forward_intermediates")  # noqa: B009 (nn.Module does not declare it)
     watch, moves = Watch(), _Moves()
@@ -76,7 +76,7 @@ def _results(watch: Watch, probe: Probe) -> dict[int, tuple[Call, int | None]]:
     return found
 
 
-def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves: _Moves) -> Landmark | None:
+def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves: _Moves) -> MapOutput | None:
     """The call whose result was moved about to become the tensor; None where it was computed from it."""
     steps: list[_Move] = []
     while id(tensor) not in results:
@@ -91,7 +91,7 @@ def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves
     for step in steps:
         moved = step(moved)
     layout = Layout.of_places(places, moved)
-    return None if layout is None else Landmark(call, layout, item)
+    return None if layout is None else MapOutput(call, layout, item)
 
 
 @dataclass

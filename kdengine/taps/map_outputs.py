@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.taps.maps import Landmark, layout_of
+from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.probe import Call, Probe
 
 __all__ = ["activation_behind", "find_classifier", "find_stem"]
 
 
-def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]) -> Landmark | None:
+def find_stem(probe: Probe, passed_over: MapOutput | None, stages: list[MapOutput]) -> MapOutput | None:
     """What the first stage receives: the map that is its input, or else the last map before it began.
 
     Where the stages are no modules of their own but layers in a flat list, the stem is what ``find_stages`` passed over,
@@ -38,7 +38,7 @@ def find_stem(probe: Probe, passed_over: Landmark | None, stages: list[Landmark]
     if passed_over is not None and before and _most_layers_between(passed_over.call, before[-1], probe):
         return passed_over
     layout = layout_of(before[-1], probe) if before else None
-    return None if layout is None else Landmark(before[-1], layout)
+    return None if layout is None else MapOutput(before[-1], layout)
 
 
 def _first_of_its_kind(call: Call, probe: Probe) -> Call:

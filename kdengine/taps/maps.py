@@ -9,10 +9,10 @@ from torch import Tensor
 from kdengine.taps.probe import PROBE_BATCH, Call, Probe
 from kdengine.taps.tensors import Layout
 
-__all__ = ["Landmark", "layout_of"]
+__all__ = ["MapOutput", "layout_of"]
 
 
-class Landmark(NamedTuple):
+class MapOutput(NamedTuple):
     """Where a map is found.
 
     Attributes:

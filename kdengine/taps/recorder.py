@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from kdengine.errors import TapError
-from kdengine.taps.anatomy import Anatomy, Site, unwrap
+from kdengine.taps.anatomy import Anatomy, TapPoint, unwrap
 from kdengine.taps.functional import FunctionalActivations, is_functional
 from kdengine.taps.tensors import first_tensor, nth_tensor, times_written
 from kdengine.taps.trace import Trace
@@ -37,7 +37,7 @@ class Recorder:
 
     Args:
         model: the network, bare or wrapped.
-        taps: what to record, in the grammar of taps, or sites that an anatomy already resolved.
+        taps: what to record, in the grammar of taps, or points that an anatomy already resolved.
         anatomy: what a probe learned of the network; made from the first input when left out.
         stop: end the forward when the last tap has fired; the logits are then recorded only if they are a tap.
     """
@@ -45,7 +45,7 @@ class Recorder:
     def __init__(
         self,
         model: nn.Module,
-        taps: Sequence[str] | Mapping[str, Site],
+        taps: Sequence[str] | Mapping[str, TapPoint],
         anatomy: Anatomy | None = None,
         stop: bool = False,
     ) -> None:
@@ -53,10 +53,10 @@ class Recorder:
         self.anatomy = anatomy
         self.stop = stop
         self._taps = taps
-        self._sites: dict[str, Site] = {}
+        self._sites: dict[str, TapPoint] = {}
         self._aliases: dict[str, str] = {}
         self._stack: ExitStack | None = None
-        self._wanted: dict[_Event, dict[int | None, Site]] = {}
+        self._wanted: dict[_Event, dict[int | None, TapPoint]] = {}
         self._captured: dict[tuple[_Event, int | None], tuple[Tensor, int]] = {}
         self._calls: dict[tuple[str, str], int] = {}
         self._inside: list[str] = []
@@ -97,16 +97,16 @@ class Recorder:
         """Resolve the taps and hook the modules that they are in."""
         self._sites = self._resolve(images)
         self._wanted = {}
-        for site in self._sites.values():
-            if site.path:
-                self._wanted.setdefault(_event(site), {})[site.item] = site
+        for point in self._sites.values():
+            if point.path:
+                self._wanted.setdefault(_event(point), {})[point.item] = point
         modules = dict(unwrap(self.model).named_modules())
         for path, side in dict.fromkeys((path, side) for path, side, _ in self._wanted if not is_functional(path)):
             stack.callback(self._hook(_module(modules, path), path, side).remove)
         if any(is_functional(path) for path, *_ in self._wanted):
             self._follow(stack, modules)
 
-    def _resolve(self, images: Tensor | None) -> dict[str, Site]:
+    def _resolve(self, images: Tensor | None) -> dict[str, TapPoint]:
         if isinstance(self._taps, Mapping):
             return dict(self._taps)
         if self.anatomy is None:
@@ -114,8 +114,8 @@ class Recorder:
                 raise TapError("A recorder without an anatomy learns the network from its first input, and got no tensor.")
             self.anatomy = Anatomy.of(self.model, images.shape[1:])
         found = {text: self.anatomy.resolve(text) for text in self._taps}
-        self._aliases = {text: next(iter(sites)) for text, sites in found.items() if len(sites) == 1}
-        return {name: site for sites in found.values() for name, site in sites.items()}
+        self._aliases = {text: next(iter(points)) for text, points in found.items() if len(points) == 1}
+        return {name: point for points in found.values() for name, point in points.items()}
 
     def _hook(self, module: nn.Module, path: str, side: str) -> RemovableHandle:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -147,12 +147,12 @@ class Recorder:
         event = (path, side, number)
         if event not in self._wanted:
             return
-        for item, site in self._wanted[event].items():
+        for item, point in self._wanted[event].items():
             tensor = nth_tensor(value, item)
             if tensor is not None:
-                kept = tensor.clone() if site.overwritten else tensor
+                kept = tensor.clone() if point.overwritten else tensor
                 self._captured[event, item] = kept, times_written(kept)
-        if self.stop and self._has_all() and all(site.path for site in self._sites.values()):
+        if self.stop and self._has_all() and all(point.path for point in self._sites.values()):
             raise _Stop
 
     def _has_all(self) -> bool:
@@ -190,22 +190,22 @@ class Recorder:
     def _trace(self, output: Any, images: Tensor | None) -> Trace:
         logits = first_tensor(output)
         logits = None if logits is None else _float(logits)
-        tensors = {name: self._read(name, site) for name, site in self._sites.items() if site.path}
+        tensors = {name: self._read(name, point) for name, point in self._sites.items() if point.path}
         if logits is not None:
-            tensors.update({n: site.layout.apply(logits) for n, site in self._sites.items() if not site.path})
+            tensors.update({n: point.layout.apply(logits) for n, point in self._sites.items() if not point.path})
         return Trace(tensors, logits, aliases=self._aliases, inputs=images)
 
-    def _read(self, name: str, site: Site) -> Tensor:
-        captured = self._captured.get((_event(site), site.item))
+    def _read(self, name: str, point: TapPoint) -> Tensor:
+        captured = self._captured.get((_event(point), point.item))
         if captured is None:
             raise TapError(
-                f"The tap '{name}' ({site}) did not fire in this forward. Was the network compiled before it was tapped, "
+                f"The tap '{name}' ({point}) did not fire in this forward. Was the network compiled before it was tapped, "
                 "gradient checkpointing switched on, or a branch not taken?"
             )
         tensor, version = captured
         if times_written(tensor) != version:
-            raise TapError(f"The tap '{name}' ({site}) was overwritten in place after it was captured; tap its input instead.")
-        return site.layout.apply(_float(tensor))
+            raise TapError(f"The tap '{name}' ({point}) was overwritten in place after it was captured; tap its input instead.")
+        return point.layout.apply(_float(tensor))
 
     def _clear(self) -> None:
         self._captured.clear()
@@ -213,8 +213,8 @@ class Recorder:
         self._inside.clear()
 
 
-def _event(site: Site) -> _Event:
-    return site.path, site.side, site.call
+def _event(point: TapPoint) -> _Event:
+    return point.path, point.side, point.call
 
 
 def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:

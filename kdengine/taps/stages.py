@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from kdengine.taps.intermediates import from_intermediates
-from kdengine.taps.maps import Landmark, layout_of
+from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.probe import PROBE_BATCH, Call, Probe
 from kdengine.taps.tensors import AS_IS, Layout
 
@@ -24,7 +24,7 @@ _TIMM_STEM_NAME = re.compile(r"(conv1|act1|bn1)(\.|$)")
 _GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
 
 
-def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tuple[Landmark | None, list[Landmark]]:
+def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tuple[MapOutput | None, list[MapOutput]]:
     """The calls that end the stages, first to last, each with the layout that makes a map of its output.
 
     Returns:
@@ -41,35 +41,35 @@ def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tupl
     return stem, (ends if len(ends) > 1 else _repeated_blocks(probe) or ends)
 
 
-def _from_feature_info(model: nn.Module, probe: Probe) -> list[Landmark]:
+def _from_feature_info(model: nn.Module, probe: Probe) -> list[MapOutput]:
     """The stages as timm lists them; nothing at all when one of them, but for the stem, made no such map."""
     info = getattr(model, "feature_info", None)
     entries: list[dict[str, Any]] = list(getattr(info, "info", info) or ())
     prefix = getattr(model, "num_prefix_tokens", None)
     found = [_feature(entry, prefix, probe) for entry in entries]
-    stages = [landmark for landmark in found if landmark is not None]
+    stages = [map_output for map_output in found if map_output is not None]
     return stages if None not in found[1:] and len(stages) > 1 else []
 
 
-def _in_their_order(named: list[Landmark], model: nn.Module, probe: Probe) -> list[Landmark]:
+def _in_their_order(named: list[MapOutput], model: nn.Module, probe: Probe) -> list[MapOutput]:
     """The same stages; where they are tokens, laid out as ``forward_intermediates`` does; its maps where there are none."""
     if not named:
         told = from_intermediates(model, probe)
         return told if len(told) > 1 else []
-    tokens = [landmark for landmark in named if landmark.layout.kind == "tokens"]
+    tokens = [map_output for map_output in named if map_output.layout.kind == "tokens"]
     if not tokens or from_intermediates(model, probe, only_first=True) == named[:1]:
         return named
-    layouts = {landmark.call: landmark.layout for landmark in from_intermediates(model, probe) if landmark.item is None}
-    return [Landmark(call, layouts.get(call, layout)) for call, layout, _ in named]
+    layouts = {map_output.call: map_output.layout for map_output in from_intermediates(model, probe) if map_output.item is None}
+    return [MapOutput(call, layouts.get(call, layout)) for call, layout, _ in named]
 
 
-def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> Landmark | None:
+def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> MapOutput | None:
     call = probe.find(str(entry.get("module", "")))
     channels = entry.get("num_chs")
     if call is None or call.output is None or probe.times_called(call.path) != 1 or len(call.output) != PROBE_BATCH:
         return None
     layout = Layout.of_map(call.output, channels, prefix, probe.aspect)
-    return Landmark(call, layout) if layout is not None and layout.apply(call.output).shape[1] == channels else None
+    return MapOutput(call, layout) if layout is not None and layout.apply(call.output).shape[1] == channels else None
 
 
 def _is_stem(call: Call, probe: Probe) -> bool:
@@ -78,17 +78,17 @@ def _is_stem(call: Call, probe: Probe) -> bool:
     return named or sum(done.layer and done.finished <= call.finished for done in probe.calls) <= 1
 
 
-def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[Landmark]:
+def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[MapOutput]:
     """The last output at each spatial size on the trunk, where only smaller ones follow."""
-    ends: list[tuple[int, Landmark]] = []
+    ends: list[tuple[int, MapOutput]] = []
     for call in reversed(_body(probe, classifier)):
         layout = layout_of(call, probe)
         if layout is None or call.output is None:
             continue
         places = _places(call, probe)
         if places > (ends[-1][0] if ends else 0) and (places > 1 or _made_by_layers(call, probe)):
-            ends.append((places, Landmark(call, layout)))
-    return [landmark for _, landmark in reversed(ends)]
+            ends.append((places, MapOutput(call, layout)))
+    return [map_output for _, map_output in reversed(ends)]
 
 
 def _made_by_layers(call: Call, probe: Probe) -> bool:
@@ -162,16 +162,14 @@ def _parts(call: Call, probe: Probe) -> list[Call]:
     return parts
 
 
-def _repeated_blocks(probe: Probe) -> list[Landmark]:
+def _repeated_blocks(probe: Probe) -> list[MapOutput]:
     """The blocks of one kind that keep one shape and hold most layers: ``blocks.0``, ``blocks.1`` ..."""
-    groups: dict[tuple[Any, ...], list[Landmark]] = {}
+    groups: dict[tuple[Any, ...], list[MapOutput]] = {}
     for call in probe.calls:
         layout = layout_of(call, probe)
         if layout is not None and call.output is not None and re.search(r"\d", call.path):
             pattern = re.sub(r"\d+", "*", call.path)
-            groups.setdefault((pattern, call.kind, call.output.shape), []).append(Landmark(call, layout))
-    held = {
-        key: sum(probe.layers_within(landmark.call) for landmark in group) for key, group in groups.items() if len(group) > 1
-    }
+            groups.setdefault((pattern, call.kind, call.output.shape), []).append(MapOutput(call, layout))
+    held = {key: sum(probe.layers_within(found.call) for found in group) for key, group in groups.items() if len(group) > 1}
     best = max(held, key=lambda key: held[key], default=None)
     return [] if best is None or held[best] == 0 else groups[best]

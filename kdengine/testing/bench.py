@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.factory import NetworkMaker
-from kdengine.networks.inputs import ImageForm
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.inputs import ImageSpec
+from kdengine.networks.network import LaneContext, Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.taps import Trace
 from kdengine.training.build import make_lane
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 
 __all__ = ["Bench", "random_batch"]
 
@@ -37,7 +37,7 @@ class Bench:
         pair: teacher and student; they are copied.
         options: of the method; ``weight`` also of those that come with it.
         precision: ``fp32`` or ``bf16``.
-        epochs: of the joint stage; an epoch is as many steps as the caller takes.
+        epochs: of the joint phase; an epoch is as many steps as the caller takes.
     """
 
     def __init__(
@@ -52,25 +52,25 @@ class Bench:
         settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
         runtime = Runtime("cpu", precision, channels_last=False, alone=True)
         self.teacher, self.student = (copy.deepcopy(network) for network in pair)
-        pupil = Pupil(
+        context = LaneContext(
             student=Network.probed("student", self.student, SIZE, CLASSES),
             teacher=Network.probed("teacher", self.teacher, SIZE, CLASSES),
             num_classes=CLASSES,
             num_samples=64,
             input_size=SIZE,
-            new_network=NetworkMaker(
-                {"student": self.student, "teacher": self.teacher}, CLASSES, ImageForm(SIZE), Registry(), 1
+            new_network=NetworkFactory(
+                {"student": self.student, "teacher": self.teacher}, CLASSES, ImageSpec(SIZE), Registry(), 1
             ),
         )
-        taught_by = TeacherPass(self.teacher, runtime)
-        self.lane = make_lane("bench", pupil, distillers_of(method, options or {}), settings, runtime, 2, taught_by)
+        taught_by = FrozenTeacher(self.teacher, runtime)
+        self.lane = make_lane("bench", context, distillers_of(method, options or {}), settings, runtime, 2, taught_by)
 
     def trace(self, batch: Batch) -> Trace | None:
-        """What the teacher shows for a batch in the stage in progress."""
-        lesson = self.lane.lesson
-        if lesson is None:
+        """What the teacher shows for a batch in the phase in progress."""
+        teacher_query = self.lane.teacher_query
+        if teacher_query is None:
             return None
-        return lesson.teacher.trace(batch.x, self.lane.phase.teacher_sites, lesson.input_gradients)
+        return teacher_query.teacher.trace(batch.x, self.lane.phase.teacher_points, teacher_query.input_gradients)
 
     def step(self, batch: Batch, trace: Trace | None = None) -> None:
         """One update."""
@@ -78,12 +78,12 @@ class Bench:
         self._stepped = True
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of the stage in progress, by name; nothing is updated."""
+        """The weighted terms of the phase in progress, by name; nothing is updated."""
         found: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
         return found
 
-    def stages(self) -> Iterator[Lane]:
-        """Goes through all epochs of all stages and networks; the caller takes the steps of each."""
+    def phases(self) -> Iterator[Lane]:
+        """Goes through all epochs of all phases and networks; the caller takes the steps of each."""
         while not self.lane.finished:
             self.lane.begin_epoch()
             self._stepped = False

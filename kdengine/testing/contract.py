@@ -51,7 +51,7 @@ class DistillerContract:
         return Registry().methods(self.method) if isinstance(self.method, str) else [self.method]
 
     def test_terms_are_finite_and_teach_the_student(self) -> None:
-        """In some stage the terms have gradients that reach the student; all are finite."""
+        """In some phase the terms have gradients that reach the student; all are finite."""
         _check_teaching(self.bench())
 
     def test_a_transformer_can_teach_a_cnn(self) -> None:
@@ -59,9 +59,9 @@ class DistillerContract:
         _check_teaching(self.bench(vit_pair()))
 
     def test_every_connector_is_trained(self) -> None:
-        """No trainable tensor of the method stays without a gradient in all stages."""
+        """No trainable tensor of the method stays without a gradient in all phases."""
         bench, reached = self.bench(), set()
-        for lane in bench.stages():
+        for lane in bench.phases():
             bench.step(random_batch(4))
             reached |= {id(value) for value in lane.module.parameters() if value.grad is not None}
         for link in bench.lane.links:
@@ -72,7 +72,7 @@ class DistillerContract:
         """Every leaf that the terms depend on is a parameter of the student or of the method, known from the start."""
         bench = self.bench()
         known = {id(value) for link in bench.lane.links for value in link.module.parameters()}
-        for _ in bench.stages():
+        for _ in bench.phases():
             leaves = _leaves(bench.terms(random_batch(4)))
             strange = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]
             assert not strange, (
@@ -87,17 +87,17 @@ class DistillerContract:
         """Weights, buffers, gradients and mode of the teacher are untouched."""
         bench = self.bench()
         before = copy.deepcopy(bench.teacher.state_dict())
-        for lane in bench.stages():
+        for lane in bench.phases():
             bench.step(random_batch(4))
             assert not any(module.training for module in bench.teacher.modules()), "the teacher was put into training mode"
             touched = [name for name, value in bench.teacher.named_parameters() if value.grad is not None]
-            assert not touched, f"gradients reached the teacher in the stage '{lane.phase.stage.name}': {touched}"
+            assert not touched, f"gradients reached the teacher in the phase '{lane.phase.name}': {touched}"
         _check_equal(before, bench.teacher.state_dict(), "the teacher's weights or buffers")
 
     def test_what_is_handed_over_stays_as_it_was(self) -> None:
         """Images, labels, positions and what the teacher shows are not written to."""
         bench = self.bench()
-        for _ in bench.stages():
+        for _ in bench.phases():
             batch = random_batch(4)
             trace = bench.trace(batch)
             shown = {} if trace is None else {name: trace[name] for name in trace}
@@ -120,7 +120,7 @@ class DistillerContract:
     def test_the_random_states_are_left_alone(self) -> None:
         """Nothing is seeded anew; a method may draw from torch, Python and NumPy, whose states belong to its lane."""
         bench = self.bench()
-        for lane in bench.stages():
+        for lane in bench.phases():
             ends = []
             for seed in (1, 2):
                 lane.randomness.reseed(seed)
@@ -135,7 +135,7 @@ class DistillerContract:
         """After a step no hook is left on either network, and nothing of the batch is kept alive."""
         bench = self.bench()
         hooks = _hooks(bench.teacher) + _hooks(bench.student)
-        for lane in bench.stages():
+        for lane in bench.phases():
             seen = _watched(lane.module.methods.values(), lambda: bench.step(random_batch(4)))
             lane.module.zero_grad()
             gc.collect()
@@ -147,7 +147,7 @@ class DistillerContract:
         """The last batch of an epoch may be small: it trains, or is refused in plain words."""
         for count in (3, 1):
             bench = self.bench()
-            for lane in bench.stages():
+            for lane in bench.phases():
                 lane.learner.eval()  # batch statistics of one image are the network's problem, not the method's
                 try:
                     terms = bench.terms(random_batch(count))
@@ -160,7 +160,7 @@ class DistillerContract:
     def test_bf16_forwards(self) -> None:
         """Forwards in bf16 give finite terms in float32."""
         bench = self.bench(precision="bf16")
-        for _ in bench.stages():
+        for _ in bench.phases():
             bench.step(random_batch(4))
             for name, value in bench.terms(random_batch(4)).items():
                 assert value.dtype == torch.float32, f"{name} is {value.dtype}: compute losses in float32"
@@ -170,20 +170,20 @@ class DistillerContract:
         """Saved, loaded into a new lane and continued: the same to the last bit, connectors included."""
         first, second = self.bench(epochs=2), self.bench(epochs=2)
         file = io.BytesIO()
-        for lane in first.stages():
+        for lane in first.phases():
             if len(lane.history) == lane.total_epochs - 1:
                 torch.save(lane.state_dict(), file)
             first.step(random_batch(4, seed=len(lane.history)))
         file.seek(0)
         second.lane.load_state_dict(torch.load(file, weights_only=True))
-        for lane in second.stages():
+        for lane in second.phases():
             second.step(random_batch(4, seed=len(lane.history)))
         _check_equal(first.lane.module.state_dict(), second.lane.module.state_dict(), "after a restart, a weight")
 
     def test_copies_are_independent(self) -> None:
         """After a step, the method can be copied, and the copy has weights of its own."""
         bench = self.bench()
-        for lane in bench.stages():
+        for lane in bench.phases():
             bench.step(random_batch(4))
             twin = copy.deepcopy(lane.module.distillers)
             for (name, mine), theirs in zip(lane.module.distillers.named_parameters(), twin.parameters(), strict=True):
@@ -213,7 +213,7 @@ class DistillerContract:
         """The terms named in ``at_equality`` have their known values when student and teacher show the same."""
         student = tiny_pair()[1]
         bench, found = self.bench((student, student)), {}
-        for lane in bench.stages():
+        for lane in bench.phases():
             lane.module.eval()
             terms = {name: float(value.detach()) for name, value in bench.terms(random_batch(4)).items() if name != "task"}
             found.update({name.partition(".")[2]: value for name, value in terms.items()})
@@ -225,7 +225,7 @@ class DistillerContract:
 
 def _check_teaching(bench: Bench) -> None:
     taught = False
-    for lane in bench.stages():
+    for lane in bench.phases():
         terms = bench.terms(random_batch(4))
         for name, value in terms.items():
             assert torch.isfinite(value), f"{name} = {float(value.detach())}"

@@ -16,15 +16,15 @@ from kdengine.config.specs import Spec
 from kdengine.data.batches import Batch
 from kdengine.errors import KDError, ModelError
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.factory import NetworkMaker
-from kdengine.networks.inputs import ImageForm
+from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.network import LaneContext, Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.training.build import make_lane
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 
 __all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
 
@@ -105,7 +105,7 @@ class Pairing:
         self._weights = copy.deepcopy(student.module.state_dict())
 
     def attempt(self, *methods: str | Distiller) -> str | None:
-        """Build methods for the pair without any option, in one lane, and take a step in each of its stages.
+        """Build methods for the pair without any option, in one lane, and take a step in each of its phases.
 
         Returns:
             nothing where that went well, else why it did not: in the words of the program, where it refused.
@@ -125,15 +125,15 @@ class Pairing:
         settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
         kinds: dict[str, str | nn.Module] = {"student": self.student.module, "teacher": self.teacher.module}
         registry = Registry()
-        maker = NetworkMaker(kinds, CLASSES, ImageForm(self.size), registry, 1)
-        pupil = Pupil(self.student, self.teacher, CLASSES, 64, self.size, maker)
-        teaching = TeacherPass(self.teacher.module, self.runtime)
-        lane = make_lane("matrix", pupil, choose_distillers(methods, {}, registry), settings, self.runtime, 2, teaching)
+        maker = NetworkFactory(kinds, CLASSES, ImageSpec(self.size), registry, 1)
+        context = LaneContext(self.student, self.teacher, CLASSES, 64, self.size, maker)
+        teaching = FrozenTeacher(self.teacher.module, self.runtime)
+        lane = make_lane("matrix", context, choose_distillers(methods, {}, registry), settings, self.runtime, 2, teaching)
         batch = self._batch()
         while not lane.finished:
             lane.begin_epoch()
-            lesson = lane.lesson
-            trace = lesson and lesson.teacher.trace(batch.x, lane.phase.teacher_sites, lesson.input_gradients)
+            query = lane.teacher_query
+            trace = query and query.teacher.trace(batch.x, lane.phase.teacher_points, query.input_gradients)
             lane.step(batch, trace)
             lane.end_epoch({})
 

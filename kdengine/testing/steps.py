@@ -27,7 +27,7 @@ def make_step(
     labels: Tensor | None = None,
     x: Tensor | None = None,
     index: Tensor | None = None,
-    stage: str = JOINT,
+    phase: str = JOINT,
     epoch: int = 0,
     progress: float = 0.0,
     rectified: Collection[str] = (),
@@ -43,9 +43,9 @@ def make_step(
         labels: class indices [B]; all 0 by default.
         x: images [B, C, H, W]; zeros by default.
         index: place of every image in the training set, [B]; 0, 1, 2 ... by default.
-        stage: stage of training.
-        epoch: epoch within the stage, from 0.
-        progress: share of the stage that is done, in [0, 1].
+        phase: phase of training.
+        epoch: epoch within the phase, from 0.
+        progress: share of the phase that is done, in [0, 1].
         rectified: the teacher's taps that come straight out of a ReLU.
 
     Raises:
@@ -64,7 +64,7 @@ def make_step(
         index=torch.arange(count) if index is None else index,
         student=Trace(student, student.get("logits", student_logits), inputs=x),
         teacher=Trace(teacher, teacher.get("logits", teacher_logits), inputs=x),
-        stage=stage,
+        phase=phase,
         epoch=epoch,
         progress=progress,
         names=list(zip(student, teacher, strict=True)) or [("logits", "logits")],

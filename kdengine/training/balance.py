@@ -17,7 +17,7 @@ def clip_share(epoch: int) -> float:
     arXiv:1807.06819, as in the authors' code.
 
     Args:
-        epoch: epoch within the stage, from 0.
+        epoch: epoch within the phase, from 0.
     """
     return float(torch.sigmoid(torch.tensor(float(epoch))))
 

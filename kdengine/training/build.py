@@ -1,4 +1,4 @@
-"""From methods and networks to lanes: on which taps, in which stages, with which connectors."""
+"""From methods and networks to lanes: on which taps, in which phases, with which connectors."""
 
 from __future__ import annotations
 
@@ -9,138 +9,140 @@ from kdengine.config.settings import MANY, Settings
 from kdengine.config.validation import shown
 from kdengine.errors import SettingsError
 from kdengine.methods.checks import check_shapes
+from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
-from kdengine.methods.pairing import Reading, read_taps
-from kdengine.methods.step import JOINT, Pair, Stage
-from kdengine.networks.network import Pupil
+from kdengine.methods.pairing import TapBinding, read_taps
+from kdengine.methods.step import JOINT, Pair, Phase
+from kdengine.networks.network import LaneContext
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy, Trace
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 from kdengine.training.chain import chain
-from kdengine.training.chain_step import Link
+from kdengine.training.chain_step import ChainStep
 from kdengine.training.lane import Lane
-from kdengine.training.lane_module import LaneModule, Phase
+from kdengine.training.lane_module import LaneModule, ResolvedPhase
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 
 __all__ = ["make_lane", "make_phases"]
 
 
 def make_lane(
     name: str,
-    pupil: Pupil,
+    context: LaneContext,
     distillers: Mapping[str, Distiller],
     settings: Settings,
     runtime: Runtime,
     steps: int,
-    teacher: TeacherPass | None = None,
+    teacher: FrozenTeacher | None = None,
 ) -> Lane:
-    """A lane, ready to train: distillers that are switched off left out, connectors built, stages laid out.
+    """A lane, ready to train: distillers that are switched off left out, connectors built, phases laid out.
 
     Args:
         name: of the lane.
-        pupil: the networks.
+        context: the networks.
         distillers: id -> distiller.
         settings: of the run.
         runtime: where it runs.
         steps: batches in an epoch.
-        teacher: what runs the pupil's teacher, where there is one.
+        teacher: what runs the context's teacher, where there is one.
 
     Raises:
         KDError: the methods do not fit the networks, or each other.
     """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
-    links = [_link(taught, methods, settings) for taught, methods in chain(pupil, active)]
-    hand_over = "last" if any(method.hand_over == "last" for method in active.values()) else "best"
-    return Lane(name, links, teacher if active else None, settings.train, settings.seed, runtime, steps, hand_over)
+    links = [_link(taught, methods, settings) for taught, methods in chain(context, active)]
+    curricula = [method for method in active.values() if isinstance(method, Curriculum)]
+    teach_with = "last" if any(curriculum.teach_with == "last" for curriculum in curricula) else "best"
+    return Lane(name, links, teacher if active else None, settings.train, settings.seed, runtime, steps, teach_with)
 
 
 def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> None:
-    clipping = [key for key, distiller in distillers.items() if distiller.options.clip_to_task]
+    clipping = [key for key, distiller in distillers.items() if distiller.clips_to_task]
     if clipping and runtime.processes > 1:
         raise SettingsError(
-            f"{clipping[0]}.clip_to_task works in one process only, and there are {runtime.processes}. "
-            f"Set {clipping[0]}.clip_to_task=false."
+            f"The gradient of {clipping[0]} is clipped to that of the task, which works in one process only, and there are "
+            f"{runtime.processes}. Set {clipping[0]}.clip_to_task=false."
         )
 
 
-def _link(pupil: Pupil, distillers: Mapping[str, Distiller], settings: Settings) -> Link:
-    phases = make_phases(distillers, pupil, settings.train.epochs)
+def _link(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings) -> ChainStep:
+    phases = make_phases(distillers, context, settings.train.epochs)
     for number, (key, distiller) in enumerate(distillers.items()):
-        _build(distiller, [phase.readings[key] for phase in phases if key in phase.readings], pupil, settings.seed + number)
-    module = LaneModule(pupil.student.module, distillers, settings.train.label_smoothing, pupil.student.fit)
-    return Link(pupil.student, pupil.teacher, module, phases)
+        _build(distiller, [phase.bindings[key] for phase in phases if key in phase.bindings], context, settings.seed + number)
+    module = LaneModule(context.student.module, distillers, settings.train.label_smoothing, context.student.preprocess)
+    return ChainStep(context.student, context.teacher, module, phases)
 
 
-def make_phases(distillers: Mapping[str, Distiller], pupil: Pupil, epochs: int) -> list[Phase]:
-    """The stages of a lane: each method's own, in the order of the methods, then the joint one.
+def make_phases(distillers: Mapping[str, Distiller], context: LaneContext, epochs: int) -> list[ResolvedPhase]:
+    """The phases of a lane: each method's own, in the order of the methods, then the joint one.
 
     Raises:
         TapError: a tap names nothing.
-        SettingsError: a method reads nothing in a stage of its own.
+        SettingsError: a method reads nothing in a phase of its own.
     """
     phases = []
     for key, distiller in distillers.items():
-        for stage in distiller.stages():
-            length = _length(stage, epochs)
-            reading = _reading(distiller, stage.name, pupil)
-            if reading is None:
+        for phase in distiller.phases():
+            length = _length(phase, epochs)
+            binding = _binding(distiller, phase.name, context)
+            if binding is None:
                 raise SettingsError(
-                    f"{key} has a stage '{stage.name}' but reads no taps in it: taps_in('{stage.name}') is None."
+                    f"{key} has a phase '{phase.name}' but reads no taps in it: taps_in('{phase.name}') is None."
                 )
             if length > 0:
-                phases.append(_phase(stage, length, {key: reading}, distillers))
-    found = {key: _reading(distiller, JOINT, pupil) for key, distiller in distillers.items()}
-    readings = {key: reading for key, reading in found.items() if reading is not None}
+                phases.append(_phase(phase, length, {key: binding}, distillers))
+    found = {key: _binding(distiller, JOINT, context) for key, distiller in distillers.items()}
+    bindings = {key: binding for key, binding in found.items() if binding is not None}
     task_weight = math.prod(distiller.task_weight for distiller in distillers.values())
-    return [*phases, _phase(Stage(JOINT, epochs, task=True), epochs, readings, distillers, task_weight)]
+    return [*phases, _phase(Phase(JOINT, epochs, task=True), epochs, bindings, distillers, task_weight)]
 
 
 def _phase(
-    stage: Stage, epochs: int, readings: Mapping[str, Reading], distillers: Mapping[str, Distiller], task_weight: float = 1.0
-) -> Phase:
-    differentiated = any("input_gradients" in distillers[key].needs for key in readings)
-    return Phase(stage, epochs, readings, task_weight, differentiated)
+    phase: Phase, epochs: int, bindings: Mapping[str, TapBinding], distillers: Mapping[str, Distiller], task_weight: float = 1.0
+) -> ResolvedPhase:
+    differentiated = any("input_gradients" in distillers[key].needs for key in bindings)
+    return ResolvedPhase(phase.name, epochs, phase.task, bindings, task_weight, differentiated)
 
 
-def _length(stage: Stage, epochs: int) -> int:
-    """Epochs of a stage; a share of the joint epochs is rounded up, but not for what binary fractions add to it.
+def _length(phase: Phase, epochs: int) -> int:
+    """Epochs of a phase; a share of the joint epochs is rounded up, but not for what binary fractions add to it.
 
     Raises:
         SettingsError: no run has so many.
     """
-    wanted = round(stage.epochs * epochs, 6) if isinstance(stage.epochs, float) else stage.epochs
+    wanted = round(phase.epochs * epochs, 6) if isinstance(phase.epochs, float) else phase.epochs
     if not wanted <= MANY:
-        raise SettingsError(f"The stage '{stage.name}' would last {shown(wanted)} epochs: {MANY} is the most.")
+        raise SettingsError(f"The phase '{phase.name}' would last {shown(wanted)} epochs: {MANY} is the most.")
     return math.ceil(wanted)
 
 
-def _reading(distiller: Distiller, stage: str, pupil: Pupil) -> Reading | None:
-    if pupil.teacher is None:
+def _binding(distiller: Distiller, phase: str, context: LaneContext) -> TapBinding | None:
+    if context.teacher is None:
         raise SettingsError(f"The method '{distiller.name}' needs a teacher. Name one with --teacher.")
-    return read_taps(distiller, stage, pupil.student.anatomy, pupil.teacher.anatomy)
+    return read_taps(distiller, phase, context.student.anatomy, context.teacher.anatomy)
 
 
-def _build(distiller: Distiller, readings: Sequence[Reading], pupil: Pupil, seed: int) -> None:
+def _build(distiller: Distiller, bindings: Sequence[TapBinding], context: LaneContext, seed: int) -> None:
     """Let a distiller create its connectors; its draws depend on the seed and disturb nobody else's."""
-    assert pupil.teacher is not None
-    names = tuple(dict.fromkeys(pair for reading in readings for pair in reading.names))
+    assert context.teacher is not None
+    names = tuple(dict.fromkeys(pair for binding in bindings for pair in binding.names))
     pair = Pair(
-        student=_shapes(pupil.student.anatomy, [(reading.student, reading.student_aliases) for reading in readings]),
-        teacher=_shapes(pupil.teacher.anatomy, [(reading.teacher, reading.teacher_aliases) for reading in readings]),
-        num_classes=pupil.num_classes,
-        num_samples=pupil.num_samples,
-        new_network=pupil.new_network,
+        student=_shapes(context.student.anatomy, [(binding.student, binding.student_aliases) for binding in bindings]),
+        teacher=_shapes(context.teacher.anatomy, [(binding.teacher, binding.teacher_aliases) for binding in bindings]),
+        num_classes=context.num_classes,
+        num_samples=context.num_samples,
+        new_network=context.new_network,
         names=names,
-        rectified=frozenset().union(*(reading.rectified for reading in readings)),
+        rectified=frozenset().union(*(binding.rectified for binding in bindings)),
     )
     check_shapes(distiller, pair)
     with seeded(seed):
         distiller.build(pair)
 
 
-def _shapes(anatomy: Anatomy, parts: Sequence[tuple[Mapping[str, Site], Mapping[str, str]]]) -> Trace:
-    tensors = {name: anatomy.tensor(site) for sites, _ in parts for name, site in sites.items()}
+def _shapes(anatomy: Anatomy, parts: Sequence[tuple[Mapping[str, TapPoint], Mapping[str, str]]]) -> Trace:
+    tensors = {name: anatomy.tensor(point) for points, _ in parts for name, point in points.items()}
     aliases = {new: old for _, names in parts for new, old in names.items()}
     return Trace(tensors, anatomy.probe.logits).renamed({**{name: name for name in tensors}, **aliases})

@@ -7,36 +7,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kdengine.errors import SettingsError
+from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.network import LaneContext, Network
 from kdengine.seeds import undisturbed
 
 __all__ = ["chain"]
 
 
-def chain(pupil: Pupil, distillers: Mapping[str, Distiller]) -> list[tuple[Pupil, Mapping[str, Distiller]]]:
+def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tuple[LaneContext, Mapping[str, Distiller]]]:
     """What is taught in turn, the student last: each network learns from the one before it, with distillers of its own.
 
     Raises:
         SettingsError: two methods want different networks on the way, or one does not keep to the ends.
         ModelError: a network on the way cannot be made.
     """
-    taught: list[tuple[Pupil, Mapping[str, Distiller]]] = []
-    teacher = pupil.teacher
-    for spec in _between(pupil, distillers):
-        name = pupil.student.name if spec == "student" else spec
-        network = Network.probed(name, pupil.new_network(spec), pupil.input_size, pupil.num_classes)
-        taught.append((replace(pupil, student=network, teacher=teacher), copy.deepcopy(distillers)))
+    taught: list[tuple[LaneContext, Mapping[str, Distiller]]] = []
+    teacher = context.teacher
+    for spec in _between(context, distillers):
+        name = context.student.name if spec == "student" else spec
+        network = Network.probed(name, context.new_network(spec), context.input_size, context.num_classes)
+        taught.append((replace(context, student=network, teacher=teacher), copy.deepcopy(distillers)))
         teacher = network
-    return [*taught, (replace(pupil, teacher=teacher), distillers)]
+    return [*taught, (replace(context, teacher=teacher), distillers)]
 
 
-def _between(pupil: Pupil, distillers: Mapping[str, Distiller]) -> Sequence[str]:
-    if pupil.teacher is None:
+def _between(context: LaneContext, distillers: Mapping[str, Distiller]) -> Sequence[str]:
+    if context.teacher is None:
         return ()
-    ends = (pupil.teacher.name, pupil.student.name)
+    ends = (context.teacher.name, context.student.name)
     with undisturbed():  # a method may look networks up that warn
-        routes = {key: tuple(distiller.route(*ends)) for key, distiller in distillers.items()}
+        routes = {
+            key: tuple(distiller.route(*ends)) for key, distiller in distillers.items() if isinstance(distiller, Curriculum)
+        }
     for key, route in routes.items():
         if len(route) < 2 or (route[0], route[-1]) != ends:
             raise SettingsError(f"{key}: a route must lead from '{ends[0]}' to '{ends[1]}', got {list(route)}.")

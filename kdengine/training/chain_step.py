@@ -7,31 +7,31 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kdengine.networks.network import Network
-from kdengine.training.lane_module import LaneModule, Phase
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.lane_module import LaneModule, ResolvedPhase
+from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["Lesson", "Link"]
+__all__ = ["ChainStep", "TeacherQuery"]
 
 
-class Lesson(NamedTuple):
+class TeacherQuery(NamedTuple):
     """A pass of a teacher that lanes share."""
 
-    teacher: TeacherPass
+    teacher: FrozenTeacher
     input_gradients: bool
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainStep:
     """One network on the way from the teacher to the student, most often the student itself.
 
     Attributes:
         student: the network.
         teacher: what it learns from, if anything.
         module: the network with its distillers.
-        phases: its stages, the joint one last.
+        phases: its phases, the joint one last.
     """
 
     student: Network
     teacher: Network | None
     module: LaneModule
-    phases: Sequence[Phase]
+    phases: Sequence[ResolvedPhase]

@@ -1,4 +1,4 @@
-"""One student in training: its distillers, its stages, its optimizer, and what was measured of it."""
+"""One student in training: its distillers, its phases, its optimizer, and what was measured of it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from kdengine.methods.step import JOINT
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.scores import is_best, score
 from kdengine.taps import Trace
-from kdengine.training.chain_step import Lesson, Link
+from kdengine.training.chain_step import ChainStep, TeacherQuery
 from kdengine.training.finite import ADVICE, gradient_fault, loss_fault
-from kdengine.training.lane_module import LaneModule, Phase, Progress
+from kdengine.training.lane_module import LaneModule, Progress, ResolvedPhase
 from kdengine.training.metrics import Meter
 from kdengine.training.rng import Drawn, Randomness
 from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import TeacherPass
-from kdengine.training.updater import Updater
+from kdengine.training.teacher import FrozenTeacher
+from kdengine.training.updater import OptimizerStep
 
 __all__ = ["Lane"]
 
@@ -36,7 +36,7 @@ EPOCH_SEED = 1_000_003
 
 
 class Lane:
-    """One student on its way through its stages.
+    """One student on its way through its phases.
 
     Args:
         name: what logs and folders call it.
@@ -46,26 +46,26 @@ class Lane:
         seed: of what is drawn while they train (dropout); batches have a seed of their own.
         runtime: where they run.
         steps: batches in an epoch.
-        hand_over: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
+        teach_with: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
     """
 
     def __init__(
         self,
         name: str,
-        links: Sequence[Link],
-        teacher: TeacherPass | None,
+        links: Sequence[ChainStep],
+        teacher: FrozenTeacher | None,
         settings: TrainSettings,
         seed: int,
         runtime: Runtime,
         steps: int,
-        hand_over: str = "best",
+        teach_with: str = "best",
     ) -> None:
         self.name = name
         self.links = list(links)
         self.settings = settings
         self.runtime = runtime
         self.steps = steps
-        self.hand_over = hand_over
+        self.teach_with = teach_with
         self.meter = Meter(runtime.device)
         self.randomness = Randomness(seed, runtime.device)
         self.history: list[dict[str, Any]] = []
@@ -96,18 +96,18 @@ class Lane:
         return self.module.student
 
     @property
-    def phases(self) -> list[Phase]:
-        """All stages, in order."""
+    def phases(self) -> list[ResolvedPhase]:
+        """All phases, in order."""
         return [phase for _, phase in self._plan]
 
     @property
-    def phase(self) -> Phase:
-        """The stage in progress."""
+    def phase(self) -> ResolvedPhase:
+        """The phase in progress."""
         return self._plan[self._phase_number][1]
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all stages together."""
+        """Epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
 
     @property
@@ -117,15 +117,15 @@ class Lane:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any stage reads the teacher that the lane begins with."""
+        """Whether any phase reads the teacher that the lane begins with."""
         return any(phase.needs_teacher for phase in self.links[0].phases)
 
     @property
-    def lesson(self) -> Lesson | None:
-        """The pass of a teacher that the stage in progress learns from, if any."""
+    def teacher_query(self) -> TeacherQuery | None:
+        """The pass of a teacher that the phase in progress learns from, if any."""
         if self._teacher is None or not self.phase.needs_teacher:
             return None
-        return Lesson(self._teacher, self.phase.input_gradients)
+        return TeacherQuery(self._teacher, self.phase.input_gradients)
 
     @property
     def steps_done(self) -> int:
@@ -151,7 +151,7 @@ class Lane:
         drawn_before = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
-            sound = self._updater.update(self._checked(terms), self._updates(), self._phase_epoch)
+            sound = self._optimizer_step.update(self._checked(terms), self._updates(), self._phase_epoch)
         if not sound:
             self._refuse(terms, batch, teacher, drawn_before)
         self.meter.note(batch, terms, logits)
@@ -161,7 +161,7 @@ class Lane:
         """Close the epoch and return its row for ``metrics.jsonl``.
 
         Args:
-            accuracy: what was measured (``test_top1`` ...), in percent; empty in a stage without a task.
+            accuracy: what was measured (``test_top1`` ...), in percent; empty in a phase without a task.
             evaluation_seconds: how long that took.
         """
         self.seconds += self.meter.busy + evaluation_seconds
@@ -169,10 +169,10 @@ class Lane:
             "lane": self.name,
             "epoch": len(self.history) + 1,
             **self._place(),
-            "stage": self.phase.stage.name,
-            "stage_epoch": self._phase_epoch + 1,
-            "lr": self._updater.lr,
-            **self.meter.row(self.runtime.total, with_accuracy=self.phase.stage.task),
+            "phase": self.phase.name,
+            "phase_epoch": self._phase_epoch + 1,
+            "lr": self._optimizer_step.lr,
+            **self.meter.row(self.runtime.total, with_accuracy=self.phase.task),
             **accuracy,
         }
         if "test_top1" in record and is_best(record, self._rows(self._link_number)):
@@ -223,10 +223,10 @@ class Lane:
         """Everything needed to go on after the last step: tensors and plain data."""
         return {
             "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
-            "optimizer": self._updater.state_dict(),
+            "optimizer": self._optimizer_step.state_dict(),
             "random": self.randomness.state_dict(),
             "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
-            "plan": self._stages(),
+            "plan": self._phases(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
             "phase_epoch": self._phase_epoch,
@@ -238,14 +238,14 @@ class Lane:
         """Return to a saved state.
 
         Raises:
-            ValueError: it is that of other stages.
+            ValueError: it is that of other phases.
         """
-        self._check_stages(state["plan"], state["phase"])
+        self._check_phases(state["plan"], state["phase"])
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
         for link, weights in zip(self.links, state["modules"], strict=False):
             link.module.load_state_dict(weights)
-        self._updater.load_state_dict(state["optimizer"])
+        self._optimizer_step.load_state_dict(state["optimizer"])
         self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
         self.randomness.load_state_dict(state["random"])
         self.history = list(state["history"])
@@ -254,19 +254,19 @@ class Lane:
         self.meter.load_state_dict(state["meter"])
         self.seconds = state["seconds"]
 
-    def _stages(self) -> list[list[Any]]:
-        """Every stage: of which network, its name, its length."""
-        return [[link, phase.stage.name, phase.epochs] for link, phase in self._plan]
+    def _phases(self) -> list[list[Any]]:
+        """Every phase: of which network, its name, its length."""
+        return [[link, phase.name, phase.epochs] for link, phase in self._plan]
 
-    def _check_stages(self, before: Sequence[Sequence[Any]], number: int) -> None:
-        """Refuse a state whose stages were others up to its own, which may have become longer or shorter."""
-        now = self._stages()
+    def _check_phases(self, before: Sequence[Sequence[Any]], number: int) -> None:
+        """Refuse a state whose phases were others up to its own, which may have become longer or shorter."""
+        now = self._phases()
         same = list(map(list, before[:number])) == now[:number] and number < len(now)
         if not same or list(before[number][:2]) != now[number][:2]:
-            raise ValueError(f"its stages of training were {before}, and are {now}")
+            raise ValueError(f"its phases of training were {before}, and are {now}")
 
     def _enter_next_phase(self) -> None:
-        """Go to the next stage, with a fresh optimizer unless the settings keep the old one."""
+        """Go to the next phase, with a fresh optimizer unless the settings keep the old one."""
         self._phase_number += 1
         self._phase_epoch = 0
         link, phase = self._plan[self._phase_number]
@@ -275,17 +275,17 @@ class Lane:
             self._enter_link(link)
         self.module.phase = phase
         if moved or self.settings.reset_optimizer:
-            self._updater = Updater(self.module, self.settings, self.runtime)
-        self._updater.begin_stage(phase.epochs * self.steps if phase.stage.name == JOINT else None, self.steps)
+            self._optimizer_step = OptimizerStep(self.module, self.settings, self.runtime)
+        self._optimizer_step.begin_phase(phase.epochs * self.steps if phase.name == JOINT else None, self.steps)
 
     def _enter_link(self, number: int) -> None:
         """Begin to teach a network; the one taught before it becomes its teacher."""
         if number > 0:
             before = self.module
-            if self.hand_over == "best" and self.best_weights:
+            if self.teach_with == "best" and self.best_weights:
                 before.student.load_state_dict(self.best_weights)
             before.zero_grad()
-            self._teacher = TeacherPass(before.fitted, self.runtime)
+            self._teacher = FrozenTeacher(before.preprocessed, self.runtime)
         self.best_weights = {}
         self._link_number = number
         self.runtime.place(self.module)
@@ -297,9 +297,7 @@ class Lane:
     def _checked(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if terms:
             return terms
-        raise TrainingError(
-            f"{self.name}: the stage '{self.phase.stage.name}' has no loss term, so nothing can be learnt in it."
-        )
+        raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so nothing can be learnt in it.")
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
@@ -317,4 +315,4 @@ class Lane:
         # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
         with self.randomness.active(), self.runtime.autocast():
             terms, _ = self.module(batch.x, batch.y, batch.index, teacher)
-        return gradient_fault(where, terms, self._updater.parameters)
+        return gradient_fault(where, terms, self._optimizer_step.parameters)

@@ -1,4 +1,4 @@
-"""Student and distillers as one trainable module, and the stage that it is in."""
+"""Student and distillers as one trainable module, and the phase that it is in."""
 
 from __future__ import annotations
 
@@ -12,56 +12,58 @@ from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
 from kdengine.methods.distiller import Distiller
-from kdengine.methods.pairing import Reading
-from kdengine.methods.step import JOINT, Stage, Step
-from kdengine.networks.inputs import InputFit
+from kdengine.methods.pairing import TapBinding
+from kdengine.methods.step import JOINT, Step
+from kdengine.networks.inputs import Preprocess
 from kdengine.taps import Recorder, Trace
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.double_backward import twice_differentiable
 
-__all__ = ["LaneModule", "Phase", "Progress"]
+__all__ = ["LaneModule", "Progress", "ResolvedPhase"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a lane stands in its stage: epoch from 0, and the share of the stage that is done."""
+    """Where a lane stands in its phase: epoch from 0, and the share of the phase that is done."""
 
     epoch: int = 0
     share: float = 0.0
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stage as one lane runs it.
+class ResolvedPhase:
+    """A phase as one lane runs it.
 
     Attributes:
-        stage: its name and whether the task loss counts.
+        name: what logs and ``step.phase`` call it.
         epochs: its length.
-        readings: distiller (by its id in the lane) -> what it reads; only those that have a term in this stage.
+        task: whether the task loss counts.
+        bindings: distiller (by its id in the lane) -> what it reads; only those that have a term in this phase.
         task_weight: factor on the task loss.
         input_gradients: whether a method differentiates the networks with respect to their images.
     """
 
-    stage: Stage
+    name: str
     epochs: int
-    readings: Mapping[str, Reading] = field(default_factory=dict)
+    task: bool = False
+    bindings: Mapping[str, TapBinding] = field(default_factory=dict)
     task_weight: float = 1.0
     input_gradients: bool = False
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any method reads the teacher."""
-        return any(reading.teacher for reading in self.readings.values())
+        return any(binding.teacher for binding in self.bindings.values())
 
     @property
-    def teacher_sites(self) -> dict[str, Site]:
+    def teacher_points(self) -> dict[str, TapPoint]:
         """What the teacher must record."""
-        return {name: site for reading in self.readings.values() for name, site in reading.teacher.items()}
+        return {name: point for binding in self.bindings.values() for name, point in binding.teacher.items()}
 
     @property
-    def student_sites(self) -> dict[str, Site]:
+    def student_points(self) -> dict[str, TapPoint]:
         """What the student must record."""
-        return {name: site for reading in self.readings.values() for name, site in reading.student.items()}
+        return {name: point for binding in self.bindings.values() for name, point in binding.student.items()}
 
 
 class LaneModule(nn.Module):
@@ -71,7 +73,7 @@ class LaneModule(nn.Module):
         student: the network being taught.
         distillers: id -> distiller; the id prefixes the names of its terms.
         label_smoothing: of the task loss.
-        fit: what is done to the images before the student receives them.
+        preprocess: what is done to the images before the student receives them.
     """
 
     def __init__(
@@ -79,14 +81,14 @@ class LaneModule(nn.Module):
         student: nn.Module,
         distillers: Mapping[str, Distiller],
         label_smoothing: float = 0.0,
-        fit: InputFit | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.distillers = nn.ModuleDict(distillers)
         self.label_smoothing = label_smoothing
-        self.fit = fit
-        self.phase = Phase(Stage(JOINT, 1, task=True), 1)
+        self.preprocess = preprocess
+        self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
 
     @property
@@ -95,9 +97,9 @@ class LaneModule(nn.Module):
         return {key: method for key, method in self.distillers.items() if isinstance(method, Distiller)}
 
     @property
-    def fitted(self) -> nn.Module:
+    def preprocessed(self) -> nn.Module:
         """The student, taking images as the data makes them."""
-        return self.student if self.fit is None else self.fit.before(self.student)
+        return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
     def forward(self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
@@ -105,27 +107,27 @@ class LaneModule(nn.Module):
         trace = self._record(x)
         terms: dict[str, Tensor] = {}
         with torch.autocast(_casting(x), enabled=False):
-            if phase.stage.task and phase.task_weight:
+            if phase.task and phase.task_weight:
                 task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
                 terms["task"] = phase.task_weight * task
-            for key, reading in phase.readings.items():
-                views = reading.of_student(trace), self._shown(key, reading, teacher)
+            for key, binding in phase.bindings.items():
+                views = binding.of_student(trace), self._shown(key, binding, teacher)
                 now = self.progress
                 step = Step(
                     *(x, y, index, *views),
-                    stage=phase.stage.name,
+                    phase=phase.name,
                     epoch=now.epoch,
                     progress=now.share,
-                    names=reading.names,
-                    rectified=reading.rectified,
+                    names=binding.names,
+                    rectified=binding.rectified,
                     precision=precision,
                 )
                 terms.update(self._terms(key, step))
-        return terms, trace.logits if phase.stage.task else None
+        return terms, trace.logits if phase.task else None
 
-    def _shown(self, key: str, reading: Reading, teacher: Trace | None) -> Trace:
+    def _shown(self, key: str, binding: TapBinding, teacher: Trace | None) -> Trace:
         """What a method may see of the teacher; without a history, unless it differentiates it."""
-        trace = reading.of_teacher(teacher or Trace({}))
+        trace = binding.of_teacher(teacher or Trace({}))
         if not self.phase.input_gradients or "input_gradients" in self.methods[key].needs:
             return trace
         return trace.detached()
@@ -133,12 +135,12 @@ class LaneModule(nn.Module):
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is to be clipped to that of the others."""
         key, dot, _ = term.partition(".")
-        return bool(dot) and self.methods[key].options.clip_to_task
+        return bool(dot) and self.methods[key].clips_to_task
 
     def _record(self, x: Tensor) -> Trace:
         """The student's forward; in float32 where it is differentiated twice."""
         phase = self.phase
-        with Recorder(self.fitted, phase.student_sites, stop=not phase.stage.task) as recorder:
+        with Recorder(self.preprocessed, phase.student_points, stop=not phase.task) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
             with torch.autocast(_casting(x), enabled=False), twice_differentiable():
@@ -149,7 +151,7 @@ class LaneModule(nn.Module):
         try:
             found = distiller(step)
         except Exception as error:
-            error.add_note(f"while computing the terms of '{key}' in the stage '{step.stage}'")
+            error.add_note(f"while computing the terms of '{key}' in the phase '{step.phase}'")
             raise
         if not isinstance(found, Mapping):
             kind = type(found).__name__

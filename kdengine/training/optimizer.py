@@ -49,7 +49,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) 
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
-    """The schedule of timm for a stage of so many updates, or None for a constant rate without warm-up."""
+    """The schedule of timm for a phase of so many updates, or None for a constant rate without warm-up."""
     warmup = settings.warmup_epochs * steps
     if settings.schedule == "constant" and not warmup:
         return None
@@ -57,7 +57,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, upd
         "t_in_epochs": False,
         "warmup_t": warmup,
         "warmup_lr_init": settings.lr / 10,
-        "warmup_prefix": False,  # the warm-up is part of the stage, and does not delay what follows
+        "warmup_prefix": False,  # the warm-up is part of the phase, and does not delay what follows
     }
     if settings.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=updates, **shared)

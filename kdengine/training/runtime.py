@@ -68,7 +68,7 @@ class Runtime:
         if self.processes == 1:
             return {"devices": 1}
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
-        # a stage trains what lies below its deepest tap, so parameters without a gradient are no mistake
+        # a phase trains what lies below its deepest tap, so parameters without a gradient are no mistake
         strategy = DDPStrategy(find_unused_parameters=True)
         return {"devices": local, "num_nodes": self.processes // local, "strategy": strategy}
 

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from kdengine.errors import TrainingError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
 from kdengine.training.runtime import Runtime
 
-__all__ = ["TeacherPass"]
+__all__ = ["FrozenTeacher"]
 
 FROZEN = "A teacher is frozen: no method may train it, take it out of eval(), or write into what belongs to it."
 
 
-class TeacherPass:
+class FrozenTeacher:
     """A frozen teacher: one forward a batch, without gradients, that records what the lanes ask for.
 
     Args:
@@ -37,12 +37,12 @@ class TeacherPass:
         self._written: list[int] | None = None
         self._fingerprint = ""
 
-    def trace(self, images: Tensor, sites: Mapping[str, Site], input_gradients: bool = False) -> Trace:
-        """Record the sites, stopping at the deepest; logits that nobody named are made when they are asked for.
+    def trace(self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False) -> Trace:
+        """Record the points, stopping at the deepest; logits that nobody named are made when they are asked for.
 
         Args:
             images: [B, C, H, W].
-            sites: what to record, by name.
+            points: what to record, by name.
             input_gradients: let what is recorded be differentiated with respect to the images.
 
         Raises:
@@ -52,9 +52,9 @@ class TeacherPass:
         if self._written is None:
             self._written, self._fingerprint = self._now(), fingerprint(self.model)
         if input_gradients:
-            return self._differentiable(images, sites)
-        whole = self._logits_wanted or "logits" in sites
-        recorded = self._forward(images, sites, whole)
+            return self._differentiable(images, points)
+        whole = self._logits_wanted or "logits" in points
+        recorded = self._forward(images, points, whole)
         return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
 
     def check_mode(self) -> None:
@@ -103,14 +103,14 @@ class TeacherPass:
         self._logits_wanted = True
         return self._forward(images, {}, whole=True).logits
 
-    def _forward(self, images: Tensor, sites: Mapping[str, Site], whole: bool) -> Trace:
+    def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        with torch.no_grad(), self.runtime.autocast(), Recorder(self.model, sites, stop=not whole) as recorder:
+        with torch.no_grad(), self.runtime.autocast(), Recorder(self.model, points, stop=not whole) as recorder:
             return recorder(images)
 
-    def _differentiable(self, images: Tensor, sites: Mapping[str, Site]) -> Trace:
+    def _differentiable(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
         """A forward in float32, because derivatives of bf16 forwards are too coarse to be compared."""
-        with _frozen(self.model), torch.enable_grad(), Recorder(self.model, sites) as recorder:
+        with _frozen(self.model), torch.enable_grad(), Recorder(self.model, points) as recorder:
             return recorder(images.detach().requires_grad_())
 
 

@@ -11,16 +11,16 @@ from torch import Tensor
 from kdengine.data.batches import Batch
 from kdengine.errors import KDError, TrainingError
 from kdengine.taps import Trace
-from kdengine.taps.anatomy import Site
+from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
-from kdengine.training.chain_step import Lesson
+from kdengine.training.chain_step import TeacherQuery
 from kdengine.training.evaluation import evaluate
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
 from kdengine.training.signals import Stop
 
 if TYPE_CHECKING:
-    from kdengine.data.datamodule import Source
+    from kdengine.data.datamodule import DataModule
     from kdengine.runs.run import Run
 
 __all__ = ["fit"]
@@ -28,7 +28,7 @@ __all__ = ["fit"]
 SHARED = "All lanes and methods read the same tensors: write into a copy, tensor.clone(), instead."
 
 
-def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None], stop: Stop) -> None:
+def fit(runs: Sequence[Run], source: DataModule, finish: Callable[[Run], None], stop: Stop) -> None:
     """Train every lane to its end.
 
     A lane that fails is taken out; the others go on. Lanes that are behind, after an interruption, catch up first.
@@ -58,7 +58,7 @@ def fit(runs: Sequence[Run], source: Source, finish: Callable[[Run], None], stop
         let_go()
 
 
-def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop, let_go: Callable[[], None]) -> None:
+def _epoch(runs: Sequence[Run], source: DataModule, epoch: int, stop: Stop, let_go: Callable[[], None]) -> None:
     """One epoch of all lanes, or what is left of it, each batch shown to every teacher once."""
     for run in runs:
         run.lane.begin_epoch()
@@ -73,7 +73,7 @@ def _epoch(runs: Sequence[Run], source: Source, epoch: int, stop: Stop, let_go: 
             run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
         stop.check()
     going_on = [run for run in runs if run.lane.failure is None]
-    for teacher in {run.lane.lesson.teacher for run in going_on if run.lane.lesson is not None}:
+    for teacher in {run.lane.teacher_query.teacher for run in going_on if run.lane.teacher_query is not None}:
         teacher.check_unchanged()
     for run in going_on:
         run.hook.kdengine_after_epoch(run=run, record=_end_epoch(run.lane, source, run.runtime, stop))
@@ -84,15 +84,15 @@ def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
     traces = _teach(lanes, batch.x)
     if _written(batch) != before:
         raise TrainingError(f"The teacher writes into its images. {SHARED}")
-    shown = {lesson: trace.versions() for lesson, trace in traces.items()}
+    shown = {teacher_query: trace.versions() for teacher_query, trace in traces.items()}
     for lane in lanes:
         _step(lane, batch, traces)
-        if lane.lesson is not None:
-            lane.lesson.teacher.check_untouched(lane.name)
+        if lane.teacher_query is not None:
+            lane.teacher_query.teacher.check_untouched(lane.name)
         if _written(batch) != before:
             raise TrainingError(f"{lane.name}: a step wrote into the images or labels. {SHARED}")
-        for lesson, versions in shown.items():
-            if not versions.items() <= traces[lesson].versions().items():
+        for teacher_query, versions in shown.items():
+            if not versions.items() <= traces[teacher_query].versions().items():
                 raise TrainingError(f"{lane.name}: a step wrote into what the teacher showed. {SHARED}")
 
 
@@ -101,18 +101,21 @@ def _written(batch: Batch) -> list[int]:
     return [times_written(tensor) for tensor in (batch.x, batch.y, batch.index)]
 
 
-def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[Lesson, Trace]:
+def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
     """One pass of every teacher that a lane needs now, with the union of the taps that its lanes need."""
-    wanted: dict[Lesson, dict[str, Site]] = {}
+    wanted: dict[TeacherQuery, dict[str, TapPoint]] = {}
     for lane in lanes:
-        if lane.lesson is not None:
-            wanted.setdefault(lane.lesson, {}).update(lane.phase.teacher_sites)
-    return {lesson: lesson.teacher.trace(images, sites, lesson.input_gradients) for lesson, sites in wanted.items()}
+        if lane.teacher_query is not None:
+            wanted.setdefault(lane.teacher_query, {}).update(lane.phase.teacher_points)
+    return {
+        teacher_query: teacher_query.teacher.trace(images, points, teacher_query.input_gradients)
+        for teacher_query, points in wanted.items()
+    }
 
 
-def _step(lane: Lane, batch: Batch, traces: Mapping[Lesson, Trace]) -> None:
+def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> None:
     try:
-        lane.step(batch, None if lane.lesson is None else traces[lane.lesson])
+        lane.step(batch, None if lane.teacher_query is None else traces[lane.teacher_query])
     except Exception as error:  # one lane's fault must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
             raise  # the other processes may not have it, and would wait for this one for ever
@@ -124,12 +127,12 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[Lesson, Trace]) -> None:
         lane.fail(error)
 
 
-def _end_epoch(lane: Lane, source: Source, runtime: Runtime, stop: Stop) -> dict[str, Any]:
-    """Measure the accuracy, where the stage went as far as the logits, and close the epoch."""
+def _end_epoch(lane: Lane, source: DataModule, runtime: Runtime, stop: Stop) -> dict[str, Any]:
+    """Measure the accuracy, where the phase went as far as the logits, and close the epoch."""
     start = time.perf_counter()
     measured: dict[str, float] = {}
-    if lane.phase.stage.task:
+    if lane.phase.task:
         for split, batches in (("val", source.validation), ("test", source.test)):
-            found = {} if batches is None else evaluate(lane.module.fitted, batches, runtime, stop.check)
+            found = {} if batches is None else evaluate(lane.module.preprocessed, batches, runtime, stop.check)
             measured.update({f"{split}_{name}": value for name, value in found.items()})
     return lane.end_epoch(measured, time.perf_counter() - start)

@@ -16,13 +16,13 @@ from kdengine.training.lane_module import LaneModule
 from kdengine.training.optimizer import make_optimizer, make_schedule
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Updater"]
+__all__ = ["OptimizerStep"]
 
 SAID = ("lr", "weight_decay", "momentum", "nesterov")
 """What an optimizer takes from the settings, and not from its past."""
 
 
-class Updater:
+class OptimizerStep:
     """An optimizer over what is trainable in a module, and what it does in a step.
 
     Args:
@@ -49,11 +49,11 @@ class Updater:
         rate: float = self._optimizer.param_groups[0]["lr"]
         return rate
 
-    def begin_stage(self, updates: int | None, steps: int) -> None:
+    def begin_phase(self, updates: int | None, steps: int) -> None:
         """Lay out the learning rate.
 
         Args:
-            updates: steps in the stage; None where the rate stays as it is.
+            updates: steps in the phase; None where the rate stays as it is.
             steps: of them in an epoch.
         """
         self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
@@ -63,8 +63,8 @@ class Updater:
 
         Args:
             terms: weighted, by name.
-            done: steps of the stage before this one.
-            epoch: of the stage, from 0.
+            done: steps of the phase before this one.
+            epoch: of the phase, from 0.
         """
         if self._schedule is not None:
             self._schedule.step_update(done)

@@ -58,7 +58,7 @@ def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
     assert result["student"]["name"] == "resnet8"
     assert 0 <= result["student"]["top1"] <= 100
     links = 2 if method in CHAINS else 1
-    assert [row["stage"] for row in found] == [*STAGES.get(method, []), "joint"] * links
+    assert [row["phase"] for row in found] == [*STAGES.get(method, []), "joint"] * links
     terms = {name: value for row in found for name, value in row["terms"].items()}
     assert all(math.isfinite(value) for value in terms.values())
     assert any(name != "task" and value != 0 for name, value in terms.items())
@@ -71,7 +71,7 @@ def test_hints_and_soft_targets_along_a_chain_report_the_student(teacher, assist
     """The seed's own chain crashes for its ResNets, and measures the assistant in place of the student."""
     options = ["-o", f"takd.assistants={assistant}", "-o", "fitnet.preset=motakuss", "-o", "st.preset=motakuss"]
     result, found = distil("multi", teacher, student, *options, images=32)
-    assert [(row["network"], row["stage"]) for row in found] == [
+    assert [(row["network"], row["phase"]) for row in found] == [
         (assistant, "hint"),
         (assistant, "joint"),
         (student, "hint"),

@@ -43,7 +43,7 @@ def test_of_two_networks_the_plan_of_a_method_is_shown(kdengine, here):
     assert "the teacher runs up to layer1" in said.out
     assert "[64, 8, 8]" in said.out
     facts = kdengine("inspect", "timm:resnet18", "resnet8", "--plugin", "at", "--classes", 7, "--size", 64, "--json").json
-    (joint,) = facts["stages"]
+    (joint,) = facts["phases"]
     assert [(tap["student"], tap["teacher"]) for tap in joint["taps"]] == [
         ("stage1", "stage1"),
         ("stage2", "stage2"),

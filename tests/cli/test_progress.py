@@ -6,7 +6,7 @@ from rich.console import Console
 
 from kdengine.cli.progress import ProgressBar
 
-RECORD = {"epoch": 1, "stage": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
+RECORD = {"epoch": 1, "phase": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def shown(run, terminal, *error):
     progress.kdengine_before_fit(run)
     progress.kdengine_after_step(run, 1, 2)
     progress.kdengine_after_epoch(run, RECORD)
-    progress.kdengine_after_epoch(run, {**RECORD, "stage": "hint", "epoch": 2})
+    progress.kdengine_after_epoch(run, {**RECORD, "phase": "hint", "epoch": 2})
     if error:
         progress.kdengine_on_error(run, *error)
     else:

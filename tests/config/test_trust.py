@@ -8,7 +8,7 @@ from kdengine import Comparison, Engine, SettingsError
 from kdengine.config.settings import Settings
 from kdengine.config.trust import check_trusted, names_code
 from kdengine.runs.evaluate_run import evaluate_folder
-from kdengine.runs.lane_specs import Entry
+from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.writing import write_json
 
@@ -95,7 +95,7 @@ def test_a_run_folder_from_elsewhere_runs_nothing_unless_it_is_trusted(settings,
 
 def test_a_comparison_from_elsewhere_runs_nothing_either(trap):
     settings = Settings.checked({"student": "timm:test_resnet", "teacher": "resnet14", "data": "digits@train=32@test=16"})
-    note = {"entries": [vars(Entry("mine", ["./trap.py"]))], "trials": 1, "settings": settings.model_dump(exclude_none=True)}
+    note = {"entries": [vars(LaneSpec("mine", ["./trap.py"]))], "trials": 1, "settings": settings.model_dump(exclude_none=True)}
     Path("compared").mkdir()
     write_json(Path("compared") / "comparison.json", note)
     with pytest.raises(SettingsError, match=r"names code that would be run here: method './trap.py'"):

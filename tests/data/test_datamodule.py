@@ -4,7 +4,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdengine import DataError, Distiller, Engine, ModelError, Registry
 from kdengine.config.settings import LOADERS
-from kdengine.data.datamodule import Source
+from kdengine.data.datamodule import DataModule
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 
@@ -127,16 +127,16 @@ def test_loaders_of_another_form_are_refused(sets):
     train, test = loaders(sets)
     for bad in ([], [1, 2], [(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))]):
         with pytest.raises(DataError):
-            Source.of_loaders(train, bad, CPU)
+            DataModule.of_loaders(train, bad, CPU)
     with pytest.raises(DataError, match="length"):
-        Source.of_loaders((batch for batch in train), test, CPU)
+        DataModule.of_loaders((batch for batch in train), test, CPU)
 
 
 def test_a_class_list_of_the_data_set_is_believed(sets):
     train, test = loaders(sets)
     train.dataset.classes = list("abcdefghijkl")
     try:
-        assert Source.of_loaders(train, test, CPU).num_classes == 12
+        assert DataModule.of_loaders(train, test, CPU).num_classes == 12
     finally:
         del train.dataset.classes
 
@@ -159,4 +159,4 @@ def test_no_test_image_may_have_values_that_are_not_finite_in_whatever_batch(set
     images = sets[1].tensors[0].clone()
     images[70, 0, 0, 0] = float("nan")
     with pytest.raises(DataError, match=r"val_loader gives images with values that are not finite .* 1 of 32 in one batch"):
-        Source.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 48), CPU)
+        DataModule.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 48), CPU)

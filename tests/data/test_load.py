@@ -158,8 +158,8 @@ def test_a_data_set_of_a_plugin_is_found_and_offered_as_a_near_name(distribution
     def kdengine_register(registry):
         registry.dataset("acme-set", user_set.make)
     """
-    site = distribution("acme-data", source)
-    (site / "user_set.py").write_text(
+    point = distribution("acme-data", source)
+    (point / "user_set.py").write_text(
         "import torch\nfrom kdengine import Data, Split\n"
         "def make(name, count=4):\n"
         "    part = Split(torch.zeros(count).long(), torch.zeros(count, 3, 8, 8, dtype=torch.uint8))\n"

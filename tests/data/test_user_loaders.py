@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine.data.user_loaders import ForeignBatches
+from kdengine.data.user_loaders import UserBatches
 from kdengine.errors import DataError
 
 
 def foreign(*batches):
-    return list(ForeignBatches(batches).epoch(0))
+    return list(UserBatches(batches).epoch(0))
 
 
 X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
@@ -34,7 +34,7 @@ def test_a_loader_may_give_pairs_or_mappings(form):
 
 def test_the_images_of_a_loader_are_counted_as_they_come():
     loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
-    batches = ForeignBatches(loader)
+    batches = UserBatches(loader)
     assert [batch.index.tolist() for batch in batches.epoch(0)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [batch.index.tolist() for batch in batches.epoch(1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(batches) == 3
@@ -63,12 +63,12 @@ def test_another_form_is_answered_with_what_came_and_what_is_needed(form, said):
 
 def test_a_loader_without_a_length_is_refused():
     with pytest.raises(DataError, match="The loader has no length"):
-        len(ForeignBatches(iter([(X, Y)])))
+        len(UserBatches(iter([(X, Y)])))
 
 
 def test_a_loader_of_the_users_own_is_read_from_its_beginning_and_counted_on():
     loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
-    batches = ForeignBatches(loader)
+    batches = UserBatches(loader)
     _, second, third = batches.epoch(0)
     for rest, whole in zip(batches.epoch(0, 1), (second, third), strict=True):
         assert torch.equal(rest.x, whole.x)
@@ -79,13 +79,13 @@ def test_a_loader_of_the_users_own_is_read_from_its_beginning_and_counted_on():
 
 @pytest.mark.parametrize("classes", [3, 4, None])
 def test_labels_inside_the_classes_pass(classes):
-    (batch,) = ForeignBatches([(X, Y)], classes=classes).epoch(0)
+    (batch,) = UserBatches([(X, Y)], classes=classes).epoch(0)
     assert torch.equal(batch.y, Y)
 
 
 def test_a_label_outside_the_classes_is_answered_with_the_range_and_what_to_do():
     with pytest.raises(DataError) as caught:
-        list(ForeignBatches([(X, Y), (X, Y + 1)], name="train_loader", classes=3).epoch(0))
+        list(UserBatches([(X, Y), (X, Y + 1)], name="train_loader", classes=3).epoch(0))
     assert str(caught.value) == (
         "train_loader gives the label 3, outside the 3 classes, which count from 0 to 2. They are as many as the labels of "
         "val_loader, 'train_loader.dataset.classes' and the networks that came as modules show: give a val_loader with all "
@@ -96,13 +96,13 @@ def test_a_label_outside_the_classes_is_answered_with_the_range_and_what_to_do()
 @pytest.mark.parametrize("classes", [3, None])
 def test_a_negative_label_is_refused_whether_or_not_the_classes_are_known(classes):
     with pytest.raises(DataError, match="val_loader gives the label -100: classes count from 0"):
-        list(ForeignBatches([(X, Y.clone().fill_(-100))], name="val_loader", classes=classes).epoch(0))
+        list(UserBatches([(X, Y.clone().fill_(-100))], name="val_loader", classes=classes).epoch(0))
 
 
 def test_a_batch_without_images_is_told():
     empty = (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
     with pytest.raises(DataError, match="a batch without images"):
-        list(ForeignBatches([empty], classes=3).epoch(0))
+        list(UserBatches([empty], classes=3).epoch(0))
 
 
 def test_a_loader_that_is_used_up_and_one_of_another_length_are_told(caplog):
@@ -113,9 +113,9 @@ def test_a_loader_that_is_used_up_and_one_of_another_length_are_told(caplog):
             return 3
 
     with pytest.raises(DataError, match=r"gave no batch. Is it used up"):
-        list(ForeignBatches([]).epoch(0))
+        list(UserBatches([]).epoch(0))
     with caplog.at_level("WARNING", "kdengine"):
-        assert len(list(ForeignBatches(Said([full])).epoch(0))) == 1
+        assert len(list(UserBatches(Said([full])).epoch(0))) == 1
     assert "gave 1 batches, but its length is 3" in caplog.text
 
 
@@ -124,4 +124,4 @@ def test_images_that_are_not_finite_are_counted_in_the_first_batch(value):
     bad = X.clone()
     bad[1, 2, 3, 4] = bad[3] = value
     with pytest.raises(DataError, match=r"train_loader gives images with values that are not finite .* 2 of 4 in one batch"):
-        list(ForeignBatches([(bad, Y)], name="train_loader").epoch(0))
+        list(UserBatches([(bad, Y)], name="train_loader").epoch(0))

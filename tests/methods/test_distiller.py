@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from kdengine import Distiller, Registry, SettingsError, Stage, Trace
+from kdengine import Distiller, Phase, Registry, SettingsError, Trace
 from kdengine.methods.step import Pair, Step
 
 
@@ -148,7 +148,7 @@ def test_every_option_of_the_shipped_methods_is_described_and_every_preset_fits(
 def test_what_a_method_does_not_say_leaves_training_as_it_is():
     method, student = Example(), torch.nn.Linear(2, 2)
     assert method.task_weight == 1.0
-    assert list(method.stages()) == []
+    assert list(method.phases()) == []
     assert method.deploy(student) is student
     method.build(None)
     assert list(method.parameters()) == []
@@ -175,7 +175,7 @@ def test_the_pairs_of_a_step_are_its_taps_on_both_sides_in_order():
         ("stage1", 0.0, 2.0),
         ("stage2", 1.0, 4.0),
     ]
-    assert (step.stage, step.epoch, step.progress) == ("joint", 0, 0.0)
+    assert (step.phase, step.epoch, step.progress) == ("joint", 0, 0.0)
 
 
 def test_a_pair_says_which_taps_of_the_teacher_are_rectified():
@@ -186,5 +186,5 @@ def test_a_pair_says_which_taps_of_the_teacher_are_rectified():
 
 
 def test_a_stage_counts_its_own_terms_alone_unless_it_says_otherwise():
-    assert not Stage("hint", 3).task
-    assert Stage("hint", 0.5, task=True).task
+    assert not Phase("hint", 3).task
+    assert Phase("hint", 0.5, task=True).task

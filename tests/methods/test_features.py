@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine import as_vectors, pooled_alike, resized, unit
+from kdengine import l2_normalize, match_spatial, pool_to_vectors, resize_maps
 
 
 def maps(*shape):
@@ -10,20 +10,20 @@ def maps(*shape):
 
 
 def test_maps_and_tokens_become_their_means_and_vectors_stay():
-    found = as_vectors(maps(2, 3, 4, 5))
+    found = pool_to_vectors(maps(2, 3, 4, 5))
     assert np.allclose(found, maps(2, 3, 4, 5).numpy().mean((2, 3)), atol=1e-6)
-    assert np.allclose(as_vectors(maps(2, 7, 3)), maps(2, 7, 3).numpy().mean(1), atol=1e-6)
-    assert torch.equal(as_vectors(maps(2, 3)), maps(2, 3))
+    assert np.allclose(pool_to_vectors(maps(2, 7, 3)), maps(2, 7, 3).numpy().mean(1), atol=1e-6)
+    assert torch.equal(pool_to_vectors(maps(2, 3)), maps(2, 3))
 
 
 def test_a_smaller_size_is_averaged_and_a_larger_one_interpolated():
     given = maps(2, 3, 8, 4)
     boxes = given.numpy().reshape(2, 3, 4, 2, 2, 2).mean((3, 5))
-    assert np.allclose(resized(given, (4, 2)), boxes, atol=1e-6)
-    assert resized(given, (8, 4)) is given
-    larger = resized(given, (16, 2))
+    assert np.allclose(resize_maps(given, (4, 2)), boxes, atol=1e-6)
+    assert resize_maps(given, (8, 4)) is given
+    larger = resize_maps(given, (16, 2))
     assert larger.shape == (2, 3, 16, 2)
-    constant = resized(torch.ones(1, 1, 2, 2), (5, 5))
+    constant = resize_maps(torch.ones(1, 1, 2, 2), (5, 5))
     assert torch.allclose(constant, torch.ones(1, 1, 5, 5))
 
 
@@ -31,7 +31,7 @@ def test_a_smaller_size_is_averaged_and_a_larger_one_interpolated():
     ("one", "other", "size"), [((8, 8), (4, 4), (4, 4)), ((6, 2), (3, 4), (3, 2)), ((4, 4), (4, 4), (4, 4))]
 )
 def test_both_maps_come_in_the_smaller_size_of_each_direction(one, other, size):
-    first, second = pooled_alike(maps(2, 3, *one), maps(2, 5, *other))
+    first, second = match_spatial(maps(2, 3, *one), maps(2, 5, *other))
     assert (first.shape, second.shape) == ((2, 3, *size), (2, 5, *size))
 
 
@@ -39,11 +39,11 @@ def test_vectors_are_scaled_to_length_one_along_an_axis():
     given = maps(2, 3, 4)
     for dim in (-1, 1):
         lengths = np.linalg.norm(given.numpy(), axis=dim, keepdims=True)
-        assert np.allclose(unit(given, dim), given.numpy() / lengths, atol=1e-6)
+        assert np.allclose(l2_normalize(given, dim), given.numpy() / lengths, atol=1e-6)
 
 
 def test_a_zero_vector_stays_zero_and_gets_no_gradient():
     given = torch.zeros(2, 3, requires_grad=True)
-    unit(given).sum().backward()
-    assert torch.equal(unit(given), torch.zeros(2, 3))
+    l2_normalize(given).sum().backward()
+    assert torch.equal(l2_normalize(given), torch.zeros(2, 3))
     assert torch.equal(given.grad, torch.zeros(2, 3))

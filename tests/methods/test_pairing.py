@@ -23,8 +23,8 @@ class Hinted(Reader):
 
     taps = ("stage2",)
 
-    def taps_in(self, stage):
-        return {"hint": self.options.taps or self.taps, "silent": None, "joint": ("logits",)}[stage]
+    def taps_in(self, phase):
+        return {"hint": self.options.taps or self.taps, "silent": None, "joint": ("logits",)}[phase]
 
 
 @pytest.fixture(scope="module")
@@ -37,25 +37,25 @@ def anatomies():
 
 @pytest.fixture
 def read(anatomies):
-    def reading(distiller, student="resnet8", teacher="resnet8", stage="joint"):
-        return read_taps(distiller, stage, anatomies[student][1], anatomies[teacher][1])
+    def binding(distiller, student="resnet8", teacher="resnet8", phase="joint"):
+        return read_taps(distiller, phase, anatomies[student][1], anatomies[teacher][1])
 
-    return reading
+    return binding
 
 
 @pytest.fixture
 def traces(anatomies):
-    """What a reading hands over of a real forward, and the trace of all stages beside it."""
+    """What a binding hands over of a real forward, and the trace of all stages beside it."""
 
-    def record(reading, student="resnet8", teacher="resnet8"):
+    def record(binding, student="resnet8", teacher="resnet8"):
         x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
         views = []
-        for name, sites, view in (
-            (student, reading.student, reading.of_student),
-            (teacher, reading.teacher, reading.of_teacher),
+        for name, points, view in (
+            (student, binding.student, binding.of_student),
+            (teacher, binding.teacher, binding.of_teacher),
         ):
             model, anatomy = anatomies[name]
-            with torch.no_grad(), Recorder(model, sites, anatomy) as recorder:
+            with torch.no_grad(), Recorder(model, points, anatomy) as recorder:
                 views.append(view(recorder(x)))
             with torch.no_grad(), Recorder(model, ["stages", "embedding"], anatomy) as recorder:
                 views.append(recorder(x))
@@ -65,38 +65,38 @@ def traces(anatomies):
 
 
 def test_a_tap_is_read_under_its_name_on_both_sides(read, traces):
-    reading = read(Reader())
-    assert reading.names == (("stage1", "stage1"), ("stage2", "stage2"))
-    student, everything, teacher, _ = traces(reading)
+    binding = read(Reader())
+    assert binding.names == (("stage1", "stage1"), ("stage2", "stage2"))
+    student, everything, teacher, _ = traces(binding)
     assert torch.equal(student["stage2"], everything["stage2"])
     assert torch.equal(teacher["stage1"], everything["stage1"])
 
 
 def test_the_two_sides_may_differ(read, traces):
-    reading = read(Reader(taps=["stage1=stage2", "stage2=stage3"]))
-    assert reading.names == (("stage1", "=stage2"), ("stage2", "stage3"))
-    student, everything, teacher, _ = traces(reading)
+    binding = read(Reader(taps=["stage1=stage2", "stage2=stage3"]))
+    assert binding.names == (("stage1", "=stage2"), ("stage2", "stage3"))
+    student, everything, teacher, _ = traces(binding)
     assert torch.equal(student["stage1"], everything["stage1"])
     assert torch.equal(teacher["stage1"], everything["stage2"]), "found under the name that the class declares"
     assert torch.equal(teacher["stage2"], everything["stage3"]), "found under the name that the class declares"
-    assert torch.equal(teacher[reading.names[0][1]], everything["stage2"])
+    assert torch.equal(teacher[binding.names[0][1]], everything["stage2"])
 
 
 def test_taps_put_in_place_of_declared_ones_are_found_under_both_names(read, traces):
-    reading = read(Hinted(taps="layer3.0.conv1"), stage="hint")
-    student, _, _, _ = traces(reading)
+    binding = read(Hinted(taps="layer3.0.conv1"), phase="hint")
+    student, _, _, _ = traces(binding)
     assert torch.equal(student["stage2"], student["layer3.0.conv1"])
     assert student["stage2"].shape == (2, 64, 8, 8)
 
 
 def test_taps_that_change_places_are_handed_over_as_declared_and_paired_as_given(read, traces):
-    reading = read(Reader(taps=["stage2", "stage3"]))
-    student, everything, teacher, _ = traces(reading)
+    binding = read(Reader(taps=["stage2", "stage3"]))
+    student, everything, teacher, _ = traces(binding)
     assert torch.equal(student["stage1"], everything["stage2"])
     assert torch.equal(student["stage2"], everything["stage3"])
-    shapes = [(student[here].shape[1:], teacher[there].shape[1:]) for here, there in reading.names]
+    shapes = [(student[here].shape[1:], teacher[there].shape[1:]) for here, there in binding.names]
     assert shapes == [((32, 16, 16),) * 2, ((64, 8, 8),) * 2]
-    assert [name.removeprefix("=") for name, _ in reading.names] == ["stage2", "stage3"]
+    assert [name.removeprefix("=") for name, _ in binding.names] == ["stage2", "stage3"]
 
 
 def test_two_taps_may_be_swapped(read, traces):
@@ -112,15 +112,15 @@ def test_one_tap_may_stand_in_for_two(read, traces):
 
 
 def test_another_number_of_taps_is_read_under_its_own_names(read, traces):
-    reading = read(Reader(taps=["stage2", "stage3", "embedding"]))
-    assert reading.names == (("stage2", "stage2"), ("stage3", "stage3"), ("embedding", "embedding"))
-    student, everything, _, _ = traces(reading)
+    binding = read(Reader(taps=["stage2", "stage3", "embedding"]))
+    assert binding.names == (("stage2", "stage2"), ("stage3", "stage3"), ("embedding", "embedding"))
+    student, everything, _, _ = traces(binding)
     assert torch.equal(student["stage2"], everything["stage2"])
     assert "stage1" not in student
 
 
 def test_the_taps_of_one_training_stage_are_not_taken_for_those_of_another(read, traces):
-    hint, joint = read(Hinted(), stage="hint"), read(Hinted(), stage="joint")
+    hint, joint = read(Hinted(), phase="hint"), read(Hinted(), phase="joint")
     assert hint.names == (("stage2", "stage2"),)
     assert joint.names == (("logits", "logits"),)
     student, _, _, _ = traces(joint)
@@ -129,42 +129,42 @@ def test_the_taps_of_one_training_stage_are_not_taken_for_those_of_another(read,
 
 
 def test_a_method_that_is_silent_in_a_stage_reads_nothing(read):
-    assert read(Hinted(), stage="silent") is None
+    assert read(Hinted(), phase="silent") is None
 
 
 def test_all_stages_are_read_where_both_have_as_many(read):
-    reading = read(Reader(taps="stages"))
-    assert reading.names == tuple((f"stage{n}", f"stage{n}") for n in (1, 2, 3))
+    binding = read(Reader(taps="stages"))
+    assert binding.names == tuple((f"stage{n}", f"stage{n}") for n in (1, 2, 3))
 
 
 def test_different_numbers_of_stages_are_matched_by_size_and_depth(read, anatomies):
     student, teacher = anatomies["resnet8"][1].num_stages, anatomies["resnet18"][1].num_stages
     assert (student, teacher) == (3, 4)
-    reading = read(Reader(taps="stages"), teacher="resnet18")
-    assert reading.names == (("stage1", "stage1"), ("stage2", "stage2"), ("stage3", "stage4"))  # 32, 16, 8 and 8, 4, 2, 1
-    assert list(reading.teacher) == ["stage1", "stage2", "stage4"], "what is not paired is not recorded"
+    binding = read(Reader(taps="stages"), teacher="resnet18")
+    assert binding.names == (("stage1", "stage1"), ("stage2", "stage2"), ("stage3", "stage4"))  # 32, 16, 8 and 8, 4, 2, 1
+    assert list(binding.teacher) == ["stage1", "stage2", "stage4"], "what is not paired is not recorded"
     backwards = read(Reader(taps="stages"), student="resnet18", teacher="resnet8")
     assert backwards.names == (("stage1", "stage1"), ("stage2", "stage2"), ("stage4", "stage3"))
 
 
 def test_a_negative_stage_is_the_last_on_each_side(read, traces):
-    reading = read(Hinted(taps="stage-1"), teacher="resnet18", stage="hint")
-    assert reading.names == (("stage3", "stage4"),)
-    student, everything, teacher, deep = traces(reading, teacher="resnet18")
+    binding = read(Hinted(taps="stage-1"), teacher="resnet18", phase="hint")
+    assert binding.names == (("stage3", "stage4"),)
+    student, everything, teacher, deep = traces(binding, teacher="resnet18")
     assert torch.equal(student["stage2"], everything["stage3"])
     assert torch.equal(student["stage-1"], everything["stage3"])
     assert torch.equal(teacher["stage-1"], deep["stage4"])
 
 
 def test_globs_are_read_from_shallow_to_deep(read):
-    reading = read(Reader(taps="layer*.0.conv1"))
-    assert reading.names == tuple((f"layer{n}.0.conv1", f"layer{n}.0.conv1") for n in (1, 2, 3))
+    binding = read(Reader(taps="layer*.0.conv1"))
+    assert binding.names == tuple((f"layer{n}.0.conv1", f"layer{n}.0.conv1") for n in (1, 2, 3))
 
 
 def test_stages_meet_the_blocks_of_a_transformer_by_depth(read, traces):
-    reading = read(Reader(taps="stages=blocks.*"), teacher="vit_tiny_patch16_224")
-    assert reading.names == (("stage1", "blocks.3"), ("stage2", "blocks.7"), ("stage3", "blocks.11"))
-    _, _, teacher, _ = traces(reading, teacher="vit_tiny_patch16_224")
+    binding = read(Reader(taps="stages=blocks.*"), teacher="vit_tiny_patch16_224")
+    assert binding.names == (("stage1", "blocks.3"), ("stage2", "blocks.7"), ("stage3", "blocks.11"))
+    _, _, teacher, _ = traces(binding, teacher="vit_tiny_patch16_224")
     assert list(teacher.keys()) == ["blocks.3", "blocks.7", "blocks.11"]
 
 

@@ -3,14 +3,14 @@ import timm
 import torch
 
 from kdengine import ModelError, Registry
-from kdengine.networks.factory import NetworkMaker
-from kdengine.networks.inputs import ImageForm
+from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.inputs import ImageSpec
 
 SIZE = (3, 32, 32)
 
 
 def maker(seed=3, **kinds):
-    return NetworkMaker(kinds, 10, ImageForm(SIZE), Registry(), seed)
+    return NetworkFactory(kinds, 10, ImageSpec(SIZE), Registry(), seed)
 
 
 def test_specs_and_words_make_networks_with_fresh_weights_each_time():

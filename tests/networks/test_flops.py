@@ -34,8 +34,8 @@ def test_a_network_that_needs_values_has_no_count():
 
 def test_a_forward_that_ends_early_costs_what_ran():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8 * 8 * 8, 10))
-    sites = Anatomy.of(model, (3, 8, 8)).resolve_all(["0"])
-    assert count_flops(model, (3, 8, 8), sites) == 2 * (3 * 9 * 4 * 64)
+    points = Anatomy.of(model, (3, 8, 8)).resolve_all(["0"])
+    assert count_flops(model, (3, 8, 8), points) == 2 * (3 * 9 * 4 * 64)
     logits = Anatomy.of(model, (3, 8, 8)).resolve_all(["0", "logits"])
     assert count_flops(model, (3, 8, 8), logits) == count_flops(model, (3, 8, 8))
 

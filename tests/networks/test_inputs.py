@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdengine import Anatomy, Engine, Recorder, hookimpl
-from kdengine.networks.inputs import Fitted, ImageForm, InputFit
+from kdengine.networks.inputs import ImageSpec, Preprocess, Preprocessed
 from kdengine.storage.runfolder import RunFolder
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -51,13 +51,13 @@ def close(found, wanted):
 
 
 def fit_between(given, wanted, sizes=(SMALL, SMALL)):
-    return InputFit(ImageForm(sizes[0], **given), ImageForm(sizes[1], **wanted))
+    return Preprocess(ImageSpec(sizes[0], **given), ImageSpec(sizes[1], **wanted))
 
 
 # What is done to images
 
 
-@pytest.mark.parametrize("fit", [InputFit.none(SMALL), fit_between(DIGITS, DIGITS), fit_between({}, IMAGENET)])
+@pytest.mark.parametrize("fit", [Preprocess.none(SMALL), fit_between(DIGITS, DIGITS), fit_between({}, IMAGENET)])
 def test_where_nothing_is_to_be_done_or_the_normalisation_is_unknown_the_very_same_comes_back(fit):
     network = nn.Identity()
     assert fit(NOISE) is NOISE
@@ -98,13 +98,13 @@ def test_it_can_be_differentiated_twice():
 
 
 def test_a_form_is_described_as_far_as_it_is_known():
-    assert ImageForm(SMALL, **IMAGENET).describe() == {
+    assert ImageSpec(SMALL, **IMAGENET).describe() == {
         "size": [3, 32, 32],
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert ImageForm(SMALL).describe() == {"size": [3, 32, 32]}
-    assert str(ImageForm(SMALL, **DIGITS)) == "3 x 32 x 32, mean 0.3 0.3 0.3, std 0.38 0.38 0.38"
+    assert ImageSpec(SMALL).describe() == {"size": [3, 32, 32]}
+    assert str(ImageSpec(SMALL, **DIGITS)) == "3 x 32 x 32, mean 0.3 0.3 0.3, std 0.38 0.38 0.38"
 
 
 # A network with its fit
@@ -114,7 +114,7 @@ def test_a_form_is_described_as_far_as_it_is_known():
 def test_a_fitted_network_runs_the_network_itself_in_the_mode_that_it_is_in(training):
     network = timm.create_model("resnet8", num_classes=10).train(training)
     fitted = fit_between(DIGITS, IMAGENET, (SMALL, LARGE)).before(network)
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, Preprocessed)
     assert fitted.module is network
     assert fitted.training is network.training is training
     network.eval()
@@ -124,9 +124,9 @@ def test_a_fitted_network_runs_the_network_itself_in_the_mode_that_it_is_in(trai
 def test_taps_are_found_in_the_network_itself_and_the_trace_begins_with_the_images_of_the_data():
     network = timm.create_model("resnet8", num_classes=10).eval()
     fitted = fit_between(DIGITS, IMAGENET, (SMALL, LARGE)).before(network)
-    sites = Anatomy.of(network, LARGE).resolve("layer2.0.conv1")
+    points = Anatomy.of(network, LARGE).resolve("layer2.0.conv1")
     images = NOISE.clone().requires_grad_()
-    with Recorder(fitted, sites) as recorder:
+    with Recorder(fitted, points) as recorder:
         trace = recorder(images)
     assert trace.input is images
     assert trace["layer2.0.conv1"].shape == (4, 32, 32, 32)
@@ -184,26 +184,26 @@ def test_it_is_so_in_bf16_too(tmp_path):
 
 
 def wrong_normalisation(fit, images):
-    return FAITHFUL(InputFit(fit.given, ImageForm(fit.wanted.size, fit.wanted.mean, fit.given.std)), images)
+    return FAITHFUL(Preprocess(fit.given, ImageSpec(fit.wanted.size, fit.wanted.mean, fit.given.std)), images)
 
 
 def without_antialias(fit, images):
     images = FAITHFUL(
-        InputFit(ImageForm(SMALL, fit.given.mean, fit.given.std), fit.wanted.__class__(SMALL, **IMAGENET)), images
+        Preprocess(ImageSpec(SMALL, fit.given.mean, fit.given.std), fit.wanted.__class__(SMALL, **IMAGENET)), images
     )
     return nn.functional.interpolate(images, fit.wanted.size[1:], mode="bicubic") if fit.resizes else images
 
 
 def the_teachers_for_everyone(fit, images):
-    return FAITHFUL(InputFit(fit.given, ImageForm(SMALL, **IMAGENET)), images)
+    return FAITHFUL(Preprocess(fit.given, ImageSpec(SMALL, **IMAGENET)), images)
 
 
-FAITHFUL = InputFit.__call__
+FAITHFUL = Preprocess.__call__
 
 
 @pytest.mark.parametrize("fault", [wrong_normalisation, without_antialias, the_teachers_for_everyone])
 def test_a_fault_in_what_is_done_would_be_noticed(fault, tmp_path, monkeypatch):
-    monkeypatch.setattr(InputFit, "__call__", fault)
+    monkeypatch.setattr(Preprocess, "__call__", fault)
     with pytest.raises(AssertionError):
         check(["st"], tmp_path / "run")
 
@@ -314,7 +314,7 @@ def test_a_teacher_that_is_trained_here_learns_from_the_images_it_will_teach_on(
 def test_operations_are_counted_at_the_size_that_a_network_receives(pair):
     facts = Engine(**pair).plan().describe()
     small = Engine(**{**pair, "teacher_input": {"size": 20}}).plan().describe()
-    costs = [plan["stages"][0]["forwards"]["teacher"]["whole_flops"] for plan in (facts, small)]
+    costs = [plan["phases"][0]["forwards"]["teacher"]["whole_flops"] for plan in (facts, small)]
     assert costs[0] == pytest.approx(4 * costs[1], rel=0.01)
     assert facts["teacher"]["input"] == {"size": [3, 40, 40], "mean": list(IMAGENET["mean"]), "std": list(IMAGENET["std"])}
     assert facts["student"]["input"] == {"size": [3, 24, 28]}

@@ -8,11 +8,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdengine import Engine, SettingsError
 from kdengine.config.settings import InputSettings, Settings, from_assignments
-from kdengine.networks.inputs import ImageForm
-from kdengine.networks.preprocess import fit_for
+from kdengine.networks.inputs import ImageSpec
+from kdengine.networks.preprocess import preprocess_for
 
-DATA = ImageForm((3, 32, 32), (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
-UNKNOWN = ImageForm((3, 32, 32))
+DATA = ImageSpec((3, 32, 32), (0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
+UNKNOWN = ImageSpec((3, 32, 32))
 PRETRAINED = "timm:test_vit@pretrained=true"
 FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}
 
@@ -20,61 +20,61 @@ FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}
 @pytest.mark.parametrize("network", ["resnet8", "timm:resnet18", "timm:test_vit", nn.Identity()])
 @pytest.mark.parametrize("images", [DATA, UNKNOWN])
 def test_without_weights_of_its_own_a_network_gets_the_images_of_the_data(network, images):
-    fit = fit_for(network, images)
+    fit = preprocess_for(network, images)
     assert fit.wanted == fit.given == images
     assert not fit.changes
 
 
 def test_with_weights_of_its_own_it_gets_what_they_were_made_for():
-    wanted = fit_for(PRETRAINED, DATA).wanted
-    assert wanted == ImageForm((3, 160, 160), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    wanted = preprocess_for(PRETRAINED, DATA).wanted
+    assert wanted == ImageSpec((3, 160, 160), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_each_part_that_is_said_goes_before_the_weights_and_the_data():
     said = InputSettings(size=(24, 40), std=(0.1, 0.2, 0.3))
-    assert fit_for("resnet8", DATA, said).wanted == ImageForm((3, 24, 40), DATA.mean, (0.1, 0.2, 0.3))
-    assert fit_for(PRETRAINED, DATA, said).wanted == ImageForm((3, 24, 40), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
-    assert fit_for(nn.Identity(), DATA, said).wanted.size == (3, 24, 40)
+    assert preprocess_for("resnet8", DATA, said).wanted == ImageSpec((3, 24, 40), DATA.mean, (0.1, 0.2, 0.3))
+    assert preprocess_for(PRETRAINED, DATA, said).wanted == ImageSpec((3, 24, 40), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    assert preprocess_for(nn.Identity(), DATA, said).wanted.size == (3, 24, 40)
 
 
 def test_a_size_in_the_spec_goes_before_that_of_the_weights_but_not_before_the_settings():
     spec = f"{PRETRAINED}@img_size=64"
-    assert fit_for(spec, DATA).wanted.size == (3, 64, 64)
-    assert fit_for(spec, DATA, InputSettings(size=48)).wanted.size == (3, 48, 48)
+    assert preprocess_for(spec, DATA).wanted.size == (3, 64, 64)
+    assert preprocess_for(spec, DATA, InputSettings(size=48)).wanted.size == (3, 48, 48)
 
 
 def test_weights_that_were_adapted_to_grey_images_get_the_mean_over_their_channels():
-    grey = ImageForm((1, 32, 32), (0.3,), (0.4,))
-    wanted = fit_for("timm:resnet18@pretrained=true", grey).wanted
+    grey = ImageSpec((1, 32, 32), (0.3,), (0.4,))
+    wanted = preprocess_for("timm:resnet18@pretrained=true", grey).wanted
     assert (wanted.mean, wanted.std) == (pytest.approx((0.449,)), pytest.approx((0.226,)))
 
 
 def test_of_loaders_nobody_knows_the_normalisation_so_only_a_size_that_is_said_counts():
-    assert not fit_for(PRETRAINED, UNKNOWN).changes
-    fit = fit_for(PRETRAINED, UNKNOWN, InputSettings(size=64))
+    assert not preprocess_for(PRETRAINED, UNKNOWN).changes
+    fit = preprocess_for(PRETRAINED, UNKNOWN, InputSettings(size=64))
     assert (fit.wanted.size, fit.normalises) == ((3, 64, 64), False)
     with pytest.raises(SettingsError, match=r"teacher_input.std = \[0.1, 0.1, 0.1\] cannot be used with loaders of your own"):
-        fit_for("resnet8", UNKNOWN, InputSettings(std=(0.1,) * 3), "teacher_input")
+        preprocess_for("resnet8", UNKNOWN, InputSettings(std=(0.1,) * 3), "teacher_input")
 
 
 def test_a_normalisation_for_other_channels_is_refused():
     with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5\] has 1 numbers, but the images have 3 channels"):
-        fit_for("resnet8", DATA, InputSettings(mean=(0.5,)), "student_input")
+        preprocess_for("resnet8", DATA, InputSettings(mean=(0.5,)), "student_input")
 
 
 @pytest.mark.parametrize("place", ["", "student.safetensors", "student-best.safetensors"])
 def test_weights_of_a_run_say_what_they_were_trained_on(place, run_folder):
     folder = run_folder("trained", method="plain")
     result = json.loads((folder / "result.json").read_text())
-    assert not fit_for("resnet8", DATA, weights=str(folder / place)).changes, "a folder that does not know"
+    assert not preprocess_for("resnet8", DATA, weights=str(folder / place)).changes, "a folder that does not know"
     result["student"]["input"] = {"size": [3, 24, 24], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     (folder / "result.json").write_text(json.dumps(result))
-    wanted = ImageForm((3, 24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert fit_for("resnet8", DATA, weights=str(folder / place)).wanted == wanted
-    assert fit_for(nn.Identity(), DATA, weights=str(folder / place)).wanted == wanted
-    assert fit_for("resnet8", DATA, InputSettings(size=48), weights=str(folder / place)).wanted.size == (3, 48, 48)
-    assert not fit_for("resnet8", UNKNOWN, weights=str(folder / place)).changes
-    assert not fit_for("resnet8", DATA, weights=str(folder / "other.pth")).changes
+    wanted = ImageSpec((3, 24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert preprocess_for("resnet8", DATA, weights=str(folder / place)).wanted == wanted
+    assert preprocess_for(nn.Identity(), DATA, weights=str(folder / place)).wanted == wanted
+    assert preprocess_for("resnet8", DATA, InputSettings(size=48), weights=str(folder / place)).wanted.size == (3, 48, 48)
+    assert not preprocess_for("resnet8", UNKNOWN, weights=str(folder / place)).changes
+    assert not preprocess_for("resnet8", DATA, weights=str(folder / "other.pth")).changes
 
 
 # Settings

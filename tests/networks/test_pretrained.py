@@ -115,9 +115,9 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
 def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
     room = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).room()
     wanted = InputSettings(**said)
-    assert room.teacher.fit.wanted.size == (3, *wanted.size)
-    assert room.teacher.fit.wanted.mean == (wanted.mean or HALF)
-    assert room.teacher.fit.wanted.std == HALF
+    assert room.teacher.preprocess.wanted.size == (3, *wanted.size)
+    assert room.teacher.preprocess.wanted.mean == (wanted.mean or HALF)
+    assert room.teacher.preprocess.wanted.std == HALF
     assert room.teacher.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
 
 
@@ -125,7 +125,7 @@ def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_fo
     options = {"takd": {"assistants": [pretrained]}}
     chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=64@test=32", options=options, **FAST).plan()
     assistant = chained.lane.links[0].student
-    assert (assistant.input_size, assistant.fit.wanted.mean) == ((3, 160, 160), HALF)
+    assert (assistant.input_size, assistant.preprocess.wanted.mean) == ((3, 160, 160), HALF)
     options = {"dml": {"peers": [pretrained]}}
     cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()
     (peer,) = cohort.lane.module.methods["dml"].peers
@@ -138,5 +138,5 @@ def test_a_network_of_the_hub_can_be_taught(hub, tmp_path, monkeypatch):
     data = "digits@train=64@test=32"
     plan = Engine(None, "hf-hub:tiny/vit", data=data, student_input={"size": 64}, **FAST).plan()
     assert plan.student.input_size == (3, 64, 64)
-    assert plan.student.fit.wanted.mean == (0.1, 0.2, 0.3)
+    assert plan.student.preprocess.wanted.mean == (0.1, 0.2, 0.3)
     assert plan.student.module.patch_embed.grid_size == (4, 4)

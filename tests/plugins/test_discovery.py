@@ -56,12 +56,12 @@ def test_a_distribution_that_stands_on_the_path_twice_counts_once(distribution, 
 
 
 def test_a_damaged_installation_does_not_hide_the_others(distribution):
-    site = distribution("kdplugin-sound", "")
-    (site / "damaged-1.0.dist-info").mkdir()
-    (site / "damaged-1.0.dist-info" / "entry_points.txt").write_text("[kdengine]\ndamaged = damaged\n")
-    (site / "odd-1.0.dist-info").mkdir()
-    (site / "odd-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
-    (site / "odd-1.0.dist-info" / "entry_points.txt").write_text("[kdengine\nno toml, no ini = \n")
+    point = distribution("kdplugin-sound", "")
+    (point / "damaged-1.0.dist-info").mkdir()
+    (point / "damaged-1.0.dist-info" / "entry_points.txt").write_text("[kdengine]\ndamaged = damaged\n")
+    (point / "odd-1.0.dist-info").mkdir()
+    (point / "odd-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    (point / "odd-1.0.dist-info" / "entry_points.txt").write_text("[kdengine\nno toml, no ini = \n")
     assert {"kdplugin-sound", "rkd"} <= {plugin.name for plugin in discover()}
 
 
@@ -178,10 +178,10 @@ def test_a_distiller_whose_options_are_no_class_is_refused_when_it_is_offered(of
 
 
 def test_a_distribution_without_a_name_is_skipped(distribution):
-    site = distribution("kdplugin-sound", "")
-    (site / "nameless-1.0.dist-info").mkdir()
-    (site / "nameless-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName:\nVersion: 1.0\n")
-    (site / "nameless-1.0.dist-info" / "entry_points.txt").write_text("[kdengine]\nnameless = nameless\n")
+    point = distribution("kdplugin-sound", "")
+    (point / "nameless-1.0.dist-info").mkdir()
+    (point / "nameless-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName:\nVersion: 1.0\n")
+    (point / "nameless-1.0.dist-info" / "entry_points.txt").write_text("[kdengine]\nnameless = nameless\n")
     names = {plugin.name for plugin in discover()}
     assert "kdplugin-sound" in names
     assert "nameless" not in names

@@ -69,7 +69,7 @@ MODULES = st.builds(
     name=ODD_FACTORY | st.just("'train'") | st.just("'sound'") | st.text(max_size=6).map(repr),
     options=ODD_FACTORY | st.just("Distiller.Options"),
     hook=st.sampled_from(["kdengine_register", "kdengine_registre", "kdengine_commands", "kdengine_after_fit"]),
-    attribute=st.sampled_from(["taps", "presets", "category", "needs", "takes", "companions", "__doc__", "forward", "other"]),
+    attribute=st.sampled_from(["taps", "presets", "category", "needs", "takes", "__doc__", "forward", "other"]),
     value=ODD_FACTORY,
     argument=st.sampled_from(["registry", "registry, more", "", "*registry", "cli"]),
     rest=st.sampled_from(
@@ -124,19 +124,19 @@ FOLDERS = st.dictionaries(
 def installed(folders, source=""):
     """A folder on the path with a sound plugin, and beside it whatever else: folder -> its METADATA and entry points."""
     with tempfile.TemporaryDirectory() as place:
-        site = Path(place)
-        (site / "fuzzed_sound.py").write_text(SOUND, encoding="utf-8")
-        (site / "fuzzed_odd.py").write_text(source, encoding="utf-8")
-        (site / "fuzzed_broken.py").write_text("1 / 0", encoding="utf-8")
+        point = Path(place)
+        (point / "fuzzed_sound.py").write_text(SOUND, encoding="utf-8")
+        (point / "fuzzed_odd.py").write_text(source, encoding="utf-8")
+        (point / "fuzzed_broken.py").write_text("1 / 0", encoding="utf-8")
         sound = (b"Metadata-Version: 2.1\nName: kdplugin-sound\nVersion: 1\n", b"[kdengine]\nsound = fuzzed_sound\n")
         for name, files in {"kdplugin_sound-1.dist-info": sound, **folders}.items():
-            (site / name).mkdir()
+            (point / name).mkdir()
             for file, content in zip(("METADATA", "entry_points.txt"), files, strict=True):
                 if content is not None:
-                    (site / name / file).write_bytes(content)
+                    (point / name / file).write_bytes(content)
         try:
             with mock.patch.object(sys, "path", [place]):  # all else that is needed has been imported
-                yield site
+                yield point
         finally:
             for name in [name for name in sys.modules if name.startswith("fuzzed_")]:
                 del sys.modules[name]

@@ -116,7 +116,7 @@ def test_a_file_that_fails_is_answered_in_one_line_with_the_cause(source, said, 
 
 
 def test_an_installed_third_party_package_is_found_and_only_what_is_selected_is_imported(distribution, python):
-    site = distribution("acme-distillation", method("acme"), entry="acme")
+    point = distribution("acme-distillation", method("acme"), entry="acme")
     code = """
         import sys
         from kdengine import Registry
@@ -128,7 +128,7 @@ def test_an_installed_third_party_package_is_found_and_only_what_is_selected_is_
         print(Registry().methods("rkd")[0].name)
         print(imported())
     """
-    found = python(code, path=site).splitlines()
+    found = python(code, path=point).splitlines()
     assert found == ["acme", "acme", "acme", "['acme_distillation']", "rkd", "['acme_distillation', 'kdplugin_rkd']"]
 
 
@@ -150,12 +150,12 @@ def test_a_plugin_that_ends_by_more_than_an_error_is_broken_and_stops_no_other(f
 
 
 def test_one_entry_point_twice_in_one_distribution_leaves_the_first_as_it_is(distribution):
-    site = distribution("kdplugin-two", method("two"))
-    (site / "kdplugin_other.py").write_text(
+    point = distribution("kdplugin-two", method("two"))
+    (point / "kdplugin_other.py").write_text(
         "import pluggy\nkdengine_register = pluggy.HookimplMarker('kdengine')(lambda: 1 / 0)\n"
     )
     points = "[kdengine]\ntwo = kdplugin_two\ntwo = kdplugin_other\n"
-    (site / "kdplugin_two-1.2.dist-info" / "entry_points.txt").write_text(points)
+    (point / "kdplugin_two-1.2.dist-info" / "entry_points.txt").write_text(points)
     registry = Registry()
     registry.load_all()
     assert [plugin.status for plugin in registry.plugins if plugin.name == "two"] == ["loaded", "broken"]

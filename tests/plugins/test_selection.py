@@ -1,11 +1,11 @@
 import pytest
 
-from kdengine import Distiller, PluginError, Registry, SettingsError, Stage
+from kdengine import Curriculum, Distiller, Phase, PluginError, Registry, SettingsError
 from kdengine.config.settings import Settings
 from kdengine.plugins.selection import checked_settings, choose_distillers, label_of, resolved
 
 
-class Staged(Distiller):
+class Phased(Distiller):
     """Has a stage as long as it is told."""
 
     name = "staged"
@@ -13,21 +13,21 @@ class Staged(Distiller):
     class Options(Distiller.Options):
         epochs: int | float = 2
 
-    def stages(self):
-        return [Stage("first", epochs=self.options.epochs)]
+    def phases(self):
+        return [Phase("first", epochs=self.options.epochs)]
 
     def forward(self, step):
         return {}
 
 
-class Router(Distiller):
+class Router(Curriculum):
     """Has no loss of its own."""
 
     name = "router"
     companions = ("st",)
 
-    def forward(self, step):
-        return {}
+    def route(self, teacher, student):
+        return (teacher, student)
 
 
 class Demanding(Distiller):
@@ -42,7 +42,7 @@ class Demanding(Distiller):
 
 
 def test_the_same_method_twice_is_told_apart_by_a_number():
-    chosen = choose_distillers(["st", Staged(), "st", "st"], {"st-2": {"alpha": 0.5}}, Registry())
+    chosen = choose_distillers(["st", Phased(), "st", "st"], {"st-2": {"alpha": 0.5}}, Registry())
     assert list(chosen) == ["st", "staged", "st-2", "st-3"]
     assert [chosen[key].options.alpha for key in ("st", "st-2", "st-3")] == [0.9, 0.5, 0.9]
 
@@ -92,9 +92,9 @@ def test_options_of_the_wrong_shape_are_told(options):
 
 
 def test_resolved_settings_name_every_option_that_is_in_use():
-    chosen = choose_distillers(["rkd", Staged(epochs=3)], {"rkd": {"preset": "bhheo", "angle": 1}}, Registry())
+    chosen = choose_distillers(["rkd", Phased(epochs=3)], {"rkd": {"preset": "bhheo", "angle": 1}}, Registry())
     found = resolved(Settings(student="resnet8"), chosen).options
-    assert found["staged"] == {"weight": 1.0, "clip_to_task": False, "epochs": 3}
+    assert found["staged"] == {"weight": 1.0, "epochs": 3}
     assert (found["rkd"]["angle"], found["rkd"]["distance"], found["rkd"]["taps"]) == (1.0, 100.0, ["logits"])
     again = choose_distillers(["rkd"], {"rkd": found["rkd"]}, Registry())
     assert again["rkd"].options == chosen["rkd"].options

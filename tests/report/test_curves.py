@@ -96,7 +96,7 @@ def test_a_term_is_not_drawn_across_the_end_of_a_stage(run_folder):
     folder = run_folder("a", [1.0, 2.0, 3.0, 4.0])
     rows = (folder / "metrics.jsonl").read_text()
     for epoch in (1, 2):
-        rows = rows.replace(f'"epoch": {epoch}, "seconds"', f'"epoch": {epoch}, "link": 1, "seconds"')
+        rows = rows.replace(f'"epoch": {epoch}, "seconds"', f'"epoch": {epoch}, "chain_step": 1, "seconds"')
     (folder / "metrics.jsonl").write_text(rows)
     (axes,) = Plot(find_runs([folder])).terms(0).axes
     assert [line.get_xdata().tolist() for line in axes.lines[:2]] == [[1, 2], [3, 4]]

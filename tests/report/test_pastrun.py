@@ -41,8 +41,8 @@ def test_a_lane_of_a_comparison_is_called_as_its_folder_before_its_first_epoch(r
 def test_rows_of_networks_on_the_way_are_not_the_students(run_folder):
     folder = run_folder("a", [20.0, 30.0], method="takd", finished=False)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows[0] |= {"link": 1, "network": "resnet20"}
-    rows[1] |= {"link": 2, "network": "resnet8"}
+    rows[0] |= {"chain_step": 1, "network": "resnet20"}
+    rows[1] |= {"chain_step": 2, "network": "resnet8"}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [row["epoch"] for row in PastRun.read(folder).student_rows] == [2]
     assert PastRun.read(folder).student["best_top1"] == 30.0

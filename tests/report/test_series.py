@@ -23,7 +23,7 @@ def test_runs_that_differ_in_their_seed_are_one_line_with_a_mean_and_a_spread(ru
 def test_an_initial_stage_shifts_the_curve_to_where_it_is_measured(run_folder):
     (series,) = series_of(find_runs([run_folder("a", method="fitnet", hint=2)]))
     assert series.accuracy("test_top1").epochs == [3, 4]
-    assert series.stage_starts() == [3]
+    assert series.phase_starts() == [3]
     terms = series.terms()
     assert list(terms) == ["fitnet.hint", "task", "fitnet.term"]
     assert (terms["fitnet.hint"].epochs, terms["task"].epochs) == ([1, 2], [3, 4])
@@ -89,4 +89,4 @@ def test_numbers_that_are_not_finite_are_left_out(run_folder):
 def test_a_run_without_an_epoch_has_empty_curves(run_folder):
     folder = run_folder("a", [], finished=False)
     (series,) = series_of(find_runs([folder]))
-    assert (series.last, series.terms(), series.stage_starts(), series.note) == (None, {}, [], "unfinished")
+    assert (series.last, series.terms(), series.phase_starts(), series.note) == (None, {}, [], "unfinished")

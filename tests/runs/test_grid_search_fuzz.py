@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdengine import SettingsError
-from kdengine.comparison import Entry
+from kdengine.comparison import LaneSpec
 from kdengine.runs.grid_search import cells, parse_axis
 from kdengine.storage.axis import Axis
 
@@ -22,7 +22,7 @@ def test_any_grids_are_lanes_or_are_refused(answered, texts):
     good = [axis for axis in axes if isinstance(axis, Axis)]
     lanes = answered(cells, ["st"], good)
     if not isinstance(lanes, SettingsError):
-        assert all(isinstance(lane, Entry) and "/" not in lane.label for lane in lanes)
+        assert all(isinstance(lane, LaneSpec) and "/" not in lane.label for lane in lanes)
         assert len({lane.label for lane in lanes}) == len(lanes)
 
 

@@ -4,11 +4,11 @@ import pytest
 from kdplugin_rkd import RKD
 
 from kdengine import PluginError, Registry, SettingsError
-from kdengine.runs.lane_specs import Entry, entries_of, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, lane_specs_of, noted, with_plain
 
 
 def test_names_become_lanes_and_a_plus_joins_methods_in_one():
-    entries = entries_of(["st", "fitnet+st", "plain"], Registry())
+    entries = lane_specs_of(["st", "fitnet+st", "plain"], Registry())
     assert [(entry.label, list(entry.plugins)) for entry in entries] == [
         ("st", ["st"]),
         ("fitnet+st", ["fitnet", "st"]),
@@ -18,21 +18,21 @@ def test_names_become_lanes_and_a_plus_joins_methods_in_one():
 
 def test_an_unknown_method_is_told():
     with pytest.raises(PluginError, match="'rkd'"):
-        entries_of(["rdk"], Registry())
+        lane_specs_of(["rdk"], Registry())
 
 
 def test_the_plain_student_is_always_among_them_and_once():
-    st = Entry("st", ["st"])
+    st = LaneSpec("st", ["st"])
     assert [entry.label for entry in with_plain([st])] == ["plain", "st"]
-    assert [entry.label for entry in with_plain([st, Entry("bare", [])])] == ["st", "bare"]
+    assert [entry.label for entry in with_plain([st, LaneSpec("bare", [])])] == ["st", "bare"]
     with pytest.raises(SettingsError, match="Named twice: st"):
         with_plain([st, st])
 
 
 def test_a_lane_is_noted_as_plain_data_with_all_options_of_methods_that_came_as_objects():
-    named = Entry("st", ["st"], {"st": {"alpha": 0.5}}, {"lr": 0.1})
+    named = LaneSpec("st", ["st"], {"st": {"alpha": 0.5}}, {"lr": 0.1})
     assert noted(named, {}, Registry()) == vars(named)
-    mixed = Entry("both", [RKD(angle=1.0), RKD(angle=2.0), "st"])
+    mixed = LaneSpec("both", [RKD(angle=1.0), RKD(angle=2.0), "st"])
     found = json.loads(json.dumps(noted(mixed, {"st": {"alpha": 0.5}}, Registry())))
     assert found["plugins"] == ["rkd", "rkd", "st"]
     options = found["options"]
@@ -43,4 +43,4 @@ def test_a_lane_is_noted_as_plain_data_with_all_options_of_methods_that_came_as_
 @pytest.mark.parametrize("label", ["../escaped", "/absolute", "a/b", "..", "", "a\\b", 3])
 def test_a_label_that_would_lead_out_of_the_folder_is_refused(label):
     with pytest.raises(SettingsError, match="A label names a folder of its own"):
-        with_plain([Entry(label, ["st"])])
+        with_plain([LaneSpec(label, ["st"])])

@@ -27,7 +27,7 @@ def test_a_plan_names_the_networks_and_the_parameters_of_the_connectors(plan):
 
 
 def test_a_plan_lays_out_the_stages_with_their_taps(plan):
-    hint, joint = plan.describe()["stages"]
+    hint, joint = plan.describe()["phases"]
     assert (hint["name"], hint["epochs"], hint["task_weight"]) == ("hint", 2, 0.0)
     assert (joint["name"], joint["epochs"]) == ("joint", 5)
     assert joint["task_weight"] == pytest.approx(0.1)
@@ -37,7 +37,7 @@ def test_a_plan_lays_out_the_stages_with_their_taps(plan):
 
 
 def test_a_plan_says_how_deep_each_network_runs_and_what_that_costs(plan):
-    hint, joint = plan.describe()["stages"]
+    hint, joint = plan.describe()["phases"]
     for side in ("student", "teacher"):
         assert hint["forwards"][side]["until"] == "layer2"
         assert 0 < hint["forwards"][side]["flops"] < hint["forwards"][side]["whole_flops"]
@@ -54,8 +54,8 @@ def test_a_plan_estimates_the_memory(plan):
 
 def test_a_plan_tells_how_a_tensor_lies_in_its_network():
     facts = Engine("timm:vit_tiny_patch16_224", "resnet8", plugins=["at"], data=DATA).plan().describe()
-    assert {tap["teacher_layout"] for tap in facts["stages"][0]["taps"]} == {"tokens"}
-    assert {tap["student_layout"] for tap in facts["stages"][0]["taps"]} == {"as_is"}
+    assert {tap["teacher_layout"] for tap in facts["phases"][0]["taps"]} == {"tokens"}
+    assert {tap["student_layout"] for tap in facts["phases"][0]["taps"]} == {"as_is"}
 
 
 def test_a_plan_writes_nothing_and_trains_nothing(plan):
@@ -71,12 +71,12 @@ def test_a_plan_refuses_what_the_run_would_refuse():
 def test_a_plan_shows_every_network_on_the_way_with_its_own_shapes():
     options = {"takd": {"assistants": ["resnet8x4"]}}
     facts = Engine("resnet20", "resnet8", plugins=["multi"], data=DATA, epochs=5, options=options).plan().describe()
-    assert [(stage["network"], stage["name"]) for stage in facts["stages"]] == [
+    assert [(stage["network"], stage["name"]) for stage in facts["phases"]] == [
         ("resnet8x4", "hint"),
         ("resnet8x4", "joint"),
         ("resnet8", "hint"),
         ("resnet8", "joint"),
     ]
-    hints = [stage["taps"][0] for stage in facts["stages"][::2]]
+    hints = [stage["taps"][0] for stage in facts["phases"][::2]]
     assert [tap["student_shape"] for tap in hints] == [[128, 16, 16], [32, 16, 16]]
     assert [tap["teacher_shape"] for tap in hints] == [[32, 16, 16], [128, 16, 16]]

@@ -58,7 +58,7 @@ def test_the_result_names_what_was_found(result):
     assert (result.top1, result.best_top1, result.teacher_top1) == (student["top1"], student["best_top1"], teacher["top1"])
     assert result.to_dict() == result.facts
     assert result.facts["methods"] == ["fitnet", "rkd"]
-    assert [record["stage"] for record in result.history] == ["hint", "joint"]
+    assert [record["phase"] for record in result.history] == ["hint", "joint"]
     assert student["parameters"] == sum(value.numel() for value in result.student.parameters())
     assert student["training_parameters"] > student["parameters"]
 

@@ -7,7 +7,7 @@ def row(epoch, test, val=None):
     return {"epoch": epoch, "test_top1": test, "test_top5": 99.0 + epoch / 10, **({} if val is None else {"val_top1": val})}
 
 
-HINT = {"epoch": 1, "stage": "hint"}
+HINT = {"epoch": 1, "phase": "hint"}
 
 
 def test_the_best_epoch_is_that_of_the_best_test_accuracy_and_the_first_of_equals():

@@ -90,11 +90,11 @@ class Nested(nn.Module):
 
 
 def shapes(anatomy):
-    return {name: tuple(anatomy.tensor(site).shape[1:]) for name, site in anatomy.canonical.items()}
+    return {name: tuple(anatomy.tensor(point).shape[1:]) for name, point in anatomy.canonical.items()}
 
 
 def places(anatomy):
-    return {name: str(site) for name, site in anatomy.canonical.items()}
+    return {name: str(point) for name, point in anatomy.canonical.items()}
 
 
 def test_the_canonical_names_of_the_zoo_and_of_timm():
@@ -340,10 +340,10 @@ def test_a_module_that_passes_no_tensor_cannot_be_tapped():
 
 def test_taps_that_come_straight_from_a_relu_are_known():
     anatomy = Anatomy.of(Nested(), (3, 32, 32))
-    rectified = {name for name, site in anatomy.canonical.items() if anatomy.rectified(site)}
+    rectified = {name for name, point in anatomy.canonical.items() if anatomy.rectified(point)}
     assert rectified == {"stem", "stage1", "stage2", "stage3"}
     anatomy = Anatomy.of(Nested(PreBlock), (3, 32, 32))
-    assert {name for name, site in anatomy.canonical.items() if anatomy.rectified(site)} == {"stem", "stage3"}
+    assert {name for name, point in anatomy.canonical.items() if anatomy.rectified(point)} == {"stem", "stage3"}
 
 
 def test_an_anatomy_keeps_no_network_and_no_memory():
@@ -358,4 +358,4 @@ def test_stages_pre_are_the_inputs_of_the_activations_that_end_the_stages():
     anatomy = Anatomy.of(timm.create_model("resnet18"), (3, 64, 64))
     found = anatomy.resolve("stages.pre")
     assert list(found) == ["stage1.pre", "stage2.pre", "stage3.pre", "stage4.pre"]
-    assert [str(site) for site in found.values()] == [f"layer{number}.1.act2:in" for number in (1, 2, 3, 4)]
+    assert [str(point) for point in found.values()] == [f"layer{number}.1.act2:in" for number in (1, 2, 3, 4)]

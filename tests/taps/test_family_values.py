@@ -142,7 +142,7 @@ def test_tokens_in_the_order_of_windows_are_put_back_into_that_of_the_image():
 def test_the_stages_are_the_nodes_of_a_traced_graph(model):
     network, images = drawn(model()), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     anatomy = Anatomy.of(network, (3, 64, 64))
-    modules = {name: str(site) for name, site in anatomy.resolve("stages").items() if str(site) in anatomy.modules}
+    modules = {name: str(point) for name, point in anatomy.resolve("stages").items() if str(point) in anatomy.modules}
     assert len(modules) >= 3
     trace = recorded(network, images, list(modules))
     with torch.no_grad():

@@ -46,10 +46,10 @@ def test_any_pair_is_split_at_its_sign_or_is_refused(answered, student, teacher)
 @settings(max_examples=300)
 @given(text=st.text() | NEAR_TAPS)
 def test_any_tap_is_found_in_a_network_or_is_refused_with_a_reason(anatomy, answered, text):
-    sites = answered(anatomy.resolve, text)
-    assert isinstance(sites, dict | TapError)
-    for site in sites.values() if isinstance(sites, dict) else ():
-        assert anatomy.tensor(site).shape[0] == 2
+    points = answered(anatomy.resolve, text)
+    assert isinstance(points, dict | TapError)
+    for point in points.values() if isinstance(points, dict) else ():
+        assert anatomy.tensor(point).shape[0] == 2
 
 
 @given(NEAR_TAPS | st.text(), st.lists(st.text("ab12²٣.()[", min_size=1), max_size=8))

@@ -82,11 +82,11 @@ def test_one_tensor_of_several_is_recorded_and_cloned_where_it_is_overwritten():
     torch.manual_seed(0)
     model, images = Overwrites(), torch.rand(2, 3, 16, 16)
     anatomy = Anatomy.of(model, (3, 16, 16))
-    site = anatomy.canonical["stage2"]
-    assert (str(site), site.overwritten) == ("blocks.0[1]", True)
-    assert anatomy.canonical["stage2.pre"] == site
-    assert not anatomy.rectified(site)
-    assert anatomy.tensor(site).shape == (2, 6, 2, 2)
+    point = anatomy.canonical["stage2"]
+    assert (str(point), point.overwritten) == ("blocks.0[1]", True)
+    assert anatomy.canonical["stage2.pre"] == point
+    assert not anatomy.rectified(point)
+    assert anatomy.tensor(point).shape == (2, 6, 2, 2)
     with torch.no_grad(), Recorder(model, ["stage2", "blocks.0"], anatomy, stop=True) as recorder:
         trace = recorder(images)
         small, large = model.blocks[0](*model.start(images))

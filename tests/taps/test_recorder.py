@@ -263,10 +263,10 @@ def test_an_unknown_name_is_an_error_before_anything_runs(net, images):
 
 
 def test_taps_of_another_network_are_an_error_and_leave_no_hooks(net):
-    sites = Anatomy.of(Functional(), (3, 16, 16)).resolve_all(["stem", "blocks.1"])
+    points = Anatomy.of(Functional(), (3, 16, 16)).resolve_all(["stem", "blocks.1"])
     with (
         pytest.raises(TapError, match="has no module 'blocks"),
-        Recorder(net, {"fc": Anatomy.of(net, (3, 32, 32)).resolve("fc")["fc"], **sites}),
+        Recorder(net, {"fc": Anatomy.of(net, (3, 32, 32)).resolve("fc")["fc"], **points}),
     ):
         pass
     assert hooks_on(net) == 0

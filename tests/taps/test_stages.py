@@ -309,7 +309,7 @@ def test_tokens_of_every_stage_are_told_from_prefix_tokens():
         with torch.device("meta"):
             model = timm.create_model(name, **options)
         anatomy = Anatomy.of(model, model.pretrained_cfg["input_size"])
-        layouts = [site.layout for key, site in anatomy.canonical.items() if re.fullmatch(r"stage\d+", key)]
+        layouts = [point.layout for key, point in anatomy.canonical.items() if re.fullmatch(r"stage\d+", key)]
         assert {(layout.kind, layout.prefix) for layout in layouts} == {("tokens", prefix)}
 
 

@@ -9,7 +9,7 @@ IMAGES = torch.zeros(2, 3, 32, 32)
 
 def shapes(network):
     anatomy = Anatomy.of(network, (3, 32, 32))
-    return [tuple(anatomy.tensor(site).shape[1:]) for site in anatomy.resolve("stages").values()]
+    return [tuple(anatomy.tensor(point).shape[1:]) for point in anatomy.resolve("stages").values()]
 
 
 @pytest.mark.parametrize("make", [tiny_pair, vit_pair])

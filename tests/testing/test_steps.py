@@ -53,12 +53,12 @@ def test_a_tap_called_logits_gives_the_logits():
 def test_everything_else_has_sensible_defaults_and_can_be_given():
     step = make_step({"embedding": vectors(2)}, {"embedding": vectors(2)})
     assert (step.y.tolist(), step.index.tolist(), len(step.x)) == ([0] * 4, [0, 1, 2, 3], 4)
-    assert (step.stage, step.epoch, step.progress) == ("joint", 0, 0.0)
+    assert (step.phase, step.epoch, step.progress) == ("joint", 0, 0.0)
     x, y, index = torch.ones(4, 1, 2, 2), torch.arange(4), torch.arange(4) + 7
-    step = make_step({"e": vectors(2)}, {"e": vectors(2)}, x=x, labels=y, index=index, stage="hint", epoch=3, progress=0.5)
+    step = make_step({"e": vectors(2)}, {"e": vectors(2)}, x=x, labels=y, index=index, phase="hint", epoch=3, progress=0.5)
     assert (step.x is x, step.y is y, step.index is index) == (True, True, True)
     assert step.student.input is x
-    assert (step.stage, step.epoch, step.progress) == ("hint", 3, 0.5)
+    assert (step.phase, step.epoch, step.progress) == ("hint", 3, 0.5)
 
 
 def test_a_network_of_the_method_runs_on_the_images():

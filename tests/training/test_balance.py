@@ -48,6 +48,7 @@ class Loud(Distiller):
     """A term far larger than the task, through a connector."""
 
     name = "loud"
+    clips_to_task = True
 
     def build(self, pair):
         self.change = nn.Linear(pair.num_classes, pair.num_classes)
@@ -84,7 +85,7 @@ def test_a_run_clips_the_method_to_the_task_by_the_norms_of_every_tensor(tmp_pat
     networks = [ModelSource(name, 10, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
     seen = BothGradients()
     data, out = "digits@train=16@test=16", tmp_path / "run"
-    Engine(*networks, [Loud(clip_to_task=True)], data, out=out, observers=[seen], **settings).fit()
+    Engine(*networks, [Loud()], data, out=out, observers=[seen], **settings).fit()
     clipped = 0
     for before, task, loud, after in zip(seen.before, seen.task, seen.loud, seen.after, strict=True):
         step = loud if task is None else task

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Pair, Registry, SettingsError, Stage
+from kdengine import Distiller, Pair, Phase, Registry, SettingsError
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.network import LaneContext, Network
 from kdengine.training.build import make_phases
 
 
@@ -17,11 +17,11 @@ def network(name, seed=0):
 
 
 @pytest.fixture(scope="module")
-def pupil():
-    return Pupil(network("resnet8"), network("resnet14"), 10, 100, (3, 32, 32), lambda spec: nn.Identity())
+def context():
+    return LaneContext(network("resnet8"), network("resnet14"), 10, 100, (3, 32, 32), lambda spec: nn.Identity())
 
 
-class Staged(Distiller):
+class Phased(Distiller):
     """Has a stage as long as it is told."""
 
     name = "staged"
@@ -30,46 +30,46 @@ class Staged(Distiller):
     class Options(Distiller.Options):
         epochs: int | float = 2
 
-    def stages(self):
-        return [Stage("first", epochs=self.options.epochs)]
+    def phases(self):
+        return [Phase("first", epochs=self.options.epochs)]
 
     def forward(self, step):
         return {}
 
 
-class Mute(Staged):
+class Mute(Phased):
     """Has a stage in which it reads nothing."""
 
     name = "mute"
 
-    def taps_in(self, stage):
+    def taps_in(self, phase):
         return None
 
 
-def phases(pupil, epochs, **distillers):
-    return [(phase.stage.name, phase.epochs, phase.task_weight) for phase in make_phases(distillers, pupil, epochs)]
+def phases(context, epochs, **distillers):
+    return [(phase.name, phase.epochs, phase.task_weight) for phase in make_phases(distillers, context, epochs)]
 
 
 @pytest.mark.parametrize(
     ("length", "epochs", "expected"), [(3, 10, 3), (0.5, 5, 3), (1.0, 7, 7), (0.1, 30, 3), (0.55, 100, 55), (0.07, 100, 7)]
 )
-def test_a_share_of_the_epochs_is_rounded_up_and_a_number_is_taken_as_it_is(length, epochs, expected, pupil):
-    assert phases(pupil, epochs, staged=Staged(epochs=length))[0] == ("first", expected, 1.0)
+def test_a_share_of_the_epochs_is_rounded_up_and_a_number_is_taken_as_it_is(length, epochs, expected, context):
+    assert phases(context, epochs, staged=Phased(epochs=length))[0] == ("first", expected, 1.0)
 
 
-def test_the_stages_of_all_methods_come_in_their_order_and_the_joint_one_last(pupil):
-    found = phases(pupil, 4, a=Staged(epochs=1), b=Staged(epochs=0), c=Staged(epochs=3))
+def test_the_stages_of_all_methods_come_in_their_order_and_the_joint_one_last(context):
+    found = phases(context, 4, a=Phased(epochs=1), b=Phased(epochs=0), c=Phased(epochs=3))
     assert found == [("first", 1, 1.0), ("first", 3, 1.0), ("joint", 4, 0.125)]
 
 
-def test_a_stage_in_which_nothing_is_read_is_an_error(pupil):
+def test_a_stage_in_which_nothing_is_read_is_an_error(context):
     with pytest.raises(SettingsError, match=r"stage 'first' but reads no taps in it"):
-        phases(pupil, 4, mute=Mute())
+        phases(context, 4, mute=Mute())
 
 
-def test_a_method_without_a_teacher_is_an_error(pupil):
+def test_a_method_without_a_teacher_is_an_error(context):
     with pytest.raises(SettingsError, match="'staged' needs a teacher"):
-        phases(replace(pupil, teacher=None), 4, staged=Staged())
+        phases(replace(context, teacher=None), 4, staged=Phased())
 
 
 class Curious(Distiller):
@@ -86,7 +86,7 @@ class Curious(Distiller):
         return {}
 
 
-def test_a_method_builds_from_shapes_and_draws_by_the_seed_alone(pupil):
+def test_a_method_builds_from_shapes_and_draws_by_the_seed_alone(context):
     from kdengine.training.build import make_lane
     from kdengine.training.runtime import Runtime
 
@@ -95,7 +95,7 @@ def test_a_method_builds_from_shapes_and_draws_by_the_seed_alone(pupil):
         curious = Curious()
         torch.rand(1)
         before = torch.get_rng_state()
-        make_lane("x", pupil, {"curious": curious}, Settings(student="resnet8", seed=seed), Runtime("cpu", "fp32"), 1)
+        make_lane("x", context, {"curious": curious}, Settings(student="resnet8", seed=seed), Runtime("cpu", "fp32"), 1)
         assert torch.equal(torch.get_rng_state(), before)
         drawn.append(curious.drawn.tolist())
     assert drawn[0] == drawn[1] != drawn[2]

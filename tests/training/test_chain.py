@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kdengine import Distiller, Engine, ModelError, Registry, SettingsError, hookimpl
-from kdengine.networks.factory import NetworkMaker
-from kdengine.networks.inputs import ImageForm
+from kdengine import Curriculum, Engine, ModelError, Registry, SettingsError, hookimpl
+from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.network import LaneContext, Network
 from kdengine.training.chain import chain
 
 SIZE = (3, 32, 32)
@@ -19,17 +19,18 @@ def network(name, seed=0):
 
 
 @pytest.fixture(scope="module")
-def pupil():
-    maker = NetworkMaker({"student": "resnet8", "teacher": "resnet32"}, 10, ImageForm(SIZE), Registry(), 1)
-    return Pupil(network("resnet8"), network("resnet32"), 10, 100, SIZE, maker)
+def context():
+    maker = NetworkFactory({"student": "resnet8", "teacher": "resnet32"}, 10, ImageSpec(SIZE), Registry(), 1)
+    return LaneContext(network("resnet8"), network("resnet32"), 10, 100, SIZE, maker)
 
 
-class Via(Distiller):
+class Via(Curriculum):
     """Passes through the networks that it is told, and matches logits on the way."""
 
     name = "via"
+    taps = ("logits",)
 
-    class Options(Distiller.Options):
+    class Options(Curriculum.Options):
         between: tuple[str, ...] = ()
         keep: str = "best"
         ends: bool = True
@@ -38,8 +39,11 @@ class Via(Distiller):
         return (teacher, *self.options.between, student) if self.options.ends else (student, teacher)
 
     @property
-    def hand_over(self):
+    def teach_with(self):
         return self.options.keep
+
+    def taps_in(self, phase):
+        return self.taps
 
     def build(self, pair):
         self.gain = torch.nn.Parameter(torch.ones(()))
@@ -56,41 +60,41 @@ def pairs(found):
     return [(taught.teacher.name, taught.student.name) for taught, _ in found]
 
 
-def test_without_a_detour_the_student_learns_from_the_teacher(pupil):
+def test_without_a_detour_the_student_learns_from_the_teacher(context):
     methods = {"via": Via()}
-    ((taught, given),) = chain(pupil, methods)
-    assert (taught.student, taught.teacher, given) == (pupil.student, pupil.teacher, methods)
+    ((taught, given),) = chain(context, methods)
+    assert (taught.student, taught.teacher, given) == (context.student, context.teacher, methods)
 
 
-def test_each_network_learns_from_the_one_before_it_with_distillers_of_its_own(pupil):
+def test_each_network_learns_from_the_one_before_it_with_distillers_of_its_own(context):
     methods = {"via": Via(between=("resnet20", "student"))}
-    found = chain(pupil, methods)
+    found = chain(context, methods)
     assert pairs(found) == [("resnet32", "resnet20"), ("resnet20", "resnet8"), ("resnet8", "resnet8")]
     assert found[1][0].teacher is found[0][0].student
-    assert found[-1][0].student is pupil.student
+    assert found[-1][0].student is context.student
     assert len({id(given["via"]) for _, given in found}) == 3
     assert found[-1][1]["via"] is methods["via"]
     twins = [taught.student.module for taught, _ in found[1:]]
     assert not torch.equal(twins[0].conv1.weight, twins[1].conv1.weight)
 
 
-def test_a_run_without_a_teacher_has_no_way_to_go(pupil):
-    assert len(chain(replace(pupil, teacher=None), {})) == 1
+def test_a_run_without_a_teacher_has_no_way_to_go(context):
+    assert len(chain(replace(context, teacher=None), {})) == 1
 
 
-def test_two_methods_may_agree_but_not_differ(pupil):
+def test_two_methods_may_agree_but_not_differ(context):
     same = {"via": Via(between=("resnet14",)), "other": Other(between=("resnet14",))}
-    assert len(chain(pupil, same)) == 2
-    assert len(chain(pupil, {**same, "other": Other()})) == 2
+    assert len(chain(context, same)) == 2
+    assert len(chain(context, {**same, "other": Other()})) == 2
     with pytest.raises(SettingsError, match="via wants resnet32 -> resnet14 -> resnet8; other wants resnet32 -> resnet20"):
-        chain(pupil, {**same, "other": Other(between=("resnet20",))})
+        chain(context, {**same, "other": Other(between=("resnet20",))})
 
 
-def test_a_route_must_keep_to_its_ends_and_name_networks_that_there_are(pupil):
+def test_a_route_must_keep_to_its_ends_and_name_networks_that_there_are(context):
     with pytest.raises(SettingsError, match="from 'resnet32' to 'resnet8'"):
-        chain(pupil, {"via": Via(ends=False)})
+        chain(context, {"via": Via(ends=False)})
     with pytest.raises(ModelError, match="resnet14"):
-        chain(pupil, {"via": Via(between=("resnet15",))})
+        chain(context, {"via": Via(between=("resnet15",))})
 
 
 def fit(tmp_path, epochs=2, **options):
@@ -108,7 +112,7 @@ def fit(tmp_path, epochs=2, **options):
 
 def test_a_run_reports_the_student_and_keeps_the_assistants(tmp_path):
     result, lane = fit(tmp_path, between=("resnet14", "resnet8"))
-    assert [row["link"] for row in result.history] == [1, 1, 2, 2, 3, 3]
+    assert [row["chain_step"] for row in result.history] == [1, 1, 2, 2, 3, 3]
     assert [row["network"] for row in result.history[::2]] == ["resnet14", "resnet8", "resnet8"]
     assert result.top1 == result.history[-1]["test_top1"]
     assert result.best_top1 == max(row["test_top1"] for row in result.history[4:])
@@ -142,16 +146,16 @@ def test_the_assistant_teaches_with_its_best_or_its_last_weights(keep, best_teac
 
 
 def test_the_next_network_learns_from_the_assistant_and_not_from_the_teacher(tmp_path, monkeypatch):
-    from kdengine.training.teacher import TeacherPass
+    from kdengine.training.teacher import FrozenTeacher
 
     asked = []
-    whole = TeacherPass.trace
+    whole = FrozenTeacher.trace
 
     def trace(self, *args, **kwargs):
         asked.append(self.model)
         return whole(self, *args, **kwargs)
 
-    monkeypatch.setattr(TeacherPass, "trace", trace)
+    monkeypatch.setattr(FrozenTeacher, "trace", trace)
     _, lane = fit(tmp_path, epochs=1, between=("resnet8",))
     assert len(set(map(id, asked))) == 2
     assert asked[-1] is lane.links[0].module.student

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdengine import Distiller, Engine, Registry, Stage, TrainingError, hookimpl
+from kdengine import Distiller, Engine, Phase, Registry, TrainingError, hookimpl
 from kdengine.networks.models import ModelSource
 
 FAST = {"data": "digits@train=192@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
@@ -33,7 +33,7 @@ class Watch:
 
     @hookimpl
     def kdengine_after_epoch(self, run, record):
-        self.after[record["stage"]] = self._weights(run)
+        self.after[record["phase"]] = self._weights(run)
 
     def _weights(self, run):
         return {key: value.clone() for key, value in run.lane.student.state_dict().items()}
@@ -79,7 +79,7 @@ def test_in_a_hint_stage_both_forwards_stop_at_the_hint_and_no_accuracy_is_measu
 
         @hookimpl
         def kdengine_after_epoch(self, record):
-            during[record["stage"]], seen[:] = list(seen), [0, 0, 0, 0]
+            during[record["phase"]], seen[:] = list(seen), [0, 0, 0, 0]
 
     result = fit(["fitnet"], teacher=teacher, student=student, observers=[Note()])
     assert during["hint"] == [3, 0, 3, 0]
@@ -160,7 +160,7 @@ def test_the_loss_is_the_sum_of_the_terms_and_they_are_means_over_images():
 def test_two_methods_and_one_method_twice_log_each_term_by_name():
     options = {"fitnet": {"taps": "stage1"}, "fitnet-2": {"taps": "stage2"}, "st": {"alpha": 0.5}}
     result = fit(["fitnet", "st", "fitnet"], options=options)
-    assert [(record["stage"], set(record["terms"])) for record in result.history] == [
+    assert [(record["phase"], set(record["terms"])) for record in result.history] == [
         ("hint", {"fitnet.hint"}),
         ("hint", {"fitnet-2.hint"}),
         ("joint", {"task", "st.soft"}),
@@ -179,16 +179,16 @@ class Diary(Distiller):
         self.seen = []
         self.dtypes = set()
 
-    def stages(self):
-        return [Stage("early", epochs=0.5), Stage("none", epochs=0)]
+    def phases(self):
+        return [Phase("early", epochs=0.5), Phase("none", epochs=0)]
 
-    def taps_in(self, stage):
-        return ("stage1",) if stage != "joint" else self.taps
+    def taps_in(self, phase):
+        return ("stage1",) if phase != "joint" else self.taps
 
     def forward(self, step):
-        self.seen.append((step.stage, step.epoch, step.progress))
+        self.seen.append((step.phase, step.epoch, step.progress))
         traces = [*step.student.keys(), *step.teacher.keys()]
-        assert set(traces) == ({"stage1"} if step.stage == "early" else {"stage1", "logits"})
+        assert set(traces) == ({"stage1"} if step.phase == "early" else {"stage1", "logits"})
         found = [step.x, *(trace[name] for trace in (step.student, step.teacher) for name in trace)]
         self.dtypes |= {tensor.dtype for tensor in found}
         assert not torch.is_autocast_enabled("cpu")

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Engine, Stage, Step, Trace, TrainingError
-from kdengine.methods.pairing import Reading
+from kdengine import Distiller, Engine, Phase, Step, Trace, TrainingError
+from kdengine.methods.pairing import TapBinding
 from kdengine.methods.step import JOINT
 from kdengine.testing import tiny_pair
-from kdengine.training.lane_module import LaneModule, Phase
+from kdengine.training.lane_module import LaneModule, ResolvedPhase
 
 
 class Method(Distiller):
@@ -30,7 +30,7 @@ def terms():
         torch.manual_seed(0)
         student = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
         module = LaneModule(student, {"method": Method(found, **options)}, label_smoothing)
-        module.phase = Phase(Stage(JOINT, 1, task=True), 1, {"method": Reading()}, task_weight)
+        module.phase = ResolvedPhase(Phase(JOINT, 1, task=True), 1, {"method": TapBinding()}, task_weight)
         x, y = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0])
         found, logits = module(x, y, torch.arange(5), Trace({}, torch.zeros(5, 4)))
         assert logits.shape == (5, 4)

@@ -5,19 +5,19 @@ from typing import ClassVar
 import pytest
 import torch
 
-from kdengine import Distiller, Registry, Stage, TrainingError
+from kdengine import Distiller, Phase, Registry, TrainingError
 from kdengine.config.settings import Settings
-from kdengine.data.datamodule import Source
+from kdengine.data.datamodule import DataModule
 from kdengine.data.load import load_data
-from kdengine.networks.factory import NetworkMaker
-from kdengine.networks.inputs import ImageForm
+from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import Network, Pupil
+from kdengine.networks.network import LaneContext, Network
 from kdengine.plugins.selection import choose_distillers
 from kdengine.training.build import make_lane
 from kdengine.training.runtime import Runtime
 from kdengine.training.signals import Stop
-from kdengine.training.teacher import TeacherPass
+from kdengine.training.teacher import FrozenTeacher
 from kdengine.training.trainer import fit
 
 SETTINGS = {
@@ -30,16 +30,16 @@ TIMES = ("seconds", "images_per_second")
 METHODS = ["plain", "st", "fitnet", "at", "rkd", "ab", "takd", "dml", "jacobian", "svd"]
 
 
-class Room:
+class Session:
     """One teacher, one data set, and as many lanes as are asked for."""
 
     def __init__(self, **train):
         self.settings = Settings.checked({**SETTINGS, "train": {**SETTINGS["train"], **train}})
         self.registry = Registry()
         self.runtime = Runtime("cpu", self.settings.train.precision)
-        self.source = Source.of_data(load_data(self.settings.data), self.settings, self.runtime.device)
+        self.source = DataModule.of_data(load_data(self.settings.data), self.settings, self.runtime.device)
         self.teacher = self.network("resnet14", seed=5)
-        self.teaching = TeacherPass(self.teacher.module, self.runtime)
+        self.teaching = FrozenTeacher(self.teacher.module, self.runtime)
         self.told, self.ended = [], []
 
     def network(self, name, seed):
@@ -48,11 +48,11 @@ class Room:
 
     def lane(self, name, plugins=None, settings=None):
         plugins = [] if name == "plain" else plugins or [name]
-        maker = NetworkMaker({"student": "resnet8", "teacher": "resnet14"}, 10, ImageForm((3, 32, 32)), self.registry, 1)
-        pupil = Pupil(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, (3, 32, 32), maker)
+        maker = NetworkFactory({"student": "resnet8", "teacher": "resnet14"}, 10, ImageSpec((3, 32, 32)), self.registry, 1)
+        context = LaneContext(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, (3, 32, 32), maker)
         distillers = choose_distillers(plugins, {}, self.registry)
         batches = len(self.source.train)
-        return make_lane(name, pupil, distillers, settings or self.settings, self.runtime, batches, self.teaching)
+        return make_lane(name, context, distillers, settings or self.settings, self.runtime, batches, self.teaching)
 
     def teach(self, *lanes):
         hook = SimpleNamespace(
@@ -75,13 +75,13 @@ def same_weights(one, other):
 
 @pytest.fixture(scope="module")
 def together():
-    room = Room()
+    room = Session()
     return {lane.name: lane for lane in room.teach(*map(room.lane, METHODS))}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lane_among_others_is_bit_identical_to_the_same_lane_alone(method, together):
-    room = Room()
+    room = Session()
     (alone,) = room.teach(room.lane(method))
     assert rows(alone) == rows(together[method])
     assert same_weights(alone, together[method])
@@ -91,7 +91,7 @@ def test_lanes_of_one_room_begin_alike_and_end_differently(together):
     lanes = list(together.values())
     assert [len(lane.history) for lane in lanes] == [2, 2, 3, 2, 2, 3, 4, 2, 2, 2]
     assert not any(same_weights(lanes[0], lane) for lane in lanes[1:])
-    room = Room()
+    room = Session()
     fresh = [room.lane(method) for method in METHODS]
     assert all(same_weights(fresh[0], lane) for lane in fresh[1:])
 
@@ -102,7 +102,7 @@ def test_a_lane_with_dropout_draws_the_same_numbers_among_others_as_alone():
         made.student.head_drop.p = 0.5
         return made
 
-    room, other = Room(), Room()
+    room, other = Session(), Session()
     plain, _ = room.teach(lane(room, "plain"), lane(room, "rkd"))
     (alone,) = other.teach(lane(other, "plain"))
     assert rows(plain) == rows(alone)
@@ -122,7 +122,7 @@ class Breaking(Distiller):
 
 
 def test_a_lane_whose_loss_is_no_longer_finite_leaves_and_the_others_go_on(together):
-    room = Room()
+    room = Session()
     breaking = Breaking()
     broken = room.lane("breaking", [breaking])
     breaking.student = lambda: broken.student
@@ -155,9 +155,9 @@ class Counting:
 
 
 def test_an_epoch_ends_when_no_lane_is_left():
-    room = Room(batch_size=16)
+    room = Session(batch_size=16)
     batches = Counting(room.source.train)
-    room.source = Source(batches, room.source.test, (3, 32, 32), 10, 192)
+    room.source = DataModule(batches, room.source.test, (3, 32, 32), 10, 192)
     broken = room.lane("breaking", [Breaking()])
     broken.module.distillers["breaking"].student = lambda: broken.student
     room.teach(broken)
@@ -172,21 +172,21 @@ def calls(module):
 
 
 def test_the_teacher_runs_once_a_batch_however_many_lanes_there_are():
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     seen = calls(room.teacher.module)
     room.teach(room.lane("st"), room.lane("at"), room.lane("rkd"))
     assert len(seen) == 3
 
 
 def test_the_teacher_does_not_run_for_lanes_that_need_nothing_of_it():
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     seen = calls(room.teacher.module)
     room.teach(room.lane("plain"))
     assert seen == []
 
 
 def test_the_teacher_stops_at_the_deepest_tap_that_any_lane_reads():
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     deep, deeper = calls(room.teacher.module.layer3), calls(room.teacher.module.fc)
     room.teach(room.lane("at"))
     assert len(deep) == 3
@@ -213,7 +213,7 @@ class Honest(Nosy):
 
 
 def test_a_method_that_reads_logits_it_has_not_declared_gets_them_and_later_forwards_are_whole():
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     seen = calls(room.teacher.module.act1)
     (nosy,) = room.teach(room.lane("nosy", [Nosy()]))
     assert len(seen) == 4, "one forward too many for the first batch, none for the later ones"
@@ -232,7 +232,7 @@ class Meddling(Distiller):
 
 
 def test_a_teacher_that_was_put_into_training_mode_is_an_error():
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     meddling = Meddling()
     meddling.teacher = lambda: room.teacher.module
     with pytest.raises(TrainingError, match=r"^meddling: a step put the teacher into training mode.*eval\(\)"):
@@ -261,7 +261,7 @@ class Writing(Distiller):
     [("x", "images or labels"), ("y", "images or labels"), ("tap", "what the teacher showed")],
 )
 def test_a_step_that_writes_into_what_all_lanes_share_stops_the_run_by_the_lanes_name(into, what):
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     with pytest.raises(TrainingError, match=rf"^writing: a step wrote into (the )?{what}.*clone"):
         room.teach(room.lane("writing", [Writing(into)]), room.lane("honest", [Honest()]))
 
@@ -271,18 +271,18 @@ class Long(Distiller):
 
     name = "long"
 
-    def stages(self):
-        return [Stage("warm", epochs=2, task=True)]
+    def phases(self):
+        return [Phase("warm", epochs=2, task=True)]
 
     def forward(self, step):
         return {"loss": step.student.logits.square().mean()}
 
 
 def test_lanes_of_different_length_see_the_same_epochs_as_alone():
-    room, other = Room(epochs=1), Room(epochs=1)
+    room, other = Session(epochs=1), Session(epochs=1)
     long, _ = room.teach(room.lane("long", [Long()]), room.lane("plain"))
     (alone,) = other.teach(other.lane("long", [Long()]))
-    assert [record["stage"] for record in long.history] == ["warm", "warm", "joint"]
+    assert [record["phase"] for record in long.history] == ["warm", "warm", "joint"]
     assert rows(long) == rows(alone)
     assert room.told == [("long", 1), ("plain", 1), ("long", 2), ("long", 3)]
     assert "test_top1" in long.history[0], "a stage with the task loss is measured"
@@ -305,7 +305,7 @@ class Watching(Distiller):
 def test_what_a_lane_captured_is_gone_before_the_next_one_steps():
     """Memory grows by the lanes, not by what they capture."""
     Watching.seen.clear(), Watching.alive.clear()
-    room = Room(epochs=1)
+    room = Session(epochs=1)
     room.teach(*(room.lane(str(number), [Watching()]) for number in range(3)))
     assert len(Watching.alive) == 3 * 3
     assert set(Watching.alive) == {0}

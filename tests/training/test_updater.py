@@ -6,13 +6,14 @@ from kdengine import Distiller
 from kdengine.config.settings import TrainSettings
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.runtime import Runtime
-from kdengine.training.updater import Updater
+from kdengine.training.updater import OptimizerStep
 
 
 class Quiet(Distiller):
     """Has a connector."""
 
     name = "quiet"
+    clips_to_task = False
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -24,9 +25,10 @@ class Quiet(Distiller):
 
 def make(clip_to_task=False, **settings):
     torch.manual_seed(0)
-    module = LaneModule(nn.Linear(2, 2, bias=False), {"quiet": Quiet(clip_to_task=clip_to_task)})
+    module = LaneModule(nn.Linear(2, 2, bias=False), {"quiet": Quiet()})
+    module.distillers["quiet"].clips_to_task = clip_to_task
     plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "lr": 0.1, **settings}
-    return module, Updater(module, TrainSettings(**plain), Runtime("cpu", "fp32", alone=True))
+    return module, OptimizerStep(module, TrainSettings(**plain), Runtime("cpu", "fp32", alone=True))
 
 
 def weights(module):
@@ -76,13 +78,13 @@ def test_a_method_that_is_clipped_to_the_task_keeps_its_connectors_gradient():
 
 def test_the_rate_follows_the_stage_or_stays():
     module, updater = make(schedule="cosine")
-    updater.begin_stage(10, 5)
+    updater.begin_phase(10, 5)
     rates = [updater.update(terms(module), done, 0) and updater.lr for done in range(10)]
     assert rates[0] == pytest.approx(0.1)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.01
     module, updater = make(schedule="cosine")
-    updater.begin_stage(None, 5)
+    updater.begin_phase(None, 5)
     assert [updater.update(terms(module), done, 0) and updater.lr for done in range(3)] == [0.1] * 3
 
 
@@ -92,7 +94,7 @@ def test_what_the_settings_say_goes_before_what_was_saved_but_for_a_rate_that_is
     saved = updater.state_dict()
     for scheduled in (False, True):
         _, other = make(momentum=0.5, weight_decay=0.2, lr=0.3)
-        other.begin_stage(10 if scheduled else None, 5)
+        other.begin_phase(10 if scheduled else None, 5)
         other.load_state_dict(saved)
         (group,) = other.state_dict()["param_groups"]
         assert (group["momentum"], group["weight_decay"]) == (0.5, 0.2)

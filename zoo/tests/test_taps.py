@@ -39,20 +39,20 @@ def anatomy(kept):
 @pytest.mark.parametrize("name", STAGES)
 def test_the_stages_are_those_of_the_papers(name, anatomy):
     found = anatomy(name)
-    shapes = [tuple(found.tensor(site).shape) for site in found.resolve("stages").values()]
+    shapes = [tuple(found.tensor(point).shape) for point in found.resolve("stages").values()]
     assert shapes == [(2, channels, size, size) for channels, size in STAGES[name]]
-    assert [site.path for site in found.resolve("stages").values()] == [f"layer{n + 1}" for n in range(len(STAGES[name]))]
+    assert [point.path for point in found.resolve("stages").values()] == [f"layer{n + 1}" for n in range(len(STAGES[name]))]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_before_the_activation_there_is_a_map_of_the_same_shape(name, anatomy):
     found = anatomy(name)
-    for stage, site in found.resolve("stages").items():
+    for stage, point in found.resolve("stages").items():
         before = found.canonical[f"{stage}.pre"]
-        assert found.tensor(before).shape == found.tensor(site).shape
+        assert found.tensor(before).shape == found.tensor(point).shape
         assert not found.rectified(before)
-        assert found.rectified(site) == (name not in LINEAR)
-        assert (before == site) == (name in LINEAR)
+        assert found.rectified(point) == (name not in LINEAR)
+        assert (before == point) == (name in LINEAR)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -73,5 +73,5 @@ def test_activation_boundaries_of_a_wide_resnet_have_taps_of_their_own(anatomy):
     """The normalised maps that the next ReLU decides on, as AB's authors read them."""
     found = anatomy("wrn_16_2")
     for tap, stage in (("layer2.0.bn1", "stage1"), ("layer3.0.bn1", "stage2"), ("norm", "stage3")):
-        (site,) = found.resolve(tap).values()
-        assert found.tensor(site).shape == found.tensor(found.canonical[stage]).shape
+        (point,) = found.resolve(tap).values()
+        assert found.tensor(point).shape == found.tensor(found.canonical[stage]).shape

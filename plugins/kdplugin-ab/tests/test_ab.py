@@ -56,10 +56,10 @@ def arrays(*tensors):
     return [tensor.detach().double().numpy() for tensor in tensors]
 
 
-def step_of(pairs, stage="init"):
+def step_of(pairs, phase="init"):
     """A step with the pairs of maps at stage1, stage2 ..."""
     names = [f"stage{number}" for number in range(1, len(pairs) + 1)]
-    return make_step(*(dict(zip(names, side, strict=True)) for side in zip(*pairs, strict=True)), stage=stage)
+    return make_step(*(dict(zip(names, side, strict=True)) for side in zip(*pairs, strict=True)), phase=phase)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_dead_maps_give_finite_gradients(width, leaf, gradient):
 
 def test_the_boundaries_have_a_stage_of_their_own_and_leave_the_joint_one_to_the_task():
     method = ActivationBoundaries()
-    assert [(stage.name, stage.epochs, stage.task) for stage in method.stages()] == [("init", 0.4, False)]
+    assert [(phase.name, phase.epochs, phase.task) for phase in method.phases()] == [("init", 0.4, False)]
     assert (method.taps_in("init"), method.taps_in("joint")) == (("stages.pre",), None)
     assert method.task_weight == 1
 
@@ -288,11 +288,11 @@ def test_a_run_refuses_taps_that_hold_no_maps(distil):
 def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     options = {"init_epochs": 1, "connector": "always"}
     result = distil(["ab"], data="digits@train=65@test=8", ab=options, train={"batch_size": 64})
-    assert [record["stage"] for record in result.history] == ["init", "joint"]
+    assert [record["phase"] for record in result.history] == ["init", "joint"]
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
 def test_the_students_boundaries_come_closer_to_the_teachers_in_training(distil):
     result = distil(["ab"], data="digits@train=64@test=16", train={"batch_size": 16}, ab={"init_epochs": 4})
-    losses = [record["terms"]["ab.boundary"] for record in result.history if record["stage"] == "init"]
+    losses = [record["terms"]["ab.boundary"] for record in result.history if record["phase"] == "init"]
     assert losses[-1] < 0.9 * losses[0]

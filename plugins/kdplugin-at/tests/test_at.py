@@ -103,9 +103,9 @@ def test_zeros_of_a_rectifier_give_finite_gradients(leaf, gradient):
     assert torch.isfinite(gradient(attention_loss(student, leaf(2, 3, 4, 4).detach()), student)).all()
 
 
-def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
+def test_the_task_keeps_its_full_weight_and_there_is_no_phase_of_its_own():
     assert AttentionTransfer().task_weight == 1
-    assert list(AttentionTransfer().stages()) == []
+    assert list(AttentionTransfer().phases()) == []
 
 
 def test_a_power_below_one_is_refused():

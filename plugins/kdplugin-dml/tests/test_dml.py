@@ -185,7 +185,7 @@ def test_the_teacher_is_not_read_and_the_task_keeps_its_full_weight():
     method = DML()
     assert method.options.peers == ("teacher",)
     assert list(method.taps_in("joint")) == []
-    assert (method.task_weight, list(method.stages())) == (1, [])
+    assert (method.task_weight, list(method.phases())) == (1, [])
 
 
 @pytest.mark.parametrize(

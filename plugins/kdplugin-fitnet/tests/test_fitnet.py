@@ -150,7 +150,7 @@ def test_the_gradient_reaches_the_regressors_own_weights(leaf, slope, agree, gra
 def test_a_kernel_of_three_gives_the_regressors_of_motakuss(student, teacher, count):
     method = fitnet(step_of(torch.zeros(2, student, 7, 7), torch.zeros(2, teacher, 7, 7)), preset="motakuss")
     assert sum(parameter.numel() for parameter in method.parameters()) == count
-    assert [stage.epochs for stage in method.stages()] == [1.0]
+    assert [phase.epochs for phase in method.phases()] == [1.0]
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 4, 5, 3)])
@@ -188,19 +188,19 @@ def test_on_the_teachers_side_other_widths_pass_a_linear_map_without_bias(leaf, 
     assert gradient(method(step)["hint"], weight).abs().max() > 0
 
 
-def test_hints_come_first_in_two_stages_and_beside_the_task_in_one():
+def test_hints_come_first_in_two_phases_and_beside_the_task_in_one():
     two, one = FitNet(), FitNet(mode="joint")
-    assert [(stage.name, stage.epochs, stage.task) for stage in two.stages()] == [("hint", 0.4, False)]
+    assert [(phase.name, phase.epochs, phase.task) for phase in two.phases()] == [("hint", 0.4, False)]
     assert (two.taps_in("hint"), two.taps_in("joint")) == (("stage2",), None)
-    assert (list(one.stages()), one.taps_in("joint")) == ([], ("stage2",))
+    assert (list(one.phases()), one.taps_in("joint")) == ([], ("stage2",))
     assert two.task_weight == one.task_weight == 1
 
 
 @pytest.mark.parametrize(
     ("preset", "facts"),
     [
-        ("sseung", {"side": "teacher", "reduction": "mean", "taps": ("stage2", "stage3"), "mode": "two_stage"}),
-        ("bhheo", {"side": "teacher", "reduction": "sum_chw", "taps": ("stages",), "mode": "two_stage"}),
+        ("sseung", {"side": "teacher", "reduction": "mean", "taps": ("stage2", "stage3"), "mode": "two_phase"}),
+        ("bhheo", {"side": "teacher", "reduction": "sum_chw", "taps": ("stages",), "mode": "two_phase"}),
         ("motakuss", {"side": "student", "reduction": "mean", "kernel": 3, "hint_epochs": 1.0}),
         ("repdistiller", {"side": "student", "reduction": "mean", "mode": "joint", "weight": 100.0}),
     ],
@@ -264,7 +264,7 @@ class Watch:
     @hookimpl
     def kdengine_after_epoch(self, run, record):
         lane = run.lane
-        self.weights[record["stage"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
+        self.weights[record["phase"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
 
 
 def test_hints_move_nothing_above_the_hint_and_the_task_moves_all(distil, networks):
@@ -281,7 +281,7 @@ def test_hints_move_nothing_above_the_hint_and_the_task_moves_all(distil, networ
 
 def test_epochs_of_hints_are_a_number_or_a_share_of_the_run(distil, tmp_path):
     result = distil(["fitnet"], data="digits@train=16@test=8", epochs=3, fitnet={"hint_epochs": 0.4})
-    assert [record["stage"] for record in result.history] == ["hint", "hint", "joint", "joint", "joint"]
+    assert [record["phase"] for record in result.history] == ["hint", "hint", "joint", "joint", "joint"]
 
 
 def test_no_epochs_of_hints_is_plain_training(distil):
@@ -291,5 +291,5 @@ def test_no_epochs_of_hints_is_plain_training(distil):
 
 def test_the_students_middle_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["fitnet"], train={"batch_size": 16, "lr": 0.1}, fitnet={"hint_epochs": 3})
-    hints = [record["terms"]["fitnet.hint"] for record in result.history if record["stage"] == "hint"]
+    hints = [record["terms"]["fitnet.hint"] for record in result.history if record["phase"] == "hint"]
     assert hints[-1] < 0.7 * hints[0]

@@ -74,11 +74,11 @@ def arrays(tensors):
 def maps(leaf):
     """A step on random maps at stage1, stage2 ..., the student's leaves, and the arrays of both sides."""
 
-    def make(shapes, dtype=torch.float32, stage="fsp"):
+    def make(shapes, dtype=torch.float32, phase="fsp"):
         student = [leaf(*shape, seed=number, dtype=dtype) for number, shape in enumerate(shapes[0])]
         teacher = [leaf(*shape, seed=number + 9, dtype=dtype).detach() for number, shape in enumerate(shapes[1])]
         taps = [{f"stage{number}": tensor for number, tensor in enumerate(side, 1)} for side in (student, teacher)]
-        return make_step(*taps, stage=stage), student, arrays(student), arrays(teacher)
+        return make_step(*taps, phase=phase), student, arrays(student), arrays(teacher)
 
     return make
 
@@ -145,7 +145,7 @@ def test_dead_maps_give_finite_gradients(leaf, maps):
 def test_two_networks_with_one_flow_cost_nothing(leaf):
     maps = [leaf(2, 3, 4, 4, seed=number).detach() for number in range(3)]
     taps = {f"stage{number}": tensor for number, tensor in enumerate(maps, 1)}
-    step = make_step(student=taps, teacher=taps, stage="fsp")
+    step = make_step(student=taps, teacher=taps, phase="fsp")
     assert float(built(FSP(), step)(step)["flow"]) == 0
 
 
@@ -167,21 +167,21 @@ def test_no_tensor_holds_the_places_of_every_pair_of_channels(leaf):
     assert largest.size <= 2 * 24 * 25
 
 
-def test_the_flow_comes_first_in_two_stages_and_beside_the_task_in_one():
+def test_the_flow_comes_first_in_two_phases_and_beside_the_task_in_one():
     two, one = FSP(), FSP(mode="joint")
-    assert [(stage.name, stage.epochs, stage.task) for stage in two.stages()] == [("fsp", 0.4, False)]
+    assert [(phase.name, phase.epochs, phase.task) for phase in two.phases()] == [("fsp", 0.4, False)]
     assert (two.taps_in("fsp"), two.taps_in("joint")) == (("stem", "stages"), None)
-    assert (list(one.stages()), one.taps_in("joint")) == ([], ("stem", "stages"))
+    assert (list(one.phases()), one.taps_in("joint")) == ([], ("stem", "stages"))
     assert two.task_weight == one.task_weight == 1
 
 
 @pytest.mark.parametrize(
     ("preset", "facts"),
     [
-        ("sseung", {"taps": ("stage2", "stage3"), "fsp_epochs": 0.4, "mode": "two_stage"}),
-        ("bhheo", {"taps": ("stages",), "fsp_epochs": 0.4, "mode": "two_stage"}),
-        ("repdistiller", {"taps": None, "fsp_epochs": 30 / 240, "mode": "two_stage"}),
-        ("zoo", {"taps": None, "fsp_epochs": 50 / 200, "mode": "two_stage"}),
+        ("sseung", {"taps": ("stage2", "stage3"), "fsp_epochs": 0.4, "mode": "two_phase"}),
+        ("bhheo", {"taps": ("stages",), "fsp_epochs": 0.4, "mode": "two_phase"}),
+        ("repdistiller", {"taps": None, "fsp_epochs": 30 / 240, "mode": "two_phase"}),
+        ("zoo", {"taps": None, "fsp_epochs": 50 / 200, "mode": "two_phase"}),
     ],
 )
 def test_a_preset_has_the_taps_and_epochs_of_its_implementation(preset, facts):
@@ -269,7 +269,7 @@ class Watch:
     @hookimpl
     def kdengine_after_epoch(self, run, record):
         lane = run.lane
-        self.weights[record["stage"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
+        self.weights[record["phase"]] = {name: value.clone() for name, value in lane.student.state_dict().items()}
 
 
 def test_the_flow_moves_nothing_above_its_last_tap_and_the_task_moves_all(distil, networks):
@@ -292,11 +292,11 @@ def test_a_run_refuses_taps_that_hold_no_maps(distil):
 
 def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     result = distil(["fsp"], data="digits@train=65@test=8", fsp={"fsp_epochs": 1}, train={"batch_size": 64})
-    assert [record["stage"] for record in result.history] == ["fsp", "joint"]
+    assert [record["phase"] for record in result.history] == ["fsp", "joint"]
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
 def test_the_students_flow_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["fsp"], train={"batch_size": 16}, fsp={"fsp_epochs": 3})
-    flows = [record["terms"]["fsp.flow"] for record in result.history if record["stage"] == "fsp"]
+    flows = [record["terms"]["fsp.flow"] for record in result.history if record["phase"] == "fsp"]
     assert flows[-1] < 0.7 * flows[0]

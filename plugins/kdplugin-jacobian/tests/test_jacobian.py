@@ -14,7 +14,7 @@ from kdengine.testing import built, make_step
 SHAPES = [(1, 1, 2, 2), (2, 3, 4, 4), (5, 2, 3, 6)]
 
 
-def unit(gradients):
+def l2_normalize(gradients):
     """Every image's gradient as a vector of length 1; a zero gradient stays zero."""
     rows = gradients.reshape(len(gradients), -1)
     return np.array([row / np.sqrt((row**2).sum()) if row.any() else row for row in rows])
@@ -22,7 +22,7 @@ def unit(gradients):
 
 def distance(student, teacher):
     """Squared distance of the directions, summed over the values and averaged over the batch, written out."""
-    difference = unit(student) - unit(teacher)
+    difference = l2_normalize(student) - l2_normalize(teacher)
     return sum(float(value) ** 2 for row in difference for value in row) / len(difference)
 
 
@@ -256,7 +256,7 @@ def test_the_preset_zoo_is_twenty_times_the_mean_over_the_values(taught, weights
 
 def test_the_step_must_carry_input_gradients_and_the_task_keeps_its_full_weight():
     method = JacobianMatching()
-    assert (tuple(method.needs), method.task_weight, list(method.stages())) == (("input_gradients",), 1, [])
+    assert (tuple(method.needs), method.task_weight, list(method.phases())) == (("input_gradients",), 1, [])
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_in_float32_both_terms_err_by_no_more_than_rounding(method, temperature,
 def test_the_terms_are_all_that_the_student_learns_from(method, outputs):
     assert method().task_weight == 0
     assert set(method()(outputs((4, 3))[0])) == {"hard", "soft"}
-    assert list(method().stages()) == []
+    assert list(method().phases()) == []
 
 
 def test_the_defaults_are_a_temperature_of_one_a_half_and_a_tenth():

@@ -177,9 +177,9 @@ def test_no_tensor_holds_the_places_of_every_pair_of_channels(kernel, size, leaf
     assert largest.size <= size
 
 
-def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
+def test_the_task_keeps_its_full_weight_and_there_is_no_phase_of_its_own():
     assert NeuronSelectivity().task_weight == 1
-    assert list(NeuronSelectivity().stages()) == []
+    assert list(NeuronSelectivity().phases()) == []
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def angle_of(student, teacher):
     return sum(huber(cosine(student, *triplet) - cosine(teacher, *triplet)) for triplet in triplets) / len(triplets)
 
 
-def unit(x):
+def l2_normalize(x):
     return x / np.sqrt((x**2).sum(1, keepdims=True))
 
 
@@ -94,8 +94,8 @@ def test_l2_normalize_puts_every_embedding_on_the_unit_sphere_first(leaf, slope,
     student, teacher = leaf(4, 3, seed=1), leaf(4, 5, seed=2).detach()
     s, t = arrays(student, teacher)
     terms = RKD(l2_normalize=True)(step_of(student, teacher))
-    agree(terms["distance"], 25 * distance_of(unit(s), unit(t)))
-    agree(gradient(terms["angle"], student), slope(lambda moved: 50 * angle_of(unit(moved), unit(t)), s))
+    agree(terms["distance"], 25 * distance_of(l2_normalize(s), l2_normalize(t)))
+    agree(gradient(terms["angle"], student), slope(lambda moved: 50 * angle_of(l2_normalize(moved), l2_normalize(t)), s))
 
 
 def test_count_diagonal_divides_by_all_b_squared_pairs(leaf, slope, agree, gradient):
@@ -109,7 +109,7 @@ def test_count_diagonal_divides_by_all_b_squared_pairs(leaf, slope, agree, gradi
 def test_the_preset_bhheo_relates_normalised_logits_with_weights_of_100_and_200(leaf, agree):
     method = RKD(preset="bhheo")
     student, teacher = leaf(5, 10, seed=1), leaf(5, 10, seed=2).detach()
-    s, t = (unit(array) for array in arrays(student, teacher))
+    s, t = (l2_normalize(array) for array in arrays(student, teacher))
     terms = method(make_step(student_logits=student, teacher_logits=teacher))
     assert list(method.taps_in("joint")) == ["logits"]
     agree(terms["distance"], 100 * distance_of(s, t, diagonal=True))
@@ -176,9 +176,9 @@ def test_equal_relations_cost_nothing(leaf):
     assert float(angle_loss(student, 3 * student)) == pytest.approx(0, abs=1e-10)
 
 
-def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
+def test_the_task_keeps_its_full_weight_and_there_is_no_phase_of_its_own():
     assert RKD().task_weight == 1
-    assert list(RKD().stages()) == []
+    assert list(RKD().phases()) == []
 
 
 @pytest.mark.parametrize("option", ["distance", "angle"])
@@ -202,7 +202,7 @@ def test_a_run_records_both_terms_of_the_pooled_features(one_step):
 
 def test_a_run_with_the_preset_bhheo_reads_the_logits(one_step):
     (terms,), student, teacher, _ = one_step(["rkd"], rkd={"preset": "bhheo"})
-    s, t = unit(student["logits"]), unit(teacher["logits"])
+    s, t = l2_normalize(student["logits"]), l2_normalize(teacher["logits"])
     assert terms["rkd.distance"] == pytest.approx(100 * distance_of(s, t, diagonal=True), rel=1e-3)
     assert terms["rkd.angle"] == pytest.approx(200 * angle_of(s, t), rel=1e-3)
 

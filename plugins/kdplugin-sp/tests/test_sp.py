@@ -67,7 +67,7 @@ def test_several_taps_are_summed_and_the_preset_zoo_averages_three(leaf, agree):
     total = sum(loss_of(*arrays(*pair)) for pair in pairs)
     agree(SimilarityPreserving()(step)["similarity"], 3000 * total)
     method = SimilarityPreserving(preset="zoo")
-    assert list(method.taps_in("joint")) == ["stages"]
+    assert list(method.taps_in("joint")) == ["phases"]
     agree(method(step)["similarity"], 3000 * total / 3)
 
 
@@ -112,9 +112,9 @@ def test_a_student_whose_features_are_all_dead_gets_a_finite_loss_and_no_gradien
     assert gradient(loss, student).abs().max() == 0
 
 
-def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
+def test_the_task_keeps_its_full_weight_and_there_is_no_phase_of_its_own():
     assert SimilarityPreserving().task_weight == 1
-    assert list(SimilarityPreserving().stages()) == []
+    assert list(SimilarityPreserving().phases()) == []
 
 
 @pytest.mark.parametrize(

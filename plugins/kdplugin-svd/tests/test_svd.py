@@ -179,7 +179,7 @@ def test_the_preset_sseung_sums_four_weighed_vectors_of_stages_two_and_three(map
 def test_the_preset_bhheo_sums_four_equal_vectors_of_all_stages(maps, agree):
     method = SVD(preset="bhheo")
     step, _, s, t = maps([[(4, 4, 4)] * 2, [(5, 3, 3)] * 2, [(6, 2, 2)] * 2])
-    assert list(method.taps_in("joint")) == ["stages"]
+    assert list(method.taps_in("joint")) == ["phases"]
     agree(built(method, step)(step)["relation"], loss_of(s, t, k=4, extra=0, floor=1e-3, sigma_weight=False, reduction="sum"))
 
 
@@ -408,9 +408,9 @@ def test_a_wrong_option_is_refused_with_the_way_out(options, fault):
         SVD(**options)
 
 
-def test_the_task_keeps_its_full_weight_and_there_is_no_stage_of_its_own():
+def test_the_task_keeps_its_full_weight_and_there_is_no_phase_of_its_own():
     assert SVD().task_weight == 1
-    assert list(SVD().stages()) == []
+    assert list(SVD().phases()) == []
 
 
 def test_a_run_records_the_relation_of_all_three_stages_beside_the_whole_task(one_step):

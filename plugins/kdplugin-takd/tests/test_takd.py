@@ -31,7 +31,7 @@ class Watch:
 
 def places(result):
     """Which networks were taught, in which stages, one place an epoch."""
-    return [(record["network"], record["stage"]) for record in result.history]
+    return [(record["network"], record["phase"]) for record in result.history]
 
 
 def test_the_route_leads_through_the_assistants_in_their_order():
@@ -130,13 +130,13 @@ def test_choosing_draws_no_random_number():
 
 def test_it_has_no_loss_and_reads_nothing_and_brings_soft_targets_along():
     method = TAKD()
-    assert (method.taps_in("joint"), method.taps_in("hint"), list(method.stages())) == (None, None, [])
+    assert (method.taps_in("joint"), method.taps_in("hint"), list(method.phases())) == (None, None, [])
     assert (method.task_weight, list(method.companions)) == (1, ["st"])
     assert method(make_step(student_logits=torch.zeros(2, 3))) == {}
 
 
 def test_the_best_weights_are_handed_over_unless_the_last_are_asked_for():
-    assert (TAKD().hand_over, TAKD(hand_over="last").hand_over) == ("best", "last")
+    assert (TAKD().teach_with, TAKD(teach_with="last").teach_with) == ("best", "last")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_best_weights_are_handed_over_unless_the_last_are_asked_for():
     [
         ({"assistant": ["resnet20"]}, "'assistants'"),
         ({"assistants": "resnet20,"}, "at least 1 character"),
-        ({"hand_over": "first"}, "'best' or 'last'"),
+        ({"teach_with": "first"}, "'best' or 'last'"),
         ({"taps": "stage2"}, "reads no taps"),
     ],
 )
@@ -194,17 +194,17 @@ def test_an_assistant_that_there_is_not_is_refused_before_training(distil):
         distil(["takd"], SMALL, takd={"assistants": "resnet15"})
 
 
-@pytest.mark.parametrize("hand_over", ["best", "last"])
-def test_an_assistant_teaches_with_its_best_or_with_its_last_weights(hand_over, distil):
+@pytest.mark.parametrize("teach_with", ["best", "last"])
+def test_an_assistant_teaches_with_its_best_or_with_its_last_weights(teach_with, distil):
     watch = Watch()
     # nothing is learnt but the statistics of the batches, so the first epoch measures best
     result = distil(
-        ["takd"], "digits@train=32@test=2", epochs=3, observers=[watch], train={"lr": 1e-12}, takd={"hand_over": hand_over}
+        ["takd"], "digits@train=32@test=2", epochs=3, observers=[watch], train={"lr": 1e-12}, takd={"teach_with": teach_with}
     )
     assert result.facts["assistants"][0]["best_epoch"] == 1
     used = watch.lane.links[0].module.student.state_dict()
     same = [all(torch.equal(used[name], value) for name, value in weights.items()) for weights in watch.weights[:3]]
-    assert same == ([True, False, False] if hand_over == "best" else [False, False, True])
+    assert same == ([True, False, False] if teach_with == "best" else [False, False, True])
 
 
 def test_multi_of_motakuss_gives_hints_and_soft_targets_on_both_links(distil, networks):

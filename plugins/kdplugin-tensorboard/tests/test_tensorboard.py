@@ -63,7 +63,7 @@ def logged(folder):
 
 
 def texts(folder):
-    events = read(folder).Tensors("stage/text_summary")
+    events = read(folder).Tensors("phase/text_summary")
     return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
 
 
@@ -85,7 +85,7 @@ def measured(folder):
 
 def curves(folder):
     """The scalars that come of ``metrics.jsonl`` alone."""
-    return {tag: points for tag, points in logged(folder).items() if tag != "stage" and not tag.startswith("result/")}
+    return {tag: points for tag, points in logged(folder).items() if tag != "phase" and not tag.startswith("result/")}
 
 
 def chosen(folder):
@@ -112,11 +112,11 @@ def test_held_out_images_are_measured_too(distil):
     assert {"top1/val", "top5/val", "loss/val"} < set(found)
 
 
-def test_the_axis_runs_over_all_stages_and_their_beginnings_are_marked(distil):
+def test_the_axis_runs_over_all_phases_and_their_beginnings_are_marked(distil):
     folder = distil(["fitnet", "tensorboard"], epochs=2, fitnet={"hint_epochs": 3}).folder
     found = logged(folder)
-    assert found["stage"] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
-    assert texts(folder) == [(1, "Stage 1 of 2: hint"), (4, "Stage 2 of 2: joint")]
+    assert found["phase"] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2)]
+    assert texts(folder) == [(1, "Phase 1 of 2: hint"), (4, "Phase 2 of 2: joint")]
     assert [epoch for epoch, _ in found["terms/fitnet.hint"]] == [1, 2, 3]
     assert [epoch for epoch, _ in found["top1/test"]] == [4, 5]
     assert curves(folder) == measured(folder)
@@ -124,12 +124,12 @@ def test_the_axis_runs_over_all_stages_and_their_beginnings_are_marked(distil):
 
 def test_a_chain_names_the_network_that_is_taught(engine):
     folder = engine(["takd", "tensorboard"], options={"takd": {"assistants": ["resnet14"]}}, epochs=1).fit().folder
-    assert texts(folder) == [(1, "Stage 1 of 2: joint of resnet14"), (2, "Stage 2 of 2: joint of resnet8")]
+    assert texts(folder) == [(1, "Phase 1 of 2: joint of resnet14"), (2, "Phase 2 of 2: joint of resnet8")]
     assert curves(folder) == measured(folder)
 
 
 def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
-    result = engine(["rkd", "tensorboard"], options={"rkd": {"angle": 7.5, "taps": ["stage2", "stage3"]}}, seed=3).fit()
+    result = engine(["rkd", "tensorboard"], options={"rkd": {"angle": 7.5, "taps": ["phase2", "phase3"]}}, seed=3).fit()
     found = logged(result.folder)
     assert found["result/top1"] == [(3, pytest.approx(result.top1, rel=1e-6))]
     assert found["result/best_top1"] == [(3, pytest.approx(result.best_top1, rel=1e-6))]
@@ -137,7 +137,7 @@ def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
     networks = {"student": "resnet8", "teacher": "resnet14", "data": DATA, "method": result.facts["method"], "seed": 3}
     training = {"train.lr": 0.02, "train.epochs": 3, "train.optimizer": "sgd", "train.nesterov": "true"}
     assert networks.items() | training.items() <= options.items()
-    methods = {"rkd.weight": 1, "rkd.clip_to_task": "false", "rkd.taps": "stage2, stage3", "rkd.angle": 7.5, "rkd.distance": 25}
+    methods = {"rkd.weight": 1, "rkd.taps": "stage2, stage3", "rkd.angle": 7.5, "rkd.distance": 25}
     assert methods.items() <= options.items()
     assert "train.clip_grad" not in options, "what was left out is left out"
 
@@ -164,8 +164,8 @@ def test_a_resumed_run_goes_on_with_its_log_and_no_epoch_stands_there_twice_or_n
     assert plugin._writers == {}, "the log is closed"
     assert [step for step, _ in logged(tmp_path / "run").get("loss", [])] == list(range(1, epoch))
     folder = Engine.resume(tmp_path / "run").fit().folder
-    assert logged(folder)["stage"] == [(1, 1), (2, 1), (3, 1)]
-    assert texts(folder) == [(1, "Stage 1 of 1: joint")]
+    assert logged(folder)["phase"] == [(1, 1), (2, 1), (3, 1)]
+    assert texts(folder) == [(1, "Phase 1 of 1: joint")]
     assert curves(folder) == measured(folder)
     assert len(list((folder / "tensorboard").iterdir())) == 2
     assert chosen(folder)["rkd.angle"] == 50

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Stage, Step, TapPair, hookimpl, pooled_alike
+from kdengine import Distiller, Pair, Phase, Step, TapPair, hookimpl, match_spatial
 from kdplugin_ab.connector import Connector
 
 __all__ = ["ActivationBoundaries", "Connector", "boundary_loss"]
@@ -28,7 +28,7 @@ def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.
         teacher_BCHW: what the teacher's receive, [B, C, H', W']; only its sign counts, so it gets no gradient.
         margin: how far on the right side is far enough, in the unit of the student's map.
     """
-    student_BCHW, teacher_BCHW = pooled_alike(student_BCHW, teacher_BCHW)
+    student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
     wrong_BCHW = torch.where(teacher_BCHW > 0, margin - student_BCHW, margin + student_BCHW).relu()
     return wrong_BCHW.square().flatten(1).sum(1).mean()
 
@@ -67,13 +67,13 @@ class ActivationBoundaries(Distiller):
         """One connector a tap."""
         self.connectors = nn.ModuleList(self._connector(tap) for tap in pair.pairs)
 
-    def stages(self) -> Sequence[Stage]:
-        """The stage ``init`` before the joint one."""
-        return (Stage("init", epochs=self.options.init_epochs),)
+    def phases(self) -> Sequence[Phase]:
+        """The phase ``init`` before the joint one."""
+        return (Phase("init", epochs=self.options.init_epochs),)
 
-    def taps_in(self, stage: str) -> Sequence[str] | None:
-        """The boundaries are read in the stage of their own."""
-        return super().taps_in(stage) if stage == "init" else None
+    def taps_in(self, phase: str) -> Sequence[str] | None:
+        """The boundaries are read in a phase of their own."""
+        return super().taps_in(phase) if phase == "init" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``boundary``, the weighted sum over all taps."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, pooled_alike
+from kdengine import Distiller, Step, hookimpl, match_spatial
 
 __all__ = ["AttentionTransfer", "attention_loss", "attention_map"]
 
@@ -30,7 +30,7 @@ def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.
 
     Where the sizes differ, the larger maps are average-pooled to the smaller size. B: batch, C: channels (may differ).
     """
-    student_BCHW, teacher_BCHW = pooled_alike(student_BCHW, teacher_BCHW)
+    student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
     return F.mse_loss(attention_map(student_BCHW, power), attention_map(teacher_BCHW, power))
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Stage, Step, TapPair, hookimpl
+from kdengine import Distiller, Pair, Phase, Step, TapPair, hookimpl
 from kdplugin_fitnet.regressor import Regressor
 
 __all__ = ["FitNet", "Regressor", "hint_loss"]
@@ -48,10 +48,10 @@ class FitNet(Distiller):
     class Options(Distiller.Options):
         """What FitNets can be told."""
 
-        mode: Literal["two_stage", "joint"] = "two_stage"
+        mode: Literal["two_phase", "joint"] = "two_phase"
         """Hints before the task, or together with it."""
         hint_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of hints in mode 'two_stage': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        """Epochs of hints in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         side: Literal["student", "teacher"] = "student"
         """Whose map the regressor changes; on the teacher's side it is a linear map, and only where widths differ."""
         reduction: Literal["mean", "sum_chw"] = "mean"
@@ -63,13 +63,13 @@ class FitNet(Distiller):
         """One regressor a tap."""
         self.regressors = nn.ModuleList(self._regressor(tap) for tap in pair.pairs)
 
-    def stages(self) -> Sequence[Stage]:
-        """The stage ``hint`` before the joint one, or none."""
-        return () if self.options.mode == "joint" else (Stage("hint", epochs=self.options.hint_epochs),)
+    def phases(self) -> Sequence[Phase]:
+        """The phase ``hint`` before the joint one, or none."""
+        return () if self.options.mode == "joint" else (Phase("hint", epochs=self.options.hint_epochs),)
 
-    def taps_in(self, stage: str) -> Sequence[str] | None:
-        """The hints are read in the stage of their own, or in the joint one."""
-        return super().taps_in(stage) if stage == "hint" or self.options.mode == "joint" else None
+    def taps_in(self, phase: str) -> Sequence[str] | None:
+        """The hints are read in a phase of their own, or in the joint one."""
+        return super().taps_in(phase) if phase == "hint" or self.options.mode == "joint" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``hint``, the sum over all taps."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from kdengine import resized
+from kdengine import resize_maps
 
 __all__ = ["Regressor"]
 
@@ -47,9 +47,9 @@ class Regressor(nn.Module):
     def forward(self, student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Both maps in one shape; a size that no kernel of the regressor gives is average-pooled or enlarged."""
         if self.on_student:
-            student_BCHW = resized(self.change(student_BCHW), teacher_BCHW.shape[2:])
+            student_BCHW = resize_maps(self.change(student_BCHW), teacher_BCHW.shape[2:])
         else:
-            teacher_BCHW = resized(self.change(teacher_BCHW), student_BCHW.shape[2:])
+            teacher_BCHW = resize_maps(self.change(teacher_BCHW), student_BCHW.shape[2:])
         return student_BCHW, teacher_BCHW
 
 

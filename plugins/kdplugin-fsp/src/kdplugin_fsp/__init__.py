@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Adapter, Distiller, Pair, Stage, Step, TapError, TapPair, hookimpl, pooled_alike
+from kdengine import Adapter, Distiller, Pair, Phase, Step, TapError, TapPair, hookimpl, match_spatial
 
 __all__ = ["FSP", "flow_loss", "flow_matrix"]
 
@@ -45,7 +45,7 @@ def flow_loss(student_BCD: Tensor, teacher_BCD: Tensor, reduction: str = "mean")
 
 def _in_one_size(earlier: Tensor, later: Tensor, pool: str) -> tuple[Tensor, Tensor]:
     if pool == "avg" or earlier.shape[2:] == later.shape[2:]:
-        return pooled_alike(earlier, later)
+        return match_spatial(earlier, later)
     size = [min(sides) for sides in zip(earlier.shape[2:], later.shape[2:], strict=True)]
     return F.adaptive_max_pool2d(earlier, size), F.adaptive_max_pool2d(later, size)
 
@@ -71,10 +71,10 @@ class FSP(Distiller):
     class Options(Distiller.Options):
         """What FSP can be told."""
 
-        mode: Literal["two_stage", "joint"] = "two_stage"
+        mode: Literal["two_phase", "joint"] = "two_phase"
         """The FSP matrices before the task, or together with it."""
         fsp_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of FSP in mode 'two_stage': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        """Epochs of FSP in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         pool: Literal["max", "avg"] = "max"
         """How the larger of two consecutive maps is brought to the size of the smaller one."""
         reduction: Literal["mean", "sum_half"] = "mean"
@@ -90,13 +90,13 @@ class FSP(Distiller):
             )
         self.adapters = nn.ModuleList(_adapter(tap) for tap in pair.pairs)
 
-    def stages(self) -> Sequence[Stage]:
-        """The stage ``fsp`` before the joint one, or none."""
-        return () if self.options.mode == "joint" else (Stage("fsp", epochs=self.options.fsp_epochs),)
+    def phases(self) -> Sequence[Phase]:
+        """The phase ``fsp`` before the joint one, or none."""
+        return () if self.options.mode == "joint" else (Phase("fsp", epochs=self.options.fsp_epochs),)
 
-    def taps_in(self, stage: str) -> Sequence[str] | None:
-        """The maps are read in the stage of their own, or in the joint one."""
-        return super().taps_in(stage) if stage == "fsp" or self.options.mode == "joint" else None
+    def taps_in(self, phase: str) -> Sequence[str] | None:
+        """The maps are read in a phase of their own, or in the joint one."""
+        return super().taps_in(phase) if phase == "fsp" or self.options.mode == "joint" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``flow``, the sum over all pairs of consecutive taps."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, resized, unit
+from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, l2_normalize, resize_maps
 
 __all__ = ["JacobianMatching", "input_gradient", "jacobian_loss", "largest_attention"]
 
@@ -39,8 +39,8 @@ def jacobian_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "
         reduction: ``"sum"`` over the values of an image, or their ``"mean"``, which is C H W times smaller.
     """
     if teacher_BCHW.shape != student_BCHW.shape:
-        teacher_BCHW = resized(teacher_BCHW, student_BCHW.shape[2:])
-    squared_BD = (unit(student_BCHW.flatten(1)) - unit(teacher_BCHW.flatten(1))).square()
+        teacher_BCHW = resize_maps(teacher_BCHW, student_BCHW.shape[2:])
+    squared_BD = (l2_normalize(student_BCHW.flatten(1)) - l2_normalize(teacher_BCHW.flatten(1))).square()
     return squared_BD.mean() if reduction == "mean" else squared_BD.sum(1).mean()
 
 
@@ -74,10 +74,10 @@ class JacobianMatching(Distiller):
         reduction: Literal["sum", "mean"] = "sum"
         """Sum over the values of an image, or their mean; the mean over the batch is taken either way."""
 
-    def taps_in(self, stage: str) -> Sequence[str] | None:
+    def taps_in(self, phase: str) -> Sequence[str] | None:
         """The logits, or a map from the middle for its attention; or what the option names."""
         middle = self.options.target == "attention_max" and self.options.taps is None
-        return ("stage2",) if middle else super().taps_in(stage)
+        return ("stage2",) if middle else super().taps_in(phase)
 
     def build(self, pair: Pair) -> None:
         """Refuse taps that do not hold what is differentiated; there is nothing to build."""

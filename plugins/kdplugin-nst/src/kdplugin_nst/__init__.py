@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, pooled_alike, unit
+from kdengine import Distiller, Step, hookimpl, l2_normalize, match_spatial
 
 __all__ = ["NeuronSelectivity", "selectivity_loss"]
 
@@ -38,11 +38,11 @@ def selectivity_loss(
         degree: of the polynomial.
         offset: of the polynomial.
     """
-    student_BCP, teacher_BDP = (maps.flatten(2) for maps in pooled_alike(student_BCHW, teacher_BDHW.detach()))
+    student_BCP, teacher_BDP = (maps.flatten(2) for maps in match_spatial(student_BCHW, teacher_BDHW.detach()))
     if (kernel, degree, offset) == ("poly", 2, 0) and student_BCP.shape[2] < min(student_BCP.shape[1], teacher_BDP.shape[1]):
-        return _deep_loss(unit(student_BCP), unit(teacher_BDP))
+        return _deep_loss(l2_normalize(student_BCP), l2_normalize(teacher_BDP))
     if kernel == "linear":  # the mean of all products is the product of the means
-        return (unit(student_BCP).mean(1) - unit(teacher_BDP).mean(1)).square().sum(1).mean()
+        return (l2_normalize(student_BCP).mean(1) - l2_normalize(teacher_BDP).mean(1)).square().sum(1).mean()
     cosines = _cosines(student_BCP, teacher_BDP)
     kernels = _gaussian(*cosines) if kernel == "gaussian" else [(cosine + offset).pow(degree) for cosine in cosines]
     students, teachers, across = (values.mean() for values in kernels)

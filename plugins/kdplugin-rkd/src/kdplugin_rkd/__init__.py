@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, as_vectors, hookimpl, unit
+from kdengine import Distiller, Step, hookimpl, l2_normalize, pool_to_vectors
 
 __all__ = ["RKD", "angle_loss", "distance_loss"]
 
@@ -49,7 +49,7 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
 
 def _angles(x_BD: Tensor) -> Tensor:
     """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    away_BBD = unit(_differences(x_BD))  # from j to i with the sign turned, which the product of two does not see
+    away_BBD = l2_normalize(_differences(x_BD))  # from j to i with the sign turned, which the product of two does not see
     return torch.bmm(away_BBD, away_BBD.transpose(1, 2))
 
 
@@ -97,7 +97,7 @@ class RKD(Distiller):
         }
 
     def _vectors(self, features: Tensor) -> Tensor:
-        return unit(as_vectors(features)) if self.options.l2_normalize else as_vectors(features)
+        return l2_normalize(pool_to_vectors(features)) if self.options.l2_normalize else pool_to_vectors(features)
 
 
 @hookimpl

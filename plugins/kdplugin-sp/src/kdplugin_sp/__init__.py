@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, unit
+from kdengine import Distiller, Step, hookimpl, l2_normalize
 
 __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 
@@ -22,7 +22,7 @@ def similarities(features: Tensor) -> Tensor:
     # a scale common to all images cancels in every row; with it gone, the products of small features do not vanish
     scale = flat_BD.detach().norm().clamp(min=torch.finfo(flat_BD.dtype).tiny)
     flat_BD = flat_BD / scale
-    return unit(flat_BD @ flat_BD.T)
+    return l2_normalize(flat_BD @ flat_BD.T)
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:

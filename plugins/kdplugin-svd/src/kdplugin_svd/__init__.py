@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Adapter, Distiller, Pair, Step, TapError, hookimpl, pooled_alike
+from kdengine import Adapter, Distiller, Pair, Step, TapError, hookimpl, match_spatial
 from kdplugin_svd.decomposition import leading_vectors
 
 __all__ = ["SVD", "aligned", "leading_vectors", "projected", "relation", "relation_loss"]
@@ -129,6 +129,11 @@ class SVD(Distiller):
         clip_to_task: bool = True
         """Shorten the gradient of the method's terms, tensor by tensor, to at most that of all other terms."""
 
+    @property
+    def clips_to_task(self) -> bool:
+        """Whether the gradient is clipped to that of the task, as the option says."""
+        return self.options.clip_to_task
+
     def build(self, pair: Pair) -> None:
         """One adapter a tap; a single tap is refused."""
         if len(pair.pairs) < 2:
@@ -143,7 +148,7 @@ class SVD(Distiller):
         """The term ``relation``, the sum over all pairs of consecutive taps."""
         maps = [(adapter(tap.student), tap.teacher) for adapter, tap in zip(self.adapters, step.pairs, strict=True)]
         if self.options.decomposition == "project":
-            maps = [pooled_alike(*sides) for sides in maps]
+            maps = [match_spatial(*sides) for sides in maps]
         count = min(self.options.k, *(_rank(teacher) for _, teacher in maps))
         student, teacher = zip(*(self._vectors(*sides, count) for sides in maps), strict=True)
         return {"relation": self.options.beta * relation_loss(student, teacher, self.options.reduction)}

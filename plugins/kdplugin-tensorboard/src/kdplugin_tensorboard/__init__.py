@@ -17,7 +17,7 @@ except ImportError as error:
 __all__ = ["choices", "scalars"]
 
 FOLDER = "tensorboard"
-PLACE = ("epoch", "stage_epoch", "link")
+PLACE = ("epoch", "phase_epoch", "chain_step")
 """Numbers of a row that say where it stands, and not what was measured."""
 SPLITS = ("train", "val", "test")
 
@@ -91,15 +91,15 @@ def choices(run: Any) -> dict[str, float | str]:
 
 
 def _write(run: Any, record: Mapping[str, Any]) -> None:
-    """Add a row, and before the first one of a stage its name."""
+    """Add a row, and before the first one of a phase its name."""
     writer, epoch = _writers[run.folder], record["epoch"]
     for tag, value in scalars(record).items():
         writer.add_scalar(tag, value, epoch)
-    stages = [row for row in run.lane.history[:epoch] if row["stage_epoch"] == 1]
-    writer.add_scalar("stage", len(stages), epoch)
-    if record["stage_epoch"] == 1:
+    phases = [row for row in run.lane.history[:epoch] if row["phase_epoch"] == 1]
+    writer.add_scalar("phase", len(phases), epoch)
+    if record["phase_epoch"] == 1:
         of = f" of {record['network']}" if "network" in record else ""
-        writer.add_text("stage", f"Stage {len(stages)} of {len(run.lane.phases)}: {record['stage']}{of}", epoch)
+        writer.add_text("phase", f"Phase {len(phases)} of {len(run.lane.phases)}: {record['phase']}{of}", epoch)
     writer.flush()
 
 
