@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
     from kdengine.methods.step import Pair, Phase, Step, TapPair
+    from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.hookspecs import hookimpl
     from kdengine.plugins.registry import Registry
+    from kdengine.plugins.run_view import LaneView, ResultView, RunView
     from kdengine.runs.result import Result
     from kdengine.taps import Anatomy, Recorder, Trace
+    from kdengine.tasks.task import Task
 
 
 _HOME = {
@@ -46,12 +49,17 @@ _HOME = {
     "Distiller": "methods.distiller",
     "Engine": "engine",
     "KDError": "errors",
+    "LaneView": "plugins.run_view",
     "ModelError": "errors",
     "Names": "config.settings",
     "Pair": "methods.step",
     "PluginError": "errors",
     "Recorder": "taps",
     "Registry": "plugins.registry",
+    "Registrar": "plugins.discovery",
+    "ResultView": "plugins.run_view",
+    "RunView": "plugins.run_view",
+    "Task": "tasks.task",
     "Result": "runs.result",
     "SettingsError": "errors",
     "Split": "data.dataset",
@@ -79,20 +87,25 @@ __all__ = [
     "Distiller",
     "Engine",
     "KDError",
+    "LaneView",
     "ModelError",
     "Names",
     "Pair",
     "Phase",
     "PluginError",
     "Recorder",
+    "Registrar",
     "Registry",
     "Result",
+    "ResultView",
+    "RunView",
     "SettingsError",
     "Split",
     "Step",
     "StorageError",
     "TapError",
     "TapPair",
+    "Task",
     "Trace",
     "TrainingError",
     "hookimpl",

@@ -21,6 +21,7 @@ from kdengine.errors import PluginError, cause
 
 if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
+    from kdengine.tasks.task import Task
 
 __all__ = ["GROUP", "Composition", "Plugin", "Registrar", "canonical", "discover", "distillers_in", "import_file"]
 
@@ -57,6 +58,7 @@ class Plugin:
         compositions: name -> methods used together.
         models: name -> factory.
         datasets: name -> factory.
+        tasks: name -> task.
         recipes: folders with TOML files.
         module: what was imported.
         selected: whether a run asked for it, so that its hooks are called.
@@ -72,6 +74,7 @@ class Plugin:
     compositions: dict[str, Composition] = field(default_factory=dict)
     models: dict[str, Callable[..., Any]] = field(default_factory=dict)
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    tasks: dict[str, type[Task]] = field(default_factory=dict)
     recipes: list[Path] = field(default_factory=list)
     module: Any = None
     selected: bool = False
@@ -88,7 +91,7 @@ class Plugin:
 
     def withdraw(self) -> None:
         """Take back what was offered before a failure."""
-        for offers in (self.methods, self.compositions, self.models, self.datasets, self.recipes):
+        for offers in (self.methods, self.compositions, self.models, self.datasets, self.tasks, self.recipes):
             offers.clear()
 
 
@@ -133,6 +136,14 @@ class Registrar:
     def dataset(self, name: str, factory: Callable[..., Any]) -> None:
         """Offer a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
         self._plugin.datasets[_offered("data set", name, factory)] = factory
+
+    def task(self, task: type[Task]) -> None:
+        """Offer a task, under its name."""
+        from kdengine.tasks.task import Task
+
+        if not (isinstance(task, type) and issubclass(task, Task)) or inspect.isabstract(task):
+            raise PluginError(f"registry.task() takes a complete subclass of kdengine.tasks.Task, got {task!r}.")
+        self._plugin.tasks[_offered("task", task.name, task)] = task
 
     def recipes(self, folder: str | Path) -> None:
         """Offer every ``NAME.toml`` in a folder as a recipe."""

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import click
 
     from kdengine.plugins.discovery import Registrar
-    from kdengine.runs.result import Result
-    from kdengine.runs.run import Run
+    from kdengine.plugins.run_view import ResultView, RunView
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -45,25 +44,25 @@ def kdengine_commands(cli: click.Group) -> None:
 
 
 @hookspec
-def kdengine_before_fit(run: Run) -> None:
+def kdengine_before_fit(run: RunView) -> None:
     """Training is about to begin. Called for the teacher's own training too (``run.settings.teacher`` is then None)."""
 
 
 @hookspec
-def kdengine_after_step(run: Run, done: int, total: int) -> None:
+def kdengine_after_step(run: RunView, done: int, total: int) -> None:
     """All lanes have taken a step; ``done`` of ``total`` batches of the epoch."""
 
 
 @hookspec
-def kdengine_after_epoch(run: Run, record: dict[str, Any]) -> None:
+def kdengine_after_epoch(run: RunView, record: dict[str, Any]) -> None:
     """A lane has ended an epoch; ``record`` is its row in ``metrics.jsonl``."""
 
 
 @hookspec
-def kdengine_after_fit(run: Run, result: Result) -> None:
+def kdengine_after_fit(run: RunView, result: ResultView) -> None:
     """Training ended well."""
 
 
 @hookspec
-def kdengine_on_error(run: Run, error: BaseException) -> None:
+def kdengine_on_error(run: RunView, error: BaseException) -> None:
     """Training ended by an error or an interruption; ``run.folder`` holds what was computed."""

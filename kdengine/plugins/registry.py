@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 from importlib_metadata import EntryPoint
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import click
 
     from kdengine.methods.distiller import Distiller
+    from kdengine.tasks.task import Task
 
 __all__ = ["Registry"]
 
@@ -75,6 +76,21 @@ class Registry:
     def dataset(self, name: str) -> Callable[..., Any] | None:
         """The factory of a data set that a plugin offers, or None."""
         return self._search("datasets", name)
+
+    def task(self, name: str) -> type[Task]:
+        """The task of a name: kdengine's own, or one that a plugin offers.
+
+        Raises:
+            PluginError: there is no such task.
+        """
+        from kdengine.tasks import BUILT_IN
+
+        found: Any = BUILT_IN.get(name) or self._search("tasks", name)
+        if found is None:
+            known = [*BUILT_IN, *self.offered("tasks")]
+            near = did_you_mean(name, known) or f"There are: {', '.join(known)}."
+            raise PluginError(f"There is no task '{name}'. {near}")
+        return cast("type[Task]", found)
 
     def recipe(self, name: str) -> Path:
         """The file of a recipe.

@@ -13,7 +13,7 @@ from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError
 from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.runfolder import RunFolder
-from kdengine.storage.scores import score
+from kdengine.storage.scores import CLASSIFICATION
 
 __all__ = ["FAILED", "FINISHED", "UNFINISHED", "PastRun", "find_runs", "natural"]
 
@@ -107,7 +107,7 @@ class PastRun:
         if self.result is not None:
             known: Mapping[str, Any] = self.result["student"]
             return known
-        return {"name": self.settings.student, **score(self.student_rows), "epochs": len(self.rows)}
+        return {"name": self.settings.student, **CLASSIFICATION.score(self.student_rows), "epochs": len(self.rows)}
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[PastRun]:

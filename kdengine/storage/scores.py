@@ -1,39 +1,113 @@
-"""Accuracies of a network over its epochs: the last, and that of the best epoch."""
+"""What a task measures, and the scores of a network over its epochs: the last, and that of the best epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["is_best", "score"]
+__all__ = ["CLASSIFICATION", "Measure", "Scoring"]
 
 
-def judged_by(row: Mapping[str, Any]) -> float:
-    """What the best epoch is chosen by: accuracy on held-out images where there are some, else on the test images."""
-    accuracy: float = row.get("val_top1", row["test_top1"])
-    return accuracy
+@dataclass(frozen=True)
+class Measure:
+    """One number by which a network is judged.
 
-
-def is_best(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether an epoch is better than all before it; rows without an accuracy do not count."""
-    return all(judged_by(row) > judged_by(other) for other in before if "test_top1" in other)
-
-
-def score(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracy on the test images in percent, after the last epoch and after the best one.
-
-    Args:
-        rows: of one network, as in ``metrics.jsonl``; those of phases without a task hold no accuracy.
+    Attributes:
+        name: its key in ``metrics.jsonl`` and ``result.json``: ``top1``.
+        label: what tables call it: ``top-1``.
+        unit: ``%``, or nothing.
+        higher_is_better: the direction.
     """
-    measured = [row for row in rows if "test_top1" in row]
-    if not measured:
-        return {"top1": None, "best_top1": None}
-    best = max(measured, key=judged_by)
-    held_out = {"val_top1": measured[-1]["val_top1"], "best_val_top1": best["val_top1"]} if "val_top1" in best else {}
-    return {
-        "top1": measured[-1]["test_top1"],
-        "best_top1": best["test_top1"],
-        "best_epoch": best["epoch"],
-        "top5": measured[-1]["test_top5"],
-        **held_out,
-    }
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+    @property
+    def title(self) -> str:
+        """Label and unit, for the head of a column."""
+        return f"{self.label} {self.unit}".strip()
+
+    def shown(self, value: float) -> str:
+        """A value with its unit: ``98.61 %``."""
+        return f"{value:.2f} {self.unit}" if self.unit else f"{value:.4f}"
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether a value is better than another."""
+        return value > other if self.higher_is_better else value < other
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The measures of a task, as run folders keep them.
+
+    Attributes:
+        task: name of the task.
+        measures: what is measured after each epoch; the first is the headline, by which the best epoch is chosen.
+    """
+
+    task: str
+    measures: tuple[Measure, ...]
+
+    @property
+    def headline(self) -> Measure:
+        """The measure that stands for the network."""
+        return self.measures[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for ``manifest.json`` and ``result.json``."""
+        return {
+            "name": self.task,
+            "headline": self.headline.name,
+            "measures": [asdict(measure) for measure in self.measures],
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Scoring:
+        """From plain data."""
+        return cls(stored["name"], tuple(Measure(**measure) for measure in stored["measures"]))
+
+    def measured(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of ``metrics.jsonl`` holds scores; those of phases without the task do not."""
+        return f"test_{self.headline.name}" in row
+
+    def judged_by(self, row: Mapping[str, Any]) -> float:
+        """What the best epoch is chosen by: the headline on held-out images where there are some, else on the test images."""
+        name = self.headline.name
+        value: float = row[f"val_{name}"] if f"val_{name}" in row else row[f"test_{name}"]
+        return value
+
+    def is_best(self, row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether an epoch is better than all before it."""
+        others = (self.judged_by(other) for other in before if self.measured(other))
+        return all(self.headline.better(self.judged_by(row), other) for other in others)
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Every measure on the test images after the last epoch, and the headline after the best one.
+
+        Args:
+            rows: of one network, as in ``metrics.jsonl``.
+        """
+        name = self.headline.name
+        measured = [row for row in rows if self.measured(row)]
+        if not measured:
+            return {name: None, f"best_{name}": None}
+        sign = 1 if self.headline.higher_is_better else -1
+        best, last = max(measured, key=lambda row: sign * self.judged_by(row)), measured[-1]
+        held_out = f"val_{name}" in best
+        return {
+            name: last[f"test_{name}"],
+            f"best_{name}": best[f"test_{name}"],
+            "best_epoch": best["epoch"],
+            **{other.name: last[f"test_{other.name}"] for other in self.measures[1:] if f"test_{other.name}" in last},
+            **({f"val_{name}": last[f"val_{name}"], f"best_val_{name}": best[f"val_{name}"]} if held_out else {}),
+        }
+
+
+CLASSIFICATION = Scoring(
+    "classification",
+    (Measure("top1", "top-1", "%"), Measure("top5", "top-5", "%"), Measure("loss", "loss", higher_is_better=False)),
+)
+"""What is assumed of a folder that does not name its task, and what the task itself measures."""

@@ -16,7 +16,7 @@ from kdengine.data.batches import Batch
 from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
 from kdengine.storage.jsontext import json_text
-from kdengine.storage.scores import is_best, score
+from kdengine.storage.scores import CLASSIFICATION
 from kdengine.taps import Trace
 from kdengine.training.chain_step import ChainStep, TeacherQuery
 from kdengine.training.finite import ADVICE, gradient_fault, loss_fault
@@ -175,7 +175,7 @@ class Lane:
             **self.meter.row(self.runtime.total, with_accuracy=self.phase.task),
             **accuracy,
         }
-        if "test_top1" in record and is_best(record, self._rows(self._link_number)):
+        if "test_top1" in record and CLASSIFICATION.is_best(record, self._rows(self._link_number)):
             self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
         self.history.append(record)
         self.meter = Meter(self.runtime.device)
@@ -196,14 +196,17 @@ class Lane:
     def summary(self) -> dict[str, Any]:
         """The student's last and best accuracy in percent, and what all training of the lane cost."""
         return {
-            **score(self._rows(len(self.links) - 1)),
+            **CLASSIFICATION.score(self._rows(len(self.links) - 1)),
             "epochs": len(self.history),
             "seconds": round(self.seconds, 2),
         }
 
     def assistants(self) -> list[dict[str, Any]]:
         """Name and accuracy of the networks that were taught on the way to the student."""
-        return [{"name": link.student.name, **score(self._rows(number))} for number, link in enumerate(self.links[:-1])]
+        return [
+            {"name": link.student.name, **CLASSIFICATION.score(self._rows(number))}
+            for number, link in enumerate(self.links[:-1])
+        ]
 
     def _rows(self, link: int) -> list[dict[str, Any]]:
         """The rows of one link."""

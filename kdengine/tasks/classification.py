@@ -1,0 +1,146 @@
+"""Classification: one class for each image."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from kdengine.config.settings import TrainSettings
+from kdengine.errors import DataError, ModelError
+from kdengine.storage.scores import CLASSIFICATION, Scoring
+from kdengine.tasks.task import DataInfo, Task
+
+__all__ = ["Classification", "CrossEntropy", "TopK"]
+
+
+class Classification(Task):
+    """One class for each image: targets are class indices [B], or soft targets [B, K].
+
+    Args:
+        num_classes: classes K.
+        label_smoothing: of the cross-entropy.
+    """
+
+    name = "classification"
+    scoring: ClassVar[Scoring] = CLASSIFICATION
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+
+    @classmethod
+    def of(cls, data: DataInfo, train: TrainSettings) -> Self:
+        """With the classes of the data and the label smoothing of the settings."""
+        return cls(data.num_classes, train.label_smoothing)
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit for each class."""
+        return self.num_classes
+
+    def check(self, output: Tensor, target: Tensor | None = None, owner: str = "The network") -> None:
+        """Logits [B, K]; class indices [B] in 0 ... K - 1, or soft targets [B, K].
+
+        Raises:
+            ModelError: the output is not [B, K].
+            DataError: the targets are neither.
+        """
+        count, classes = len(output), self.num_classes
+        if tuple(output.shape[1:]) != (classes,):
+            raise ModelError(
+                f"'{owner}' returns {list(output.shape)} for a batch of {count}, but the data has {classes} classes: "
+                f"[{count}, {classes}] is needed. Give it as many outputs as classes."
+            )
+        if target is None:
+            return
+        soft = target.is_floating_point()
+        if tuple(target.shape) != ((count, classes) if soft else (count,)):
+            raise DataError(
+                f"The targets are {list(target.shape)} for a batch of {count}: class indices [{count}] or soft targets "
+                f"[{count}, {classes}] are needed."
+            )
+
+    def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
+        """Cross-entropy, averaged over the batch."""
+        if target is None:
+            return None
+        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+
+    def metrics(self) -> MetricCollection:
+        """Top-1 and top-5 accuracy in percent, and the mean cross-entropy without label smoothing."""
+        return MetricCollection(
+            {"top1": TopK(1), "top5": TopK(min(5, self.num_classes)), "loss": CrossEntropy()}, compute_groups=False
+        )
+
+
+class Counting(Metric):
+    """Sums over images; the sums, not their quotient, are added up over processes."""
+
+    full_state_update = False
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+
+class TopK(Counting):
+    """Accuracy in percent: the share of images whose class is among the k largest logits.
+
+    Counts are integers and the quotient is float64, which torchmetrics' own accuracy rounds to float32: two runs then agree
+    to the last digit exactly when they agree on every image. Of soft targets the largest counts as the class.
+
+    Args:
+        k: how many logits may hold the class.
+    """
+
+    right: Tensor
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.add_state("right", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor | None) -> None:
+        """Add a batch: logits [B, K] and class indices [B] or soft targets [B, K]; nothing without targets."""
+        if target is None:
+            return
+        classes = target.argmax(1) if target.is_floating_point() else target
+        nearest = output.argmax(1, keepdim=True) if self.k == 1 else output.topk(self.k, dim=1).indices
+        self.right += (nearest == classes[:, None]).sum()
+        self.count += len(output)
+
+    def compute(self) -> Tensor:
+        """In percent, []."""
+        return _quotient(100 * self.right, self.count)
+
+
+class CrossEntropy(Counting):
+    """Mean cross-entropy over images."""
+
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor | None) -> None:
+        """Add a batch: logits [B, K] and class indices [B] or soft targets [B, K]; nothing without targets."""
+        if target is None:
+            return
+        self.total += F.cross_entropy(output, target, reduction="sum")
+        self.count += len(output)
+
+    def compute(self) -> Tensor:
+        """Of one image, []."""
+        return _quotient(self.total, self.count)
+
+
+def _quotient(total: Tensor, count: Tensor) -> Tensor:
+    """In float64 where the device has it."""
+    dtype = torch.float32 if count.device.type == "mps" else torch.float64
+    return total.to(dtype) / count.to(dtype)
