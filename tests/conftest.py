@@ -121,22 +121,27 @@ def unheard_signals() -> Iterator[None]:
 
 @pytest.fixture
 def run_folder(tmp_path) -> Callable[..., Path]:
-    """Writes the folder of a run by hand, with an accuracy for each epoch that is measured."""
+    """Writes the folder of a run by hand, with a score for each epoch that is measured."""
     from kdengine.config.settings import Settings
     from kdengine.storage.runfolder import RunFolder
+    from kdengine.storage.scores import CLASSIFICATION, Scoring
 
-    teacher = {"name": "resnet32", "top1": 70.0, "best_top1": 71.0, "top5": 90.0, "parameters": 472756}
     machine = {"device_name": "a machine", "device": "cpu", "threads": 2, "precision": "fp32"}
 
-    def rows(method: str, accuracies: Sequence[float], hint: int) -> Iterator[dict]:
-        for epoch in range(1, hint + len(accuracies) + 1):
+    def others(scoring: Scoring, score: float) -> dict[str, float]:
+        return {measure.name: score + 20 for measure in scoring.measures[1:] if measure.name != "loss"}
+
+    def rows(method: str, scores: Sequence[float], hint: int, scoring: Scoring) -> Iterator[dict]:
+        name = scoring.headline.name
+        for epoch in range(1, hint + len(scores) + 1):
             row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
             if epoch <= hint:
                 yield {**row, "phase": "hint", "phase_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
                 continue
-            top1, terms = accuracies[epoch - hint - 1], {"task": 4.0 / epoch}
+            score, terms = scores[epoch - hint - 1], {"task": 4.0 / epoch}
             terms |= {} if method == "plain" else {f"{method}.term": 2.0 / epoch}
-            measured = {"train_top1": top1 + 5, "test_top1": top1, "test_top5": top1 + 20, "test_loss": 1.0}
+            measured = {f"train_{name}": score + 5, f"test_{name}": score, "test_loss": 1.0}
+            measured |= {f"test_{other}": value for other, value in others(scoring, score).items()}
             yield {
                 **row,
                 "phase": "joint",
@@ -148,36 +153,37 @@ def run_folder(tmp_path) -> Callable[..., Path]:
 
     def make(
         name: str,
-        accuracies: Sequence[float] = (30.0, 50.0),
+        scores: Sequence[float] = (30.0, 50.0),
         method: str = "st",
         hint: int = 0,
         finished: bool = True,
         failed: str | None = None,
         fingerprint: str = "f",
         data: str = "digits",
+        task: Scoring | None = None,
         **settings: object,
     ) -> Path:
-        place, plain = RunFolder(tmp_path / name), method == "plain"
+        folder, plain, scoring = RunFolder(tmp_path / name), method == "plain", task or CLASSIFICATION
+        headline, named = scoring.headline, {} if task is None else {"task": task.to_dict()}
         known = {"name": data, "fingerprint": fingerprint, "train_images": 1438, "test_images": 359, "num_classes": 10}
-        said = {"student": "resnet8", "data": data, "methods": [] if plain else [method]}
-        said |= {} if plain else {"teacher": "resnet32"}
-        place.begin(Settings.checked({**said, **settings}), {**machine, "data": known})
-        measured = list(rows(method, accuracies, hint))
-        place.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in measured))
+        given = {"student": "resnet8", "data": data, "methods": [] if plain else [method]}
+        given |= {} if plain else {"teacher": "resnet32"}
+        folder.begin(Settings.checked({**given, **settings}), {**machine, "data": known, **named})
+        measured = list(rows(method, scores, hint, scoring))
+        folder.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in measured))
         if failed is not None:
-            place.write_json("failed.json", {"error": failed, "epoch": len(measured) + 1})
+            folder.write_json("failed.json", {"error": failed, "epoch": len(measured) + 1})
         elif finished:
-            numbers = {
-                "top1": accuracies[-1],
-                "best_top1": max(accuracies),
-                "top5": accuracies[-1] + 20,
-                "epochs": len(measured),
-            }
+            best = max(scores) if headline.higher_is_better else min(scores)
+            numbers = {headline.name: scores[-1], f"best_{headline.name}": best, "epochs": len(measured)}
+            numbers |= others(scoring, scores[-1])
+            teacher = {"name": "resnet32", headline.name: 70.0, f"best_{headline.name}": 71.0, "parameters": 472756}
+            teacher |= others(scoring, 70.0)
             sizes = {"parameters": 78042, "training_parameters": 78142, "seconds": 12.6}
             student = {"name": settings.get("student", "resnet8"), **numbers, **sizes}
-            result = {"method": method, "methods": said["methods"], "teacher": None if plain else teacher, "student": student}
-            place.write_json("result.json", {**result, "data": known})
-        place.free()
-        return place.path
+            result = {"method": method, "methods": given["methods"], "teacher": None if plain else teacher, "student": student}
+            folder.write_json("result.json", {**result, "data": known, **named})
+        folder.free()
+        return folder.path
 
     return make

@@ -1,1 +1,1 @@
-"""What becomes of runs afterwards: tables, curves and pages, read from their folders alone."""
+"""Reports on runs: tables, curves and pages, read from run folders alone."""

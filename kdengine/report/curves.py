@@ -1,4 +1,4 @@
-"""Plots over epochs: accuracy of every method in one panel, and the terms of each method's loss."""
+"""Plots over epochs: the scores of all methods in one panel, and the loss terms of each method."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdengine.report.columns import axis_label, decimals, number
 from kdengine.report.drawing import draw_mean, dress, make_logarithmic, new_figure, plain_text, styles_of, term_colours
 from kdengine.report.palette import GROUND, INK, MUTED
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun, find_runs
 from kdengine.report.series import Curve, Series, series_of
+from kdengine.storage.scores import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,30 +20,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Plot", "draw_curves"]
 
-TEST, TRAIN = "test_top1", "train_top1"
+TEST, TRAIN = "test", "train"
 FEW = 15
-"""Up to so many epochs, each is marked by a point."""
+"""Up to this many epochs, each is marked by a point."""
 LONG = 20
-"""From so many epochs on, the vertical axis leaves out how the curves rise."""
+"""From this many epochs on, the vertical axis leaves out the first part of the curves."""
 WIDE_RANGE = 30
-"""Terms further apart than this factor are drawn on a logarithmic axis."""
+"""Terms that differ by more than this factor are drawn on a logarithmic axis."""
 COLUMNS = 4
 ENDS: Mapping[str, Mapping[str, Any]] = {
     FINISHED: {"marker": "o", "markersize": 5},
     UNFINISHED: {"marker": "o", "markersize": 5},
     FAILED: {"marker": "X", "markersize": 6.5},
 }
-"""How the end of a line is marked."""
+"""Marker at the end of a line, by the state of its runs."""
 
 
 def draw_curves(folders: Sequence[str | Path]) -> Figure:
-    """Accuracy on test and training images of all methods, and the terms of each, in one figure.
+    """The scores of all methods on test and training images, and the loss terms of each, in one figure.
 
     Args:
         folders: run folders, or folders with run folders below them.
 
     Raises:
-        SettingsError: a folder holds no run.
+        SettingsError: a folder holds no run, or the runs have different tasks.
     """
     return Plot(find_runs(folders)).everything()
 
@@ -50,91 +52,99 @@ class Plot:
     """All figures over some runs.
 
     Args:
-        runs: in any state.
+        runs: in any state, all of one task.
+
+    Raises:
+        SettingsError: the runs have different tasks.
     """
 
     def __init__(self, runs: Sequence[PastRun]) -> None:
         self.series = series_of(runs)
+        self.headline = self.series[0].headline
         self.styles = styles_of(self.series)
-        self.teachers = _teachers(runs)
+        self.teachers = _teachers(runs, self.headline)
 
     @property
     def ranked(self) -> list[int]:
-        """Numbers of the series, the best last accuracy first; a teacher's own training at the end."""
-        keys = [(series.role == "teacher", -(series.last or -math.inf)) for series in self.series]
-        return sorted(range(len(keys)), key=keys.__getitem__)
+        """Numbers of the series, the best last score first, the training of teachers at the end."""
+        return sorted(range(len(self.series)), key=lambda index: self.series[index].rank)
 
     @property
-    def told(self) -> list[int]:
-        """Numbers of the series with terms, ranked."""
-        return [number for number in self.ranked if self.series[number].terms()]
+    def with_terms(self) -> list[int]:
+        """Numbers of the series that have loss terms, ranked."""
+        return [index for index in self.ranked if self.series[index].terms()]
 
     @property
     def trials(self) -> int:
-        """The most runs that a series has."""
+        """The largest number of runs in a series."""
         return max(len(series.runs) for series in self.series)
 
     @property
     def key(self) -> str:
-        """What the numbers of the legend are."""
+        """What the numbers in the legend are."""
         mean = f", mean of {self.trials} trials" if self.trials > 1 else ""
-        return f"last test accuracy, %{mean}"
+        return f"last test {axis_label(self.headline)}{mean}"
+
+    def title(self, split: str) -> str:
+        """Title of a panel of scores: ``Test top-1, %``."""
+        images = {TEST: "Test", TRAIN: "Training"}[split]
+        return f"{images} {axis_label(self.headline)}"
 
     def everything(self) -> Figure:
-        """Both accuracies with a legend, and the terms of every series: beside them if it is one, else below."""
-        told = self.told if len(self.told) > 1 else []
-        rows = math.ceil(len(told) / COLUMNS)
+        """Both panels of scores with a legend, and the terms of every series: beside the scores for one series, else below."""
+        below = self.with_terms if len(self.with_terms) > 1 else []
+        rows = math.ceil(len(below) / COLUMNS)
         top = max(3.9, 0.19 * (len(self.series) + len(self.teachers)) + 0.5)
         figure = new_figure(13.2, top + 1.9 * rows, dpi=120)
         upper, lower = figure.subfigures(2, 1, height_ratios=[top, 1.9 * rows], squeeze=False).flat if rows else (figure, None)
-        if lower is None and self.told:
-            *accuracies, beside = upper.subplots(1, 3)
-            self.draw_terms(beside, self.told[0], "Terms of the loss")
+        if lower is None and self.with_terms:
+            *panels, beside = upper.subplots(1, 3)
+            self.draw_terms(beside, self.with_terms[0], "Terms of the loss")
         else:
-            accuracies = upper.subplots(1, 2, width_ratios=[1.45, 1])
-        self.draw_accuracy(accuracies[0], TEST, "Accuracy on test images, %")
-        self.draw_accuracy(accuracies[1], TRAIN, "Accuracy on training images, %")
+            panels = upper.subplots(1, 2, width_ratios=[1.45, 1])
+        for panel, split in zip(panels, (TEST, TRAIN), strict=True):
+            self.draw_scores(panel, split, self.title(split))
         self._draw_legend(upper)
-        for place, panel in enumerate(lower.subplots(rows, COLUMNS, squeeze=False).flat if lower is not None else ()):
-            if place < len(told):
-                self.draw_terms(panel, told[place], self.series[told[place]].label, small=True)
+        for index, panel in enumerate(lower.subplots(rows, COLUMNS, squeeze=False).flat if lower is not None else ()):
+            if index < len(below):
+                self.draw_terms(panel, below[index], self.series[below[index]].label, small=True)
             else:
                 panel.set_axis_off()
         return figure
 
-    def accuracy(self, name: str) -> Figure:
-        """One panel alone: ``test_top1`` or ``train_top1``, without a legend."""
+    def scores(self, split: str) -> Figure:
+        """One panel of scores alone, ``test`` or ``train``, without a legend."""
         figure = new_figure(5.1, 3.4)
-        self.draw_accuracy(figure.add_subplot(), name)
+        self.draw_scores(figure.add_subplot(), split)
         return figure
 
-    def terms(self, number: int) -> Figure:
-        """The terms of one series alone."""
+    def terms(self, index: int) -> Figure:
+        """The loss terms of one series alone."""
         figure = new_figure(3.0, 2.05)
-        self.draw_terms(figure.add_subplot(), number, small=True)
+        self.draw_terms(figure.add_subplot(), index, small=True)
         return figure
 
-    def draw_accuracy(self, axes: Axes, name: str, title: str = "") -> None:
-        """Curves of all series, and the teachers as horizontal lines where the images are those of the test."""
+    def draw_scores(self, axes: Axes, split: str, title: str = "") -> None:
+        """Curves of all series; on test images, the teachers as horizontal lines."""
         dress(axes, title)
-        floor = self._floor(name)
-        for number, series in enumerate(self.series):
-            self._draw_series(axes, number, series.accuracy(name), floor)
-        if name == TEST:
-            for top1 in self.teachers.values():
-                axes.axhline(top1, color=MUTED, linestyle=(0, (6, 3)), linewidth=1.2, zorder=1)
-        self._set_limits(axes, name, floor)
+        edge = self._edge(split)
+        for index, series in enumerate(self.series):
+            self._draw_series(axes, index, series.scores(split), edge)
+        if split == TEST:
+            for score in self.teachers.values():
+                axes.axhline(score, color=MUTED, linestyle=(0, (6, 3)), linewidth=1.2, zorder=1)
+        self._set_limits(axes, split, edge)
 
-    def draw_terms(self, axes: Axes, number: int, title: str = "", small: bool = False) -> None:
-        """Every term of one series; a vertical line where a phase begins."""
+    def draw_terms(self, axes: Axes, index: int, title: str = "", small: bool = False) -> None:
+        """Every loss term of one series; a vertical line where a phase begins."""
         dress(axes, title, small)
-        series = self.series[number]
+        series = self.series[index]
         curves, starts = series.terms(), series.phase_starts()
         colours = term_colours(list(curves))
         for name, curve in curves.items():
-            for place, part in enumerate(curve.split(starts)):
+            for part_number, part in enumerate(curve.split(starts)):
                 line = {"color": colours[name], "linewidth": 1.4, "marker": "." if len(part.epochs) == 1 else ""}
-                draw_mean(axes, part, line, label="" if place else plain_text(name))
+                draw_mean(axes, part, line, label="" if part_number else plain_text(name))
         for epoch in starts:
             axes.axvline(epoch - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
         if len(series.runs[0].rows) == 1:
@@ -146,60 +156,66 @@ class Plot:
             fontsize=7.5 if small else 9, frameon=False, labelcolor=INK, handlelength=1.2, borderaxespad=0.1, labelspacing=0.25
         )
 
-    def _draw_series(self, axes: Axes, number: int, curve: Curve, floor: float) -> None:
-        """A line with its band, and at its end a point: full, empty if it is not finished, a cross if it failed."""
+    def _draw_series(self, axes: Axes, index: int, curve: Curve, edge: float | None) -> None:
+        """A line with its band, and at its end a point: solid, hollow if unfinished, a cross if failed."""
         if not curve.epochs:
             return
-        series, style = self.series[number], self.styles[number]
+        series, style = self.series[index], self.styles[index]
         order = {"method": 3.0, "plain": 2.5, "teacher": 2.0}[series.role]
         marks = {"marker": ".", "markersize": 4.5} if len(curve.epochs) <= FEW else {}
         line = {**style.line, **marks, "zorder": order}
-        draw_mean(axes, curve, line, gid=f"s{number}", shade=0.16 if len(self.series) <= FEW else 0.09)
+        draw_mean(axes, curve, line, gid=f"s{index}", shade=0.16 if len(self.series) <= FEW else 0.09)
         if series.role == "teacher":
             return
         axes.plot(
             curve.epochs[-1:],
-            [max(curve.mean[-1], floor)],
+            [curve.mean[-1] if edge is None or self.headline.better(curve.mean[-1], edge) else edge],
             **ENDS[series.state],
             markerfacecolor=GROUND if series.state == UNFINISHED else style.colour,
             markeredgecolor=style.colour,
             linestyle="none",
             clip_on=False,
             zorder=order + 1,
-            gid=f"s{number}-end",
+            gid=f"s{index}-end",
         )
 
-    def _students(self, name: str) -> list[tuple[Series, Curve]]:
-        curves = [(series, series.accuracy(name)) for series in self.series if series.role != "teacher"]
+    def _students(self, split: str) -> list[tuple[Series, Curve]]:
+        curves = [(series, series.scores(split)) for series in self.series if series.role != "teacher"]
         return [(series, curve) for series, curve in curves if curve.epochs]
 
-    def _floor(self, name: str) -> float:
-        """Where the vertical axis begins, so that the ends of long curves are told apart; minus infinity for short ones."""
-        students = self._students(name)
+    def _edge(self, split: str) -> float | None:
+        """The worse end of the vertical axis, chosen so that the ends of long curves can be told apart.
+
+        That is the bottom of the axis, or its top if a low score is the better one; None leaves it to matplotlib.
+        """
+        sign = 1 if self.headline.higher_is_better else -1
+        students = self._students(split)
         longest = max((curve.epochs[-1] for _, curve in students), default=0)
         whole = [curve.mean for series, curve in students if curve.epochs[-1] > longest / 2 and not series.failed]
         if longest < LONG or not whole:
-            return -math.inf
-        late = [value for mean in whole for value in mean[-max(1, len(mean) // 4) :]]
-        floor = min(late) - 0.8 * max(max(late) - min(late), 1.0)
-        return floor if floor > min(value for _, curve in students for value in curve.mean) else -math.inf
+            return None
+        late = [sign * value for mean in whole for value in mean[-max(1, len(mean) // 4) :]]
+        narrowest = 1.0 if self.headline.unit == "%" else 0.01 * max(map(abs, late))
+        floor = min(late) - 0.8 * max(max(late) - min(late), narrowest)
+        return sign * floor if floor > min(sign * value for _, curve in students for value in curve.mean) else None
 
-    def _set_limits(self, axes: Axes, name: str, floor: float) -> None:
-        """Epochs of the students: a teacher's own training may be longer."""
-        longest = max((curve.epochs[-1] for _, curve in self._students(name)), default=0)
+    def _set_limits(self, axes: Axes, split: str, edge: float | None) -> None:
+        """The epochs of the students, because a teacher may have trained for longer; and the edge of the scores."""
+        longest = max((curve.epochs[-1] for _, curve in self._students(split)), default=0)
         if longest:
             axes.set_xlim(0.5 if longest <= FEW else 0, longest + max(0.5, longest / 60))
-        if floor > -math.inf:
-            axes.set_ylim(bottom=floor)
+        if edge is not None:
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(*((edge, top) if self.headline.higher_is_better else (bottom, edge)))
 
     def _draw_legend(self, figure: Figure | SubFigure) -> None:
         from matplotlib.lines import Line2D
 
-        handles = [Line2D([], [], **self.styles[number].line) for number in self.ranked]
-        labels = [legend_text(self.series[number]) for number in self.ranked]
-        for name, top1 in self.teachers.items():
+        handles = [Line2D([], [], **self.styles[index].line) for index in self.ranked]
+        labels = [legend_text(self.series[index]) for index in self.ranked]
+        for name, score in self.teachers.items():
             handles.insert(0, Line2D([], [], color=MUTED, linestyle=(0, (6, 3)), linewidth=1.2))
-            labels.insert(0, f"{top1:.2f}  {name}")
+            labels.insert(0, f"{number(self.headline, score)}  {name}")
         figure.legend(
             handles,
             [plain_text(label) for label in labels],
@@ -216,11 +232,12 @@ class Plot:
 
 def legend_text(series: Series) -> str:
     """``39.68  st (1 of 3 failed)``."""
-    last = "\N{EN DASH}" if series.last is None else f"{series.last:.2f}"
+    last = number(series.headline, series.last, nothing="\N{EN DASH}")
     return f"{last}  {series.label}" + (f" ({series.note})" if series.note else "")
 
 
-def _teachers(runs: Sequence[PastRun]) -> dict[str, float]:
-    """Accuracy of every teacher that was measured, by what to call it."""
-    known = {(run.teacher["name"], round(run.teacher["top1"], 2)) for run in runs if run.teacher and run.teacher.get("top1")}
-    return {f"{name}, the teacher" if len(known) == 1 else f"{name}, a teacher, {top1}": top1 for name, top1 in sorted(known)}
+def _teachers(runs: Sequence[PastRun], headline: Measure) -> dict[str, float]:
+    """The headline score of every teacher that was measured, by its label."""
+    scores = [(run.teacher["name"], run.teacher.get(headline.name)) for run in runs if run.teacher]
+    known = sorted({(name, round(score, decimals(headline))) for name, score in scores if score is not None})
+    return {f"{name}, the teacher" if len(known) == 1 else f"{name}, a teacher, {score}": score for name, score in known}

@@ -1,4 +1,4 @@
-"""What runs have in common, where they differ, and whether that makes one table of them misleading."""
+"""What runs have in common, where they differ, and whether one table of them would mislead."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from kdengine.config.settings import NEUTRAL, flat
 from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
+from kdengine.storage.scores import Scoring
 
-__all__ = ["check_comparable", "differing", "is_teacher_training", "obstacles", "same_network"]
+__all__ = ["check_comparable", "common_scoring", "differing", "is_teacher_training", "obstacles", "same_network"]
 
 NOT_COMPARED = (*NEUTRAL, "train.precision")
-"""Train settings that make no difference; of the precision, what 'auto' came to is compared instead."""
+"""Train settings that make no difference; instead of the precision setting, the precision that was used is compared."""
 
 
 def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -22,12 +23,12 @@ def differing(items: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def same_network(one: str | None, other: str | None) -> bool:
-    """Whether two specs name the same network: those of the zoo are timm's too."""
+    """Whether two specs name the same network: networks of the zoo are registered with timm, so ``timm:`` may be left out."""
     return one is not None and other is not None and one.removeprefix("timm:") == other.removeprefix("timm:")
 
 
 def is_teacher_training(run: PastRun, runs: Sequence[PastRun]) -> bool:
-    """Whether a run is the own training of a network that teaches others among the runs, and that none of them teaches."""
+    """Whether a run trained a network that is the teacher, and never the student, of other runs among these."""
     if run.settings.methods:
         return False
     taught = [other.settings for other in runs if other.settings.methods]
@@ -38,60 +39,77 @@ def is_teacher_training(run: PastRun, runs: Sequence[PastRun]) -> bool:
 def obstacles(runs: Sequence[PastRun]) -> list[str]:
     """Why the runs do not belong in one table; each reason such as ``different train.lr: 0.1 (runs/a), 0.05 (runs/b)``.
 
-    How a teacher was trained is no obstacle, nor is what the lanes of one comparison do differently.
+    How a teacher was trained is no obstacle, nor are differences between the lanes of one comparison.
     """
-    found = []
+    reasons = []
     marks = _marks(runs)
     if len(set(marks)) > 1:
         names = [str(run.data["name"]) for run in runs]
         alike = len(set(names)) == 1
-        said = [f"{name} ({mark})" if alike else name for name, mark in zip(names, marks, strict=True)]
-        found.append(f"different data: {_who(said, runs)}")
+        labels = [f"{name} ({mark})" if alike else name for name, mark in zip(names, marks, strict=True)]
+        reasons.append(f"different data: {_who(labels, runs)}")
     if runs[0].comparison and len({run.comparison for run in runs}) == 1:
-        return found  # its lanes were made to be compared
+        return reasons  # its lanes were made to be compared
     students = [run for run in runs if not is_teacher_training(run, runs)]
     trained = _trained(students)
     for name in differing(trained):
         values = [_word(item.get(name)) for item in trained]
-        found.append(f"different {name}: {_who(values, students)}")
-    return found
+        reasons.append(f"different {name}: {_who(values, students)}")
+    return reasons
 
 
 def check_comparable(runs: Sequence[PastRun]) -> None:
-    """Refuse to put runs into one table that would mislead.
+    """Refuse a table over runs that would mislead.
 
     Raises:
-        SettingsError: they were made on different data or trained differently; it says where they differ.
+        SettingsError: the runs used different data or were trained differently; the message lists the differences.
     """
     reasons = obstacles(runs)
     if reasons:
-        told = "".join(f"\n  {reason}" for reason in reasons)
-        raise SettingsError(f"One table over these runs would mislead (--mixed allows it):{told}")
+        lines = "".join(f"\n  {reason}" for reason in reasons)
+        raise SettingsError(f"One table over these runs would mislead (--mixed allows it):{lines}")
+
+
+def common_scoring(runs: Sequence[PastRun]) -> Scoring:
+    """The measures of the one task that all runs have; a run that was killed before it recorded its task has any.
+
+    Raises:
+        SettingsError: the runs have different tasks; no option allows that, because their scores are not of one kind.
+    """
+    known = [run for run in runs if run.names_task] or list(runs)
+    scorings = [run.scoring for run in known]
+    if any(scoring != scorings[0] for scoring in scorings):
+        tasks = [f"{scoring.task}, measured by {' and '.join(m.title for m in scoring.measures)}" for scoring in scorings]
+        raise SettingsError(
+            f"These runs have different tasks, so no table or plot can hold them all: {_who(tasks, known)}. Report the runs of "
+            "each task on their own."
+        )
+    return scorings[0]
 
 
 def _marks(runs: Sequence[PastRun]) -> list[str]:
-    """The fingerprint of each run's data; where it is not known, that of data with the same name."""
+    """The fingerprint of each run's data; if unknown, that of data with the same name."""
     known = {run.data["name"]: run.data["fingerprint"] for run in runs if run.data.get("fingerprint")}
     return [str(run.data.get("fingerprint") or known.get(run.data["name"]) or run.data["name"]) for run in runs]
 
 
 def _trained(runs: Sequence[PastRun]) -> list[dict[str, Any]]:
-    """How each run was trained; where its precision is not known, it is taken to be that of the others."""
-    found = [flat(run.settings.model_dump(mode="json", include={"train", "student_input"})) for run in runs]
+    """How each run was trained; an unknown precision is taken to be that of the others."""
+    settings = [flat(run.settings.model_dump(mode="json", include={"train", "student_input"})) for run in runs]
     precision = next((run.manifest["precision"] for run in runs if "precision" in run.manifest), None)
     return [
         {name: value for name, value in item.items() if name not in NOT_COMPARED}
         | {"precision": run.manifest.get("precision", precision)}
-        for item, run in zip(found, runs, strict=True)
+        for item, run in zip(settings, runs, strict=True)
     ]
 
 
 def _who(values: Sequence[str], runs: Sequence[PastRun]) -> str:
     """``0.1 (runs/a and 2 more), 0.05 (runs/d)``."""
-    places: dict[str, list[str]] = {}
+    folders: dict[str, list[str]] = {}
     for value, run in zip(values, runs, strict=True):
-        places.setdefault(value, []).append(str(run.folder))
-    return ", ".join(f"{value} ({_first_of(named)})" for value, named in places.items())
+        folders.setdefault(value, []).append(str(run.folder))
+    return ", ".join(f"{value} ({_first_of(named)})" for value, named in folders.items())
 
 
 def _first_of(names: Sequence[str]) -> str:

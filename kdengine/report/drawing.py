@@ -1,4 +1,4 @@
-"""How plots look: lines, axes and figures, the same in all of them."""
+"""The look that all plots share: lines, axes and figures."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Style:
 
 
 def styles_of(series: Sequence[Series]) -> list[Style]:
-    """The plain student dark grey, a teacher's own training thin, every method a colour; then colours with dashes."""
+    """The plain student dark grey, the training of a teacher thin, every method a colour; further methods are dashed."""
     numbers = {role: itertools.count() for role in ("plain", "method", "teacher")}
     return [_style(one.role, next(numbers[one.role])) for one in series]
 
 
 def _style(role: str, number: int) -> Style:
-    """The style of the series that is the ``number``-th in its role."""
+    """The style of series ``number`` (from 0) of a role."""
     if role == "teacher":
         return Style(MUTED, DASHES[number % len(DASHES)], 0.9)
     if role == "plain":
@@ -47,13 +47,13 @@ def _style(role: str, number: int) -> Style:
 
 
 def term_colours(names: Sequence[str]) -> Mapping[str, str]:
-    """The task dark grey, as the plain student is."""
+    """The task term dark grey, like the plain student; every other term a colour."""
     others = [name for name in names if name != "task"]
     return {"task": PLAIN, **{name: LINES[number % len(LINES)] for number, name in enumerate(others)}}
 
 
 def draw_mean(axes: Axes, curve: Curve, style: Mapping[str, Any], gid: str = "", label: str = "", shade: float = 0.16) -> None:
-    """A line, and the band of one standard deviation where there are several trials."""
+    """A line; for several trials also the band of one standard deviation."""
     axes.plot(curve.epochs, curve.mean, label=label, gid=f"{gid}-line" if gid else None, **style)
     if curve.low != curve.high:
         band = axes.fill_between(curve.epochs, curve.low, curve.high, color=style["color"], alpha=shade, linewidth=0)
@@ -61,7 +61,7 @@ def draw_mean(axes: Axes, curve: Curve, style: Mapping[str, Any], gid: str = "",
 
 
 def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
-    """A figure of its own, in inches; nothing is kept in matplotlib's global state."""
+    """A figure outside matplotlib's global state; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -73,7 +73,7 @@ def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
 
 
 def dress(axes: Axes, title: str, small: bool = False) -> None:
-    """A light grid and thin axes, whole epochs below."""
+    """A light grid, thin axes, and whole epochs on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
     size = 8 if small else 9.5
@@ -91,7 +91,7 @@ def dress(axes: Axes, title: str, small: bool = False) -> None:
 
 
 def make_logarithmic(axes: Axes) -> None:
-    """Powers of ten as plain numbers, and no marks between them."""
+    """A logarithmic vertical axis: powers of ten as plain numbers, no ticks between them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
@@ -101,5 +101,5 @@ def make_logarithmic(axes: Axes) -> None:
 
 
 def plain_text(text: str) -> str:
-    """Text without matplotlib's formulas."""
+    """Text in which matplotlib reads no formulas."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""What a sweep came to: a table with a cell for every combination."""
+"""The results of a sweep: a table with a cell for every combination."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdengine.errors import SettingsError
+from kdengine.report.columns import in_words, number
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.table import Table
 from kdengine.storage.axis import Axis, label_of_cell
 from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.reading import read_json
+from kdengine.storage.scores import Measure
 
 __all__ = ["Grid"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep came to.
+    """The results of a sweep.
 
     Attributes:
         axes: the options; the last one runs along the columns.
@@ -31,7 +33,11 @@ class Grid:
 
     @classmethod
     def within(cls, folder: str | Path) -> Grid | None:
-        """From the folder of a sweep, finished or not; None where no sweep lies in it."""
+        """From the folder of a sweep, finished or not; None if the folder holds no sweep.
+
+        Raises:
+            SettingsError: it holds runs of different tasks.
+        """
         file = Path(folder) / NOTE
         note = read_json(file) if file.is_file() else {}
         if not note.get("axes"):
@@ -44,44 +50,51 @@ class Grid:
         """From the folder of a sweep, finished or not.
 
         Raises:
-            SettingsError: no sweep lies in the folder.
+            SettingsError: the folder holds no sweep, or runs of different tasks.
         """
-        found = cls.within(folder)
-        if found is None:
-            raise SettingsError(f"'{folder}' holds no sweep: its {NOTE} names no grid.")
-        return found
+        grid = cls.within(folder)
+        if grid is None:
+            raise SettingsError(
+                f"'{folder}' holds no sweep: that needs a {NOTE} with the axes of a grid. Name a folder of 'kdengine sweep'."
+            )
+        return grid
+
+    @property
+    def headline(self) -> Measure:
+        """The measure in the cells."""
+        return self.board.scoring.headline
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
         """The values that name the rows: all combinations but those of the last axis; one empty row for one axis."""
         return list(itertools.product(*(axis.values for axis in self.axes[:-1])))
 
-    def accuracies(self) -> list[list[float | None]]:
-        """Mean last top-1 in percent, row by row; None for a cell that failed or is not finished."""
-        known: Mapping[str, float | None] = {row["method"]: row["top1"] for row in self.board.rows}
+    def scores(self) -> list[list[float | None]]:
+        """Mean last headline score, row by row; None for a cell that failed or is not finished."""
+        known: Mapping[str, float | None] = {row["method"]: row[self.headline.name] for row in self.board.rows}
         return [[known.get(label_of_cell(self.axes, (*row, value))) for value in self.axes[-1].values] for row in self.rows]
 
     def table(self) -> Table:
-        """Rows and columns, the best of each column with a star."""
-        found = self.accuracies()
-        best = [max((cell for cell in column if cell is not None), default=None) for column in zip(*found, strict=True)]
-        lines = []
-        for values, accuracies in zip(self.rows, found, strict=True):
-            lines.append((*values, *(_marked(cell, top) for cell, top in zip(accuracies, best, strict=True))))
+        """Rows and columns, the best of each column with a star; none in CSV."""
+        scores, choose = self.scores(), max if self.headline.higher_is_better else min
+        best = [choose((cell for cell in column if cell is not None), default=None) for column in zip(*scores, strict=True)]
+        lines, sheet = [], []
+        for values, cells in zip(self.rows, scores, strict=True):
+            plain = [number(self.headline, cell) for cell in cells]
+            starred = [
+                text + "*" * (cell is not None and cell == top) for text, cell, top in zip(plain, cells, best, strict=True)
+            ]
+            lines.append((*values, *starred))
+            sheet.append((*values, *plain))
         last = self.axes[-1]
-        names = [axis.name for axis in self.axes[:-1]]
-        return Table(self._caption(), (*names, *map(last.label, last.values)), tuple(lines))
+        columns = (*(axis.name for axis in self.axes[:-1]), *map(last.label, last.values))
+        caption = self._caption()
+        return Table(caption, columns, tuple(lines), Table(caption, columns, tuple(sheet)))
 
     def _caption(self) -> str:
-        plain = next((row["top1"] for row in self.board.rows if row["method"] == PLAIN), None)
-        teacher = (self.board.teacher or {}).get("top1")
-        known = [("plain student", plain), ("teacher", teacher)]
-        said = ", ".join(f"{name} {value:.2f} %" for name, value in known if value is not None)
-        first = f"Last top-1 in percent, the best of each column with a star; {said or 'no run is finished'}."
+        name = self.headline.name
+        plain = next((row[name] for row in self.board.rows if row["method"] == PLAIN), None)
+        known = [("plain student", plain), ("teacher", (self.board.teacher or {}).get(name))]
+        references = ", ".join(f"{role} {self.headline.shown(value)}" for role, value in known if value is not None)
+        first = f"Last {in_words(self.headline)}, the best of each column with a star; {references or 'no run is finished'}."
         return f"{first} {self.board.caption}"
-
-
-def _marked(cell: float | None, best: float | None) -> str:
-    if cell is None:
-        return ""
-    return f"{cell:.2f}*" if cell == best else f"{cell:.2f}"

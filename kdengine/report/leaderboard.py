@@ -3,75 +3,96 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
+from kdengine.report.columns import decimals, gain, number, other_measures, rank, score_columns
+from kdengine.report.differences import common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.storage.names import PLAIN
+from kdengine.storage.scores import CLASSIFICATION, Measure, Scoring
 
 __all__ = ["Leaderboard"]
 
 CONFIDENCE = 0.95
-COLUMNS = (
-    "method",
-    "trials",
-    "last top-1 %",
-    "best top-1 %",
-    "gain over plain",
-    "top-5 %",
-    "s/epoch",
-    "extra parameters",
-    "epochs",
-    "note",
-)
+GAIN = "gain over plain"
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Methods by their last accuracy, with what they gain over the plain student in the same trials.
+    """Methods by their last score, with what they gain over the plain student in the same trials.
+
+    The keys of a row are named after the measures of the task. Its headline, such as ``top1``, gives ``top1`` and
+    ``top1_std`` (mean and standard deviation of the last score over the trials), ``best_top1`` and ``best_top1_std``;
+    every other measure but the loss, such as ``top5``, gives its mean. All are in the unit of the measure.
 
     Attributes:
-        rows: one mapping a method: ``method``, ``trials``, ``top1`` and ``top1_std`` (mean and standard deviation of the
-            last top-1 over trials, in percent), the same of ``best_top1``, ``top5``, ``gain`` (mean difference of the
-            last top-1 to the plain student of the same trial), ``gain_low`` and ``gain_high`` (95 % interval of
-            that mean by Student's t, None for a single trial), ``seconds_per_epoch``, ``extra_parameters`` (while
-            training), ``epochs`` (of all phases), ``failure``.
-        teacher: what is known of the teacher, if there is one.
+        rows: one mapping per method, the best first: the scores above, and ``method``, ``trials``, ``gain`` (mean
+            difference of the last headline score from the plain student of the same trial, positive where the method is
+            better, also where a low score is the better one), ``gain_low`` and ``gain_high`` (95 % interval of that mean
+            by Student's t, None for a single trial), ``seconds_per_epoch``, ``extra_parameters`` (while training),
+            ``epochs`` (of all phases), ``failure``.
+        teacher: what is known about the teacher, if there is one.
         caption: data, machine and versions.
+        scoring: the measures of the task.
     """
 
     rows: Sequence[Mapping[str, Any]]
     teacher: Mapping[str, Any] | None
     caption: str
+    scoring: Scoring = CLASSIFICATION
 
     @classmethod
-    def of(cls, places: Sequence[str | Path]) -> Leaderboard:
+    def of(cls, folders: Sequence[str | Path]) -> Leaderboard:
         """From comparison folders or run folders.
 
         Raises:
-            SettingsError: there is no run in them.
+            SettingsError: they hold no run, or runs of different tasks.
         """
-        runs = find_runs(places)
+        runs = find_runs(folders)
+        scoring = common_scoring(runs)
+        headline = scoring.headline
         lanes: dict[str, list[PastRun]] = {}
         for run in runs:
             lanes.setdefault(run.method, []).append(run)
-        plain = {run.settings.seed: run.student["top1"] for run in lanes.get(PLAIN, ()) if run.state == FINISHED}
-        rows = [_row(label, found, plain) for label, found in lanes.items()]
-        rows.sort(key=lambda row: (row["top1"] is None, -(row["top1"] or 0.0)))
+        finished = [run for run in lanes.get(PLAIN, ()) if run.state == FINISHED]
+        plain = {run.settings.seed: run.student.get(headline.name) for run in finished}
+        rows = [_row(label, trials, plain, scoring) for label, trials in lanes.items()]
+        rows.sort(key=lambda row: rank(headline, row[headline.name]))
         teachers = [run.teacher for run in runs if run.teacher]
-        return cls(rows, teachers[0] if teachers else None, f"{runs[0].settings.student} on {caption(runs[:1])}")
+        return cls(rows, teachers[0] if teachers else None, f"{runs[0].settings.student} on {caption(runs[:1])}", scoring)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Titles of the columns of :meth:`table`."""
+        last, best, *others = score_columns(self.scoring)
+        return ("method", "trials", last, best, GAIN, *others, "s/epoch", "extra parameters", "epochs", "note")
 
     def table(self) -> Table:
-        """The same as text; what is not known stays empty."""
-        lines = [tuple(_cells(row)) for row in self.rows]
+        """The same as text; what is not known stays empty.
+
+        As CSV, spreads and intervals have columns of their own.
+        """
+        lines = [tuple(_cells(row, self.scoring)) for row in self.rows]
+        sheet = [tuple(_plain_cells(row, self.scoring)) for row in self.rows]
         if self.teacher is not None:
-            last, best, top5 = (_number(self.teacher.get(name)) for name in ("top1", "best_top1", "top5"))
-            lines.insert(0, (f"teacher {self.teacher['name']}", "", last, best, "", top5, *("",) * 4))
-        return Table(self.caption, COLUMNS, tuple(lines))
+            name, headline = f"teacher {self.teacher['name']}", self.scoring.headline
+            last, best = (number(headline, self.teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
+            others = [number(measure, self.teacher.get(measure.name)) for measure in other_measures(self.scoring)]
+            lines.insert(0, (name, "", last, best, "", *others, *("",) * 4))
+            sheet.insert(0, (name, "", last, "", best, "", *("",) * 3, *others, *("",) * 4))
+        return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self._sheet_columns, tuple(sheet)))
+
+    @property
+    def _sheet_columns(self) -> tuple[str, ...]:
+        """With a column for every number."""
+        method, trials, last, best, gained, *others = self.columns
+        spreads = (last, f"{last} std", best, f"{best} std", gained, "gain low", "gain high")
+        return (method, trials, *spreads, *others)
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame.
@@ -89,19 +110,20 @@ class Leaderboard:
         return self.table().to_markdown()
 
 
-def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float]) -> dict[str, Any]:
-    """One method over its trials; ``plain`` holds the plain student's accuracy by seed."""
+def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float | None], scoring: Scoring) -> dict[str, Any]:
+    """One method over its trials; ``plain`` holds the plain student's last headline score by seed."""
+    headline, name = scoring.headline, scoring.headline.name
     done = [run for run in runs if run.state == FINISHED]
     students = [run.student for run in done]
-    pairs = [(run.student["top1"], plain[run.settings.seed]) for run in done if run.settings.seed in plain]
-    gains = [ours - theirs for ours, theirs in pairs] if label != PLAIN else []
+    pairs = [(run.student.get(name), plain.get(run.settings.seed)) for run in done] if label != PLAIN else []
+    gains = [gain(headline, score, baseline) for score, baseline in pairs if score is not None and baseline is not None]
     low, high = interval(gains)
     return {
         "method": label,
         "trials": len(done),
-        **_spread("top1", [student["top1"] for student in students]),
-        **_spread("best_top1", [student["best_top1"] for student in students]),
-        "top5": _mean([student["top5"] for student in students]),
+        **_spread(name, (student.get(name) for student in students)),
+        **_spread(f"best_{name}", (student.get(f"best_{name}") for student in students)),
+        **{other.name: _mean(_known(student.get(other.name) for student in students)) for other in other_measures(scoring)},
         "gain": _mean(gains),
         "gain_low": low,
         "gain_high": high,
@@ -113,14 +135,14 @@ def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float]) -> dic
 
 
 def _trouble(run: PastRun) -> str:
-    """Why a run has no accuracy; nothing for one that has."""
+    """Why a run has no score; nothing for one that has."""
     if run.state == FINISHED:
         return ""
     return run.failure or f"not finished: {len(run.rows)} epochs are done"
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """Ends of the interval of a mean by Student's t, mean +- t s / sqrt(n); None for fewer than two values."""
+    """Ends of the confidence interval of a mean by Student's t, mean +- t s / sqrt(n); None for fewer than two values."""
     from scipy.stats import t
 
     if len(values) < 2:
@@ -130,36 +152,66 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
     return mean - half, mean + half
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
+def _spread(name: str, scores: Iterable[float | None]) -> dict[str, float | None]:
+    values = _known(scores)
     return {name: _mean(values), f"{name}_std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    gain = "" if row["gain"] is None else f"{row['gain']:+.2f}"
+def _cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
+    """A row as people read it."""
+    headline = scoring.headline
+    gained = _signed(headline, row["gain"])
     if row["gain_low"] is not None:
-        gain += f" [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
-    elif gain:
-        gain += " (one trial: no interval)"
-    extra = "" if row["extra_parameters"] is None else f"{row['extra_parameters']:,}"
+        gained += f" [{_signed(headline, row['gain_low'])}, {_signed(headline, row['gain_high'])}]"
+    elif gained:
+        gained += " (one trial: no interval)"
     return [
         row["method"],
         str(row["trials"]),
-        _number(row["top1"], row["top1_std"]),
-        _number(row["best_top1"], row["best_top1_std"]),
-        gain,
-        _number(row["top5"]),
+        *(_with_spread(headline, row, name) for name in (headline.name, f"best_{headline.name}")),
+        gained,
+        *_last_cells(row, scoring, grouped=True),
+    ]
+
+
+def _plain_cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
+    """A row for CSV: one plain number per cell."""
+    headline, name = scoring.headline, scoring.headline.name
+    scores = (row[key] for key in (name, f"{name}_std", f"best_{name}", f"best_{name}_std"))
+    gains = (row[key] for key in ("gain", "gain_low", "gain_high"))
+    return [
+        row["method"],
+        str(row["trials"]),
+        *(number(headline, score) for score in scores),
+        *(_signed(headline, gained) for gained in gains),
+        *_last_cells(row, scoring, grouped=False),
+    ]
+
+
+def _last_cells(row: Mapping[str, Any], scoring: Scoring, grouped: bool) -> list[str]:
+    """What stands behind the gain."""
+    extra = row["extra_parameters"]
+    return [
+        *(number(measure, row[measure.name]) for measure in other_measures(scoring)),
         "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.1f}",
-        extra,
+        "" if extra is None else f"{extra:,}" if grouped else str(extra),
         "" if row["epochs"] is None else str(row["epochs"]),
         row["failure"],
     ]
 
 
-def _number(value: float | None, spread: float | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
+def _with_spread(measure: Measure, row: Mapping[str, Any], name: str) -> str:
+    mean, spread = number(measure, row[name]), number(measure, row[f"{name}_std"])
+    return f"{mean} ± {spread}" if spread else mean
+
+
+def _signed(measure: Measure, value: float | None) -> str:
+    return "" if value is None else f"{value:+.{decimals(measure)}f}"

@@ -1,23 +1,23 @@
-"""Pieces of HTML; every text in them is escaped here."""
+"""Building blocks of HTML; all text in them is escaped here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 
 __all__ = ["figure", "heat_table", "shared_list", "table", "tag", "text"]
 
 NUMBER = re.compile(r"[-+\u2212]?\d[\d,]*(\.\d+)?(\s.*)?")
-"""A cell that begins with a number, such as ``39.68``, ``83,892`` or ``+1.2 (0.3 to 2.1)``."""
+"""A cell that starts with a number, such as ``39.68``, ``83,892`` or ``+1.2 (0.3 to 2.1)``."""
 LONG = 32
 """Longer cells may wrap."""
 DEEPEST = 55
-"""Percent of colour behind the highest number of a coloured table; more would make it hard to read."""
+"""Percent of colour behind the best number of a coloured table; more would make it hard to read."""
 
 
 def text(value: object) -> str:
-    """Any value as escaped text; lists without brackets."""
+    """Any value as escaped text, lists without brackets."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -28,15 +28,27 @@ def text(value: object) -> str:
 
 
 def tag(name: str, content: str, **attributes: str) -> str:
-    """An element around content that is already HTML; ``class_`` is the attribute ``class``."""
-    said = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value)
-    return f"<{name}{said}>{content}</{name}>"
+    """An element around content that is already HTML; ``class_`` is the attribute ``class``, empty attributes are left out."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value)
+    return f"<{name}{written}>{content}</{name}>"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], sortable: bool = False) -> str:
-    """A table in a box that scrolls by itself; in one to be sorted, columns of numbers are right-aligned."""
-    kinds = [_kind([row[place] for row in rows], sortable) for place in range(len(columns))]
-    heads = "".join(tag("th", _unbroken(name), class_=kind, scope="col") for name, kind in zip(columns, kinds, strict=True))
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], sortable: bool = False, low_is_best: Collection[str] = ()
+) -> str:
+    """A table in a scrolling box.
+
+    Args:
+        columns: their heads.
+        rows: their cells.
+        sortable: whether a click on a head sorts the rows; columns of numbers are then right-aligned.
+        low_is_best: the columns that a click sorts in ascending order first; other numbers are sorted in descending order.
+    """
+    kinds = [_kind([row[index] for row in rows], sortable) for index in range(len(columns))]
+    heads = "".join(
+        tag("th", _unbroken(name), class_=kind, scope="col", data_first="ascending" if name in low_is_best else "")
+        for name, kind in zip(columns, kinds, strict=True)
+    )
     body = "\n".join(
         tag("tr", "".join(tag("td", text(cell), class_=kind) for cell, kind in zip(row, kinds, strict=True))) for row in rows
     )
@@ -45,23 +57,32 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], sortable: bool 
 
 
 def heat_table(
-    names: Sequence[str], over: str, columns: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[float | None]]]
+    names: Sequence[str],
+    over: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Sequence[float | None]]],
+    number: Callable[[float], str] = "{:.2f}".format,
+    high_is_best: bool = True,
 ) -> str:
-    """A table of numbers, the higher the deeper in colour.
+    """A table of numbers, the better the deeper in colour.
 
     Args:
         names: heads of the columns that name the rows.
-        over: what stands over all other columns.
+        over: the head above all other columns.
         columns: their heads.
         rows: the names of a row, and its numbers; None is an empty cell.
+        number: writes a number.
+        high_is_best: whether the highest number is the best one, else the lowest.
     """
     known = [value for _, values in rows for value in values if value is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    worst, best = (min(known), max(known)) if known else (0.0, 0.0)
+    if not high_is_best:
+        worst, best = best, worst
     first = "".join(tag("th", text(name), scope="col", rowspan="2") for name in names)
     first += tag("th", text(over), scope="colgroup", colspan=str(len(columns)))
     second = "".join(tag("th", text(name), scope="col", class_="value") for name in columns)
     body = "\n".join(
-        tag("tr", _names(named) + "".join(_heated(value, low, high) for value in values)) for named, values in rows
+        tag("tr", _names(named) + "".join(_heated(value, worst, best, number) for value in values)) for named, values in rows
     )
     inner = f"<thead>{tag('tr', first)}{tag('tr', second)}</thead>\n<tbody>\n{body}\n</tbody>"
     return tag("div", tag("table", inner, class_="heat"), class_="scroll", tabindex="0", role="region")
@@ -71,13 +92,13 @@ def _names(named: Sequence[str]) -> str:
     return "".join(tag("th", text(name), scope="row") for name in named)
 
 
-def _heated(value: float | None, low: float, high: float) -> str:
+def _heated(value: float | None, worst: float, best: float, number: Callable[[float], str]) -> str:
     if value is None:
         return "<td></td>"
-    depth = DEEPEST * (value - low) / (high - low) if high > low else 0.0
-    number = f"<b>{value:.2f}</b>" if value == high else f"{value:.2f}"
+    depth = DEEPEST * (value - worst) / (best - worst) if best != worst else 0.0
+    cell = f"<b>{number(value)}</b>" if value == best else number(value)
     colour = f"background: color-mix(in oklab, var(--line-1) {depth:.0f}%, var(--ground))"
-    return tag("td", number, style=colour)
+    return tag("td", cell, style=colour)
 
 
 def shared_list(facts: Mapping[str, object]) -> str:
@@ -92,13 +113,13 @@ def figure(svg: str, caption: str = "") -> str:
 
 
 def _unbroken(name: str) -> str:
-    """The name of a column, to be broken between its words only: not in ``top-1 %``."""
+    """The head of a column, which may wrap between words only, not within ``top-1 %``."""
     return text(name).replace("-", "\N{NON-BREAKING HYPHEN}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _kind(cells: Sequence[str], sortable: bool) -> str:
     """The class of a column."""
-    said = [cell for cell in cells if cell]
-    if sortable and said and all(NUMBER.fullmatch(cell) for cell in said):
+    filled = [cell for cell in cells if cell]
+    if sortable and filled and all(NUMBER.fullmatch(cell) for cell in filled):
         return "number"
-    return "long" if any(len(cell) > LONG for cell in said) else "text"
+    return "long" if any(len(cell) > LONG for cell in filled) else "text"

@@ -1,16 +1,17 @@
-"""A report as one HTML page that needs nothing but itself: no network, no other files, readable without scripts."""
+"""A report as one self-contained HTML page: no network, no other files, readable without scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdengine._version import __version__
 from kdengine.config.settings import flat
+from kdengine.report.columns import axis_label, in_words, number, with_low_best
 from kdengine.report.curves import TEST, TRAIN, Plot
-from kdengine.report.differences import differing, obstacles
+from kdengine.report.differences import common_scoring, differing, obstacles
 from kdengine.report.grid import Grid
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
@@ -36,10 +37,10 @@ def write_page(path: str | Path, folders: Sequence[str | Path], table: Table | N
     Args:
         path: the file.
         folders: run folders, or folders with run folders below them.
-        table: the results to show; by default those of :func:`table_of`.
+        table: the results to show; by default :func:`table_of`.
 
     Raises:
-        SettingsError: a folder holds no run, or the default table would mislead.
+        SettingsError: a folder holds no run, the default table would mislead, or the runs have different tasks.
         OSError: the file cannot be written.
     """
     grid = Grid.within(folders[0]) if len(folders) == 1 else None
@@ -48,14 +49,14 @@ def write_page(path: str | Path, folders: Sequence[str | Path], table: Table | N
 
 
 def table_of(folders: Sequence[str | Path], mixed: bool = False) -> Table:
-    """What ``kdengine report`` prints: the leaderboard of one comparison, else a row for each run.
+    """The table that ``kdengine report`` prints: the leaderboard of one comparison, else a row for each run.
 
     Args:
         folders: run folders, or folders with run folders below them.
         mixed: allow runs on different data, or trained with different settings.
 
     Raises:
-        SettingsError: a folder holds no run, or the runs do not belong in one table.
+        SettingsError: a folder holds no run, the runs do not belong in one table, or they are runs of different tasks.
     """
     if len(folders) == 1 and (Path(folders[0]) / NOTE).is_file():
         return Leaderboard.of(folders).table()
@@ -67,14 +68,15 @@ class Page:
 
     Args:
         runs: in any state.
-        results: the table that stands first.
-        grid: of a sweep, what it came to.
+        results: the first table.
+        grid: the results of a sweep, if the runs are one.
     """
 
     def __init__(self, runs: Sequence[PastRun], results: Table, grid: Grid | None = None) -> None:
         self.runs = runs
         self.results = results
         self.grid = grid
+        self.scoring = common_scoring(runs)
         self.plot = Plot(runs)
 
     @property
@@ -95,7 +97,7 @@ class Page:
 
     @cached_property
     def labels(self) -> list[str]:
-        """What to call each run: the label of its series."""
+        """The label of each run: that of its series."""
         named = {id(run): series.label for series in self.plot.series for run in series.runs}
         return [named[id(run)] for run in self.runs]
 
@@ -110,68 +112,75 @@ class Page:
         return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
 
     def warning(self) -> str:
-        """Why the runs do not quite belong together, and which of them did not finish."""
+        """Why the runs should be compared with care, and which of them did not finish."""
         mixed = [text(reason) for reason in obstacles(self.runs)]
         ended = [f"{text(run.folder)}, epoch {len(run.rows)}: {text(run.news)}" for run in self.runs if run.state != FINISHED]
-        parts = [("These runs are not alike; compare with care.", mixed), ("Not every run is finished.", ended)]
+        parts = [("These runs differ; compare with care.", mixed), ("Not every run is finished.", ended)]
         return "\n".join(
-            tag("div", f"<p>{said}</p><ul>{''.join(tag('li', line) for line in lines)}</ul>", class_="warning")
-            for said, lines in parts
+            tag("div", f"<p>{heading}</p><ul>{''.join(tag('li', line) for line in lines)}</ul>", class_="warning")
+            for heading, lines in parts
             if lines
         )
 
     def grid_section(self) -> str:
-        """Of a sweep, the accuracies of all cells, the higher the deeper in colour."""
+        """The scores of all cells of a sweep, the better the deeper in colour."""
         if self.grid is None:
             return ""
         *names, last = self.grid.axes
-        rows = list(zip(self.grid.rows, self.grid.accuracies(), strict=True))
-        note = tag("p", "Last top-1 on the test images, %; an empty cell failed or is not finished.", class_="quiet")
-        return "<h2>Grid</h2>\n" + heat_table([axis.name for axis in names], last.name, last.values, rows) + note
+        headline = self.scoring.headline
+        rows = list(zip(self.grid.rows, self.grid.scores(), strict=True))
+        heads = [axis.name for axis in names]
+        written = partial(number, headline)
+        cells = heat_table(heads, last.name, last.values, rows, written, headline.higher_is_better)
+        text_below = f"Last {in_words(headline)} on the test images; an empty cell failed or is not finished."
+        return f"<h2>Grid</h2>\n{cells}{tag('p', text(text_below), class_='quiet')}"
 
     def results_section(self) -> str:
-        """The table, and what its best epochs were chosen by."""
+        """The table, and the images on which its best epochs were chosen."""
         held_out = all(run.settings.train.validation for run in self.runs)
         chosen = "images held out from training" if held_out else "the test images, so compare by the last"
         note = tag("p", f"The best epoch was chosen on {chosen}.", class_="quiet")
-        return "<h2>Results</h2>\n" + table(self.results.columns, self.results.rows, sortable=True) + note
+        cells = table(self.results.columns, self.results.rows, sortable=True, low_is_best=with_low_best(self.scoring))
+        return f"<h2>Results</h2>\n{cells}{note}"
 
     def curves_section(self) -> str:
-        """Both accuracies, and the legend."""
+        """The scores on test and training images, and the legend."""
         panels = [
-            figure(to_svg(self.plot.accuracy(name), short, caption), caption)
-            for name, short, caption in (
-                (TEST, "test", "Accuracy on test images, %"),
-                (TRAIN, "train", "Accuracy on training images, %"),
-            )
+            figure(to_svg(self.plot.scores(split), split, title), title)
+            for split, title in ((split, self.plot.title(split)) for split in (TEST, TRAIN))
         ]
         band = " Bands are one standard deviation to each side." if self.plot.trials > 1 else ""
         note = tag("p", f"Numbers: {text(self.plot.key)}.{band}", class_="quiet")
-        return f"<h2>Accuracy over epochs</h2>\n{tag('div', ''.join(panels), class_='panels')}\n{self.legend()}{note}"
+        heading = text(f"Learning curves: {axis_label(self.scoring.headline)}")
+        return f"<h2>{heading}</h2>\n{tag('div', ''.join(panels), class_='panels')}\n{self.legend()}{note}"
 
     def legend(self) -> str:
         """Every series with its line, the best first; the teachers before them."""
-        lines = [_legend_line("muted", "6 3", top1, name) for name, top1 in self.plot.teachers.items()]
-        for number in self.plot.ranked:
-            series, style = self.plot.series[number], self.plot.styles[number]
+        headline = self.scoring.headline
+        lines = [_legend_line("muted", "6 3", number(headline, score), name) for name, score in self.plot.teachers.items()]
+        for index in self.plot.ranked:
+            series, style = self.plot.series[index], self.plot.styles[index]
             label = series.label + (f" ({series.note})" if series.note else "")
-            lines.append(_legend_line(_shade_of(style), _dash_array(style), series.last, label, str(number)))
+            last = number(headline, series.last, nothing="\N{EN DASH}")
+            lines.append(_legend_line(_shade_of(style), _dash_array(style), last, label, str(index)))
         return tag("ul", "\n".join(lines), class_="legend")
 
     def terms_section(self) -> str:
-        """The terms of every series, each in a panel of its own."""
+        """The loss terms of every series, each series in a panel of its own."""
         panels = [
-            figure(to_svg(self.plot.terms(number), f"terms{number}", f"Terms of {label}"), label)
-            for number in self.plot.told
-            for label in [self.plot.series[number].label]
+            figure(to_svg(self.plot.terms(index), f"terms{index}", f"Terms of {label}"), label)
+            for index in self.plot.with_terms
+            for label in [self.plot.series[index].label]
         ]
         if not panels:
             return ""
-        note = tag("p", "Means over an epoch, weighted as they are added up. A dotted line begins a phase.", class_="quiet")
+        note = tag(
+            "p", "Means over an epoch, weighted as in the sum. A dotted line marks the start of a phase.", class_="quiet"
+        )
         return f"<h2>Terms of the loss over epochs</h2>\n{note}{tag('div', ''.join(panels), class_='small')}"
 
     def settings_section(self) -> str:
-        """Settings, options of the methods, versions and hardware: what all share, and what differs."""
+        """Settings, options of the methods, versions and hardware: what all runs share, and what differs."""
         options = [(series.label, _options(series.runs[0])) for series in self.plot.series if series.role == "method"]
         return (
             f"<h2>Settings</h2>\n{self._compared(_settings)}"
@@ -189,22 +198,22 @@ class Page:
 
     def _who(self, facts: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, str]]:
         """Every value of a name with the labels of the runs that have it."""
-        found: dict[str, dict[str, None]] = {}
+        labels: dict[str, dict[str, None]] = {}
         for item, label in zip(facts, self.labels, strict=True):
-            found.setdefault(_word(item.get(name)), {})[label] = None
+            labels.setdefault(_word(item.get(name)), {})[label] = None
         everyone = len(set(self.labels))
-        return [(value, ", ".join(who) if len(who) < everyone else "all") for value, who in found.items()]
+        return [(value, ", ".join(who) if len(who) < everyone else "all") for value, who in labels.items()]
 
 
 def _settings(run: PastRun) -> dict[str, Any]:
     settings = flat(run.settings.model_dump(mode="json", exclude={"methods", "options"}))
-    said = {name: value for name, value in settings.items() if value is not None or "_input." not in name}
+    given = {name: value for name, value in settings.items() if value is not None or "_input." not in name}
     known = ("num_classes", "input_size", "train_images", "test_images", "fingerprint")
-    return said | {f"data.{name}": run.data[name] for name in known if name in run.data}
+    return given | {f"data.{name}": run.data[name] for name in known if name in run.data}
 
 
 def _options(run: PastRun) -> str:
-    """``alpha = 0.9, temperature = 4.0``; with several methods, each option after its method."""
+    """``alpha = 0.9, temperature = 4.0``; with several methods, each option is prefixed with its method."""
     options = run.settings.options
     named = flat(options) if len(options) > 1 else next(iter(options.values()), {})
     return ", ".join(f"{name} = {_word(value)}" for name, value in named.items())
@@ -222,7 +231,7 @@ def _word(value: Any) -> str:
 
 
 def _variables() -> str:
-    """The colours as variables of the style sheet, for both schemes."""
+    """The colours as variables of the style sheet, for both colour schemes."""
     light = "".join(f"--{shade.name}: {shade.light};" for shade in SHADES)
     dark = "".join(f"--{shade.name}: {shade.dark};" for shade in SHADES)
     return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
@@ -232,11 +241,10 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _legend_line(shade: str, dashes: str, top1: float | None, label: str, series: str = "") -> str:
+def _legend_line(shade: str, dashes: str, score: str, label: str, series: str = "") -> str:
     line = f'<line x1="0" y1="5" x2="34" y2="5" style="stroke: var(--{shade}); stroke-width: 2.2; stroke-dasharray: {dashes}"/>'
     picture = f'<svg viewBox="0 0 34 10" aria-hidden="true">{line}</svg>'
-    number = "\N{EN DASH}" if top1 is None else f"{top1:.2f}"
-    return tag("li", f"{picture}<b>{number}</b><span>{text(label)}</span>", data_series=series)
+    return tag("li", f"{picture}<b>{text(score)}</b><span>{text(label)}</span>", data_series=series)
 
 
 def _shade_of(style: Style) -> str:

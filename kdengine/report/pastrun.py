@@ -1,4 +1,4 @@
-"""Runs as their folders tell of them: finished, failed or not yet finished."""
+"""Runs as recorded in their folders: finished, failed or not yet finished."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import Settings
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, StorageError, cause
 from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.runfolder import RunFolder
-from kdengine.storage.scores import CLASSIFICATION
+from kdengine.storage.scores import CLASSIFICATION, Scoring
 
-__all__ = ["FAILED", "FINISHED", "UNFINISHED", "PastRun", "find_runs", "natural"]
+__all__ = ["FAILED", "FINISHED", "UNFINISHED", "PastRun", "find_runs", "natural", "scoring_in"]
 
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 
@@ -25,12 +25,12 @@ class PastRun:
     """One run, read from its folder alone.
 
     Attributes:
-        folder: the run folder, as it was named.
+        folder: the run folder, as the caller named it.
         settings: from ``run.toml``.
-        manifest: from ``manifest.json``; empty where the run did not get that far.
-        rows: of ``metrics.jsonl``.
-        result: of ``result.json``, where the run is finished.
-        failure: why it failed, where it did.
+        manifest: from ``manifest.json``; empty if there is none.
+        rows: the rows of ``metrics.jsonl``.
+        result: from ``result.json``; None unless the run is finished.
+        failure: why it failed; None if it did not.
     """
 
     folder: Path
@@ -42,32 +42,51 @@ class PastRun:
 
     @classmethod
     def read(cls, folder: Path) -> PastRun:
-        """The run in a folder.
+        """Read the run in a folder.
 
         Raises:
-            SettingsError: the folder holds no run, or its settings are not those of a run.
+            SettingsError: the folder holds no run, or its settings are invalid.
+            StorageError: one of its files is damaged.
         """
-        place = RunFolder(folder)
+        files = RunFolder(folder)
         try:
-            settings = place.settings()
+            settings = files.settings()
         except SettingsError as error:
             error.add_note(f"in '{folder / 'run.toml'}'")
             raise
-        manifest = place.manifest() if (folder / "manifest.json").is_file() else {}
-        return cls(folder, settings, manifest, place.metrics(), place.result(), place.failure())
+        manifest = files.manifest() if (folder / "manifest.json").is_file() else {}
+        return cls(folder, settings, manifest, files.metrics(), files.result(), files.failure())
+
+    @property
+    def scoring(self) -> Scoring:
+        """The measures of its task, as ``result.json`` or else ``manifest.json`` names them.
+
+        Raises:
+            StorageError: what they name is damaged.
+        """
+        try:
+            return scoring_in(self.result, self.manifest)
+        except StorageError as error:
+            error.add_note(f"in '{self.folder}'")
+            raise
+
+    @property
+    def names_task(self) -> bool:
+        """Whether its folder got as far as recording what the run is: until then, its task is unknown."""
+        return bool(self.result or self.manifest)
 
     @property
     def method(self) -> str:
-        """What it is called: ``fitnet+st``, a composition such as ``multi``, ``plain``, or its label in a comparison."""
+        """Its name in reports: ``fitnet+st``, a composition such as ``multi``, ``plain``, or its label in a comparison."""
         lane = self.rows[0]["lane"] if self.rows else None
         known = (self.result or {}).get("method") or lane or (self.folder.name if self.comparison else None)
         return str(known or "+".join(self.settings.methods) or PLAIN)
 
     @property
     def comparison(self) -> Path | None:
-        """The folder of the comparison that it is a lane of."""
-        place = self.folder.resolve().parents[1]
-        return place if (place / NOTE).is_file() else None
+        """The folder of the comparison that it is a lane of; None if it is none."""
+        folder = self.folder.resolve().parents[1]
+        return folder if (folder / NOTE).is_file() else None
 
     @property
     def state(self) -> str:
@@ -78,62 +97,83 @@ class PastRun:
 
     @property
     def news(self) -> str:
-        """The state, and what failed it."""
+        """The state, and the reason of a failure."""
         return f"failed: {' '.join(self.failure.split())}" if self.failure and self.state == FAILED else self.state
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """What is known of its data: ``name``, ``fingerprint`` and numbers of images."""
+        """What is known about its data: ``name``, ``fingerprint`` and numbers of images."""
         known: Mapping[str, Any] = (self.result or self.manifest).get("data") or {}
         return {"name": self.settings.data, **known}
 
     @property
     def teacher(self) -> Mapping[str, Any] | None:
-        """Name and accuracy of the teacher."""
-        found: Mapping[str, Any] | None = (self.result or self.manifest).get("teacher")
-        return found
+        """Name and scores of the teacher; None for plain training."""
+        teacher: Mapping[str, Any] | None = (self.result or self.manifest).get("teacher")
+        return teacher
 
     @property
     def student_rows(self) -> list[Mapping[str, Any]]:
-        """The rows of the student itself, without those of networks that were taught on the way to it."""
+        """The rows of the student itself, without those of the assistants before it in its chain."""
         if self.result is None:
             return [row for row in self.rows if row.get("network", self.settings.student) == self.settings.student]
         last = len(self.result.get("assistants", ())) + 1
-        return [row for row in self.rows if row.get("link", last) == last]
+        return [row for row in self.rows if row.get("chain_step", last) == last]
 
     @property
     def student(self) -> Mapping[str, Any]:
-        """Name, accuracies and sizes of the student; of a run that did not end, what was measured so far."""
+        """Name, scores and sizes of the student; for an unfinished run, what was measured so far."""
         if self.result is not None:
             known: Mapping[str, Any] = self.result["student"]
             return known
-        return {"name": self.settings.student, **CLASSIFICATION.score(self.student_rows), "epochs": len(self.rows)}
+        return {"name": self.settings.student, **self.scoring.score(self.student_rows), "epochs": len(self.rows)}
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[PastRun]:
-    """Every run in and below the folders; below one of them in natural order (``trial-2`` before ``trial-10``).
+    """Every run in and below the folders; below each of them in natural order (``trial-2`` before ``trial-10``).
 
     Raises:
-        SettingsError: there is no run in a folder, or no such folder.
+        SettingsError: a folder does not exist or holds no run.
     """
-    found: dict[Path, Path] = {}
+    named: dict[Path, Path] = {}
     for folder in map(Path, folders):
         for path in _run_folders(folder):
-            found.setdefault(path.resolve(), path)
-    return [PastRun.read(path) for path in found.values()]
+            named.setdefault(path.resolve(), path)
+    return [PastRun.read(path) for path in named.values()]
+
+
+def scoring_in(*stored: Mapping[str, Any] | None) -> Scoring:
+    """The measures of the first mapping that names a task under ``task``; those of classification if none does.
+
+    Args:
+        *stored: contents of ``result.json`` or ``manifest.json``.
+
+    Raises:
+        StorageError: the entry is damaged.
+    """
+    task = next((facts["task"] for facts in stored if facts and facts.get("task") is not None), None)
+    if task is None:
+        return CLASSIFICATION
+    try:
+        scoring = Scoring.from_dict(task)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise StorageError(f"The entry 'task' is damaged ({cause(error)}): restore the file, or remove its folder.") from error
+    if not scoring.measures:
+        raise StorageError("The entry 'task' is damaged (it names no measure): restore the file, or remove its folder.")
+    return scoring
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """What to sort names with numbers by."""
+    """Sort key for names that contain numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    if not os.path.isdir(folder):  # unlike Path's own, false for what cannot be a path at all
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for text that cannot be a path at all
         raise SettingsError(f"There is no folder '{folder}'.")
     if (folder / "run.toml").is_file():
         return [folder]
     below = [file.parent for file in folder.rglob("run.toml")]
     if not below:
-        raise SettingsError(f"'{folder}' holds no run: there is no run.toml in it or below it.")
+        raise SettingsError(f"'{folder}' holds no run: there is no run.toml in it or below it. Name a run folder or one above.")
     return sorted(below, key=lambda path: [natural(part) for part in path.relative_to(folder).parts])

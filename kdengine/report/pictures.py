@@ -1,4 +1,4 @@
-"""Pictures of finished runs, left in their folders."""
+"""Plots and pages of finished runs, written into their folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from kdengine.plugins.hookspecs import hookimpl
 from kdengine.storage.writing import replacing
 
 if TYPE_CHECKING:
-    from kdengine.runs.result import Result
-    from kdengine.runs.run import Run
+    from kdengine.plugins.run_view import ResultView, RunView
 
 __all__ = ["Pictures", "leave_pictures"]
 
@@ -22,13 +21,13 @@ class Pictures:
     """Draws ``curves.png`` and writes ``report.html`` once a run is finished."""
 
     @hookimpl(trylast=True)
-    def kdengine_after_fit(self, run: Run, result: Result) -> None:
-        """Picture what the folder holds by now."""
+    def kdengine_after_fit(self, run: RunView, result: ResultView) -> None:
+        """Draw the contents of the folder."""
         leave_pictures(run.folder.path)
 
 
 def leave_pictures(folder: Path) -> None:
-    """Write ``curves.png`` and ``report.html`` into the folder of a run or a comparison; for want of them nothing fails."""
+    """Write ``curves.png`` and ``report.html`` into the folder of a run or a comparison; if that fails, log a warning."""
     try:
         _draw(folder)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Figures as SVG that is a part of a page: no file of its own, no fonts, colours that follow the page's scheme."""
+"""Figures as inline SVG: no separate file, no fonts, colours that follow the colour scheme of the page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """An ``<svg>`` element as wide as its place; its text is text, and the same figure gives the same characters.
+    """An ``<svg>`` element as wide as its container; text stays text, and the same figure gives the same characters.
 
     Args:
         figure: the figure.
-        name: prefix of all ids in it, unlike that of any other figure of the page.
-        description: what it shows, for those who cannot see it.
+        name: prefix of all ids in it, unique among the figures of the page.
+        description: what it shows, for screen readers.
     """
     import matplotlib
 
@@ -32,7 +32,9 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata=NO_METADATA)
     text = file.getvalue()
     inner = text[text.index(">", text.index("<svg")) + 1 :].strip()
-    inner = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", inner, count=1, flags=re.DOTALL)  # would style the page
+    inner = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", inner, count=1, flags=re.DOTALL
+    )  # it would style the whole page
     inner = re.sub(r"font-family: [^;\"]*", "font-family: inherit", inner)
     inner = re.sub(r"[\n ]*\n\s*", "\n", inner)
     width, height = (float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0])
@@ -41,14 +43,14 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
 
 
 def _named(text: str, name: str) -> str:
-    """Ids and the references to them, prefixed: ids are unique in a page."""
+    """Ids and the references to them with a prefix, because ids must be unique in a page."""
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     return re.sub(r'xlink:href="#', f'href="#{name}-', text)
 
 
 def _coloured(text: str) -> str:
-    """Every colour of the palette as the variable that the page's style sheet gives a value."""
+    """Every colour of the palette replaced by its variable in the style sheet of the page."""
     for shade in SHADES:
         text = re.sub(rf"((?:fill|stroke): ){shade.light}", rf"\1var(--{shade.name})", text, flags=re.IGNORECASE)
     return text

@@ -1,29 +1,37 @@
-"""Tables over run folders, from what lies in them alone."""
+"""Tables over run folders, made from their files alone."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdengine.report.differences import check_comparable
+from kdengine.report.columns import number, other_measures, score_columns
+from kdengine.report.differences import check_comparable, common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
+from kdengine.storage.scores import Scoring
 
 __all__ = ["Table", "caption", "results_table"]
-
-COLUMNS = ("network", "method", "seed", "epochs", "last top-1 %", "best top-1 %", "top-5 %", "parameters", "seconds")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text cells, with what it is about."""
+    """A table as text cells.
+
+    Attributes:
+        caption: what it is about.
+        columns: their titles.
+        rows: their cells, for people: ``78,042``, ``14.50*``, ``73.17 ± 0.76``.
+        sheet: the same for programs, one plain number per cell; by default the table itself.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    sheet: Table | None = field(default=None, repr=False)
 
     def to_markdown(self) -> str:
         """A Markdown table, with the caption above."""
@@ -32,51 +40,65 @@ class Table:
         return f"{self.caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def to_csv(self) -> str:
-        """Comma-separated values with a header."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
+        """Comma-separated values with a header; numbers have no thousands separators, stars or spreads."""
+        out, sheet = io.StringIO(), self.sheet or self
+        csv.writer(out, lineterminator="\n").writerows([sheet.columns, *sheet.rows])
         return out.getvalue()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Caption, columns and rows as plain data."""
+        return {"caption": self.caption, "columns": self.columns, "rows": self.rows}
 
 
 def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     """Teacher and students of several runs, last and best, in the order given.
 
-    A run that failed or is not finished is a row with what was measured; a last column then says so.
+    A run that failed or is not finished is a row with what was measured; an extra column then gives its state.
 
     Args:
         folders: run folders, or folders with run folders below them.
         mixed: allow runs on different data, or trained with different settings.
 
     Raises:
-        SettingsError: a folder holds no run, or the runs do not belong in one table.
+        SettingsError: a folder holds no run, the runs do not belong in one table, or they are runs of different tasks.
     """
     runs = find_runs(folders)
+    scoring = common_scoring(runs)
     if not mixed:
         check_comparable(runs)
     rows: list[tuple[str, ...]] = []
+    sheet: list[tuple[str, ...]] = []
     for run in runs:
-        teacher = _row(run.teacher, "teacher", "", "") if run.teacher else None
-        if teacher is not None and teacher not in rows:
-            rows.append(teacher)  # one that several runs share stands there once
-        rows.append(_row(run.student, run.method, str(run.settings.seed), run.news))
+        parts = [(run.teacher, "teacher", "", "")] if run.teacher else []
+        parts.append((run.student, run.method, str(run.settings.seed), run.news))
+        for facts, method, seed, state in parts:
+            row = _row(facts, scoring, method, seed, state)
+            if method == "teacher" and row in rows:
+                continue  # a teacher that several runs share is listed once
+            rows.append(row)
+            sheet.append(_row(facts, scoring, method, seed, state, grouped=False))
+    columns = ("network", "method", "seed", "epochs", *score_columns(scoring), "parameters", "seconds", "state")
     if all(run.state == FINISHED for run in runs):
-        return Table(caption(runs), COLUMNS, tuple(row[:-1] for row in rows))
-    return Table(caption(runs), (*COLUMNS, "state"), tuple(rows))
+        columns, rows, sheet = columns[:-1], [row[:-1] for row in rows], [row[:-1] for row in sheet]
+    text = caption(runs)
+    return Table(text, columns, tuple(rows), Table(text, columns, tuple(sheet)))
 
 
-def _row(facts: Mapping[str, Any], method: str, seed: str, state: str) -> tuple[str, ...]:
-    def percent(name: str) -> str:
-        return "" if facts.get(name) is None else f"{facts[name]:.2f}"
-
+def _row(
+    facts: Mapping[str, Any], scoring: Scoring, method: str, seed: str, state: str, grouped: bool = True
+) -> tuple[str, ...]:
+    """One network; ``grouped`` separates thousands."""
+    headline = scoring.headline
+    parameters = facts.get("parameters")
     return (
         facts["name"],
         method,
         seed,
         str(facts.get("epochs", "")),
-        percent("top1"),
-        percent("best_top1"),
-        percent("top5"),
-        f"{facts['parameters']:,}" if "parameters" in facts else "",
+        number(headline, facts.get(headline.name)),
+        number(headline, facts.get(f"best_{headline.name}")),
+        *(number(measure, facts.get(measure.name)) for measure in other_measures(scoring)),
+        "" if parameters is None else f"{parameters:,}" if grouped else str(parameters),
         f"{facts['seconds']:.0f}" if facts.get("seconds") else "",
         state,
     )
@@ -86,7 +108,7 @@ def caption(runs: Sequence[PastRun]) -> str:
     """Data, machine and versions, each named once."""
     data = dict.fromkeys(_data(run) for run in runs)
     machines = dict.fromkeys(_machine(run.manifest) for run in runs if run.manifest)
-    return " ".join(f"{' / '.join(said)}." for said in (data, machines) if said)
+    return " ".join(f"{' / '.join(parts)}." for parts in (data, machines) if parts)
 
 
 def _data(run: PastRun) -> str:

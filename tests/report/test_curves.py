@@ -7,10 +7,10 @@ from kdengine.report.pastrun import find_runs
 
 @pytest.fixture
 def drawn():
-    """The axes of one accuracy panel over some folders, with its lines by what they are."""
+    """The axes of one panel of scores over some folders, with its lines by their ids."""
 
-    def draw(folders, name="test_top1"):
-        (axes,) = Plot(find_runs(folders)).accuracy(name).axes
+    def draw(folders, split="test"):
+        (axes,) = Plot(find_runs(folders)).scores(split).axes
         return axes, {line.get_gid(): line for line in axes.lines if line.get_gid()}
 
     return draw
@@ -24,7 +24,7 @@ def test_every_method_is_a_line_where_its_accuracy_was_measured(run_folder, draw
 
 
 def test_training_accuracy_has_a_panel_without_the_teacher(run_folder, drawn):
-    axes, lines = drawn([run_folder("a")], "train_top1")
+    axes, lines = drawn([run_folder("a")], "train")
     assert lines["s0-line"].get_ydata().tolist() == [35, 55]
     assert len(axes.lines) == 2
 
@@ -89,10 +89,10 @@ def test_every_method_has_a_panel_with_all_its_terms(run_folder):
     panels = [axes for axes in figure.subfigs[1].axes if axes.axison]
     assert [panel.get_title(loc="left") for panel in panels] == ["st", "fitnet"]
     assert [line.get_label() for line in panels[1].lines[:3]] == ["fitnet.hint", "task", "fitnet.term"]
-    assert panels[1].lines[3].get_xdata()[0] == 1.5  # where the hint stage ends
+    assert panels[1].lines[3].get_xdata()[0] == 1.5  # where the hint phase ends
 
 
-def test_a_term_is_not_drawn_across_the_end_of_a_stage(run_folder):
+def test_a_term_is_not_drawn_across_the_end_of_a_phase(run_folder):
     folder = run_folder("a", [1.0, 2.0, 3.0, 4.0])
     rows = (folder / "metrics.jsonl").read_text()
     for epoch in (1, 2):
@@ -112,7 +112,8 @@ def test_a_single_epoch_is_a_point_at_a_whole_number(run_folder):
 
 def test_one_run_is_drawn_in_one_row(run_folder):
     figure = draw_curves([run_folder("a")])
-    assert [axes.get_title(loc="left")[:8] for axes in figure.axes] == ["Accuracy", "Accuracy", "Terms of"]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Test top-1, %", "Training top-1, %", "Terms of the loss"]
 
 
 def test_terms_of_different_sizes_are_drawn_on_a_logarithmic_axis(run_folder):
@@ -134,3 +135,20 @@ def test_names_with_dollars_and_underscores_are_drawn_as_they_are(run_folder, tm
     figure = draw_curves([run_folder("a", method=r"a$\b$"), run_folder("b", method="_c")])
     figure.savefig(tmp_path / "a.png")
     assert len(figure.subfigs[0].legends[0].get_texts()) == 3
+
+
+def test_a_task_of_its_own_names_the_panels_and_ranks_the_lowest_first(run_folder, depth):
+    folders = [run_folder("a", [0.5, 0.0], task=depth), run_folder("b", [0.75, 0.25], method="at", task=depth)]
+    plot = Plot(find_runs([*folders, run_folder("c", [], method="sp", task=depth, finished=False)]))
+    assert [plot.series[index].label for index in plot.ranked] == ["st", "at", "sp"]
+    assert (plot.title("test"), plot.key) == ("Test RMSE", "last test RMSE")
+    labels = [text.get_text() for text in plot.everything().subfigs[0].legends[0].get_texts()]
+    assert labels == ["70.0000  resnet32, the teacher", "0.0000  st", "0.2500  at", "\N{EN DASH}  sp (unfinished)"]
+
+
+def test_where_a_low_score_is_better_long_curves_are_cut_off_at_the_top(run_folder, drawn, depth):
+    good = [9.0 - epoch / 10 if epoch < 20 else 0.5 + epoch % 5 / 100 for epoch in range(40)]
+    axes, lines = drawn([run_folder("a", good, task=depth), run_folder("b", good[:10], method="at", failed="nan", task=depth)])
+    bottom, top = axes.get_ylim()
+    assert bottom < 0.5 < 0.54 < top < 1
+    assert lines["s1-end"].get_ydata().tolist() == [top]

@@ -1,8 +1,19 @@
 import pytest
 
 from kdengine import SettingsError
-from kdengine.report.differences import check_comparable, differing, flat, is_teacher_training, obstacles, same_network
+from kdengine.report.curves import draw_curves
+from kdengine.report.differences import (
+    check_comparable,
+    common_scoring,
+    differing,
+    flat,
+    is_teacher_training,
+    obstacles,
+    same_network,
+)
+from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.pastrun import find_runs
+from kdengine.report.table import results_table
 
 
 def test_flat_and_differing_name_every_value_once():
@@ -74,3 +85,25 @@ def test_students_that_received_other_images_differ_but_their_teachers_may(run_f
     check_comparable(find_runs(folders))
     (reason,) = obstacles(find_runs([*folders, run_folder("c", student_input={"size": 64})]))
     assert reason.startswith(f"different student_input.size: not set ({folders[0]} and 1 more), [64, 64] (")
+
+
+def test_runs_of_different_tasks_share_no_table_and_no_plot_whatever_is_allowed(run_folder, depth):
+    runs = find_runs([run_folder("a"), run_folder("b", task=depth, finished=False)])
+    for refuse in (
+        lambda: common_scoring(runs),
+        lambda: results_table([run.folder for run in runs], mixed=True),
+        lambda: Leaderboard.of([run.folder for run in runs]),
+        lambda: draw_curves([run.folder for run in runs]),
+    ):
+        with pytest.raises(
+            SettingsError, match=r"different tasks.*classification, measured by top-1 %.*a\), depth, .*RMSE.*b\)"
+        ):
+            refuse()
+
+
+def test_a_run_that_was_killed_before_it_recorded_its_task_is_taken_for_one_of_the_others(run_folder, depth):
+    killed = run_folder("b", [], task=depth, finished=False)
+    (killed / "manifest.json").unlink()
+    folders = [killed, run_folder("a", [0.5], task=depth)]
+    assert common_scoring(find_runs(folders)) == depth
+    assert [row[4] for row in results_table(folders).rows] == ["", "70.0000", "0.5000"]

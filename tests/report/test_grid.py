@@ -76,3 +76,37 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
     (tmp_path / "comparison.json").write_text(json.dumps({"entries": []}))
     with pytest.raises(SettingsError, match="no sweep"):
         Grid.of(tmp_path)
+
+
+def test_where_a_low_score_is_better_the_star_and_the_deepest_cell_are_the_lowest(run_folder, depth, tmp_path):
+    folder = tmp_path / "sweep"
+    for alpha, score in (("0.1", 0.5), ("0.9", 0.25)):
+        run_folder(f"sweep/trial-1/alpha={alpha}", [score], method=f"alpha={alpha}", task=depth)
+    RunFolder(folder).write_json("comparison.json", {"axes": [{"name": "st.alpha", "values": ["0.1", "0.9"]}]})
+    grid = Grid.of(folder)
+    assert grid.table().columns == ("alpha=0.1", "alpha=0.9")
+    assert Grid.of(folder).table().rows == (("0.5000*", "0.2500*"),)  # each is the best of its column
+    assert grid.table().caption.startswith("Last RMSE, the best of each column with a star; teacher 70.0000. ")
+    write_page(tmp_path / "page.html", [folder])
+    page = (tmp_path / "page.html").read_text()
+    cells = re.findall(r"--line-1\) (\d+)%[^>]*>([^/]+)<", page[page.index("<h2>Grid") : page.index("<h2>Results")])
+    assert cells == [("0", "0.5000"), ("55", "<b>0.2500")]
+    assert "Last RMSE on the test images; an empty cell" in page
+    draw_heatmap(grid, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_lowest_of_a_column_has_the_star_where_low_is_better(run_folder, depth, tmp_path):
+    axes = [{"name": "st.alpha", "values": ["0.1", "0.9"]}, {"name": "st.temperature", "values": ["4"]}]
+    for alpha, score in (("0.1", 0.5), ("0.9", 0.25)):
+        label = f"alpha={alpha},temperature=4"
+        run_folder(f"sweep/trial-1/{label}", [score], method=label, task=depth)
+    RunFolder(tmp_path / "sweep").write_json("comparison.json", {"axes": axes})
+    assert Grid.of(tmp_path / "sweep").table().rows == (("0.1", "0.5000"), ("0.9", "0.2500*"))
+
+
+def test_csv_has_no_stars_and_markdown_has_them(swept):
+    table = Grid.of(swept).table()
+    assert "*" not in table.to_csv()
+    assert table.to_csv().splitlines()[1:] == ["0.1,61.00,62.00,", "0.9,59.00,63.00,64.00"]
+    assert "| 61.00* |" in table.to_markdown()

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import pytest
@@ -99,3 +101,40 @@ def test_it_becomes_a_data_frame(lane):
     frame = Leaderboard.of([lane("plain", 0, 70.0)]).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert frame["top1"].tolist() == [70.0]
+
+
+def test_where_a_low_score_is_better_the_lowest_is_first_and_gains_are_positive(run_folder, depth, tmp_path):
+    for seed, (plain, st) in enumerate([(0.75, 0.5), (0.875, 0.5)]):
+        run_folder(f"trial-{seed}/plain", [1.0, plain], method="plain", seed=seed, task=depth)
+        run_folder(f"trial-{seed}/st", [0.25, st], seed=seed, task=depth)
+    board = Leaderboard.of([tmp_path / "trial-0", tmp_path / "trial-1"])
+    best, plain = board.rows
+    assert (best["method"], best["rmse"], best["rmse_std"], best["best_rmse"], best["within"]) == ("st", 0.5, 0.0, 0.25, 20.5)
+    assert (best["gain"], plain["rmse"]) == (pytest.approx(0.3125), pytest.approx(0.8125))
+    assert best["gain_low"] < best["gain"] < best["gain_high"]
+    table = board.table()
+    assert table.columns[2:6] == ("last RMSE", "best RMSE", "gain over plain", "within 1.25 %")
+    assert table.rows[0][:6] == ("teacher resnet32", "", "70.0000", "71.0000", "", "90.00")
+    assert table.rows[1][2:4] == ("0.5000 ± 0.0000", "0.2500 ± 0.0000")
+    assert table.rows[1][4].startswith("+0.3125 [-0.")
+    assert not {"top1", "top5"} & set(best)
+
+
+def test_csv_has_a_plain_number_in_every_cell(lane):
+    for seed in range(2):
+        lane("plain", seed, 70.0)
+        place = lane("st", seed, 72.0 + seed, extra=12345)
+    table = Leaderboard.of([place]).table()
+    assert table.rows[1][2:4] == ("72.50 ± 0.71", "73.50 ± 0.71")
+    assert "12,345" in table.rows[1]
+    teacher, st, plain = csv.DictReader(io.StringIO(table.to_csv()))
+    assert (teacher["method"], teacher["last top-1 %"], teacher["top-5 %"]) == ("teacher resnet32", "78.50", "95.00")
+    assert (st["last top-1 %"], st["last top-1 % std"], st["best top-1 %"]) == ("72.50", "0.71", "73.50")
+    assert (st["gain over plain"], st["gain low"], st["gain high"]) == ("+2.50", "-3.85", "+8.85")
+    assert (st["extra parameters"], plain["gain over plain"], plain["epochs"]) == ("12345", "", "2")
+
+
+def test_a_finished_lane_that_measured_nothing_has_no_score(lane):
+    lane("plain", 0, 70.0)
+    row = next(row for row in Leaderboard.of([lane("st", 0, 71.0, best_top1=None, top5=None)]).rows if row["method"] == "st")
+    assert (row["best_top1"], row["top5"], row["gain"]) == (None, None, 1.0)

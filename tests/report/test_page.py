@@ -8,7 +8,7 @@ from kdengine.report.page import table_of, write_page
 from kdengine.report.palette import SHADES
 from kdengine.report.table import Table
 
-VOID = {"meta", "chain_step", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Reader(HTMLParser):
@@ -64,7 +64,7 @@ def folders(run_folder):
 def test_the_page_is_well_formed_and_needs_nothing_but_itself(page, folders):
     text, read = page(folders)
     assert "http" not in re.sub(r'<meta http-equiv="Content-Security-Policy"', "", text)
-    assert not {"img", "chain_step", "iframe", "object"} & set(read.tags)
+    assert not {"img", "link", "iframe", "object"} & set(read.tags)
     assert all(value.startswith("#") for _, name, value in read.attributes if name in ("src", "href"))
     assert "@import" not in text
     assert set(re.findall(r"url\((.)", text)) <= {"#"}
@@ -74,7 +74,7 @@ def test_the_page_is_well_formed_and_needs_nothing_but_itself(page, folders):
 
 def test_every_run_is_on_it_with_what_became_of_it(page, folders):
     text, read = page(folders)
-    rows = re.findall(r"<tr>(.*?)</tr>", text.partition("<h2>Accuracy")[0])
+    rows = re.findall(r"<tr>(.*?)</tr>", text.partition("<h2>Learning curves")[0])
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
     assert [(row[1], row[-1]) for row in cells if row] == [
         ("plain", "finished"),
@@ -165,4 +165,15 @@ def test_a_comparison_has_a_leaderboard(run_folder, page, tmp_path):
     assert [row[0] for row in table.rows] == ["teacher resnet32", "st", "plain"]
     _, read = page([tmp_path / "all"])
     assert "gain over plain" in read.texts
-    assert "Numbers: last test accuracy, %, mean of 2 trials. Bands are one standard deviation to each side." in read.texts
+    assert "Numbers: last test top-1, %, mean of 2 trials. Bands are one standard deviation to each side." in read.texts
+
+
+def test_the_page_of_another_task_names_its_headline_and_sorts_low_scores_first(page, run_folder, depth):
+    text, read = page(
+        [run_folder("a", [0.5, 0.25], task=depth), run_folder("b", [0.75], method="at", task=depth, finished=False)]
+    )
+    assert {"Test RMSE", "Training RMSE", "Learning curves: RMSE", "last RMSE", "0.2500", "0.7500"} <= set(read.texts)
+    assert '<th class="number" scope="col" data-first="ascending">last RMSE</th>' in text
+    assert text.count('data-first="ascending"') == 2, "of last and best RMSE, and of no other column"
+    assert 'aria-label="Test RMSE"' in text
+    assert not re.search(r"top-?1|accuracy|top-?5", text, flags=re.IGNORECASE)

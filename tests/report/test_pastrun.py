@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from kdengine import SettingsError
+from kdengine import SettingsError, StorageError
 from kdengine.report.pastrun import PastRun, find_runs, natural
+from kdengine.storage.scores import CLASSIFICATION
 
 
 def test_a_run_is_finished_failed_or_unfinished(run_folder):
@@ -73,3 +74,21 @@ def test_settings_that_cannot_be_read_name_their_file(run_folder):
     with pytest.raises(SettingsError) as caught:
         find_runs([folder])
     assert str(folder / "run.toml") in caught.value.__notes__[0]
+
+
+def test_the_task_of_a_run_is_read_from_its_result_or_else_its_manifest(run_folder, depth):
+    finished, unfinished = run_folder("a", task=depth), run_folder("b", [0.5, 0.25, 0.375], task=depth, finished=False)
+    assert [PastRun.read(folder).scoring for folder in (finished, unfinished)] == [depth, depth]
+    assert PastRun.read(run_folder("c")).scoring == CLASSIFICATION, "a folder that names no task is one of classification"
+    student = PastRun.read(unfinished).student
+    assert (student["rmse"], student["best_rmse"], student["best_epoch"], student["within"]) == (0.375, 0.25, 2, 20.375)
+
+
+@pytest.mark.parametrize("task", [{}, {"name": "x"}, {"name": "x", "measures": []}, {"name": "x", "measures": [{"a": 1}]}, "x"])
+def test_a_damaged_task_names_its_folder(run_folder, task):
+    folder = run_folder("a")
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "task": task}))
+    with pytest.raises(StorageError, match="'task' is damaged") as caught:
+        PastRun.read(folder).scoring  # noqa: B018
+    assert str(folder) in caught.value.__notes__[0]

@@ -13,16 +13,16 @@ def labels(folders):
 def test_runs_that_differ_in_their_seed_are_one_line_with_a_mean_and_a_spread(run_folder):
     folders = [run_folder(str(seed), [10.0 * seed, 60.0], seed=seed) for seed in (1, 2, 3)]
     (series,) = series_of(find_runs(folders))
-    curve = series.accuracy("test_top1")
+    curve = series.scores("test")
     assert curve.epochs == [1, 2]
     assert curve.mean == [20.0, 60.0]
     assert (curve.low, curve.high) == ([pytest.approx(10.0), 60.0], [pytest.approx(30.0), 60.0])
     assert (series.last, series.state, series.note) == (60.0, "finished", "")
 
 
-def test_an_initial_stage_shifts_the_curve_to_where_it_is_measured(run_folder):
+def test_an_initial_phase_shifts_the_curve_to_where_it_is_measured(run_folder):
     (series,) = series_of(find_runs([run_folder("a", method="fitnet", hint=2)]))
-    assert series.accuracy("test_top1").epochs == [3, 4]
+    assert series.scores("test").epochs == [3, 4]
     assert series.phase_starts() == [3]
     terms = series.terms()
     assert list(terms) == ["fitnet.hint", "task", "fitnet.term"]

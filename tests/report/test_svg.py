@@ -18,7 +18,7 @@ def plot(run_folder):
 
 
 def test_the_element_is_well_formed_and_needs_nothing_from_elsewhere(plot):
-    text = to_svg(plot.accuracy("test_top1"), "test", 'accuracy of "<b>&"')
+    text = to_svg(plot.scores("test"), "test", 'accuracy of "<b>&"')
     root = ElementTree.fromstring(text)
     assert (root.tag, root.get("role"), root.get("aria-label")) == ("svg", "img", 'accuracy of "<b>&"')
     assert "http" not in text
@@ -34,16 +34,16 @@ def test_texts_are_texts_in_the_pages_own_font(plot):
 
 
 def test_ids_are_unique_between_figures_and_references_lead_to_them(plot):
-    texts = [to_svg(plot.accuracy(name), name, "") for name in ("test_top1", "train_top1")]
+    texts = [to_svg(plot.scores(split), split, "") for split in ("test", "train")]
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in texts]
     assert not ids[0] & ids[1]
     for text, known in zip(texts, ids, strict=True):
         assert set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text)) <= known
-    assert {"test_top1-s0-line", "test_top1-s0-end", "test_top1-s1-line"} <= ids[0]
+    assert {"test-s0-line", "test-s0-end", "test-s1-line"} <= ids[0]
 
 
 def test_every_colour_is_a_variable_of_the_page(plot):
-    text = to_svg(plot.accuracy("test_top1"), "test", "")
+    text = to_svg(plot.scores("test"), "test", "")
     used = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", text))
     assert {f"var(--{shade.name})" for shade in SHADES} >= used - {"none"}
     assert {"var(--line-1)", "var(--plain)", "var(--grid)", "var(--muted)"} <= used
@@ -51,5 +51,5 @@ def test_every_colour_is_a_variable_of_the_page(plot):
 
 def test_the_same_figure_gives_the_same_text_and_changes_no_setting_of_matplotlib(plot):
     before = dict(mpl.rcParams)
-    assert to_svg(plot.accuracy("test_top1"), "a", "") == to_svg(plot.accuracy("test_top1"), "a", "")
+    assert to_svg(plot.scores("test"), "a", "") == to_svg(plot.scores("test"), "a", "")
     assert dict(mpl.rcParams) == before

@@ -60,7 +60,8 @@ def test_the_caption_says_data_machine_and_versions(run):
 
 def test_every_format_holds_every_cell(run):
     table = results_table([run("a", teacher=None)])
-    assert list(csv.reader(io.StringIO(table.to_csv()))) == [list(table.columns), *map(list, table.rows)]
+    plain = [cell.replace("78,042", "78042") for cell in table.rows[0]]
+    assert list(csv.reader(io.StringIO(table.to_csv()))) == [list(table.columns), plain]
     lines = table.to_markdown().splitlines()
     assert lines[0] == table.caption
     assert [cell.strip() for cell in lines[4].strip("|").split("|")] == list(table.rows[0])
@@ -113,3 +114,17 @@ def test_a_run_that_was_killed_before_it_wrote_anything_is_a_row(run_folder):
     (folder / "manifest.json").unlink()
     (row,) = results_table([folder]).rows
     assert (row[:4], row[-1]) == (("resnet8", "st", "0", "0"), "unfinished")
+
+
+def test_another_task_has_its_own_columns_and_digits(run_folder, depth):
+    table = results_table([run_folder("a", [0.25, 0.5], task=depth)])
+    assert table.columns[4:7] == ("last RMSE", "best RMSE", "within 1.25 %")
+    assert [row[4:7] for row in table.rows] == [("70.0000", "71.0000", "90.00"), ("0.5000", "0.2500", "20.50")]
+
+
+def test_csv_has_no_thousands_separators_and_text_has_them(run_folder):
+    table = results_table([run_folder("a")])
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    assert [row["parameters"] for row in rows] == ["472756", "78042"]
+    assert [row[table.columns.index("parameters")] for row in table.rows] == ["472,756", "78,042"]
+    assert "| 78,042 |" in table.to_markdown()

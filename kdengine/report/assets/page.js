@@ -1,15 +1,15 @@
-// The page reads well without this. It sorts a table by a click on a column, and shows one line alone.
+// The page is complete without this script. It sorts tables by a click on a column head, and highlights single lines.
 const numberIn = (text) => parseFloat(text.replaceAll(",", "").replace("\u2212", "-"));
 
 function compare(one, other, numeric, sign) {
-  if (!one || !other) return (one ? 0 : 1) - (other ? 0 : 1); // what was not measured stands at the end
+  if (!one || !other) return (one ? 0 : 1) - (other ? 0 : 1); // what was not measured comes last
   if (numeric) return sign * (numberIn(one) - numberIn(other));
   return sign * one.localeCompare(other, undefined, { numeric: true });
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  table.parentElement.nextElementSibling?.append(" A click on the name of a column sorts by it.");
+  table.parentElement.nextElementSibling?.append(" Click a column head to sort by it.");
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.append(...head.childNodes);
@@ -17,7 +17,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.addEventListener("click", () => {
       const numeric = head.classList.contains("number");
       const before = head.getAttribute("aria-sort");
-      const down = before ? before === "ascending" : numeric; // of a number, the largest is wanted first
+      const down = before ? before === "ascending" : numeric && head.dataset.first !== "ascending"; // the best number first
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const text = (row) => row.cells[column].textContent.trim();
