@@ -9,7 +9,7 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder below ``$KDENGINE_CACHE``, or below ``kdengine`` in the user's cache folder; not created."""
+    """A folder in ``$KDENGINE_CACHE`` or, if that is not set, in ``kdengine`` in the user's cache folder; not created."""
     base = os.environ.get("KDENGINE_CACHE")
     if base:
         return Path(base, *parts)

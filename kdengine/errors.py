@@ -1,4 +1,4 @@
-"""What can go wrong by a user's hand: each error says what, what it got, what is allowed, and the fix."""
+"""Errors that users can fix: each message states the problem, the value, what is allowed, and the fix."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = [
 
 
 class KDError(Exception):
-    """Base of all errors that the user can mend; the command line prints them as one paragraph and exits with 2."""
+    """Base of all errors that the user can fix; the command line prints the message as one paragraph and exits with 2."""
 
 
 class SettingsError(KDError):
-    """An unknown or unfit option or setting; lists every fault found, not only the first."""
+    """An unknown or invalid option or setting; lists every fault, not only the first."""
 
 
 class PluginError(KDError):
@@ -37,7 +37,7 @@ class ModelError(KDError):
 
 
 class StorageError(KDError):
-    """A folder or file that cannot be written, such as on a full disk; what was there before is still there."""
+    """A folder or file that is damaged or cannot be written, for example on a full disk; earlier content is kept."""
 
 
 class DataError(KDError):
@@ -45,20 +45,20 @@ class DataError(KDError):
 
 
 class TapError(KDError):
-    """A tap that names nothing, is ambiguous, did not fire, or was overwritten."""
+    """A tap that matches nothing, is ambiguous, did not fire, or was overwritten."""
 
 
 class TrainingError(KDError):
-    """A run that cannot go on, such as one whose loss is no longer finite."""
+    """A run that cannot continue, for example because its loss is no longer finite."""
 
 
 def together(faults: Sequence[KDError]) -> KDError:
-    """Several faults as one error, each on a line of its own; a single one as it is."""
+    """Combine several faults into one error, one per line; a single fault is returned as it is."""
     return faults[0] if len(faults) == 1 else SettingsError("\n".join(dict.fromkeys(map(str, faults))))
 
 
 def did_you_mean(name: str, allowed: Iterable[str], limit: int = 3) -> str:
-    """A sentence offering the nearest allowed names, or an empty string when none is near.
+    """A sentence offering the nearest allowed names, or an empty string if none is near.
 
     >>> did_you_mean("angel", ["angle", "distance"])
     "Did you mean 'angle'?"
@@ -71,9 +71,9 @@ def did_you_mean(name: str, allowed: Iterable[str], limit: int = 3) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """An error on one line, with its kind unless it is one of ours."""
+    """An error on one line, with its type unless it is a :class:`KDError`."""
     try:
         text = " ".join(str(error).split()) or "no message"
-    except Exception:  # a plugin's own kind of error may not even print
+    except Exception:  # even printing an error type of a plugin can fail
         text = "no message"
     return text if isinstance(error, KDError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Drawing by a seed without disturbing anybody else's draws."""
+"""Seeded random numbers that leave the global random states untouched."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _turn = RLock()
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """One thread at a time, so that what belongs to the whole process can be changed inside and put back.
+    """Hold a lock while process-wide state is changed and restored.
 
-    Random states and the filters of warnings are such things; several engines may train in threads of one process.
+    Random states and warning filters are process-wide, and several engines may train in threads of one process.
     """
     with _turn:
         yield
@@ -29,7 +29,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """What is drawn inside on the CPU depends on the seed alone; the global random state is as before afterwards."""
+    """Inside, what torch draws on the CPU depends on the seed alone; its global random state is restored on exit."""
     with undisturbed(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the accelerators' generators too
         yield
@@ -37,26 +37,24 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """The same for all the random states that transforms of images draw from: those of Python, NumPy and torch."""
+    """Like :func:`seeded` for every generator that image transforms may use: those of Python, NumPy and torch."""
     with seeded(seed):
-        before = random.getstate(), np.random.get_state()
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
             yield
         finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
-def _forget_who_has_it() -> None:
-    """A lock of its own for a forked process, in which the other threads do not live on to release this one."""
+def _renew_lock() -> None:
+    """Give a forked process a new lock, because the thread that holds the old one may not exist in it."""
     global _turn
     _turn = RLock()
 
 
 if sys.platform != "win32":
-    # A process is forked between two draws, never in the middle of one: it would find torch's generator locked for ever.
-    os.register_at_fork(
-        before=lambda: _turn.acquire(), after_in_parent=lambda: _turn.release(), after_in_child=_forget_who_has_it
-    )
+    # Fork between two draws, never within one: the child would find the mutex of torch's generator locked forever.
+    os.register_at_fork(before=lambda: _turn.acquire(), after_in_parent=lambda: _turn.release(), after_in_child=_renew_lock)

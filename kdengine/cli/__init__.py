@@ -1,4 +1,4 @@
-"""The command line: one file a command; arguments in, engine called, tables out."""
+"""The command line: one file per command; it parses arguments, calls the engine and prints tables."""
 
 from kdengine.cli.main import main
 

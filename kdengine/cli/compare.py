@@ -1,4 +1,4 @@
-"""``kdengine compare``: many methods on one pair of networks, one teacher pass, one table."""
+"""``kdengine compare``: many methods on one pair of networks, with one teacher pass and one table."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["command"]
 
 
 @click.command("compare")
-@click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' joins methods that share a lane: fitnet+st.")
+@click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' combines methods in one lane: fitnet+st.")
 @comparing_options("methods")
-def command(how: Comparing, methods: str | None) -> None:
-    r"""Compare methods on your pair of networks: same student, same batches, one pass of the teacher.
+def command(flags: Comparing, methods: str | None) -> None:
+    r"""Compare methods on one pair of networks: same student, same batches, one teacher pass.
 
     \b
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
@@ -33,20 +33,20 @@ def command(how: Comparing, methods: str | None) -> None:
 
     show_log()
     registry = Registry()
-    if how.resume:
-        _fit_and_print(how.resumed(registry, methods=methods), how.as_json)
+    if flags.resume:
+        _fit_and_print(flags.resumed(registry, methods=methods), flags.as_json)
         return
     if not methods:
-        raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
-    entries = _entries(methods, registry)
-    _fit_and_print(how.begun(registry, entries, _names(entries)), how.as_json)
+        raise SettingsError("There are no methods. Name some, for example --methods st,rkd, or --methods all.")
+    lanes = _lanes(methods, registry)
+    _fit_and_print(flags.started(registry, lanes, _plugins(lanes)), flags.as_json)
 
 
-def _entries(methods: str, registry: Registry) -> list[LaneSpec]:
+def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
     """The lanes that ``--methods`` names.
 
     Raises:
-        PluginError: there is no such method.
+        PluginError: a method does not exist.
     """
     from kdengine.runs.lane_specs import lane_specs_of
 
@@ -56,8 +56,9 @@ def _entries(methods: str, registry: Registry) -> list[LaneSpec]:
     return lane_specs_of(names, registry)
 
 
-def _names(entries: Sequence[LaneSpec]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(plugin) for entry in entries for plugin in entry.plugins))
+def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
+    """The plugins that the lanes use, each once."""
+    return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:

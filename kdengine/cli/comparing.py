@@ -1,4 +1,4 @@
-"""What the commands that train many lanes have in common: their flags, and the comparison that these describe."""
+"""What the commands that train many lanes share: their flags, and the comparison that these describe."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["Comparing", "comparing_options"]
 
 @dataclass(frozen=True)
 class Comparing:
-    """What was said besides the lanes.
+    """The flags that ``compare`` and ``sweep`` share.
 
     Attributes:
-        said: flags that become settings, with ``-o``.
+        values: the flags that become settings, ``-o`` among them.
     """
 
     trials: int | None
@@ -42,31 +42,31 @@ class Comparing:
     out: str | None
     trust: bool
     as_json: bool
-    said: Mapping[str, Any]
+    values: Mapping[str, Any]
 
     def resumed(self, registry: Registry, **of_the_folder: Any) -> Comparison:
-        """The comparison that lies in the folder to go on with.
+        """The comparison in the folder that ``--resume`` names.
 
         Args:
             registry: finds methods.
-            **of_the_folder: flags of the command that the folder answers.
+            **of_the_folder: flags of the command that must be left out, because the folder records them.
 
         Raises:
-            KDError: one of these was given, or the folder cannot be gone on with like that.
+            KDError: one of these was given, or the comparison cannot be resumed with these flags.
         """
         from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
         refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out)
-        changes = values_from(trust=self.trust, **self.said)
-        again: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
-        return Comparison.resume(self.resume, **again, registry=registry, observers=[LanesProgress()])
+        changes = values_from(trust=self.trust, **self.values)
+        options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
+        return Comparison.resume(self.resume, **options, registry=registry, observers=[LanesProgress()])
 
-    def begun(
+    def started(
         self,
         registry: Registry,
-        entries: Sequence[LaneSpec],
+        lanes: Sequence[LaneSpec],
         methods: Sequence[str],
         note: Mapping[str, Any] | None = None,
     ) -> Comparison:
@@ -74,41 +74,41 @@ class Comparing:
 
         Args:
             registry: finds methods.
-            entries: its lanes.
-            methods: all that they use.
-            note: what else to keep of it.
+            lanes: its lanes.
+            methods: all plugins that they use.
+            note: further entries of its ``comparison.json``.
 
         Raises:
-            KDError: for whatever of this the user can mend.
+            KDError: the flags are invalid or incomplete.
         """
         from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
         from kdengine.errors import SettingsError
 
         settings = settings_from(
-            registry, None, self.recipe, trust=self.trust, one_lane=False, methods=tuple(methods), **self.said
+            registry, None, self.recipe, trust=self.trust, one_lane=False, methods=tuple(methods), **self.values
         )
         if not settings.teacher:
-            raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
+            raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
         tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
-        return Comparison.of(settings, entries, self.trials or 1, self.out, self.at_once, note=note, **tools)
+        return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
 
 
 def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The flags of every command that trains many lanes, handed over as one ``how``.
+    """Add the flags of every command that trains many lanes; the command receives them as one argument, ``flags``.
 
     Args:
-        *own: what the command's own flags are called.
+        *own: names of the command's own flags.
     """
-    flags = [
-        click.option("--trials", type=click.IntRange(min=1), help="Repetitions, each with its seed.  [default: 1]"),
+    options = [
+        click.option("--trials", type=click.IntRange(min=1), help="Repetitions, each with its own seed.  [default: 1]"),
         click.option(
-            "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: what memory allows]"
+            "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: as many as fit in memory]"
         ),
-        click.option("--teacher", metavar="SPEC", help="The network to learn from."),
-        click.option("--student", metavar="SPEC", help="The network to train."),
-        click.option("--teacher-weights", metavar="FILE", help="Weights of the teacher; without them it is trained first."),
-        click.option("--resume", metavar="FOLDER", help="Go on with the interrupted one in this folder."),
+        click.option("--teacher", metavar="SPEC", help="Network to learn from."),
+        click.option("--student", metavar="SPEC", help="Network to train."),
+        click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first."),
+        click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]
 
@@ -116,13 +116,13 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         @wraps(command)
         def gathered(**given: Any) -> None:
             mine = {name: given.pop(name) for name in own}
-            kept = {name: given.pop(name) for name in Comparing.__dataclass_fields__ if name != "said"}
-            refuse_without_resume(kept["override"] and not kept["resume"])
-            command(how=Comparing(**kept, said=given), **mine)
+            shared = {name: given.pop(name) for name in Comparing.__dataclass_fields__ if name != "values"}
+            refuse_without_resume(shared["override"] and not shared["resume"])
+            command(flags=Comparing(**shared, values=given), **mine)
 
         decorated = training_options(gathered)
-        for flag in reversed(flags):
-            decorated = flag(decorated)
+        for option in reversed(options):
+            decorated = option(decorated)
         return decorated
 
     return decorate

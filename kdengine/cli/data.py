@@ -1,4 +1,4 @@
-"""``kdengine data``: data sets that can be named."""
+"""``kdengine data``: the data sets that ``--data`` accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.argument("spec", default="")
 @as_json
 def command(spec: str, as_json: bool) -> None:
-    """List what data can be named; with SPEC, load it and say what it holds."""
+    """List the data sets that --data accepts; with SPEC, load one and describe it."""
     from kdengine.cli.tables import print_table
     from kdengine.data.load import BUILT_IN, load_data
     from kdengine.plugins.registry import Registry
@@ -27,4 +27,4 @@ def command(spec: str, as_json: bool) -> None:
         click.echo(json.dumps({"data": BUILT_IN}))
     else:
         print_table(["data", "what it is"], BUILT_IN.items())
-        click.echo("\nAny takes @train=N and @test=N: only the first N images. Example: digits@train=500")
+        click.echo("\nAdd @train=N or @test=N to use only the first N images, for example digits@train=500.")

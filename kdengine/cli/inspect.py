@@ -1,4 +1,4 @@
-"""``kdengine inspect``: a network's modules, shapes, taps and stages; of two networks, what a method would do with them."""
+"""``kdengine inspect``: modules, shapes, taps and stages of a network, or the plan of a method for two networks."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["command"]
 @click.command("inspect")
 @click.argument("model")
 @click.argument("student", required=False)
-@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="With a STUDENT: the method to plan for; repeatable.")
+@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="With a STUDENT: method to plan for; repeatable.")
 @click.option(
     "--size",
     type=click.IntRange(0, 2**16 - 1),
     default=0,
     metavar="S",
-    help="Side of the square input; by default the student's own.",
+    help="Side of the square input.  [default: the network's own]",
 )
-@click.option("--classes", type=click.IntRange(1, 2**31 - 1), default=100, help="Number of classes.")
-@click.option("--taps-only", is_flag=True, help="Leave out the list of modules.")
+@click.option("--classes", type=click.IntRange(1, 2**31 - 1), default=100, show_default=True, help="Number of classes.")
+@click.option("--taps-only", is_flag=True, help="Omit the list of modules.")
 @set_option
 @as_json
 def command(
@@ -40,7 +40,7 @@ def command(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""List everything in a network that can be tapped; or plan what methods do with a teacher MODEL and a STUDENT.
+    r"""List what can be tapped in MODEL, or show how methods would use a teacher MODEL and a STUDENT.
 
     \b
     kdengine inspect resnet8
@@ -69,7 +69,7 @@ def _plan(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """What a run of two networks would do, on images of a size."""
+    """Show what a run with two networks would do, on blank images of a size."""
     from kdengine.cli.options import settings_from
     from kdengine.cli.planning import print_plan
     from kdengine.data.dataset import blank
@@ -90,7 +90,7 @@ def _plan(
 
 
 def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool, as_json: bool) -> None:
-    """Everything in one network that can be tapped."""
+    """List everything in one network that can be tapped."""
     from kdengine.networks.models import ModelSource
     from kdengine.plugins.registry import Registry
     from kdengine.taps import Anatomy
@@ -104,7 +104,7 @@ def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool
 
 
 def _own_size(model: str) -> tuple[int, int, int]:
-    """The input size that timm names for a network; CIFAR's for networks of a zoo, ImageNet's for the rest."""
+    """The input size that timm records for a network, a zoo's networks included; ImageNet's for all others."""
     import timm
 
     from kdengine.config.specs import Spec

@@ -1,4 +1,4 @@
-"""The ``kdengine`` command, its exit codes, and its commands, each imported only when it is asked for."""
+"""The ``kdengine`` command: its exit codes, and its subcommands, each imported only when it is used."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kdengine.training.signals import Stopped
 
 __all__ = ["cli", "main"]
 
-USER_ERROR, OUR_ERROR, INTERRUPTED = 2, 1, 130
+USER_ERROR, INTERRUPTED = 2, 130
 OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
-"""What files and disks refuse wherever they are touched, and only the user can mend."""
+"""Errors of files and disks that can occur anywhere and that only the user can fix."""
 COMMANDS = ("run", "train", "compare", "sweep", "inspect", "plugins", "models", "data", "evaluate", "report")
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in modules of their names; unknown ones are asked of the plugins."""
+    """A group whose commands are modules of the same names; plugins may add further ones."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
 
 
 def with_line_breaks(command: click.Command) -> click.Command:
-    r"""Let ``\b`` in a raw docstring keep the lines of a paragraph, as it does for click in any other docstring."""
+    r"""Let ``\b`` in a raw docstring keep the line breaks of a paragraph, as click does for a real backspace."""
     command.help = command.help and command.help.replace(r"\b", "\b")
     return command
 
@@ -61,17 +61,17 @@ with_line_breaks(cli)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 the user's mistake, 130 interrupted, 1 our fault."""
+    """Run the command line and return its exit code: 0 done, 2 an error of the user, 130 interrupted; a bug is raised."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort) as error:
-        if not isinstance(error.__cause__, Stopped):  # otherwise the observers of the run have told
+        if not isinstance(error.__cause__, Stopped):  # else the observers of the run have reported it
             click.echo("kdengine: interrupted", err=True)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
-        _say_as_json(error.format_message(), error, arguments)
+        _print_as_json(error.format_message(), error, arguments)
         return USER_ERROR
     except KDError as error:
         return _refused(str(error), error, arguments)
@@ -83,14 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refused(text: str, error: Exception, arguments: Sequence[str]) -> int:
-    """Say in one paragraph what the user can mend, with what was noted on the way."""
+    """Report an error of the user in one paragraph, with its notes."""
     text = " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
     click.echo(f"kdengine: {text}", err=True)
-    _say_as_json(text, error, arguments)
+    _print_as_json(text, error, arguments)
     return USER_ERROR
 
 
-def _say_as_json(text: str, error: Exception, arguments: Sequence[str]) -> None:
-    """An error as JSON on standard output too, where that was asked for."""
+def _print_as_json(text: str, error: Exception, arguments: Sequence[str]) -> None:
+    """With ``--json``, print an error as JSON on standard output too."""
     if "--json" in arguments:
         click.echo(json.dumps({"error": text, "kind": type(error).__name__}))

@@ -1,4 +1,4 @@
-"""``kdengine models``: networks that can be named."""
+"""``kdengine models``: the networks that can be used by name."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["command"]
 
 @click.command("models")
 @click.argument("pattern", default="")
-@click.option("--sizes", is_flag=True, help="Build each one to count its parameters; slow for long lists.")
+@click.option("--sizes", is_flag=True, help="Build each network to count its parameters; slow for long lists.")
 @as_json
 def command(pattern: str, sizes: bool, as_json: bool) -> None:
-    r"""List networks; PATTERN is a part of the name, or a glob.
+    r"""List networks whose name contains PATTERN or matches it as a glob.
 
     \b
     kdengine models                 the networks of installed zoos
-    kdengine models 'resnet*8*'     and those of timm and torchvision that fit
+    kdengine models 'resnet*8*'     matches from zoos, timm and torchvision
     """
     from kdengine.cli.tables import print_table
 
-    found = [_entry(spec, sizes) for spec in _specs(pattern)]
+    networks = [_facts(spec, sizes) for spec in _specs(pattern)]
     if as_json:
-        click.echo(json.dumps({"models": found}))
+        click.echo(json.dumps({"models": networks}))
         return
-    rows = [[entry["spec"], _grouped(entry["parameters"]), _shape(entry["input_size"])] for entry in found]
+    rows = [[facts["spec"], _grouped(facts["parameters"]), _shape(facts["input_size"])] for facts in networks]
     print_table(["network", "parameters", "input"], rows)
     if not pattern:
-        click.echo("\n'kdengine models PATTERN' searches timm and torchvision too. Parameters are counted for 100 classes.")
+        click.echo("\n'kdengine models PATTERN' also searches timm and torchvision. Parameters are counted with 100 classes.")
 
 
 def _specs(pattern: str) -> list[str]:
-    """Bare names of the zoos; with a pattern, timm's and torchvision's too."""
+    """The networks of the zoos by name alone; with a pattern, timm's and torchvision's too."""
     import timm
     import torchvision
 
@@ -57,8 +57,8 @@ def _specs(pattern: str) -> list[str]:
     return [spec for spec in everywhere if fnmatchcase(spec.rpartition(":")[2].lower(), glob) or fnmatchcase(spec, glob)]
 
 
-def _entry(spec: str, sizes: bool) -> dict[str, Any]:
-    """Name, parameters for 100 classes, and input size; networks of a zoo are small enough to always build."""
+def _facts(spec: str, sizes: bool) -> dict[str, Any]:
+    """Name, parameters with 100 classes, and input size; networks of a zoo are always built, because they are small."""
     import timm
     import torch
 

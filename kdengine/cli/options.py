@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they become settings."""
+"""Options that several commands share, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = [
     "set_option",
     "settings_from",
     "show_log",
-    "tell_circumstances",
     "training_options",
     "trust_option",
     "values_from",
+    "warn_of_changes",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,20 +35,22 @@ set_option = click.option(
 )
 
 
-trust_option = click.option("--trust", is_flag=True, help="Run the code of others that a folder or settings file names.")
-override_option = click.option(
-    "--override", is_flag=True, help="With --resume: go on although settings, data or teacher differ."
-)
+trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
+override_option = click.option("--override", is_flag=True, help="With --resume: allow changed settings, data or teacher.")
 
 
 def training_options(command: Command) -> Command:
-    """The flags of every command that trains."""
+    """Add the flags of every command that trains."""
     flags = [
-        click.option("--data", metavar="SPEC", help="digits, cifar10, cifar100, imagefolder:PATH, hf:NAME-OR-FOLDER."),
+        click.option(
+            "--data",
+            metavar="SPEC",
+            help="digits, cifar10, cifar100, imagefolder:PATH or hf:NAME-OR-FOLDER.",
+        ),
         click.option("--epochs", type=int, help="Epochs of the joint phase."),
         click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
-        click.option("--recipe", metavar="NAME", help="A published protocol, or a TOML file of settings."),
-        click.option("--out", metavar="FOLDER", help="The run folder; by default a new one below runs/."),
+        click.option("--recipe", metavar="NAME", help="Published training protocol, or a TOML file of settings."),
+        click.option("--out", metavar="FOLDER", help="Run folder.  [default: a new one in runs/]"),
         set_option,
         trust_option,
         as_json,
@@ -61,45 +63,49 @@ def training_options(command: Command) -> Command:
 def values_from(
     config: str | None = None, assignments: Sequence[str] = (), trust: bool = False, **flags: Any
 ) -> dict[str, Any]:
-    """File, then flags, then ``-o``: the later one wins.
+    """File, then flags, then ``-o``: later values win.
 
     Raises:
-        SettingsError: they cannot be read, or the file names code and is not trusted.
+        SettingsError: one of them cannot be read, or the file names code and is not trusted.
     """
     from kdengine.config.settings import from_assignments, merge, read_toml
     from kdengine.config.trust import check_trusted
 
     read = read_toml(config) if config else {}
     check_trusted(read, config or "", trust)
-    said: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
-    if "epochs" in said:
-        said["train"] = {"epochs": said.pop("epochs")}
-    return merge(merge(read, said), from_assignments(assignments))
+    given: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
+    if "epochs" in given:
+        given["train"] = {"epochs": given.pop("epochs")}
+    return merge(merge(read, given), from_assignments(assignments))
 
 
 def refuse_with_resume(**given: Any) -> None:
-    """Refuse what a folder already knows.
+    """Refuse flags that a resumed folder already records.
 
     Raises:
-        SettingsError: it was given together with ``--resume``.
+        SettingsError: one of them was given together with ``--resume``.
     """
     from kdengine.errors import SettingsError
 
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value not in (None, ())]
     if names:
-        raise SettingsError(f"--resume takes {' and '.join(names)} from the folder: leave that out.")
+        raise SettingsError(
+            f"--resume takes {' and '.join(names)} from the folder: leave {'it' if len(names) == 1 else 'them'} out."
+        )
 
 
 def refuse_without_resume(override: bool) -> None:
-    """Refuse ``--override`` where there is nothing to override.
+    """Refuse ``--override`` without ``--resume``.
 
     Raises:
-        SettingsError: it was given.
+        SettingsError: that is what was given.
     """
     from kdengine.errors import SettingsError
 
     if override:
-        raise SettingsError("--override belongs to --resume: a new run takes the settings that it is given.")
+        raise SettingsError(
+            "--override belongs to --resume: a new run has nothing to override. Leave it out, or name a folder with --resume."
+        )
 
 
 def settings_from(
@@ -111,15 +117,15 @@ def settings_from(
     one_lane: bool = True,
     **flags: Any,
 ) -> Settings:
-    """Recipe, then file, then flags, then ``-o``: the later one wins.
+    """Recipe, then file, then flags, then ``-o``: later values win.
 
     Args:
         registry: finds methods and recipes.
         config: a file of settings.
-        recipe: a recipe.
+        recipe: name or file of a recipe.
         assignments: the ``-o`` options.
         trust: whether files may name code.
-        one_lane: whether the methods share a lane.
+        one_lane: whether all methods share one lane.
         **flags: the other options.
 
     Raises:
@@ -135,7 +141,7 @@ def settings_from(
         values = merge(recipe_values(recipe, values.get("methods", ()), registry, trust), values)
     faults: list[KDError] = []
     if values.get("student") in (None, ""):
-        faults.append(SettingsError("There is no network to train. Name it, for example --student resnet8."))
+        faults.append(SettingsError("There is no network to train. Name one, for example --student resnet8."))
         values["student"] = "unnamed"
     try:
         settings = checked_settings(values, values.get("methods", ()), registry, one_lane)
@@ -146,8 +152,8 @@ def settings_from(
     return settings
 
 
-def tell_circumstances(config: str | None, settings: Settings) -> None:
-    """Tell where a run that repeats another one may come to other numbers, if the other's manifest lies beside its file."""
+def warn_of_changes(config: str | None, settings: Settings) -> None:
+    """Warn if a run that repeats another one may round differently, judged by the manifest beside the settings file."""
     from kdengine.storage.runfolder import RunFolder
     from kdengine.storage.sameness import warn_of_rounding
     from kdengine.training.runtime import Runtime
@@ -160,7 +166,7 @@ def tell_circumstances(config: str | None, settings: Settings) -> None:
 
 
 def show_log() -> None:
-    """Show what kdengine says of its steps, on standard error; of several processes, only the first one speaks."""
+    """Show the log of kdengine on standard error; of several processes, only the first one writes."""
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -171,4 +177,4 @@ def show_log() -> None:
     logger.handlers = [handler] if is_first_process() else []
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces what the run says itself
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats what the run reports itself

@@ -1,4 +1,4 @@
-"""Printing what a run is going to do."""
+"""Printing the plan of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["print_plan"]
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
-    """Networks, connectors, phases with their taps, and memory, of a described plan, as tables."""
+    """Print networks, connectors, phases with their taps, and memory, as tables."""
     from kdengine.cli.tables import print_table
 
     roles = [role for role in ("teacher", "student") if role in plan]
@@ -25,7 +25,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             )
     for phase in plan["phases"]:
         name = f"{phase['name']} of {phase['network']}" if "network" in phase else phase["name"]
-        click.echo(f"\nStage {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")
+        click.echo(f"\nPhase {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")
         for side, forward in phase["forwards"].items():
             click.echo(f"  the {side} runs {_depth(forward)}")
         if phase["taps"]:
@@ -33,10 +33,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
                 ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""], map(_tap_row, phase["taps"])
             )
     memory = plan["memory"]
-    kept, captured = _size(memory["lane"]), _size(memory["taps_per_image"])
-    click.echo(
-        f"\nMemory: {kept} for all that is trained, in the copies that training needs; taps hold up to {captured} an image"
-    )
+    lane, taps = _size(memory["lane"]), _size(memory["taps_per_image"])
+    click.echo(f"\nMemory: {lane} for networks and connectors with their training state; taps hold up to {taps} per image")
 
 
 def _network_row(role: str, network: Mapping[str, Any]) -> list[str]:
@@ -59,7 +57,7 @@ def _method_rows(method: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _depth(forward: Mapping[str, Any]) -> str:
-    """``up to layer2: 0.41 of the operations of the whole``."""
+    """``up to layer2: 0.41 of its operations``."""
     if forward["until"] is None:
         return "whole"
     share = f": {forward['flops'] / forward['whole_flops']:.2f} of its operations" if forward["whole_flops"] else ""
@@ -74,7 +72,7 @@ def _tap_row(tap: Mapping[str, Any]) -> list[Any]:
 
 
 def _remark(tap: Mapping[str, Any], side: str) -> str:
-    """How the tensor lies in the network, where it is rearranged, and whether it is cloned."""
+    """The layout of the tensor in the network, if the tap rearranges it, and whether the tap clones it."""
     layout = {"as_is": "", "vector": "pooled"}.get(tap[f"{side}_layout"], f"from {tap[f'{side}_layout']}")
     return ", ".join(filter(None, (layout, "cloned" if tap[f"{side}_cloned"] else "")))
 

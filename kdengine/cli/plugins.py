@@ -1,4 +1,4 @@
-"""``kdengine plugins``: what is installed, and what it does."""
+"""``kdengine plugins``: the installed plugins, and what they offer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["command"]
 
 @click.group("plugins", invoke_without_command=True)
 @as_json
-@click.option("--check", is_flag=True, help="Exit with 2 when an installed plugin is broken or shadowed.")
+@click.option("--check", is_flag=True, help="Exit with status 2 if an installed plugin is broken or shadowed.")
 @click.pass_context
 def command(context: click.Context, as_json: bool, check: bool) -> None:
     """List the installed plugins, or show one method."""
@@ -31,8 +31,8 @@ def command(context: click.Context, as_json: bool, check: bool) -> None:
         click.echo(json.dumps(_as_data(registry), default=str))
     else:
         _print(registry)
-    unwell = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
-    if check and unwell:
+    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
+    if check and unusable:
         raise click.exceptions.Exit(2)
 
 
@@ -40,7 +40,7 @@ def command(context: click.Context, as_json: bool, check: bool) -> None:
 @click.argument("name")
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show a method: source, taps, and its options with their defaults."""
+    """Show a method: its source, taps, presets, and options with their defaults."""
     from kdengine.plugins.registry import Registry
 
     methods = [method.describe() for method in Registry().methods(name)]
@@ -50,7 +50,7 @@ def show(name: str, as_json: bool) -> None:
     for method in methods:
         _print_method(method)
     if not methods:
-        click.echo(f"{name} is no method: it observes the runs that ask for it with --plugin {name}.")
+        click.echo(f"{name} is not a method: it observes runs that select it with --plugin {name}.")
 
 
 def _loaded() -> Registry:
@@ -70,7 +70,7 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "status": plugin.status,
             "reason": plugin.reason,
             "methods": sorted(plugin.methods),
-            "compositions": {name: list(found.methods) for name, found in plugin.compositions.items()},
+            "compositions": {name: list(part.methods) for name, part in plugin.compositions.items()},
             "models": sorted(plugin.models),
         }
         for plugin in registry.plugins
@@ -80,17 +80,17 @@ def _as_data(registry: Registry) -> dict[str, Any]:
         for plugin in registry.plugins
         for facts in [
             *(method.describe() for _, method in sorted(plugin.methods.items())),
-            *(_composition(registry, name, found) for name, found in sorted(plugin.compositions.items())),
+            *(_composition(registry, name, parts) for name, parts in sorted(plugin.compositions.items())),
         ]
     ]
     return {"plugins": plugins, "methods": methods}
 
 
 def _composition(registry: Registry, name: str, composition: Composition) -> dict[str, Any]:
-    """A composition in the form of a method; its options are those of its methods, under their names."""
+    """A composition described like a method; its options are those of its methods, prefixed with their names."""
     try:
         parts = [method.describe() for method in registry.methods(name)]
-    except PluginError as error:  # it names a method that is not there
+    except PluginError as error:  # it names a method that is not installed
         unusable = {"name": name, "category": "", "summary": f"Not usable: {error}", "source": composition.source}
         return {**unusable, "methods": list(composition.methods), "options": {}}
     return {
@@ -116,7 +116,7 @@ def _print(registry: Registry) -> None:
 
 def _offers(plugin: Any) -> str:
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
-    compositions = [f"{name} = {' + '.join(found.methods)}" for name, found in plugin.compositions.items()]
+    compositions = [f"{name} = {' + '.join(parts.methods)}" for name, parts in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
     return ", ".join([*methods, *compositions, *networks, *recipes])

@@ -1,10 +1,9 @@
-"""``kdengine report``: tables, plots and a page over runs."""
+"""``kdengine report``: tables, plots and a page about runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,15 +18,22 @@ __all__ = ["command"]
 
 @click.command("report")
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER...")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "csv"]), default="text", help="How to print it.")
-@click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, terms, settings.")
-@click.option("--png", metavar="FILE", help="Also write the curves as a picture.")
-@click.option("--mixed", is_flag=True, help="Allow runs on different data, or trained differently, in one table.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "csv"]),
+    default="text",
+    help="Format of the printed table.",
+    show_default=True,
+)
+@click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, loss terms, settings.")
+@click.option("--png", metavar="FILE", help="Also write the curves as a PNG.")
+@click.option("--mixed", is_flag=True, help="Allow runs with different data or training settings in one table.")
 @as_json
 def command(folders: tuple[str, ...], form: str, html: str | None, png: str | None, mixed: bool, as_json: bool) -> None:
-    r"""Print one table over run folders and comparisons, or over all runs below a folder.
+    r"""Print one table over run folders, comparisons, or all runs below a folder.
 
-    Runs that failed or are not finished are in it, as far as they came.
+    Runs that failed or are not finished are listed with the scores they reached.
 
     \b
     kdengine report runs/st runs/rkd --html report.html
@@ -47,7 +53,7 @@ def _print(table: Table, form: str) -> None:
     from kdengine.cli.tables import print_table
 
     if form == "json":
-        click.echo(json.dumps(asdict(table)))
+        click.echo(json.dumps(table.to_dict()))
     elif form == "text":
         click.echo(table.caption + "\n")
         print_table(table.columns, table.rows)
@@ -56,10 +62,10 @@ def _print(table: Table, form: str) -> None:
 
 
 def _write(file: str, write: Callable[[], Any]) -> None:
-    """Write a file and say so on standard error; standard output is the table's.
+    """Write a file and report that on standard error; standard output holds the table alone.
 
     Raises:
-        SettingsError: it cannot be written.
+        SettingsError: the file cannot be written.
     """
     from kdengine.errors import SettingsError
 

@@ -1,4 +1,4 @@
-"""``kdengine run``: distil."""
+"""``kdengine run``: distil one teacher into one student."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kdengine.cli.options import (
     refuse_without_resume,
     settings_from,
     show_log,
-    tell_circumstances,
     training_options,
     values_from,
+    warn_of_changes,
 )
 from kdengine.storage.jsontext import json_text
 
@@ -26,12 +26,18 @@ __all__ = ["command", "fit_and_print"]
 
 @click.command("run")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
-@click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Method, distribution or file; repeatable.")
-@click.option("--teacher", metavar="SPEC", help="timm:NAME, torchvision:NAME, python:module:factory or a zoo name.")
-@click.option("--student", metavar="SPEC", help="The network to train.")
+@click.option(
+    "--plugin", "methods", multiple=True, metavar="NAME", help="Method, by plugin name, distribution or file; repeatable."
+)
+@click.option(
+    "--teacher",
+    metavar="SPEC",
+    help="Network to learn from: timm:NAME, torchvision:NAME, python:module:factory or a zoo's name.",
+)
+@click.option("--student", metavar="SPEC", help="Network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
-@click.option("--resume", metavar="FOLDER", help="Go on with the interrupted run in this folder.")
-@click.option("--dry-run", is_flag=True, help="Say what the run would do, and check it, without training.")
+@click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
+@click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
 @training_options
 def command(
@@ -43,7 +49,7 @@ def command(
     out: str | None,
     trust: bool,
     as_json: bool,
-    **said: Any,
+    **flags: Any,
 ) -> None:
     r"""Distil a teacher into a student.
 
@@ -63,18 +69,18 @@ def command(
     observers = [ProgressBar(), Pictures()]
     if resume:
         refuse_with_resume(recipe=recipe, out=out)
-        changes = values_from(config, trust=trust, **said)
+        changes = values_from(config, trust=trust, **flags)
         engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
         _show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json)
         return
     refuse_without_resume(override)
-    settings = settings_from(registry, config, recipe, trust=trust, **said)
+    settings = settings_from(registry, config, recipe, trust=trust, **flags)
     methods = [method for name in settings.methods for method in registry.methods(name)]
     if methods and not settings.teacher:
-        raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
+        raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
     if settings.teacher and not methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
-    tell_circumstances(config, settings)
+    warn_of_changes(config, settings)
     engine = Engine.of(settings, out, registry, observers)
     if dry_run:
         _show_plan(engine, as_json)
@@ -90,7 +96,7 @@ def _show_plan(engine: Engine, as_json: bool) -> None:
         click.echo(json_text(plan))
         return
     print_plan(plan)
-    click.echo(f"Nothing was trained. The run would lie in {plan['folder']}")
+    click.echo(f"Nothing was trained. The run folder would be {plan['folder']}")
 
 
 def fit_and_print(engine: Engine, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``kdengine sweep``: every combination of some options, side by side."""
+"""``kdengine sweep``: every combination of option values, side by side."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ __all__ = ["command"]
 
 
 @click.command("sweep")
-@click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="A method of every cell; repeatable.")
-@click.option("--grid", "grids", multiple=True, metavar="NAME=V,V,...", help="METHOD.OPTION or train.OPTION; repeatable.")
+@click.option("--plugin", "plugins", multiple=True, metavar="NAME", help="Method to use in every cell; repeatable.")
+@click.option(
+    "--grid", "grids", multiple=True, metavar="NAME=V,V,...", help="Values of METHOD.OPTION or train.OPTION; repeatable."
+)
 @comparing_options("plugins", "grids")
-def command(how: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) -> None:
-    r"""Try every combination of some options, each as a lane of one comparison.
+def command(flags: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) -> None:
+    r"""Try every combination of option values, each as a lane of one comparison.
 
     \b
     kdengine sweep --plugin st --grid st.alpha=0.1,0.5,0.9 --grid st.temperature=1,4,10 --teacher resnet20 --student resnet8
@@ -32,18 +34,18 @@ def command(how: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) ->
 
     show_log()
     registry = Registry()
-    if how.resume:
-        _fit_and_print(how.resumed(registry, plugin=plugins, grid=grids), how.as_json)
+    if flags.resume:
+        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags.as_json)
         return
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(how.begun(registry, cells(plugins, axes), plugins, note), how.as_json)
+    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags.as_json)
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
-    """Train all cells, leave table and picture in the folder, and print the table or the rows."""
+    """Train all cells, write table and picture into the folder, and print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.grid import Grid
     from kdengine.report.heatmap import draw_heatmap

@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, tell_circumstances, training_options
+from kdengine.cli.options import settings_from, show_log, training_options, warn_of_changes
 
 __all__ = ["command"]
 
 
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
-@click.option("--model", "student", metavar="SPEC", help="The network to train.")
+@click.option("--model", "student", metavar="SPEC", help="Network to train.")
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
 @training_options
-def command(config: str | None, recipe: str | None, out: str | None, trust: bool, as_json: bool, **said: Any) -> None:
-    r"""Train one network by itself: a teacher, or the baseline of a student.
+def command(config: str | None, recipe: str | None, out: str | None, trust: bool, as_json: bool, **flags: Any) -> None:
+    r"""Train one network without a teacher: as a future teacher, or as a baseline.
 
     \b
     kdengine train --model resnet8 --data digits
@@ -31,8 +31,8 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
 
     show_log()
     registry = Registry()
-    settings = settings_from(registry, config, recipe, trust=trust, **said)
+    settings = settings_from(registry, config, recipe, trust=trust, **flags)
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
-    tell_circumstances(config, settings)
+    warn_of_changes(config, settings)
     fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)

@@ -1,1 +1,1 @@
-"""Settings, specs of networks and data, and what of them may be trusted."""
+"""Settings, specs of networks and data, and the check that they run no untrusted code."""

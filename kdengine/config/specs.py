@@ -1,4 +1,4 @@
-"""Specs: ``[SCHEME:]NAME[@KEY=VALUE...]``, how networks and data are named on the command line."""
+"""Specs, the names of networks and data on the command line: ``[SCHEME:]NAME[@KEY=VALUE...]``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str, error: type[KDError]) -> Spec:
-        """Read a spec.
+        """Parse a spec.
 
         Raises:
-            error: the name is empty, or an option is not KEY=VALUE.
+            error: the name is empty, or an option is not of the form KEY=VALUE.
         """
         head, *assignments = text.strip().split("@")
         scheme, colon, name = head.partition(":")
@@ -41,12 +41,12 @@ class Spec:
             try:
                 options = merge(options, parse_assignment(assignment))
             except KDError:
-                raise error(f"'{text}': '{assignment}' is not KEY=VALUE.") from None
+                raise error(f"'{text}': '{assignment}' is not KEY=VALUE. Write, for example, @drop_rate=0.1.") from None
         return cls(scheme, name, options)
 
 
 def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
-    """The callable that ``package.module:factory`` names; modules in the working folder are found too.
+    """The callable that ``package.module:factory`` names; modules in the working directory are found too.
 
     Raises:
         error: the module cannot be imported, or has no such callable.
@@ -56,12 +56,12 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name) if module_name and attribute else None
-    except (Exception, SystemExit) as problem:  # the user's module may fail in any way
+    except (Exception, SystemExit) as problem:  # the user's module can fail in any way
         raise error(f"'{module_name}' cannot be imported: {cause(problem).rstrip('.')}.") from problem
     finally:
         sys.path.remove(here)
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         near = did_you_mean(attribute, vars(module)) if module else ""
-        raise error(f"'python:{name}' names no callable. {near or 'Write python:package.module:factory.'}")
+        raise error(f"'python:{name}' is not a callable. {near or 'Write python:package.module:factory.'}")
     return factory

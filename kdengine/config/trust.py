@@ -1,4 +1,4 @@
-"""Run folders and settings files are data: what they name is only imported when their reader trusts their writer."""
+"""Run folders and settings files are data: code that they name is imported only if the caller trusts their author."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from kdengine.errors import SettingsError
 __all__ = ["check_trusted", "names_code"]
 
 FACTORY = re.compile(r"(^|[\s,;'\"\[])python:")
-"""A spec of something that is imported and called, also inside a list of specs."""
+"""Start of a spec that is imported and called, also within a list of specs."""
 
 
 def names_code(values: Mapping[str, Any]) -> list[str]:
-    """What in some settings would be imported from a file or module of somebody's own, such as ``data = 'python:a:b'``.
+    """The settings that would import a file or module that is not an installed plugin, such as ``data = 'python:a:b'``.
 
-    Installed plugins are named by everybody's settings; a ``python:`` spec and a plugin in a file are not.
+    Those are ``python:`` specs and plugins in files. Installed plugins are trusted, because the user installed them.
     """
-    said = [f"{name} = {text!r}" for name, text in _texts(values) if FACTORY.search(text)]
+    specs = [f"{name} = {text!r}" for name, text in _texts(values) if FACTORY.search(text)]
     methods = values.get("methods", ())
-    chosen = [methods] if isinstance(methods, str) else methods if isinstance(methods, Sequence) else ()
-    return said + [f"method {text!r}" for text in chosen if isinstance(text, str) and _is_file(text)]
+    listed = [methods] if isinstance(methods, str) else methods if isinstance(methods, Sequence) else ()
+    return specs + [f"method {text!r}" for text in listed if isinstance(text, str) and _is_file(text)]
 
 
-def check_trusted(values: Mapping[str, Any], place: str | Path, trust: bool) -> None:
-    """Refuse to run what a file names.
+def check_trusted(values: Mapping[str, Any], file: str | Path, trust: bool) -> None:
+    """Refuse to run code that a file names.
 
     Args:
-        values: its settings.
-        place: the file.
-        trust: whether its writer is trusted.
+        values: the settings in it.
+        file: the file.
+        trust: whether its author is trusted.
 
     Raises:
-        SettingsError: it names code, and is not trusted.
+        SettingsError: the file names code and is not trusted.
     """
     named = [] if trust else names_code(values)
     if named:
         raise SettingsError(
-            f"'{place}' names code that would be run here: {', '.join(named)}. Read that code; if you trust it, add --trust "
+            f"'{file}' names code that would be run here: {', '.join(named)}. Read that code; if you trust it, add --trust "
             "(in Python, trust=True)."
         )
 
@@ -52,7 +52,7 @@ def _is_file(method: str) -> bool:
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested values, with the dotted name of where it stands."""
+    """Every text in nested values, with its dotted name."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, Mapping):

@@ -197,7 +197,7 @@ def _plain_cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
 
 
 def _last_cells(row: Mapping[str, Any], scoring: Scoring, grouped: bool) -> list[str]:
-    """What stands behind the gain."""
+    """The cells after the gain."""
     extra = row["extra_parameters"]
     return [
         *(number(measure, row[measure.name]) for measure in other_measures(scoring)),

@@ -95,7 +95,7 @@ def _names(named: Sequence[str]) -> str:
 def _heated(value: float | None, worst: float, best: float, number: Callable[[float], str]) -> str:
     if value is None:
         return "<td></td>"
-    depth = DEEPEST * (value - worst) / (best - worst) if best != worst else 0.0
+    depth = DEEPEST * abs(value - worst) / abs(best - worst) if best != worst else 0.0
     cell = f"<b>{number(value)}</b>" if value == best else number(value)
     colour = f"background: color-mix(in oklab, var(--line-1) {depth:.0f}%, var(--ground))"
     return tag("td", cell, style=colour)

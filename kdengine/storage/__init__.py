@@ -1,1 +1,1 @@
-"""What a run leaves behind: written whole, locked, and read again."""
+"""The files of a run: written atomically, locked, and read back."""

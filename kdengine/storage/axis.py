@@ -1,4 +1,4 @@
-"""The axes of a sweep, as its folder notes them."""
+"""The axes of a sweep, as recorded in its folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Axis:
 
     Attributes:
         name: ``st.alpha`` or ``train.lr``.
-        values: as text, as they were given.
+        values: as text, as the user gave them.
     """
 
     name: str
     values: tuple[str, ...]
 
     def label(self, value: str) -> str:
-        """What a cell is called along this axis: ``alpha=0.1``."""
+        """Label of a cell along this axis: ``alpha=0.1``."""
         return f"{self.name.rpartition('.')[2]}={value}"
 
 
 def label_of_cell(axes: Sequence[Axis], values: Sequence[str]) -> str:
-    """What the lane of a combination is called: ``alpha=0.1,temperature=4``."""
+    """Label of the lane for a combination: ``alpha=0.1,temperature=4``."""
     return ",".join(axis.label(value) for axis, value in zip(axes, values, strict=True)).replace("/", "_")

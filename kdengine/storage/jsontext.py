@@ -1,4 +1,4 @@
-"""JSON that every reader takes."""
+"""JSON that every parser accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["json_text"]
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON; a number that is not finite becomes null, because JSON has no name for it."""
+    """A value as JSON; non-finite numbers become null, because JSON cannot represent them."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
@@ -21,5 +21,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if callable(getattr(value, "tolist", None)):
-        return _plain(value.tolist())  # observers may add numbers of NumPy and torch, which would take long to import here
+        return _plain(value.tolist())  # a number of NumPy or torch from an observer; importing both to check would be slow
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""One process at a time in a folder that is being written to."""
+"""A lock that lets only one process write into a folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class FolderLock:
-    """A lock on a folder; it is free again when the process ends, however it ends.
+    """A lock on a folder; it is released when the process ends, however it ends.
 
     Args:
-        folder: what to lock; its lock file lies in ``state/``, which is gone when a run is finished.
+        folder: what to lock; its lock file lies in ``state/``, which is removed once a run is finished.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,11 +28,11 @@ class FolderLock:
         self._file = FileLock(folder / "state" / "lock", timeout=0)
 
     def take(self) -> None:
-        """Lock the folder, which is made where it is missing.
+        """Lock the folder; a missing folder is created.
 
         Raises:
-            SettingsError: somebody else has it.
-            StorageError: it cannot be written to.
+            SettingsError: another process holds the lock.
+            StorageError: the folder cannot be written to.
         """
         try:
             (self.folder / "state").mkdir(parents=True, exist_ok=True)
@@ -42,25 +42,27 @@ class FolderLock:
                 f"'{self.folder}' is in use: another process is training into it. Wait for it, or choose another --out."
             ) from None
         except NotImplementedError:
-            log.warning("The file system of %s knows no locks: see to it that no other process trains into it", self.folder)
+            log.warning("The file system of %s has no locks: make sure that no other process trains into it", self.folder)
         except OSError as error:
             raise StorageError(f"'{self.folder}' cannot be written to: {error.strerror}. Choose another --out.") from error
 
     @property
     def held(self) -> bool:
-        """Whether it is this lock that has the folder."""
+        """Whether this object holds the lock."""
         return self._file.is_locked
 
     def free(self, keep: bool = False) -> None:
-        """Unlock the folder, if it was locked here.
+        """Unlock the folder if this object holds the lock.
 
         Args:
-            keep: whether ``state/`` holds more than the lock; otherwise it is removed.
+            keep: whether to keep ``state/``, because it holds more than the lock file.
         """
         if not self.held:
             return
         if not keep and os.name != "nt":
-            shutil.rmtree(self.folder / "state", ignore_errors=True)  # while it is held, so that nobody takes what goes
+            shutil.rmtree(
+                self.folder / "state", ignore_errors=True
+            )  # while the lock is held, so that nobody takes a file that is being removed
         self._file.release(force=True)
         if not keep and os.name == "nt":
             shutil.rmtree(self.folder / "state", ignore_errors=True)

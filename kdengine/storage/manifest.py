@@ -1,4 +1,4 @@
-"""What a run folder keeps of the circumstances of a run: versions, hardware, the command."""
+"""The environment of a run as its folder records it: versions, hardware, the command."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["circumstances", "differences_that_round", "versions"]
 
 PACKAGES = ("kdengine", "kdzoo", "torch", "torchvision", "timm", "lightning-fabric", "numpy")
 ROUNDING = ("device_name", "precision", "threads", "processes")
-"""Circumstances that decide in which order sums are taken, and so the last digits of every number."""
+"""Facts that affect the order of summation, and so the last digits of every number."""
 
 
 def circumstances() -> dict[str, Any]:
-    """When, where and with which versions this process runs."""
+    """When and where this process runs, and with which versions."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv,
@@ -31,12 +31,12 @@ def circumstances() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of the packages that decide numbers."""
+    """Versions of the packages that affect results."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def differences_that_round(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests and may change the last digits of numbers, such as ``threads: 2, now 1``."""
+    """Differences between two manifests that may affect rounding, such as ``threads: 2, now 1``."""
     pairs = {name: (before.get(name), now.get(name)) for name in ROUNDING}
     old, new = before.get("versions", {}), now.get("versions", {})
     pairs |= {name: (old.get(name), new.get(name)) for name in PACKAGES}
@@ -51,9 +51,9 @@ def _version(name: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the repository that the run was started in, if any."""
+    """The commit of the git repository in the working directory, if there is one."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return git.stdout.strip() or None

@@ -1,10 +1,10 @@
-"""Names that several rooms agree on: of files in folders, and of lanes."""
+"""Names that several packages share: of files in folders, and of lanes."""
 
 from __future__ import annotations
 
 __all__ = ["NOTE", "PLAIN"]
 
 NOTE = "comparison.json"
-"""The file that makes a folder one of a comparison; it lies beside the trials."""
+"""The file that marks the folder of a comparison, next to its trials."""
 PLAIN = "plain"
-"""Label of the lane that trains the student without a method."""
+"""Label of the lane that trains the student without any method."""

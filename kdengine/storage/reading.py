@@ -1,4 +1,4 @@
-"""TapBinding what a run folder holds; a damaged file is told by its name."""
+"""Reading the files of a run folder; errors name the damaged file."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def read_json(path: Path, needed: Mapping[str, type] = MappingProxyType({})) -> 
 
     Args:
         path: the file.
-        needed: names that it must have, with the kinds of their values.
+        needed: required keys, with the types of their values.
 
     Raises:
         StorageError: the file is missing or damaged.
     """
-    found = _parsed(path, _text(path))
-    if not isinstance(found, dict):
-        raise _damaged(path, f"an object is needed, it holds a {type(found).__name__}")
-    missing = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
+    content = _parsed(path, _text(path))
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it must hold an object, not a {type(content).__name__}")
+    missing = [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]
     if missing:
         raise _damaged(path, f"it lacks {', '.join(missing)}")
-    return found
+    return content
 
 
 def read_rows(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object a line; none where there is no file.
+    """The objects in a file with one JSON object per line; an empty list if there is no file.
 
     Args:
         path: the file.
-        needed: names that each must have.
+        needed: required keys of every object.
 
     Raises:
         StorageError: the file is damaged.
@@ -45,7 +45,7 @@ def read_rows(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
     lines = _text(path).splitlines() if path.is_file() else []
     rows = [_parsed(path, line) for line in lines if line.strip()]
     if not all(isinstance(row, dict) and set(needed) <= set(row) for row in rows):
-        raise _damaged(path, f"each line must be an object with {', '.join(needed) or 'names'}")
+        raise _damaged(path, f"each line must be an object with {', '.join(needed) or 'keys'}")
     return rows
 
 
@@ -67,5 +67,5 @@ def _parsed(path: Path, text: str) -> Any:
 
 def _damaged(path: Path, why: str) -> StorageError:
     return StorageError(
-        f"'{path}' is damaged: {why}. It was not written by kdengine like that; restore it, or remove its folder."
+        f"'{path}' is damaged: {why}. kdengine did not write it like this; restore the file, or remove its folder."
     )

@@ -1,4 +1,4 @@
-"""Whether circumstances are those of a run that has begun, or was made before."""
+"""Whether a run that is resumed or repeated still has the same data, teacher and environment."""
 
 from __future__ import annotations
 
@@ -15,37 +15,35 @@ __all__ = ["check_same", "warn_of_rounding"]
 
 log = logging.getLogger(__name__)
 
-BEGUN_WITH = {"precision": "precision", "data.fingerprint": "data", "teacher.fingerprint": "teacher"}
-"""What of a manifest must be the same when a run goes on, and what to call it."""
+FIXED = {"precision": "precision", "data.fingerprint": "data", "teacher.fingerprint": "teacher"}
+"""Entries of the manifest that must not change when a run is resumed, with their names in messages."""
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path, override: bool) -> None:
-    """Refuse to go on under circumstances that make it another run; those that only round otherwise are told.
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, override: bool) -> None:
+    """Refuse to resume a run whose data, teacher or precision changed; warn about differences that only affect rounding.
 
     Args:
         before: the manifest of the run.
-        now: what would be its manifest now.
-        place: the run folder.
-        override: whether to go on all the same.
+        now: the manifest that the run would get now.
+        folder: the run folder.
+        override: whether to resume nevertheless.
 
     Raises:
-        SettingsError: with every such circumstance.
+        SettingsError: lists every such change.
     """
     old, new = flat(before), flat(now)
-    changed = [name for name in BEGUN_WITH if old.get(name) is not None and new.get(name) not in (None, old[name])]
+    changed = [name for name in FIXED if old.get(name) is not None and new.get(name) not in (None, old[name])]
     if changed and not override:
-        told = "; ".join(f"its {BEGUN_WITH[name]} was {old[name]}, and is now {new[name]}" for name in changed)
+        changes = "; ".join(f"its {FIXED[name]} was {old[name]}, and is now {new[name]}" for name in changed)
         raise SettingsError(
-            f"'{place}' cannot go on as the run that it was: {told}. Restore that, or add --override (in Python, "
+            f"Cannot resume '{folder}' as the same run: {changes}. Restore what changed, or add --override (in Python, "
             "override=True)."
         )
-    warn_of_rounding(before, now, f"The run in {place}")
+    warn_of_rounding(before, now, f"The run in {folder}")
 
 
 def warn_of_rounding(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
-    """Tell what differs from the circumstances of a run and may change the last digits of its numbers."""
-    found = differences_that_round(before, {"versions": versions(), **now})
-    if found:
-        log.warning(
-            "%s had other circumstances: %s. Its numbers may come out otherwise in their last digits", run, "; ".join(found)
-        )
+    """Warn about differences from the environment of a run that may change the last digits of its numbers."""
+    differences = differences_that_round(before, {"versions": versions(), **now})
+    if differences:
+        log.warning("%s had another environment (%s), so numbers may differ in their last digits", run, "; ".join(differences))

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, so that a folder can be read at any instant, and after any crash."""
+"""Atomic writes, so that a folder can be read at any time, also after a crash."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from kdengine.storage.jsontext import json_text
 __all__ = ["remove_leftovers", "replacing", "write_json", "write_state", "write_tensors", "write_text"]
 
 LEFTOVER = re.compile(r"\..+\.\d+\.writing")
-"""Names of files that were being written when a process was killed."""
+"""Names of temporary files that a killed process leaves behind."""
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file.
 
     Raises:
-        StorageError: it cannot be written; what was there before is still there.
+        StorageError: the file cannot be written; its earlier content is kept.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file; numbers that JSON does not know become null.
+    """Write a JSON file; non-finite numbers become null.
 
     Raises:
-        StorageError: it cannot be written; what was there before is still there.
+        StorageError: the file cannot be written; its earlier content is kept.
     """
     write_text(path, json_text(value, indent=2) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Write a safetensors file; tensors that share memory are written out each, and what is no tensor is left out.
+    """Write a safetensors file; tensors that share memory are written separately, and non-tensors are left out.
 
     Raises:
-        StorageError: it cannot be written; what was there before is still there.
+        StorageError: the file cannot be written; its earlier content is kept.
     """
     separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items() if isinstance(value, Tensor)}
     with replacing(path) as temporary:
@@ -57,14 +57,14 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain data, for ``torch.load(weights_only=True)``.
 
     Raises:
-        StorageError: it cannot be written; what was there before is still there.
+        StorageError: the file cannot be written; its earlier content is kept.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(dict(state), file)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write; nobody may be writing into the folder."""
+    """Remove the temporary files of a killed process; the caller must hold the lock of the folder."""
     for file in folder.glob(".*.writing"):
         if LEFTOVER.fullmatch(file.name):
             with suppress(OSError):
@@ -73,21 +73,21 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def replacing(final: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of ``final`` when the block ends well, on the disk and not only in memory.
+    """A temporary path that replaces ``final`` if the block succeeds; both are flushed to disk.
 
     Raises:
-        StorageError: it cannot be written; what was there before is still there.
+        StorageError: the file cannot be written; its earlier content is kept.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.writing")
     try:
         temporary.touch()
-        readers = temporary.stat().st_mode  # some libraries write files that nobody else may read
+        mode = temporary.stat().st_mode  # some libraries create files that only their owner can read
         yield temporary
-        temporary.chmod(readers)
+        temporary.chmod(mode)
         _flush(temporary)
         os.replace(temporary, final)
         _flush(final.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise StorageError(f"'{final}' cannot be written: {_reason(error)}. What was written before is kept.") from error
     finally:
         with suppress(OSError):
@@ -95,7 +95,7 @@ def replacing(final: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -44,7 +44,7 @@ def test_a_method_shows_its_paper_its_taps_and_every_option(kdengine):
 def test_an_observer_is_told_from_a_method(kdengine):
     said = kdengine("plugins", "show", "tensorboard")
     assert said.code == 0
-    assert "no method: it observes the runs that ask for it with --plugin tensorboard" in said.out
+    assert "tensorboard is not a method: it observes runs that select it with --plugin tensorboard" in said.out
 
 
 def test_an_unknown_method_is_told_with_the_nearest(kdengine):

@@ -1,10 +1,12 @@
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from kdengine.cli.progress import ProgressBar
+from kdengine.cli.progress import LanesProgress, ProgressBar
+from kdengine.storage.scores import Measure, Scoring
 
 RECORD = {"epoch": 1, "phase": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
 
@@ -16,6 +18,7 @@ def run():
         settings=SimpleNamespace(teacher="[a]", seed=3),
         total_epochs=12,
         lane=SimpleNamespace(history=[RECORD]),
+        folder=SimpleNamespace(manifest=dict),
         runtime=SimpleNamespace(describe=lambda: {"device": "cpu", "precision": "fp32"}),
         again="kdengine run --resume [x]",
     )
@@ -32,7 +35,7 @@ def shown(run, terminal, *error):
     if error:
         progress.kdengine_on_error(run, *error)
     else:
-        progress.kdengine_after_fit(run, SimpleNamespace(top1=87.5, best_top1=90.0))
+        progress.kdengine_after_fit(run, SimpleNamespace(facts={"student": {"top1": 87.5, "best_top1": 90.0}}))
     return text.getvalue()
 
 
@@ -52,8 +55,29 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away(run):
     assert text.endswith("test top-1 87.50 % (best 90.00 %)\n")
 
 
-def test_an_interruption_says_how_to_go_on_and_another_error_leaves_that_to_the_caller(run):
+def test_an_interruption_says_how_to_resume_and_another_error_leaves_that_to_the_caller(run):
     assert shown(run, False, KeyboardInterrupt()).endswith(
-        "Interrupted; 1 finished epochs are saved. To go on: kdengine run --resume [x]\n"
+        "Interrupted; 1 finished epochs are saved. To resume: kdengine run --resume [x]\n"
     )
-    assert "To go on" not in shown(run, False, ValueError("x"))
+    assert "To resume" not in shown(run, False, ValueError("x"))
+
+
+def test_another_task_is_reported_by_its_headline_in_its_unit(run):
+    rmse = Scoring("depth", (Measure("rmse", "RMSE", higher_is_better=False),))
+    run.folder = SimpleNamespace(manifest=lambda: {"task": rmse.to_dict()})
+    progress, lanes = ProgressBar(), LanesProgress()
+    text = io.StringIO()
+    progress.console = lanes.console = Console(file=text, width=160, markup=False, highlight=False)
+    run.folder.path = Path("runs/trial-1/st")
+    run.lane.name = "st"
+    record = {**RECORD, "val_rmse": 0.5, "test_rmse": 0.25}
+    for observer in (progress, lanes):
+        observer.kdengine_before_fit(run)
+        observer.kdengine_after_epoch(run, record)
+    progress.kdengine_after_fit(run, SimpleNamespace(facts={"student": {"rmse": 0.25, "best_rmse": 0.125}}))
+    progress.kdengine_after_fit(run, SimpleNamespace(facts={"student": {"rmse": None, "best_rmse": None}}))
+    lines = text.getvalue().splitlines()
+    assert "  epoch  1/12  val 0.5000  test 0.2500  task 1.25  st.soft 0.5  2.0 s" in lines
+    assert "  trial-1 st: epoch  1/12  val 0.5000  test 0.2500  task 1.25  st.soft 0.5  2.0 s" in lines
+    title = "  resnet8 <- [a] (st) on digits"
+    assert lines[-2:] == [f"{title}: test RMSE 0.2500 (best 0.1250)", f"{title}: nothing was measured"]

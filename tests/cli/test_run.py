@@ -145,7 +145,7 @@ class Mine(Distiller):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_says_how_to_go_on_and_can(number, process, small, kdengine, tmp_path):
+def test_an_interrupted_run_says_how_to_resume_and_can(number, process, small, kdengine, tmp_path):
     out = tmp_path / "stopped"
     arguments = ["--plugin", "st", *PAIR, *small, "--epochs", 40]
     more = ["--out", out, "-o", "teacher_train.epochs=1"]
@@ -154,7 +154,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_can(number, process, small, kd
     assert "Traceback" not in said.err
     assert "kdengine: interrupted" not in said.err
     assert "Stopping after this step" in " ".join(said.err.split())
-    assert f"To go on: kdengine run --resume {out}" in said.err
+    assert f"To resume: kdengine run --resume {out}" in said.err
     assert not (out / "result.json").exists()
     done = rows(out)
     assert len(done) >= 2
@@ -287,13 +287,13 @@ kernel = 4
 p = 2
 """
 ANSWERS = """
-kdengine: There is no network to train. Name it, for example --student resnet8.
+kdengine: There is no network to train. Name one, for example --student resnet8.
 There is no option 'train.epoch'. Did you mean 'epochs'?
 There is no option 'train.sgd'. It has epochs, batch_size,
 There is no option 'teacher_train.lrr'. Did you mean 'lr'?
 There is no option 'seeed'. Did you mean 'seed'?
 There is no option 'lr'. Did you mean 'train.lr'?
-There is no option 'rkd'. The options of a method stand in [options.rkd].
+There is no option 'rkd'. The options of a method belong in [options.rkd].
 teacher = 5: it must be text.
 train.epochs = 'many': it must be a whole number.
 train.lr = -1: it must be greater than 0.

@@ -67,5 +67,5 @@ def test_a_factory_that_is_missing_is_answered_with_the_nearest_one():
 
 @pytest.mark.parametrize("name", ["torch.nn", "torch.nn:", ":make", "torch:__version__"])
 def test_what_names_no_callable_is_refused(name):
-    with pytest.raises(ModelError, match="names no callable"):
+    with pytest.raises(ModelError, match="is not a callable"):
         import_factory(name, ModelError)

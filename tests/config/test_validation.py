@@ -64,7 +64,7 @@ def test_a_setting_at_the_wrong_place_is_answered_with_the_right_one():
 
 def test_the_options_of_a_method_at_the_wrong_place_are_sent_to_the_right_one():
     (fault,) = faults_of(Settings, student="a", fitnet={"kernel": 3})
-    assert fault == "There is no option 'fitnet'. The options of a method stand in [options.fitnet]."
+    assert fault == "There is no option 'fitnet'. The options of a method belong in [options.fitnet]."
 
 
 def test_a_table_where_a_value_belongs_and_a_value_where_a_table_belongs_are_told():

@@ -97,7 +97,7 @@ def test_one_number_is_both_sides():
         ({"std": ["a"]}, "teacher_input.std = ['a']: one number for each channel is needed"),
         ({"std": [0.1, 0, 0.1]}, "teacher_input.std.1 = 0: it must be greater than 0."),
         ({"crop": 3}, "There is no option 'teacher_input.crop'. It has size, mean, std."),
-        (64, "teacher_input = 64: its parts are set one by one: size, mean, std, as in teacher_input.size=224."),
+        (64, "teacher_input = 64: set its parts one by one (size, mean, std), for example teacher_input.size=224."),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(said, message):

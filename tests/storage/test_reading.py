@@ -11,7 +11,7 @@ DAMAGED = {"cut": '{"a": 1', "empty": "", "a list": "[1]", "bytes": b"\xff\xfe",
 def test_a_damaged_file_is_told_by_its_name(text, tmp_path):
     file = tmp_path / "result.json"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StorageError, match=r"result.json' is damaged: .+restore it"):
+    with pytest.raises(StorageError, match=r"result.json' is damaged: .+restore the file"):
         read_json(file)
 
 
