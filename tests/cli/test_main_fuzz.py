@@ -121,6 +121,6 @@ def test_a_folder_whose_name_is_too_long_is_refused(arguments):
 
 
 @pytest.mark.parametrize("length", ["1e308", "1e400", HUGE])
-def test_a_stage_that_never_ends_is_refused(length):
+def test_a_phase_that_never_ends_is_refused(length):
     reason = said_by(*RUN, "--plugin", "fitnet", "-o", f"fitnet.hint_epochs={length}")
-    assert "The stage 'hint' would last" in reason or "it must be a finite number" in reason
+    assert "The phase 'hint' would last" in reason or "it must be a finite number" in reason
