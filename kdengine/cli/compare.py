@@ -48,12 +48,12 @@ def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
     Raises:
         PluginError: a method does not exist.
     """
-    from kdengine.runs.lane_specs import lane_specs_of
+    from kdengine.runs.lane_specs import lane_specs
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         names = registry.all_methods()
-    return lane_specs_of(names, registry)
+    return lane_specs(names, registry)
 
 
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:

@@ -177,6 +177,8 @@ class Settings(Strict):
     """Distillation methods, in order; the same one may occur twice."""
     data: str = "digits"
     """Data to train and evaluate on."""
+    task: str | None = None
+    """Task of the student; by default the task of the data."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None

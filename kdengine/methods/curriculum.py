@@ -21,6 +21,7 @@ class Curriculum(Distiller):
     """
 
     taps = ()
+    requires_teacher = True
     companions: ClassVar[Sequence[str]] = ()
     """Methods that teach on every step of the chain when no other method of the lane has a loss."""
 

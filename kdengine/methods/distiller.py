@@ -38,6 +38,8 @@ class Distiller(nn.Module, ABC):
     """What is recorded on both sides; ``"student=teacher"`` where the two differ."""
     takes: ClassVar[str | None] = None
     """What the taps must give on both sides: ``maps``, ``vectors``, ``logits`` or ``features``; None leaves it to ``build``."""
+    requires_teacher: ClassVar[bool] = True
+    """Whether the method reads the teacher at all; False where its peers teach one another."""
     needs: ClassVar[Sequence[str]] = ()
     """What the step must carry beyond logits, labels and taps: ``input_gradients`` lets ``step.student.logits`` and
     ``step.teacher.logits`` be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""

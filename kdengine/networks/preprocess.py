@@ -9,7 +9,7 @@ from torch import nn
 from kdengine.config.settings import InputSettings
 from kdengine.errors import SettingsError
 from kdengine.networks.inputs import ImageSpec, Preprocess
-from kdengine.networks.pretrained import input_of_run, input_of_weights, size_in_spec
+from kdengine.networks.pretrained import input_of_weights, size_in_spec
 
 __all__ = ["preprocess_for"]
 
@@ -19,7 +19,7 @@ def preprocess_for(
     images: ImageSpec,
     said: InputSettings | None = None,
     owner: str = "input",
-    weights: str | None = None,
+    trained_on: InputSettings | None = None,
 ) -> Preprocess:
     """What is done to the images of the data before a network receives them.
 
@@ -28,7 +28,7 @@ def preprocess_for(
         images: what the data makes.
         said: what the settings say; it goes before everything else.
         owner: name of those settings, for errors.
-        weights: file or run folder of the network's weights, if they come from one; of a run it is known what they are for.
+        trained_on: what the network's weights were trained on, where a run folder says so.
 
     Raises:
         SettingsError: a normalisation is asked for where that of the data is unknown, or for other channels.
@@ -36,7 +36,7 @@ def preprocess_for(
     """
     said = said or InputSettings()
     _check(said, images, owner)
-    own = {**_of_spec(network, images), **_of_weights(weights, images), **_given(said)}
+    own = {**_of_spec(network, images), **_of_weights(trained_on, images), **_given(said)}
     wanted = InputSettings.checked(own)
     size = images.size if wanted.size is None else (images.size[0], *wanted.size)
     return Preprocess(images, ImageSpec(size, wanted.mean or images.mean, wanted.std or images.std))
@@ -54,9 +54,9 @@ def _of_spec(network: str | nn.Module, images: ImageSpec) -> dict[str, Any]:
     return {**suited, **_given(size_in_spec(network))}
 
 
-def _of_weights(weights: str | None, images: ImageSpec) -> dict[str, Any]:
+def _of_weights(trained_on: InputSettings | None, images: ImageSpec) -> dict[str, Any]:
     """What weights from a run of kdengine were trained on."""
-    return {} if weights is None or images.mean is None else _given(input_of_run(weights))
+    return {} if trained_on is None or images.mean is None else _given(trained_on)
 
 
 def _for_channels(value: Any, name: str, channels: int) -> Any:
