@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdengine import resize_maps
 
 __all__ = ["Regressor"]
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that falls back on its running statistics where there is one value a channel, which has no variance.
+
+    That is a batch of one image whose map has one place, as the last batch of an epoch may be.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's name of the argument
+        if input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
 
 
 class Regressor(nn.Module):
@@ -35,7 +48,7 @@ class Regressor(nn.Module):
             kernel: side of the convolution where no size changes; for half it is 3x3 with stride 2, for double a
                 transposed 4x4, for any other ratio 1x1 and the result is resized.
         """
-        layers = [_resizing(student, teacher, kernel), nn.BatchNorm2d(teacher[1])]
+        layers = [_resizing(student, teacher, kernel), _BatchNorm(teacher[1])]
         return cls(nn.Sequential(*layers, *([nn.ReLU()] if rectified else [])), on_student=True)
 
     @classmethod

@@ -85,9 +85,17 @@ def relation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], reductio
 
 
 def _unit(vectors: Tensor, floor: float = 0.0) -> Tensor:
-    """Scaled to length 1 along the second axis: x / sqrt(|x|^2 + floor); a zero vector stays zero, with no gradient."""
-    squared = vectors.square().sum(1, keepdim=True) + floor
-    return vectors * torch.where(squared == 0, torch.inf, squared).rsqrt()
+    """Scaled to length 1 along the second axis: x / sqrt(|x|^2 + floor).
+
+    Without a floor, a vector whose square vanishes in its type becomes zero and gets no gradient.
+    """
+    if floor:
+        return vectors * (vectors.square().sum(1, keepdim=True) + floor).rsqrt()
+    largest = vectors.detach().abs().amax(1, keepdim=True)
+    # dividing by the largest entry first keeps every square, and the cube of its root in the gradient, within range
+    scaled = vectors / torch.where(largest.square() < torch.finfo(vectors.dtype).tiny, torch.inf, largest)
+    squared = scaled.square().sum(1, keepdim=True)
+    return scaled * torch.where(squared == 0, torch.inf, squared).rsqrt()
 
 
 class SVD(Distiller):
