@@ -281,7 +281,7 @@ def test_the_preset_bhheo_sums_plain_squares_over_three_stages(one_step):
 
 
 class Watch:
-    """An observer that keeps the student's weights at the end of each epoch, by the name of the stage."""
+    """An observer that keeps the student's weights at the end of each epoch, by the name of the phase."""
 
     def __init__(self):
         self.weights = {}
@@ -297,8 +297,8 @@ def test_hints_move_nothing_above_the_hint_and_the_task_moves_all(distil, networ
     before, watch = {name: value.clone() for name, value in student.state_dict().items()}, Watch()
     distil(["fitnet"], "digits@train=32@test=8", student=student, fitnet={"hint_epochs": 1}, observers=[watch])
     moved = {
-        stage: {name for name, value in weights.items() if not torch.equal(value, before[name])}
-        for stage, weights in watch.weights.items()
+        phase: {name for name, value in weights.items() if not torch.equal(value, before[name])}
+        for phase, weights in watch.weights.items()
     }
     assert {name.split(".")[0] for name in moved["hint"]} == {"conv1", "bn1", "layer1", "layer2"}
     assert moved["joint"] == set(before)
