@@ -10,7 +10,7 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 
-__all__ = ["FolderView", "LaneView", "PhaseView", "ResultView", "RunView"]
+__all__ = ["FolderView", "LaneView", "PhaseView", "ResultView", "RunView", "RuntimeView"]
 
 
 class FolderView(Protocol):
@@ -61,6 +61,14 @@ class LaneView(Protocol):
         """Batches of the epoch in progress that it has stepped on."""
 
 
+class RuntimeView(Protocol):
+    """Where a run takes place."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and reports; of several, one is."""
+
+
 class RunView(Protocol):
     """A run in progress."""
 
@@ -71,6 +79,10 @@ class RunView(Protocol):
     @property
     def lane(self) -> LaneView:
         """The student being taught."""
+
+    @property
+    def runtime(self) -> RuntimeView:
+        """Where it takes place."""
 
     @property
     def folder(self) -> FolderView:
