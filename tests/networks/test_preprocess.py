@@ -135,6 +135,6 @@ def test_with_loaders_of_ones_own_a_module_can_take_another_size(tmp_path):
 
 def test_with_loaders_of_ones_own_a_normalisation_is_refused_before_anything_is_written(tmp_path):
     engine = Engine(None, "resnet8", student_input={"mean": [0.5] * 3}, out=tmp_path / "run", **FAST)
-    with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5, 0.5, 0.5\] cannot be used"):
+    with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5, 0.5, 0.5\] cannot be applied"):
         engine.fit(loader(), loader())
     assert not (tmp_path / "run").exists()

@@ -101,13 +101,13 @@ class Payload:
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_none(trained, tmp_path):
     torch.save({"state_dict": trained.state_dict(), "extra": Payload()}, tmp_path / "w.pth")
-    assert "which may run code when it is loaded. Save the state dict alone" in refusal(tmp_path / "w.pth")
+    assert "which may run code when loaded. Save only the state dict" in refusal(tmp_path / "w.pth")
     assert not Payload.ran
 
 
 def test_a_pickled_network_is_refused_with_the_fix(trained, tmp_path):
     torch.save(trained, tmp_path / "w.pth")
-    assert refusal(tmp_path / "w.pth").endswith("Save the state dict alone: torch.save(model.state_dict(), FILE).")
+    assert refusal(tmp_path / "w.pth").endswith("Save only the state dict: torch.save(model.state_dict(), FILE).")
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
@@ -135,7 +135,7 @@ def test_missing_and_surplus_names_are_named_and_a_long_list_is_cut(trained, tmp
     torch.save(state, tmp_path / "w.pth")
     answer = refusal(tmp_path / "w.pth")
     assert "'2.bias' is missing" in answer
-    assert "'head.bias' is not in the network" in answer
+    assert "'head.bias' does not exist in the network" in answer
     torch.save({f"encoder.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.pth")
     assert "; and 15 more. Was it" in refusal(tmp_path / "w.pth")
 
