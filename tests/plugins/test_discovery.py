@@ -163,9 +163,9 @@ def test_a_network_data_or_recipes_of_nothing_are_refused(offered):
     for offer in (Registrar(offered).model, Registrar(offered).dataset):
         with pytest.raises(PluginError, match="needs a callable factory"):
             offer("net", 5)
-    with pytest.raises(PluginError, match="takes a folder"):
+    with pytest.raises(PluginError, match="takes an existing folder"):
         Registrar(offered).recipes(None)
-    with pytest.raises(PluginError, match="takes a folder"):
+    with pytest.raises(PluginError, match="takes an existing folder"):
         Registrar(offered).recipes("nowhere")
 
 
