@@ -137,7 +137,7 @@ def test_missing_and_surplus_names_are_named_and_a_long_list_is_cut(trained, tmp
     assert "'2.bias' is missing" in answer
     assert "'head.bias' does not exist in the network" in answer
     torch.save({f"encoder.{name}": tensor for name, tensor in state.items()}, tmp_path / "w.pth")
-    assert "; and 15 more. Was it" in refusal(tmp_path / "w.pth")
+    assert "; and 15 more. Name the" in refusal(tmp_path / "w.pth")
 
 
 def test_a_network_is_left_as_it_was_when_its_weights_do_not_fit(trained, tmp_path):
