@@ -67,6 +67,7 @@ class Data:
         test: what accuracy is measured on.
         fingerprint: hash of the contents (of labels and some images, where they are read as needed); equal for equal data.
         validation: what the best epoch is chosen by, where it is not ``test``.
+        task: name of the task that it is for.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Data:
     test: Split
     fingerprint: str = ""
     validation: Split | None = None
+    task: str = "classification"
 
     @property
     def num_classes(self) -> int:

@@ -21,6 +21,7 @@ class Curriculum(Distiller):
     """
 
     taps = ()
+    requires_teacher = True
     companions: ClassVar[Sequence[str]] = ()
     """Methods that are added if no other method of the lane has a loss."""
 

@@ -38,6 +38,8 @@ class Distiller(nn.Module, ABC):
     """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
     takes: ClassVar[str | None] = None
     """What the taps must give on both sides: ``maps``, ``vectors``, ``logits`` or ``features``; None leaves it to ``build``."""
+    requires_teacher: ClassVar[bool] = True
+    """Whether the method reads the teacher at all; False if, for example, its peers teach one another."""
     needs: ClassVar[Sequence[str]] = ()
     """What the step must provide beyond logits, labels and taps: with ``input_gradients``, ``step.student.logits`` and
     ``step.teacher.logits`` can be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""

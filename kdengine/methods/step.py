@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kdengine.errors import SettingsError
 from kdengine.taps import Trace
 
 __all__ = ["JOINT", "Pair", "Phase", "Step", "TapPair"]
@@ -56,7 +57,7 @@ class Step:
 
     Attributes:
         x: the images as the data makes them, [B, C, H, W]; the student may receive them in another size or normalisation.
-        y: class indices, [B].
+        targets: the targets of the data: class indices [B] or soft targets [B, K]; None if the data has none.
         index: position of each image in the training set, [B].
         student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].
         teacher: the teacher's trace, without gradients.
@@ -69,7 +70,7 @@ class Step:
     """
 
     x: Tensor
-    y: Tensor
+    targets: Tensor | None
     index: Tensor
     student: Trace
     teacher: Trace
@@ -79,6 +80,17 @@ class Step:
     names: Sequence[tuple[str, str]] = ()
     rectified: Collection[str] = ()
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @property
+    def y(self) -> Tensor:
+        """The targets, for methods that read labels.
+
+        Raises:
+            SettingsError: the data has none.
+        """
+        if self.targets is None:
+            raise SettingsError("A method reads labels, but this data has none. Use data with labels, or another method.")
+        return self.targets
 
     @property
     def pairs(self) -> list[TapPair]:

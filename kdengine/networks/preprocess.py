@@ -9,7 +9,7 @@ from torch import nn
 from kdengine.config.settings import InputSettings
 from kdengine.errors import SettingsError
 from kdengine.networks.inputs import ImageSpec, Preprocess
-from kdengine.networks.pretrained import input_of_run, input_of_weights, size_in_spec
+from kdengine.networks.pretrained import input_of_weights, size_in_spec
 
 __all__ = ["preprocess_for"]
 
@@ -19,7 +19,7 @@ def preprocess_for(
     images: ImageSpec,
     settings: InputSettings | None = None,
     owner: str = "input",
-    weights: str | None = None,
+    trained_on: InputSettings | None = None,
 ) -> Preprocess:
     """The preprocessing between the images of the data and a network.
 
@@ -28,7 +28,7 @@ def preprocess_for(
         images: the images of the data.
         settings: explicit settings; they take precedence.
         owner: name of these settings, for errors.
-        weights: file or run folder of the network's weights, if any; a run folder records the images of its student.
+        trained_on: the images on which the network's weights were trained, if a run folder records them.
 
     Raises:
         SettingsError: the settings give a normalisation although the data's is unknown, or for another number of channels.
@@ -36,7 +36,7 @@ def preprocess_for(
     """
     settings = settings or InputSettings()
     _check(settings, images, owner)
-    wanted = InputSettings.checked({**_of_spec(network, images), **_of_weights(weights, images), **_given(settings)})
+    wanted = InputSettings.checked({**_of_spec(network, images), **_of_weights(trained_on, images), **_given(settings)})
     size = images.size if wanted.size is None else (images.size[0], *wanted.size)
     return Preprocess(images, ImageSpec(size, wanted.mean or images.mean, wanted.std or images.std))
 
@@ -53,9 +53,9 @@ def _of_spec(network: str | nn.Module, images: ImageSpec) -> dict[str, Any]:
     return {**adapted, **_given(size_in_spec(network))}
 
 
-def _of_weights(weights: str | None, images: ImageSpec) -> dict[str, Any]:
+def _of_weights(trained_on: InputSettings | None, images: ImageSpec) -> dict[str, Any]:
     """The images on which weights from a run folder were trained."""
-    return {} if weights is None or images.mean is None else _given(input_of_run(weights))
+    return {} if trained_on is None or images.mean is None else _given(trained_on)
 
 
 def _for_channels(value: Any, name: str, channels: int) -> Any:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import InputSettings
 from kdengine.config.specs import Spec
 from kdengine.errors import ModelError
-from kdengine.storage.runfolder import RunFolder
 
-__all__ = ["input_of_run", "input_of_weights", "size_in_spec"]
+__all__ = ["input_of_weights", "size_in_spec"]
 
 
 def input_of_weights(text: str) -> InputSettings:
@@ -37,21 +34,6 @@ def size_in_spec(text: str) -> InputSettings:
     spec = Spec.parse(text, ModelError)
     size = spec.options.get("img_size") if spec.scheme in ("timm", "hf-hub") else None
     return InputSettings() if size is None else InputSettings.checked({"size": size}, owner=text)
-
-
-def input_of_run(path: str | Path) -> InputSettings:
-    """What the student of a run received, where a file of weights, or the folder itself, is that of a finished run."""
-    place = Path(os.path.expanduser(path))
-    result = RunFolder(place if os.path.isdir(place) else place.parent).result() if _of_a_run(place) else None
-    received = {} if result is None else dict(result["student"].get("input", {}))
-    if received:
-        received["size"] = received["size"][1:]
-    return InputSettings.checked(received, owner=str(path))
-
-
-def _of_a_run(place: Path) -> bool:
-    """Whether weights may be those of a run's student: a folder, or a file with a name that a run gives."""
-    return os.path.isdir(place) or place.name in ("student.safetensors", "student-best.safetensors")
 
 
 def _of_timm(spec: Spec) -> InputSettings:

@@ -64,14 +64,14 @@ class DistillerContract:
         for lane in bench.phases():
             bench.step(random_batch(4))
             reached |= {id(value) for value in lane.module.parameters() if value.grad is not None}
-        for link in bench.lane.links:
-            idle = [name for name, value in link.module.distillers.named_parameters() if id(value) not in reached]
+        for step in bench.lane.chain:
+            idle = [name for name, value in step.module.distillers.named_parameters() if id(value) not in reached]
             assert not idle, f"no gradient ever reaches {idle}: a connector that is not used, or detached"
 
     def test_the_optimizer_sees_everything_that_is_trained(self) -> None:
         """Every leaf that the terms depend on is a parameter of the student or the method, and exists before training."""
         bench = self.bench()
-        known = {id(value) for link in bench.lane.links for value in link.module.parameters()}
+        known = {id(value) for step in bench.lane.chain for value in step.module.parameters()}
         for _ in bench.phases():
             leaves = _leaves(bench.terms(random_batch(4)))
             unknown = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]

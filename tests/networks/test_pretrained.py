@@ -124,7 +124,7 @@ def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
 def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):
     options = {"takd": {"assistants": [pretrained]}}
     chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=64@test=32", options=options, **FAST).plan()
-    assistant = chained.lane.links[0].student
+    assistant = chained.lane.chain[0].student
     assert (assistant.input_size, assistant.preprocess.wanted.mean) == ((3, 160, 160), HALF)
     options = {"dml": {"peers": [pretrained]}}
     cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()

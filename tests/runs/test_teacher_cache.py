@@ -137,7 +137,7 @@ def test_of_two_runs_at_once_one_trains_the_teacher_and_the_other_waits_for_it(p
 
 
 def weights_of(name, classes, path, seed=3):
-    model = ModelSource(name, classes, (3, 32, 32), Registry()).create(seed)
+    model = ModelSource(name, {"num_classes": classes}, (3, 32, 32), Registry()).create(seed)
     save_file(model.state_dict(), path)
     return path
 
@@ -145,7 +145,7 @@ def weights_of(name, classes, path, seed=3):
 def test_given_weights_are_used_and_nothing_is_trained(cache, tmp_path):
     file = weights_of("resnet14", 10, tmp_path / "teacher.safetensors")
     by_file = distil(teacher_weights=file)
-    by_module = distil(teacher=ModelSource("resnet14", 10, (3, 32, 32), Registry()).create(3))
+    by_module = distil(teacher=ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(3))
     assert by_file.teacher_top1 == by_module.teacher_top1
     assert [row["terms"] for row in by_file.history] == [row["terms"] for row in by_module.history]
     assert not cache.exists()

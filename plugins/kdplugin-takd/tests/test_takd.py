@@ -26,7 +26,7 @@ class Watch:
 
     def connectors(self, method):
         """Trainable values of a method on each link."""
-        return [sum(value.numel() for value in link.module.methods[method].parameters()) for link in self.lane.links]
+        return [sum(value.numel() for value in link.module.methods[method].parameters()) for link in self.lane.chain]
 
 
 def places(result):
@@ -202,7 +202,7 @@ def test_an_assistant_teaches_with_its_best_or_with_its_last_weights(teach_with,
         ["takd"], "digits@train=32@test=2", epochs=3, observers=[watch], train={"lr": 1e-12}, takd={"teach_with": teach_with}
     )
     assert result.facts["assistants"][0]["best_epoch"] == 1
-    used = watch.lane.links[0].module.student.state_dict()
+    used = watch.lane.chain[0].module.student.state_dict()
     same = [all(torch.equal(used[name], value) for name, value in weights.items()) for weights in watch.weights[:3]]
     assert same == ([True, False, False] if teach_with == "best" else [False, False, True])
 

@@ -45,6 +45,7 @@ class DML(Distiller):
     name = "dml"
     category = "response"
     taps = ()
+    requires_teacher = False
     presets: ClassVar = {"bhheo": {"symmetric": True}}
 
     class Options(Distiller.Options):
