@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import InputSettings, Settings, TrainSettings, merge
+from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
@@ -25,7 +25,7 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
-from kdengine.runs.lane_specs import LaneSpec, lane_specs, name_of, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Loaders, Session
@@ -224,7 +224,7 @@ class Comparison:
             shared = [name for name in lane.train if name in SHARED]
             if shared:
                 raise SettingsError(f"All lanes share train.{shared[0]}, because they share their batches. Run them apart.")
-            choose_distillers(copy.deepcopy(list(lane.plugins)), self._settings_of(lane, settings).options, registry)
+            choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
 
     def _begin(self, runtime: Runtime) -> None:
         """Make the folder, and note in it what is compared."""
@@ -232,7 +232,7 @@ class Comparison:
         if not runtime.is_main:
             return
         settings, registry = self.assignment.settings, self.assignment.registry
-        lanes = [noted(lane, self._settings_of(lane, settings).options, registry) for lane in self.lanes]
+        lanes = [noted(lane, lane.settings_in(settings, registry).options, registry) for lane in self.lanes]
         shape = {"trials": self.trials, "at_once": self.at_once}
         note = {"lanes": lanes, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
         self._lock = FolderLock(self.folder)
@@ -271,7 +271,7 @@ class Comparison:
     def _made(self, spec: LaneSpec, session: Session, folder: Path) -> Run | None:
         """The run of a lane; None for what cannot be put together, which is noted as failed."""
         files = RunFolder(folder / spec.label)
-        settings = self._settings_of(spec, session.settings)
+        settings = spec.settings_in(session.settings, session.registry)
         distillers = choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
         try:
             lane = session.lane(spec.label, session.twin(), distillers, settings)
@@ -284,17 +284,6 @@ class Comparison:
         settings = resolved(settings, distillers, own_loaders=session.data.dataset is None)
         advice = f"kdengine {'sweep' if 'axes' in self.note else 'compare'} --resume {self.folder}"
         return session.run(settings, lane, files, advice)
-
-    def _settings_of(self, lane: LaneSpec, settings: Settings) -> Settings:
-        """The settings of one lane as a run of its own."""
-        used = names_of(lane.plugins, self.assignment.registry)
-        given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
-        methods = tuple(name_of(plugin) for plugin in lane.plugins)
-        train = TrainSettings.checked({**settings.train.model_dump(), **lane.train}, owner="train")
-        changes: dict[str, Any] = {"methods": methods, "options": merge(given, lane.options), "train": train}
-        if not methods:
-            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
-        return settings.model_copy(update=changes)
 
     def _entered(self, run: Run, session: Session, teacher: Mapping[str, Any] | None) -> Run:
         """The run with its folder made, or its state loaded; it can be repeated alone with the same teacher."""

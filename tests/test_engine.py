@@ -179,7 +179,7 @@ def test_a_distiller_object_gives_the_same_numbers_as_its_name_with_options():
 
 def test_options_for_a_method_that_came_as_an_object_are_refused():
     (method,) = Registry().methods("rkd")
-    with pytest.raises(SettingsError, match="came as an object"):
+    with pytest.raises(SettingsError, match="was passed as an object"):
         fit([method()], options={"rkd": {"angle": 7.0}})
 
 

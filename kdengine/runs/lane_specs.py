@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdengine.config.settings import InputSettings, Settings, TrainSettings, merge
 from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import choose_distillers, label_of
+from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of
 from kdengine.storage.names import PLAIN
 
 __all__ = ["LaneSpec", "lane_specs", "name_of", "noted", "with_plain"]
@@ -31,6 +32,22 @@ class LaneSpec:
     plugins: Sequence[str | Distiller]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings_in(self, settings: Settings, registry: Registry) -> Settings:
+        """The settings of the lane as a run of its own.
+
+        Args:
+            settings: of the whole comparison.
+            registry: finds methods.
+        """
+        used = names_of(self.plugins, registry)
+        given = {key: value for key, value in settings.options.items() if belongs_to(key, used)}
+        methods = tuple(name_of(plugin) for plugin in self.plugins)
+        train = TrainSettings.checked({**settings.train.model_dump(), **self.train}, owner="train")
+        changes: dict[str, Any] = {"methods": methods, "options": merge(given, self.options), "train": train}
+        if not methods:
+            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
+        return settings.model_copy(update=changes)
 
 
 def lane_specs(

@@ -51,7 +51,9 @@ class Result:
             data: what is known of the data.
         """
         received = lane.chain[-1].student.preprocess.wanted
-        student = lane.deployed(lane.student)
+        student = lane.deployment.of(lane.student)
+        before = enumerate(lane.chain[:-1])
+        assistants = [{"name": step.student.name, **lane.history.score(number)} for number, step in before]
         sizes = {
             "parameters": count_parameters(student),
             "training_parameters": count_parameters(lane.module),
@@ -62,8 +64,8 @@ class Result:
             "methods": list(lane.module.methods),
             "task": lane.task.scoring.to_dict(),
             "teacher": dict(teacher) if teacher else None,
-            **({"assistants": lane.assistants()} if lane.assistants() else {}),
-            **({"deployed_by": lane.deploying} if lane.deploying else {}),
+            **({"assistants": assistants} if assistants else {}),
+            **({"deployed_by": lane.deployment.methods} if lane.deployment.methods else {}),
             "student": {"name": settings.student, **lane.summary(), **sizes, "input": received.describe()},
             "data": dict(data),
             "settings": settings.model_dump(mode="json"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
 
-__all__ = ["ADVICE", "backward_clipped", "clip_share", "gradient_fault", "loss_fault", "norm_of_gradients"]
+__all__ = ["ADVICE", "backward_clipped", "clip_share", "fault_of", "gradient_fault", "loss_fault", "norm_of_gradients"]
 
 ADVICE = (
     "The weights were left as they were before this step. A lower train.lr, train.clip_grad=1 or a smaller weight may help."
@@ -48,6 +49,27 @@ def gradient_fault(where: str, terms: Mapping[str, Tensor], parameters: Mapping[
     if not bad:
         return None
     return TrainingError(f"{where}: the loss is finite, but its gradient is not, because of {'; '.join(bad)}. {ADVICE}")
+
+
+def fault_of(
+    where: str,
+    terms: Mapping[str, Tensor],
+    again: Callable[[], Mapping[str, Tensor]],
+    parameters: Mapping[str, nn.Parameter],
+) -> TrainingError:
+    """Why a step was refused: the terms that are not finite, or those whose gradients are not.
+
+    Args:
+        where: lane, epoch and step.
+        terms: weighted, each [], by name.
+        again: repeats the step and gives its terms with their history.
+        parameters: name -> parameter.
+    """
+    fault = loss_fault(where, terms)
+    if fault is None:
+        with suppress(RuntimeError):  # a method may have used up what it differentiates
+            fault = gradient_fault(where, again(), parameters)
+    return fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
 
 
 def _unfit(term: Tensor, parameters: Mapping[str, nn.Parameter]) -> Iterator[str]:

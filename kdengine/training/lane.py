@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from traceback import clear_frames
 from typing import Any, NoReturn
 
@@ -15,16 +13,17 @@ from torch import Tensor, nn
 from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.errors import TrainingError
-from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import JOINT
 from kdengine.storage.jsontext import json_text
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
 from kdengine.training.chain import ChainStep, TeacherQuery
-from kdengine.training.gradients import ADVICE, gradient_fault, loss_fault
+from kdengine.training.deployment import Deployment
+from kdengine.training.gradients import fault_of
 from kdengine.training.history import History
 from kdengine.training.lane_module import LaneModule, Progress, ResolvedPhase
 from kdengine.training.metrics import Meter
+from kdengine.training.phase_plan import PhasePlan
 from kdengine.training.rng import Drawn, Randomness
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
@@ -71,15 +70,15 @@ class Lane:
         self.steps = steps
         self.teach_with = teach_with
         self.meter = Meter(runtime, task)
+        self.deployment = Deployment(self.chain[-1])
         self.randomness = Randomness(settings.seed, runtime.device)
         self.history = History(task.scoring)
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
-        self._shipped: nn.Module | None = None
         self._seed = settings.seed + RANK_SEED * runtime.rank
         self._teacher = teacher
-        self._plan = [(number, phase) for number, chain_step in enumerate(self.chain) for phase in chain_step.phases]
+        self._plan = PhasePlan(self.chain)
         self._step_number = -1
         self._phase_number = -1
         self._phase_epoch = 0
@@ -103,7 +102,7 @@ class Lane:
     @property
     def phases(self) -> list[ResolvedPhase]:
         """All phases, in order."""
-        return [phase for _, phase in self._plan]
+        return self._plan.phases
 
     @property
     def phase(self) -> ResolvedPhase:
@@ -113,7 +112,7 @@ class Lane:
     @property
     def total_epochs(self) -> int:
         """Epochs of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+        return self._plan.total_epochs
 
     @property
     def finished(self) -> bool:
@@ -152,11 +151,14 @@ class Lane:
             TrainingError: a term or a gradient is not finite; no weight was changed then.
         """
         start = time.perf_counter()
-        self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
+        updates = self._phase_epoch * self.steps + self.steps_done
+        self.module.progress = Progress(self._phase_epoch, updates / (self.phase.epochs * self.steps))
         drawn_before = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
-            sound = self._optimizer_step.update(self._checked(terms), self._updates(), self._phase_epoch)
+            if not terms:
+                raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so it teaches nothing.")
+            sound = self._optimizer_step.update(terms, updates, self._phase_epoch)
         if not sound:
             self._refuse(terms, batch, teacher, drawn_before)
         self.meter.note(batch, terms, logits)
@@ -181,10 +183,10 @@ class Lane:
             **scores,
         }
         if self.history.would_be_best(record, self._step_number):
-            self.best_weights = {key: value.detach().clone() for key, value in self._measured_state().items()}
+            measured = self.deployment.measured if self._is_last_step else self.learner
+            self.best_weights = {key: value.detach().clone() for key, value in measured.state_dict().items()}
         self.history.append(record)
         self.meter = Meter(self.runtime, self.task)
-        self._shipped = None
         self._phase_epoch += 1
         return record
 
@@ -204,38 +206,9 @@ class Lane:
         scores = self.history.score(len(self.chain) - 1)
         return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
 
-    def assistants(self) -> list[dict[str, Any]]:
-        """Name and scores of the networks that were taught on the way to the student."""
-        before = enumerate(self.chain[:-1])
-        return [{"name": step.student.name, **self.history.score(number)} for number, step in before]
-
-    @property
-    def deploying(self) -> list[str]:
-        """Ids of the methods that ship another network than the student as it was trained."""
-        last = self.chain[-1].module
-        return [key for key, method in last.methods.items() if type(method).deploy is not Distiller.deploy]
-
-    def deployed(self, student: nn.Module) -> nn.Module:
-        """The network to ship, in ``eval()``: what the methods make of a trained student, which they may change."""
-        for method in self.chain[-1].module.methods.values():
-            student = method.deploy(student.eval())
-        return student.eval()
-
-    def measured_network(self) -> nn.Module:
-        """The network that is evaluated after an epoch, taking images as the data makes them: what would be shipped now.
-
-        A network that methods change for deployment is a copy; training continues on the original.
-        """
-        if self._step_number < len(self.chain) - 1 or not self.deploying:
-            return self.module.preprocessed
-        self._shipped = self.deployed(copy.deepcopy(self.student))
-        preprocess = self.chain[-1].student.preprocess
-        return preprocess.before(self._shipped)
-
-    def _measured_state(self) -> Mapping[str, Any]:
-        """The weights of the network that was evaluated last."""
-        network = self.learner if self._shipped is None else self._shipped
-        return network.state_dict()
+    def to_measure(self) -> nn.Module:
+        """The network that is evaluated after an epoch, taking images as the data makes them."""
+        return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
 
     def _place(self) -> dict[str, Any]:
         """Which network is being taught, where there are several."""
@@ -254,7 +227,7 @@ class Lane:
             "optimizer": self._optimizer_step.state_dict(),
             "random": self.randomness.state_dict(),
             "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
-            "phases": self._phase_list(),
+            "phases": self._plan.describe(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
             "phase_epoch": self._phase_epoch,
@@ -268,7 +241,7 @@ class Lane:
         Raises:
             ValueError: it is that of other phases.
         """
-        self._check_phases(state["phases"], state["phase"])
+        self._plan.check(state["phases"], state["phase"])
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
         for step, weights in zip(self.chain, state["modules"], strict=False):
@@ -281,17 +254,6 @@ class Lane:
         self._phase_epoch = state["phase_epoch"]
         self.meter.load_state_dict(state["meter"])
         self.seconds = state["seconds"]
-
-    def _phase_list(self) -> list[list[Any]]:
-        """Every phase: of which network, its name, its length."""
-        return [[number, phase.name, phase.epochs] for number, phase in self._plan]
-
-    def _check_phases(self, before: Sequence[Sequence[Any]], number: int) -> None:
-        """Refuse a state whose phases were others up to its own, which may have become longer or shorter."""
-        now = self._phase_list()
-        same = list(map(list, before[:number])) == now[:number] and number < len(now)
-        if not same or list(before[number][:2]) != now[number][:2]:
-            raise ValueError(f"its phases of training were {before}, and are {now}")
 
     def _enter_next_phase(self) -> None:
         """Go to the next phase, with a fresh optimizer unless the settings keep the old one."""
@@ -316,31 +278,21 @@ class Lane:
             self._teacher = FrozenTeacher(before.preprocessed, self.runtime)
         self.best_weights = {}
         self._step_number = number
+        self._is_last_step = number == len(self.chain) - 1
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
-
-    def _updates(self) -> int:
-        return self._phase_epoch * self.steps + self.steps_done
-
-    def _checked(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if terms:
-            return terms
-        raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so nothing can be learnt in it.")
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
         if not batch.x.isfinite().all():
-            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; mend the data.")
-        fault = loss_fault(where, terms)
-        if fault is None:
-            self.randomness.state = drawn
-            with suppress(RuntimeError):  # a method may have used up what it differentiates
-                fault = self._fault_of_gradients(where, batch, teacher)
-        raise fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
+            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; fix the data.")
 
-    def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
-        # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
-        with self.randomness.active(), self.runtime.autocast():
-            terms, _ = self.module(batch.x, batch.y, batch.index, teacher)
-        return gradient_fault(where, terms, self._optimizer_step.parameters)
+        def again() -> Mapping[str, Tensor]:
+            # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
+            self.randomness.state = drawn
+            with self.randomness.active(), self.runtime.autocast():
+                repeated, _ = self.module(batch.x, batch.y, batch.index, teacher)
+                return dict(repeated)
+
+        raise fault_of(where, terms, again, self._optimizer_step.parameters)

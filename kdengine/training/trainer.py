@@ -100,7 +100,7 @@ class Trainer:
         start = time.perf_counter()
         scores: dict[str, float] = {}
         if lane.phase.task:
-            network = lane.measured_network()
+            network = lane.to_measure()
             for split, batches in (("val", self.data.validation), ("test", self.data.test)):
                 if batches is not None:
                     values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
