@@ -95,7 +95,7 @@ def test_a_run_folder_from_elsewhere_runs_nothing_unless_it_is_trusted(settings,
 
 def test_a_comparison_from_elsewhere_runs_nothing_either(trap):
     settings = Settings.checked({"student": "timm:test_resnet", "teacher": "resnet14", "data": "digits@train=32@test=16"})
-    note = {"entries": [vars(LaneSpec("mine", ["./trap.py"]))], "trials": 1, "settings": settings.model_dump(exclude_none=True)}
+    note = {"lanes": [vars(LaneSpec("mine", ["./trap.py"]))], "trials": 1, "settings": settings.model_dump(exclude_none=True)}
     Path("compared").mkdir()
     write_json(Path("compared") / "comparison.json", note)
     with pytest.raises(SettingsError, match=r"names code that would be run here: method './trap.py'"):
