@@ -122,6 +122,7 @@ class Data:
         return {
             "name": self.name,
             "num_classes": self.num_classes,
+            "classes": list(self.classes),
             "train_images": len(self.train),
             **({} if self.validation is None else {"validation_images": len(self.validation)}),
             "test_images": len(self.test),
@@ -137,22 +138,16 @@ class Data:
 
     def _batches(self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augment: str) -> Batches:
         if split.images is not None:
-            # Images go to the accelerator once; there they are cheap to augment.
+            # images go to the accelerator once; there they are cheap to augment
             images = split.images.to(device)
             return MemoryBatches(
                 images, split.labels.to(device), self.mean, self.std, settings.batch_size, seed, augment, device
             )
-        transform = _timm_transform(self, augment)
-        return StreamBatches(split.items, transform, settings.batch_size, seed, settings.workers, device, split.labels)
-
-
-def _timm_transform(data: Data, augment: str) -> Any:
-    """The ImageNet-style pipeline of timm, with the normalisation of the data."""
-    from timm.data import create_transform
-
-    training = augment != "none"
-    flip = 0.5 if augment == "crop-flip" else 0.0
-    return create_transform(data.input_size, is_training=training, mean=data.mean, std=data.std, hflip=flip, color_jitter=0.0)
+        return StreamBatches(
+            *(split.items, split.labels, self.mean, self.std, settings.batch_size, seed, augment, device),
+            size=self.input_size[1:],
+            workers=settings.workers,
+        )
 
 
 class _Picked(Sequence[Any]):
