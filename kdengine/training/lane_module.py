@@ -101,7 +101,9 @@ class LaneModule(nn.Module):
         """The student, taking images as the data makes them."""
         return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
-    def forward(self, x: Tensor, y: Tensor, index: Tensor, teacher: Trace | None) -> tuple[dict[str, Tensor], Tensor | None]:
+    def forward(
+        self, x: Tensor, y: Tensor, index: Tensor | None, teacher: Trace | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
         phase, precision = self.phase, _precision_of(_casting(x))
         trace = self._record(x)

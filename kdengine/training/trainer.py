@@ -98,7 +98,7 @@ def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
 
 def _written(batch: Batch) -> list[int]:
     """How often the tensors of a batch have been written to."""
-    return [times_written(tensor) for tensor in (batch.x, batch.y, batch.index)]
+    return [times_written(tensor) for tensor in (batch.x, batch.y, batch.index) if tensor is not None]
 
 
 def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
