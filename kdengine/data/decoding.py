@@ -58,7 +58,7 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tu
         image, label = image.convert("RGB"), int(label)
     except DataError:
         raise
-    except Exception as error:  # files are damaged in many ways, and a user's own items may fail in any
+    except Exception as error:  # files are damaged in many ways, and user code may raise anything
         raise DataError(f"Image {index} cannot be read: {reason(error)}.") from error
     if labels is not None and label != int(labels[index]):
         raise DataError(
@@ -74,17 +74,13 @@ def pixels(items: Sequence[Any], index: int, width: int, height: int, labels: Te
     An image of another size is resized (bicubic, keeping its aspect ratio) until it covers H x W, and its centre cropped.
 
     Raises:
-        DataError: it cannot be read or resized, or its label is not the one in ``labels``, int64 [N].
+        DataError: it cannot be read, is empty, or its label is not the one in ``labels``, int64 [N].
     """
     image, _ = opened(items, index, labels)
     if image.size != (width, height):
-        try:
-            image = image.resize((width, height), Image.Resampling.BICUBIC, _centre(*image.size, width, height))
-        except (ValueError, MemoryError) as error:
-            raise DataError(
-                f"Image {index} cannot be resized from {image.width} x {image.height} to {width} x {height} pixels: "
-                f"{reason(error)}."
-            ) from error
+        if not all(image.size):
+            raise DataError(f"Image {index} cannot be used: it has {image.width} x {image.height} pixels. Leave it out.")
+        image = image.resize((width, height), Image.Resampling.BICUBIC, _centre(*image.size, width, height))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

@@ -95,23 +95,23 @@ def _collate(samples: Sequence[Tensor | DataError]) -> Any:
     fault = next((sample for sample in samples if isinstance(sample, DataError)), None)
     try:
         return fault or default_collate(list(samples))
-    except Exception as error:  # shared memory may be full
+    except Exception as error:  # such as full shared memory
         return DataError(f"A batch cannot be assembled: {reason(error)}. {_FIX}")
 
 
 def _read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What the workers of a loader give.
+    """The batches that a loader's workers read.
 
-    Torch's iterator has no name here, and nothing that is raised keeps torch's frames: so it is gone, and its workers with
-    it, as soon as nobody reads on.
+    No variable here holds torch's iterator, and no exception keeps torch's frames alive: so the iterator goes, and its workers
+    with it, as soon as nobody reads on.
     """
     stopped: BaseException
     try:
         yield from begun(loader)
         return
     except (RuntimeError, OSError) as error:
-        said = reason(error).removeprefix("RuntimeError: ")
-        stopped = DataError(f"A process that reads images has died: {said}. {_FIX}")
+        message = reason(error).removeprefix("RuntimeError: ")
+        stopped = DataError(f"A process that reads images has died: {message}. {_FIX}")
     except KeyboardInterrupt as interrupt:
         interrupt.__context__ = interrupt.__cause__ = None
         stopped = interrupt.with_traceback(None)
@@ -119,10 +119,10 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def begun(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The iterator of a loader, without the signal handler that torch installs with it.
+    """The iterator of a loader, without the signal handler that torch installs along with it.
 
-    For a worker that died, that would raise wherever the main thread happens to be, such as in the middle of a lane's step;
-    without it, the same is raised where the next batch is waited for, within seconds.
+    When a worker dies, that handler raises wherever the main thread happens to be, such as in the middle of a lane's step.
+    Without it, the same error is raised within seconds, where the next batch is waited for.
     """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return iter(loader)  # torch installs none
@@ -134,5 +134,5 @@ def begun(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """An interrupt from the keyboard reaches every process; when to stop is for the main one to decide."""
+    """A keyboard interrupt reaches every process, but the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
