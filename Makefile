@@ -1,11 +1,12 @@
-# make demo   the main job on embedded data    make test    every test    make lint   style and types
-# make bench  speed, measured                  make setup   only install
+# make demo   the main job on embedded data       make test      the tests of every change, minutes on two cores
+# make lint   style, types and the rooms          make test-all  the slow tests too
+# make bench  speed, measured                     make setup     only install
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := . zoo $(sort $(wildcard plugins/kdplugin-*))
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-slow test-all coverage lint bench clean
 
 setup: .venv/installed
 
@@ -20,13 +21,24 @@ demo: setup
 	$(BIN)/kdengine run --plugin kdplugin-rkd --teacher timm:resnet32 --student resnet8
 
 # one thread for each worker: pools of threads that share cores are many times slower than no threads
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+test-all: test test-slow
+
+coverage: setup
+	$(PYTEST) -m "not slow" --cov=kdengine --cov=plugins --cov=zoo --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: setup
 	$(BIN)/python benchmarks/step.py

@@ -1,8 +1,8 @@
-"""What the checks that always run cost: their time as a share of the time of training.
+"""Measures the cost of the checks during training, as a share of the training time.
 
     python benchmarks/checks.py
 
-Every check is timed where it happens, in an epoch of attention transfer on random images, for pairs of three sizes.
+Every check is timed in place, in an epoch of attention transfer on random images, for pairs of three sizes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHECKS = {
 
 
 class Clock:
-    """Adds up how long a function takes."""
+    """Accumulates the time spent in a function."""
 
     def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
@@ -46,9 +46,9 @@ class Clock:
 
         def call(*arguments: object) -> object:
             start = time.perf_counter()
-            found = self.function(*arguments)
+            result = self.function(*arguments)
             self.seconds += time.perf_counter() - start
-            return found
+            return result
 
         return call
 
@@ -88,15 +88,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8192, help="in the epoch that is timed")
     images = parser.parse_args().images
     with TemporaryDirectory() as folder:
-        found = {pair: shares(*pair, Path(folder), images) for pair in PAIRS}
+        measured = {pair: shares(*pair, Path(folder), images) for pair in PAIRS}
     machine = Runtime().describe()
     print(f"{machine['device_name']}, {machine['threads']} threads, {machine['precision']}, torch {torch.__version__}")
     print(f"`at`, {images} images of 32 by 32, batches of 64, percent of the time of the epoch\n")
     print("| check | " + " | ".join(f"{teacher} -> {student}" for teacher, student in PAIRS) + " |")
     print("| --- |" + " --- |" * len(PAIRS))
     for name in CHECKS:
-        print(f"| {name} | " + " | ".join(f"{found[pair][name]:.3f}" for pair in PAIRS) + " |")
-    print("| all together | " + " | ".join(f"{sum(found[pair].values()):.3f}" for pair in PAIRS) + " |")
+        print(f"| {name} | " + " | ".join(f"{measured[pair][name]:.3f}" for pair in PAIRS) + " |")
+    print("| all together | " + " | ".join(f"{sum(measured[pair].values()):.3f}" for pair in PAIRS) + " |")
 
 
 if __name__ == "__main__":

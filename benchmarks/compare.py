@@ -1,10 +1,10 @@
-"""What a comparison saves: eight joint methods side by side, against the same eight alone, and eight plain fp32 loops.
+"""Measures what a comparison saves: eight methods side by side, the same eight alone, and eight plain fp32 loops.
 
     python benchmarks/compare.py
 
-A step of the comparison is one batch for all lanes: making it, one pass of the teacher, and every lane's own step. It is
-set against the sum of the steps of the eight runs alone in the same precision, and against eight steps of the plain loop of
-benchmarks/step.py, one after the other, on the same machine.
+A step of the comparison is one batch for all lanes: loading it, one forward of the teacher, and every lane's own step. It is
+compared with the summed steps of the eight runs alone in the same precision, and with eight steps of the plain loop of
+benchmarks/step.py, in sequence on the same machine.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured; medians are printed")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements; medians are printed")
     arguments = parser.parse_args()
     facts = Runtime().describe()
     print(f"resnet32 -> resnet8, batch {BATCH} of [3, 32, 32], {CLASSES} classes: {', '.join(METHODS)}")

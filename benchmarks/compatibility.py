@@ -1,10 +1,10 @@
-"""Every family of timm with every method: does it build, and take a training step, with no option given?
+"""Tests every timm family with every method: does it build and take a training step without any option?
 
     python benchmarks/compatibility.py --out docs/compatibility.md
 
-Each family's smallest network teaches a small CNN, is taught by one, and teaches a small transformer. Steps are taken for
-real, on images of 64 by 64 or of the side that a network asks for; where a plain step takes longer than --patience seconds,
-on the meta device. What was found is kept (--notes), so the command goes on where it was interrupted.
+Each family's smallest network teaches a small CNN, is taught by one, and teaches a small transformer. Steps are
+real, on 64 x 64 images or of the size that a network requires; if a plain step takes longer than --patience seconds, it runs
+on the meta device instead. Results are kept in --notes, so that an interrupted command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/compatibility.md"))
     parser.add_argument("--families", nargs="*", help="all by default")
-    parser.add_argument("--patience", type=float, default=3.0, help="seconds of a plain step that are not too many")
-    parser.add_argument("--notes", type=Path, default=Path("runs/compatibility.json"), help="what was found so far")
+    parser.add_argument("--patience", type=float, default=3.0, help="longest plain step on the CPU, in seconds")
+    parser.add_argument("--notes", type=Path, default=Path("runs/compatibility.json"), help="results so far")
     arguments = parser.parse_args()
     notes: Path = arguments.notes
     notes.parent.mkdir(parents=True, exist_ok=True)
-    found = json.loads(notes.read_text()) if notes.exists() else {}
+    results = json.loads(notes.read_text()) if notes.exists() else {}
     methods = Registry().all_methods()
     for family in arguments.families or SMALLEST:
-        if family in found:
+        if family in results:
             continue
         start = time.perf_counter()
-        found[family] = tried(SMALLEST[family], methods, arguments.patience)
-        write_json(notes, found)
-        refused = sum(why is not None for cells in found[family]["cells"].values() for why in cells.values())
-        how = "meta" if found[family]["meta"] else "real"
+        results[family] = tried(SMALLEST[family], methods, arguments.patience)
+        write_json(notes, results)
+        refused = sum(why is not None for cells in results[family]["cells"].values() for why in cells.values())
+        how = "meta" if results[family]["meta"] else "real"
         print(f"{family}: {how}, {refused} refused, {time.perf_counter() - start:.0f} s", flush=True)
-    arguments.out.write_text(page(found, methods), encoding="utf-8")
+    arguments.out.write_text(page(results, methods), encoding="utf-8")
 
 
 def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, object]:
-    """What every method says to a network, in each of the roles."""
+    """Why each method fails with a network, by role; None if it works."""
     try:
         network, side = smallest_network(f"timm:{model}", meta=True)
     except KDError as error:
@@ -77,7 +77,7 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
 
 
 def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
-    """Why each method does not work; those without networks on the way are tried in one lane first, which saves time."""
+    """Why each method fails; those that are not curricula are tried in one lane first, which saves time."""
     registry = Registry()
     alone = [name for name in methods if any(method.route is not Distiller.route for method in registry.methods(name))]
     together = [name for name in methods if name not in alone]
@@ -94,39 +94,39 @@ def is_quick(spec: str, side: int, patience: float) -> bool:
     return time.perf_counter() - start <= patience
 
 
-def page(found: dict[str, dict], methods: list[str]) -> str:
+def page(results: dict[str, dict], methods: list[str]) -> str:
     """The document."""
-    cells = [why for row in found.values() for role in ROLES for why in row["cells"][role].values()]
+    cells = [why for row in results.values() for role in ROLES for why in row["cells"][role].values()]
     refusals = sum(why is not None for why in cells)
-    meta = sum(row["meta"] for row in found.values())
+    meta = sum(row["meta"] for row in results.values())
     machine = Runtime().describe()
     reasons: dict[str, int] = {}
     taken = len(cells) - refusals
     lines = [
         "# Compatibility",
         "",
-        f"Every family of timm {timm.__version__} with every method, no option given: {len(cells):,} cells, of which "
-        f"{taken:,} build and take a training step and {refusals} ({100 * refusals / len(cells):.1f} %) do not.",
+        f"Every family of timm {timm.__version__} with every method, without any option: of {len(cells):,} cells, "
+        f"{taken:,} build and take a training step, and {refusals} ({100 * refusals / len(cells):.1f} %) do not.",
         "",
         "```console",
         "$ python benchmarks/compatibility.py --out docs/compatibility.md",
         "```",
         "",
-        f"Each family stands for itself by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
-        f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has a mark for each of the three.",
+        f"Each family is represented by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
+        f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has one mark for each of the three.",
         "",
-        f"* {REAL}: a real step on {machine['device_name']}, {machine['threads']} threads: {len(found) - meta} families",
+        f"* {REAL}: a real step on {machine['device_name']}, {machine['threads']} threads: {len(results) - meta} families",
         f"* {META}: a step on the meta device, because the network is too large: {meta} families",
-        f"* {REFUSED}: no step, for the reason of that number below",
+        f"* {REFUSED}: no step, for the reason with that number below",
         "",
-        f"`side` is that of the images; 4 images a step, 10 classes, seed 0, torch {torch.__version__}. Methods without "
-        "networks on the way are stepped in one lane, and one by one where that fails.",
+        f"`side` is the side of the images; 4 images per step, 10 classes, seed 0, torch {torch.__version__}. Methods that "
+        "are not curricula take their step together in one lane, and one by one if that fails.",
         "",
         "| family | network | side | " + " | ".join(methods) + " |",
         "| --- | --- | --- |" + " --- |" * len(methods),
     ]
-    for family in sorted(found):
-        row = found[family]
+    for family in sorted(results):
+        row = results[family]
         marks = [" ".join(mark(row["cells"][role][method], row["meta"], reasons) for role in ROLES) for method in methods]
         lines.append(f"| {family} | {row['model']} | {row['side']} | {' | '.join(marks)} |")
     if reasons:

@@ -1,9 +1,9 @@
-"""What engines leave behind: live modules, tensors and memory of a process that trains many, one after the other.
+"""Measures what engines leave behind: live modules, tensors and memory of a process that trains many in sequence.
 
     python benchmarks/isolation.py
 
-Each engine distils a teacher of its own into a student by FitNet, which has connectors, for one epoch of 64 digits, and is
-forgotten. What is alive is counted after a collection of garbage; memory is what the process holds (resident set size).
+Each engine distils its own teacher into a student by FitNet, which has connectors, for one epoch of 64 digits, and is deleted.
+Live objects are counted after a garbage collection; memory is the resident set size of the process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def one(folder: Path, number: int) -> None:
 def alive() -> tuple[int, int, float]:
     """Live modules and tensors, and the memory of the process in MiB."""
     gc.collect()
-    kinds = [type(found) for found in gc.get_objects()]
+    kinds = [type(item) for item in gc.get_objects()]
     modules = sum(issubclass(kind, torch.nn.Module) for kind in kinds)
     tensors = sum(issubclass(kind, torch.Tensor) for kind in kinds)
     return modules, tensors, psutil.Process().memory_info().rss / MEBIBYTE

@@ -1,10 +1,10 @@
-"""Kill runs at random moments, go on with them, and see whether they end as if nothing had happened.
+"""Kills runs at random moments, resumes them, and checks that they end like uninterrupted runs.
 
     python benchmarks/kills.py --out docs/results/kills.md
 
 A run, a comparison, a sweep and a chain of networks are killed with SIGKILL, at moments spread over their whole length, and
 resumed until they end. After every kill the folder must be readable. At the end all weights, and every number of every row
-but the times, must be those of a run that nobody disturbed, bit for bit.
+except times must be those of an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def main() -> None:
 
 
 def tried(name: str, command: list[str], kills: int, moments: random.Random, work: Path) -> dict[str, Any]:
-    """One command, killed so many times; a run that ends before its turn is begun anew."""
+    """One command, killed the given number of times; a run that ends too early is started again."""
     start = time.perf_counter()
-    call([*command, "--out", str(work / "undisturbed")])
+    call([*command, "--out", str(work / "uninterrupted")])
     length = time.perf_counter() - start
     done, attempts = 0, 0
     where: list[float] = []
@@ -73,47 +73,47 @@ def tried(name: str, command: list[str], kills: int, moments: random.Random, wor
         folder = work / f"killed-{attempts}"
         while not ended(folder) and done < kills:
             moment = moments.uniform(0, length)
-            if kill(going_on(name, command, folder), moment):
+            if kill(start_or_resume(name, command, folder), moment):
                 done += 1
                 where.append(moment)
                 check_readable(folder)
         if not ended(folder):
-            call(going_on(name, command, folder))
-        check_equal(work / "undisturbed", folder)
+            call(start_or_resume(name, command, folder))
+        check_equal(work / "uninterrupted", folder)
     return {"name": name, "command": command, "seconds": length, "kills": done, "runs": attempts}
 
 
-def going_on(name: str, command: list[str], folder: Path) -> list[str]:
-    """The command that begins a run, or goes on with it."""
+def start_or_resume(name: str, command: list[str], folder: Path) -> list[str]:
+    """The command that starts or resumes a run."""
     begun = (folder / "run.toml").exists() or (folder / "comparison.json").exists()
     return [command[0], "--resume", str(folder)] if begun else [*command, "--out", str(folder)]
 
 
 def ended(folder: Path) -> bool:
-    """Whether nothing is left to do in a folder."""
+    """Whether the run in a folder has finished."""
     if (folder / "run.toml").exists():
         return (folder / "result.json").exists()
     return (folder / "comparison.json").exists() and not (folder / "state").exists()
 
 
 def call(arguments: list[str]) -> None:
-    """A command that must end well."""
+    """Run a command that must succeed."""
     subprocess.run([sys.executable, "-m", "kdengine", *arguments], check=True, capture_output=True, env=environment())
 
 
 def kill(arguments: list[str], after: float) -> bool:
-    """Start a command and kill it after so many seconds; whether it was still running then."""
+    """Start a command and kill it after the given seconds; return whether it was still running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "kdengine", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
     )
     try:
-        _, said = process.communicate(timeout=after)
+        _, errors = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         return True
     if process.returncode != 0:
-        raise SystemExit(f"{arguments} ended with {process.returncode}: {said.decode()}")
+        raise SystemExit(f"{arguments} ended with {process.returncode}: {errors.decode()}")
     return False
 
 
@@ -123,7 +123,7 @@ def environment() -> dict[str, str]:
 
 
 def check_readable(folder: Path) -> None:
-    """Every file of a folder that was killed can be read, and its rows are whole."""
+    """Check that every file of a killed run is readable and its rows are complete."""
     if any(folder.rglob("run.toml")):
         for run in find_runs([folder]):
             assert all({"epoch", "loss"} <= set(row) for row in run.rows)
@@ -131,29 +131,29 @@ def check_readable(folder: Path) -> None:
         torch.load(file, weights_only=True)
 
 
-def check_equal(undisturbed: Path, killed: Path) -> None:
-    """Weights are equal byte for byte, rows and results number for number."""
-    files = {file.relative_to(undisturbed) for file in undisturbed.rglob("*.safetensors")}
-    assert files, f"{undisturbed} holds no weights"
+def check_equal(uninterrupted: Path, killed: Path) -> None:
+    """Check that weights are equal byte for byte, and rows and results number for number."""
+    files = {file.relative_to(uninterrupted) for file in uninterrupted.rglob("*.safetensors")}
+    assert files, f"{uninterrupted} holds no weights"
     assert files == {file.relative_to(killed) for file in killed.rglob("*.safetensors")}
     for file in files:
-        assert (undisturbed / file).read_bytes() == (killed / file).read_bytes(), f"{killed / file} differs"
-    for file in undisturbed.rglob("metrics.jsonl"):
-        assert list(numbers(file)) == list(numbers(killed / file.relative_to(undisturbed))), f"{file} differs"
-    for file in undisturbed.rglob("result.json"):
-        assert student(file) == student(killed / file.relative_to(undisturbed)), f"{file} differs"
+        assert (uninterrupted / file).read_bytes() == (killed / file).read_bytes(), f"{killed / file} differs"
+    for file in uninterrupted.rglob("metrics.jsonl"):
+        assert list(numbers(file)) == list(numbers(killed / file.relative_to(uninterrupted))), f"{file} differs"
+    for file in uninterrupted.rglob("result.json"):
+        assert student(file) == student(killed / file.relative_to(uninterrupted)), f"{file} differs"
 
 
 def numbers(file: Path) -> Iterator[dict[str, object]]:
-    """The rows of ``metrics.jsonl`` without what depends on the clock."""
+    """The rows of ``metrics.jsonl`` without times."""
     for line in file.read_text(encoding="utf-8").splitlines():
         yield {key: value for key, value in json.loads(line).items() if key not in TIMES}
 
 
 def student(file: Path) -> dict[str, object]:
-    """What a result says of the student, without what depends on the clock."""
-    found = json.loads(file.read_text(encoding="utf-8"))["student"]
-    return {key: value for key, value in found.items() if key not in TIMES}
+    """The student's entry of a result, without times."""
+    entry = json.loads(file.read_text(encoding="utf-8"))["student"]
+    return {key: value for key, value in entry.items() if key not in TIMES}
 
 
 def page(rows: list[dict[str, Any]], seed: int) -> str:
@@ -163,9 +163,8 @@ def page(rows: list[dict[str, Any]], seed: int) -> str:
     lines = [
         "# Kills",
         "",
-        f"{kills} kills (`kill -9`) at random moments, seed {seed}: every folder was readable after every kill, and every run "
-        "that was gone on with ended with the weights of an undisturbed one, byte for byte, and with all the numbers of its "
-        "rows and its result.",
+        f"{kills} kills (`kill -9`) at random moments, seed {seed}: every folder was readable after every kill, and "
+        "every resumed run ended with the weights of an uninterrupted one, byte for byte, and with all its numbers.",
         "",
         "```console",
         "$ python benchmarks/kills.py --out docs/results/kills.md",
@@ -174,7 +173,7 @@ def page(rows: list[dict[str, Any]], seed: int) -> str:
         f"{machine['device_name']}, 1 thread, fp32, torch {torch.__version__}, Python {platform.python_version()}. The teacher "
         "is a `resnet20`; states are saved every 0.3 s.",
         "",
-        "| command | seconds undisturbed | kills | spread over |",
+        "| command | seconds uninterrupted | kills | spread over |",
         "| --- | --- | --- | --- |",
     ]
     for row in rows:

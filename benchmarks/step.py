@@ -1,10 +1,10 @@
-"""Time of a whole training step, as a ratio to a plain hand-written fp32 loop that takes turns with it.
+"""Times a whole training step, as a ratio to a hand-written plain fp32 loop that alternates with it.
 
     make bench        or: python benchmarks/step.py --methods st,rkd --steps 30
 
-The plain loop is what a paper's code does: fp32, NCHW, teacher under no_grad, soft targets, SGD with momentum, and
-its batch already in memory. kdengine's step is everything that a run does for a batch: making and augmenting it, the
-teacher, the student, the losses, the update, the bookkeeping.
+The plain loop is that of a paper's code: fp32, NCHW, teacher under no_grad, soft targets, SGD with momentum, and its batch
+already in memory. kdengine's step is all that a run does for a batch: loading and augmenting it, the teacher, the student, the
+losses, the update, the bookkeeping.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH, CLASSES = 128, 100
 
 
 class PlainLoop:
-    """One step of the loop that everybody writes."""
+    """The training loop of a typical paper."""
 
     def __init__(self, teacher: str, student: str) -> None:
         self.teacher = timm.create_model(teacher, num_classes=CLASSES).eval()

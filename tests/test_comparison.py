@@ -17,7 +17,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 def network(name, seed=5):
-    return ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
+    return ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(seed)
 
 
 def rows(folder):

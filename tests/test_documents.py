@@ -4,14 +4,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import kdzoo  # noqa: F401  registers the small networks with timm
 import pytest
 import timm
 import torch
 
-from kdengine import Engine
+from kdengine import DataError, Engine, ModelError, Registry
 from kdengine.cli.main import COMMANDS
+from kdengine.config.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -67,3 +69,40 @@ def test_every_link_to_a_file_leads_somewhere(document):
     prose = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", prose)
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_example_of_a_task_is_registered_and_keeps_the_contract(tmp_path):
+    (code,) = blocks(ROOT / "docs" / "writing-a-task.md", "python")
+    file = tmp_path / "my_task.py"
+    file.write_text(code)
+    registry = Registry()
+    registry.methods(str(file))
+    task = registry.task("my-classification").of(SimpleNamespace(num_classes=3), TrainSettings())
+    logits = torch.eye(3)[[0, 1, 2, 2]]
+    hard, soft = torch.tensor([0, 1, 2, 0]), torch.eye(3)[[0, 1, 2, 0]]
+    for targets in (hard, soft):
+        task.check(logits, targets)
+        assert torch.allclose(task.loss(logits, targets), torch.nn.functional.cross_entropy(logits, hard))
+        assert task.metrics()(logits, targets)["top1"] == 75
+    assert task.loss(logits, None) is None
+    assert [measure.name for measure in task.scoring.measures] == sorted(task.metrics(), reverse=True)
+    with pytest.raises(ModelError, match=r"returns \[4, 2\], but \[4, 3\] is needed"):
+        task.check(logits[:, :2])
+    with pytest.raises(DataError, match=r"give \[4\] indices or \[4, 3\] probabilities"):
+        task.check(logits, hard[:2])
+
+
+def test_the_example_of_a_curriculum_names_its_chain(tmp_path):
+    (code,) = (code for code in blocks(ROOT / "docs" / "writing-a-method.md", "python") if "(Curriculum):" in code)
+    file = tmp_path / "my_chain.py"
+    file.write_text(code)
+    (method,) = Registry().methods(str(file))
+    assert method().route("resnet32", "resnet8") == ("resnet32", "resnet20", "resnet8")
+
+
+def test_the_example_of_an_observer_is_called(tmp_path, capsys):
+    (code,) = (code for code in blocks(ROOT / "docs" / "writing-a-method.md", "python") if "kdengine_after_epoch" in code)
+    file = tmp_path / "my_observer.py"
+    file.write_text(code)
+    Engine(None, "resnet8", [str(file)], "digits@train=64@test=32", epochs=1, out=tmp_path / "run").fit()
+    assert "joint 1 {'task': " in capsys.readouterr().out

@@ -22,7 +22,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def network(name="resnet14", seed=5, classes=10):
-    return ModelSource(name, classes, (3, 32, 32), Registry()).create(seed)
+    return ModelSource(name, {"num_classes": classes}, (3, 32, 32), Registry()).create(seed)
 
 
 def fit(plugins=(), teacher="random", student="resnet8", **settings):
@@ -179,7 +179,7 @@ def test_a_distiller_object_gives_the_same_numbers_as_its_name_with_options():
 
 def test_options_for_a_method_that_came_as_an_object_are_refused():
     (method,) = Registry().methods("rkd")
-    with pytest.raises(SettingsError, match="came as an object"):
+    with pytest.raises(SettingsError, match="was passed as an object"):
         fit([method()], options={"rkd": {"angle": 7.0}})
 
 

@@ -36,7 +36,7 @@ def _own_folder(tmp_path, monkeypatch):
 def teacher(tmp_path_factory):
     """Comes after a first run: what libraries do to the process when they are imported is not what is tested here."""
     Engine(None, "resnet8", out=tmp_path_factory.mktemp("first") / "run", **SMALL).fit()
-    return ModelSource("resnet14", 10, (3, 32, 32), Registry()).create(5)
+    return ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
 
 
 def attention():
@@ -250,7 +250,7 @@ def test_a_loader_of_the_users_own_draws_from_the_users_random_state_beside_an_e
 
 def test_warnings_are_as_they_were_after_networks_were_made_in_several_threads():
     before = list(warnings.filters), warnings.showwarning
-    makers = [partial(ModelSource("resnet8", 10, (3, 32, 32), Registry()).create, seed) for seed in range(4)]
+    makers = [partial(ModelSource("resnet8", {"num_classes": 10}, (3, 32, 32), Registry()).create, seed) for seed in range(4)]
     models = in_threads(*makers)
     assert (list(warnings.filters), warnings.showwarning) == before
     for seed, model in enumerate(models):

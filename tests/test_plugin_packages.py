@@ -99,3 +99,12 @@ def test_its_methods_stand_in_the_table_of_the_first_page(folder):
     link = f"[{folder.name}](plugins/{folder.name}/README.md)"
     listed = [line for line in readme(ROOT).splitlines() if line.startswith("|") and link in line]
     assert [method.name for method in methods(folder) if not any(f"`{method.name}`" in line for line in listed)] == []
+
+
+def test_what_it_imports_is_checked(folder):
+    """By import-linter, which is told every package by name."""
+    module = folder.name.replace("-", "_")
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (contract,) = [each for each in linter["contracts"] if each["type"] == "forbidden"]
+    assert module in linter["root_packages"]
+    assert module in contract["source_modules"]

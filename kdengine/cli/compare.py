@@ -38,26 +38,26 @@ def command(how: Comparing, methods: str | None) -> None:
         return
     if not methods:
         raise SettingsError("There are no methods. Name them, for example --methods st,rkd, or --methods all.")
-    entries = _entries(methods, registry)
-    _fit_and_print(how.begun(registry, entries, _names(entries)), how.as_json)
+    lanes = _lanes(methods, registry)
+    _fit_and_print(how.begun(registry, lanes, _names(lanes)), how.as_json)
 
 
-def _entries(methods: str, registry: Registry) -> list[LaneSpec]:
+def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
     """The lanes that ``--methods`` names.
 
     Raises:
         PluginError: there is no such method.
     """
-    from kdengine.runs.lane_specs import lane_specs_of
+    from kdengine.runs.lane_specs import lane_specs
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         names = registry.all_methods()
-    return lane_specs_of(names, registry)
+    return lane_specs(names, registry)
 
 
-def _names(entries: Sequence[LaneSpec]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(plugin) for entry in entries for plugin in entry.plugins))
+def _names(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:

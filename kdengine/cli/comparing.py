@@ -66,7 +66,7 @@ class Comparing:
     def begun(
         self,
         registry: Registry,
-        entries: Sequence[LaneSpec],
+        lanes: Sequence[LaneSpec],
         methods: Sequence[str],
         note: Mapping[str, Any] | None = None,
     ) -> Comparison:
@@ -74,7 +74,7 @@ class Comparing:
 
         Args:
             registry: finds methods.
-            entries: its lanes.
+            lanes: its lanes.
             methods: all that they use.
             note: what else to keep of it.
 
@@ -91,7 +91,7 @@ class Comparing:
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name it, for example --teacher timm:resnet32.")
         tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
-        return Comparison.of(settings, entries, self.trials or 1, self.out, self.at_once, note=note, **tools)
+        return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
 
 
 def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

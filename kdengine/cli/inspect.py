@@ -95,7 +95,7 @@ def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool
     from kdengine.plugins.registry import Registry
     from kdengine.taps import Anatomy
 
-    network = ModelSource(model, classes, shape, Registry()).create(0)
+    network = ModelSource(model, {"num_classes": classes}, shape, Registry()).create(0)
     facts = _facts(Anatomy.of(network, shape, model), shape)
     if as_json:
         click.echo(json.dumps(facts))

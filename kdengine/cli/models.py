@@ -71,7 +71,7 @@ def _entry(spec: str, sizes: bool) -> dict[str, Any]:
     parameters = None
     if sizes or ":" not in spec:
         with torch.device("meta"):
-            parameters = count_parameters(ModelSource(spec, 100, size, Registry()).create(0))
+            parameters = count_parameters(ModelSource(spec, {"num_classes": 100}, size, Registry()).create(0))
     return {"spec": spec, "parameters": parameters, "input_size": list(size)}
 
 

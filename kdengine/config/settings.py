@@ -177,6 +177,8 @@ class Settings(Strict):
     """Distillation methods, in order; the same one may stand there twice."""
     data: str = "digits"
     """What to train on."""
+    task: str | None = None
+    """What the student is for; by default what the data is for."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None

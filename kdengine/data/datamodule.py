@@ -31,7 +31,7 @@ class DataModule:
         input_size: shape of one image, (C, H, W).
         num_classes: number of classes K.
         num_samples: images in the training set.
-        data: the data set, if kdengine loaded it.
+        dataset: the data set, if kdengine loaded it.
         validation: batches to choose the best epoch by, if those are not ``test``.
     """
 
@@ -40,7 +40,7 @@ class DataModule:
     input_size: tuple[int, int, int]
     num_classes: int
     num_samples: int
-    data: Data | None = None
+    dataset: Data | None = None
     validation: Batches | None = None
 
     @classmethod
@@ -98,22 +98,32 @@ class DataModule:
         return cls(replace(train_batches, samples=samples), test_batches, shape, classes, samples)
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty for loaders of the user's own."""
+        return () if self.dataset is None else self.dataset.classes
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the data is for."""
+        return "classification" if self.dataset is None else self.dataset.task
+
+    @property
     def images(self) -> ImageSpec:
         """Size and normalisation of the images in its batches; how the user's loaders normalise is not known."""
-        if self.data is None:
+        if self.dataset is None:
             return ImageSpec(self.input_size)
-        return ImageSpec(self.input_size, self.data.mean, self.data.std)
+        return ImageSpec(self.input_size, self.dataset.mean, self.dataset.std)
 
     def shared(self, rank: int, processes: int) -> DataModule:
         """The same data, of which each process trains on its share; the user's own loaders do their own sharding."""
-        if processes == 1 or self.data is None:
+        if processes == 1 or self.dataset is None:
             return self
         return replace(self, train=ShardedBatches(self.train, rank, processes))
 
     def describe(self) -> dict[str, Any]:
         """The facts that a run folder keeps about the data."""
-        if self.data is not None:
-            return self.data.describe()
+        if self.dataset is not None:
+            return self.dataset.describe()
         return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
 
 

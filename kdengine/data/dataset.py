@@ -67,6 +67,7 @@ class Data:
         test: the split to measure accuracy on.
         fingerprint: hash of the contents; of the labels and some images, if those are read as needed. Equal for equal data.
         validation: the split to choose the best epoch by, if that is not ``test``.
+        task: name of the task that the data is for.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Data:
     test: Split
     fingerprint: str = ""
     validation: Split | None = None
+    task: str = "classification"
 
     @property
     def num_classes(self) -> int:

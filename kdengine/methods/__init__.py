@@ -1,1 +1,1 @@
-"""The contract of a method: what a distiller is, what it is handed, and what it may build on."""
+"""The contract of a method: the distiller, the steps and pairs that it receives, and helpers to build on."""

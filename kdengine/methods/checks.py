@@ -1,4 +1,4 @@
-"""Whether what the taps give is what a method can work with."""
+"""Checks that a method's declarations are valid and that the tapped tensors are of the kind it takes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["NEEDS", "TAKES", "check_contract", "check_shapes"]
 
 
 class Kind(NamedTuple):
-    """A kind of tensor: the test, what to call it, and a tap that gives it anywhere."""
+    """A kind of tensor: a test for it, its description, and a tap that returns it on any network."""
 
-    fits: Callable[[Tensor, Tensor], bool]
+    accepts: Callable[[Tensor, Tensor], bool]
     words: str
     example: str
 
@@ -34,38 +34,40 @@ TAKES: Mapping[str, Kind] = {
         "embedding",
     ),
 }
-"""What a method may say that its taps must give, on both sides."""
+"""The kinds of tensors that a method may require at its taps, on both sides."""
 
 NEEDS = ("input_gradients",)
-"""What a method may ask a step to carry beyond images, labels, positions, logits and taps."""
+"""What a method may request of a step beyond images, labels, indices, logits and taps."""
 
 
 def check_contract(distiller: Distiller) -> None:
-    """Refuse what the contract does not offer.
+    """Check ``takes`` and ``needs``.
 
     Raises:
-        SettingsError: ``takes`` or ``needs`` names nothing.
+        SettingsError: ``takes`` or ``needs`` has an unknown value.
     """
-    faults = [f"needs '{name}', but a step can only carry: {', '.join(NEEDS)}" for name in distiller.needs if name not in NEEDS]
+    faults = [
+        f"has needs = '{name}', which must be one of: {', '.join(NEEDS)}" for name in distiller.needs if name not in NEEDS
+    ]
     if distiller.takes not in (None, *TAKES):
-        faults.append(f"takes '{distiller.takes}', but taps can only give: {', '.join(TAKES)}")
+        faults.append(f"has takes = '{distiller.takes}', which must be one of: {', '.join(TAKES)}")
     if faults:
-        raise SettingsError(f"The method '{distiller.name}' {'; and it '.join(faults)}. Its author has to mend this.")
+        raise SettingsError(f"The method '{distiller.name}' {'; and it '.join(faults)}. This is a bug in the plugin.")
 
 
 def check_shapes(distiller: Distiller, pair: Pair) -> None:
-    """Refuse taps of the wrong kind, before any connector is made for them.
+    """Check that the taps are of the kind that the method takes, before it builds connectors.
 
     Raises:
-        TapError: with both shapes, and a tap that fits.
+        TapError: the kind is wrong; the message has both shapes and a tap that works.
     """
     if distiller.takes is None:
         return
     kind = TAKES[distiller.takes]
     for tap in pair.pairs:
-        if not kind.fits(tap.student, tap.teacher):
+        if not kind.accepts(tap.student, tap.teacher):
             raise TapError(
-                f"{distiller.name}: at '{tap.name}' the student gives {list(tap.student.shape)} and the teacher "
-                f"{list(tap.teacher.shape)}, but {kind.words} are needed on both sides. Name another tap, such as "
+                f"{distiller.name}: at '{tap.name}' the student has {list(tap.student.shape)} and the teacher "
+                f"{list(tap.teacher.shape)}, but the method needs {kind.words} on both sides. Choose another tap, such as "
                 f"{distiller.name}.taps='{kind.example}'."
             )

@@ -1,4 +1,4 @@
-"""Connectors that many methods need."""
+"""Connectors shared by several methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Adapter(nn.Module):
 
     Args:
         in_channels: channels C of the maps.
-        out_channels: channels D of the result.
+        out_channels: channels D of the output.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -23,11 +23,11 @@ class Adapter(nn.Module):
 
     @classmethod
     def between(cls, in_channels: int, out_channels: int) -> nn.Module:
-        """An adapter where the numbers of channels differ, else an identity."""
+        """An adapter if the numbers of channels differ, else an identity."""
         return nn.Identity() if in_channels == out_channels else cls(in_channels, out_channels)
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
-        """The maps with their new channels, [B, D, H, W]."""
+        """Maps with ``out_channels`` channels, [B, D, H, W]."""
         mixed, norm = self.mix(maps_BCHW), self.norm
         if mixed.numel() == mixed.shape[1]:  # a single value per channel has no variance: use the running statistics
             return F.batch_norm(mixed, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

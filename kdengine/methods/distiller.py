@@ -21,39 +21,41 @@ __all__ = ["Distiller"]
 
 
 class Distiller(nn.Module, ABC):
-    """Base of every method. Only ``name`` and :meth:`forward` are obligatory; submodules are the connectors.
+    """Base class of every method. Only ``name`` and :meth:`forward` are required; submodules are the connectors.
 
     Args:
         **options: values for the method's ``Options``.
 
     Raises:
-        SettingsError: an option is unknown or its value does not fit.
+        SettingsError: an option is unknown or has an invalid value.
     """
 
     name: ClassVar[str]
-    """What the command line and the logs call the method."""
+    """The method's name on the command line and in logs."""
     category: ClassVar[str] = "response"
     """``response``, ``multi-connection``, ``shared-representation`` or ``relational``."""
     taps: ClassVar[Sequence[str]] = ("logits",)
-    """What is recorded on both sides; ``"student=teacher"`` where the two differ."""
+    """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
     takes: ClassVar[str | None] = None
     """What the taps must give on both sides: ``maps``, ``vectors``, ``logits`` or ``features``; None leaves it to ``build``."""
+    requires_teacher: ClassVar[bool] = True
+    """Whether the method reads the teacher at all; False if, for example, its peers teach one another."""
     needs: ClassVar[Sequence[str]] = ()
-    """What the step must carry beyond logits, labels and taps: ``input_gradients`` lets ``step.student.logits`` and
-    ``step.teacher.logits`` be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""
+    """What the step must provide beyond logits, labels and taps: with ``input_gradients``, ``step.student.logits`` and
+    ``step.teacher.logits`` can be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
 
     class Options(Strict):
-        """Options that every method has."""
+        """Options of every method."""
 
         weight: float = Field(1.0, ge=0)
-        """Factor on all terms of the method; 0 switches it off altogether."""
+        """Factor on all terms of the method; 0 disables the method."""
         taps: Names | None = None
-        """Taps in place of the method's own, in the same order: "TAP" or "STUDENT=TEACHER", one or several with commas."""
+        """Taps that replace the method's own, in the same order: "TAP" or "STUDENT=TEACHER", separated by commas."""
         preset: str | None = None
-        """A named set of options; those given beside it win."""
+        """A named set of options; explicit options override it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -61,45 +63,48 @@ class Distiller(nn.Module, ABC):
 
     def _preset(self, name: Any) -> Mapping[str, Any]:
         if not isinstance(name, str):
-            return {}  # nothing, or no name at all, which the options will say
+            return {}  # None, or not a string, which the validation of the options reports
         if name in self.presets:
             return self.presets[name]
-        near = did_you_mean(name, self.presets) or f"There are: {', '.join(self.presets) or 'none'}."
+        near = did_you_mean(name, self.presets) or f"Available: {', '.join(self.presets) or 'none'}."
         raise SettingsError(f"{self.name} has no preset '{name}'. {near}")
 
     @abstractmethod
     def forward(self, step: Step) -> Mapping[str, Tensor]:
-        """The loss terms of one batch, name -> scalar []. The engine multiplies them by ``weight`` and adds them."""
+        """The loss terms of one batch, name -> scalar []. The engine multiplies them by ``weight`` and adds them up."""
 
     def build(self, pair: Pair) -> None:
-        """Create connectors, once, from the shapes at the taps. The random state around the call is restored."""
+        """Create the connectors from the shapes at the taps. Called once; the engine restores the random state afterwards."""
         return
 
     def phases(self) -> Sequence[Phase]:
-        """Training phases of this method, before the joint one."""
+        """Training phases of this method that precede the joint phase."""
         return ()
 
     @property
     def task_weight(self) -> float:
-        """Factor on the task loss (cross-entropy); a lane multiplies those of all its methods."""
+        """Factor on the task loss; the factors of all methods of a lane are multiplied."""
         return 1.0
 
     def taps_in(self, phase: str) -> Sequence[str] | None:
-        """The taps read in a phase; None where the method has no term in it, and is not called."""
+        """The taps read in a phase; None if the method has no term in that phase and must not be called."""
         return self.options.taps or self.taps
 
     @property
     def clips_to_task(self) -> bool:
-        """Whether the gradient of its terms is shortened, tensor by tensor, to at most that of all other terms."""
+        """Whether to clip the gradient of the method's terms, parameter by parameter, to a share of the norm of all others.
+
+        The share rises from 0.5 towards 1 over the epochs of a phase.
+        """
         return False
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network to ship after training, for methods that change it."""
+        """The network to ship after training, for methods that modify the student."""
         return student
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """Name, category, summary, source, taps and options, as plain data."""
+        """Name, category, summary, source, taps, presets and options, as plain data."""
         doc = re.sub(r"[ \t]+", " ", cls.__doc__ or "")
         summary, _, rest = doc.partition("\n")
         source = re.search(r"Source:\s*(.+?)(?:\n\s*\n|\Z)", rest, re.DOTALL)
@@ -127,7 +132,7 @@ def _type_name(field: Any) -> str:
 
 
 def _bare(annotation: Any) -> Any:
-    """A type without what pydantic was told beside it."""
+    """A type without its pydantic annotations."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _bare(arguments[0])

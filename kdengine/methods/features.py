@@ -1,4 +1,4 @@
-"""What many methods do to feature maps of two networks before they compare them."""
+"""Operations that bring the features of two networks into a comparable form."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 __all__ = ["l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps"]
 
 SHORTEST = 1e-12
-"""Square of the shortest length that is told from zero."""
+"""Squared norm at and below which a vector counts as zero."""
 
 
 def pool_to_vectors(features: Tensor) -> Tensor:
-    """One vector an image, [B, D]: the mean over the places of a map [B, D, H, W] or over tokens [B, N, D]."""
+    """One vector per image, [B, D]: the mean over the positions of a map [B, D, H, W] or over tokens [B, N, D]."""
     if features.ndim == 4:
         return features.mean((2, 3))
     return features.mean(1) if features.ndim == 3 else features
 
 
 def l2_normalize(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Vectors along one axis, scaled to length 1; a zero vector stays zero and gets no gradient, not a huge one."""
+    """Vectors along one axis, scaled to norm 1; a zero vector stays zero, with gradient zero instead of a huge one."""
     squared = torch.linalg.vecdot(vectors, vectors, dim=dim).unsqueeze(dim)
     return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
 
 
 def resize_maps(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps of another size [B, C, *size]: average-pooled where that is no larger in either direction, else bilinear."""
+    """Maps resized to [B, C, *size]: average-pooled if neither side grows, else interpolated bilinearly."""
     height, width = size
     if maps_BCHW.shape[2:] == (height, width):
         return maps_BCHW
@@ -39,6 +39,6 @@ def resize_maps(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def match_spatial(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Both maps in the smaller of their sizes, direction by direction; the larger one is average-pooled."""
+    """Both maps, average-pooled to the smaller height and the smaller width of the two."""
     size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
     return resize_maps(student_BCHW, size), resize_maps(teacher_BCHW, size)

@@ -1,4 +1,4 @@
-"""Which stage of one network meets which of another that has more of them."""
+"""Matches the stages of two networks that have different numbers of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Cost = tuple[float, tuple[int, ...]]
 
 
 def match_stages(few: Sequence[float], many: Sequence[float]) -> list[int]:
-    """For each stage of the network with fewer of them, the number of the one that it meets in the other, from 0.
+    """For each stage of the network with fewer stages, the index of its match in the other, from 0.
 
-    The order is kept and the last meets the last. Among all such choices, the one is taken whose stages are nearest to
-    each other: in size, one for each doubling of the side, and in relative depth, one for the whole network. Of equal
-    choices the deeper is taken.
+    The matching preserves order and matches last with last. Among all such matchings it minimises the summed distance,
+    where a factor of 2 in side counts 1, and so does a difference of the whole network in relative depth. Ties go to the
+    deeper stages.
 
     Args:
-        few: sides of the maps of the network with fewer stages, first to last; 1 for what has no places.
-        many: the same for the other; at least as many.
+        few: sides of the maps of the network with fewer stages, first to last; 1 for tensors that are not maps.
+        many: the same for the other network; at least as many.
     """
     last = len(few) - 1
-    reached: list[Cost | None] = [(0.0, ())] + [None] * len(many)  # by how many of the other's stages are used up
+    reached: list[Cost | None] = [(0.0, ())] + [None] * len(many)  # indexed by the number of the other's stages used up
     for number, side in enumerate(few):
         free = range(len(many) - 1, len(many)) if number == last else range(number, len(many) - last + number)
         following: list[Cost | None] = [None] * (len(many) + 1)
@@ -38,5 +38,5 @@ def match_stages(few: Sequence[float], many: Sequence[float]) -> list[int]:
 
 
 def _rank(cost: Cost) -> tuple[float, tuple[int, ...]]:
-    """The smaller cost first, sums that differ by rounding alone taken as equal; then the deeper stages."""
+    """Sort key: the smaller cost first, where sums that differ only by rounding are equal; then the deeper stages."""
     return round(cost[0], 9), tuple(-number for number in cost[1])

@@ -1,4 +1,4 @@
-"""From the taps that a distiller names to places in both networks, and to the trace that it is handed."""
+"""Resolves a distiller's taps on both networks, pairs them, and selects its part of a trace."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Place = tuple[str, float]
 
 @dataclass(frozen=True)
 class TapBinding:
-    """What one distiller reads in one training phase.
+    """The taps that one distiller reads in one training phase.
 
     Attributes:
-        names: for each pair of taps, its name in the student's and in the teacher's trace, with ``=`` before it where
-            the distiller means another place by the name.
+        names: for each pair of taps, its name in the student's and in the teacher's trace, prefixed with ``=`` if the
+            distiller uses the bare name for another point.
         student: the student's points by name.
         teacher: the teacher's points by name.
-        student_aliases: further names under which the distiller may ask for the student's taps.
-        teacher_aliases: the same for the teacher's.
-        rectified: those of the teacher's names whose tensor comes straight out of a ReLU.
+        student_aliases: further names under which the distiller may read the student's taps.
+        teacher_aliases: the same for the teacher.
+        rectified: names of the teacher's taps that are outputs of a ReLU.
     """
 
     names: tuple[tuple[str, str], ...] = ()
@@ -51,13 +51,13 @@ class TapBinding:
 
 
 def read_taps(distiller: Distiller, phase: str, student: Anatomy, teacher: Anatomy) -> TapBinding | None:
-    """Resolve the distiller's taps of a phase on both networks; None where it is silent.
+    """Resolve the distiller's taps of a phase on both networks; None if it has no term in that phase.
 
-    A tap that the user put in place of a declared one is found under the declared name too, so that ``forward`` need
-    not know of it.
+    A tap with which the user replaced a declared one is available under the declared name too, so that ``forward`` works
+    unchanged.
 
     Raises:
-        TapError: a tap names nothing, or names different numbers of places that cannot be matched.
+        TapError: a tap matches nothing on one side.
     """
     taps = distiller.taps_in(phase)
     if taps is None:
@@ -66,31 +66,34 @@ def read_taps(distiller: Distiller, phase: str, student: Anatomy, teacher: Anato
     points: tuple[dict[str, TapPoint], dict[str, TapPoint]] = ({}, {})
     aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for text in taps:
-        found = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
-        names += match_places(_places(student, found[0]), _places(teacher, found[1]), f"{distiller.name}: '{text}'")
+        resolved = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
+        names += match_places(_places(student, resolved[0]), _places(teacher, resolved[1]), f"{distiller.name}: '{text}'")
         for side in (0, 1):
-            points[side].update(found[side])
-            if len(found[side]) == 1:
-                aliases[side].update(dict.fromkeys(_sayings(distiller, text, side), next(iter(found[side]))))
+            points[side].update(resolved[side])
+            if len(resolved[side]) == 1:
+                aliases[side].update(dict.fromkeys(_names_of(distiller, text, side), next(iter(resolved[side]))))
     used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(points, _columns(names), strict=True)]
     keys = tuple((_key(student, aliases[0]), _key(teacher, aliases[1])) for student, teacher in names)
     rectified = frozenset(name for name, point in used[1].items() if teacher.rectified(point))
     return TapBinding(keys, used[0], used[1], *aliases, rectified)
 
 
-def _sayings(distiller: Distiller, text: str, side: int) -> list[str]:
-    """What the distiller may call a tap: as it is written, unless its own taps mean another by that, and as it was declared."""
+def _names_of(distiller: Distiller, text: str, side: int) -> list[str]:
+    """The names by which the distiller may read a tap.
+
+    The name that it declared, and the name that the user wrote unless the distiller declares that for another tap.
+    """
     given = distiller.options.taps or ()
     if len(given) != len(distiller.taps):
         return [split_pair(text)[side]]
-    declared = [split_pair(said)[side] for said in distiller.taps]
-    mine = [said for said, tap in zip(declared, given, strict=True) if tap == text]
+    declared = [split_pair(tap)[side] for tap in distiller.taps]
+    replaced = [name for name, tap in zip(declared, given, strict=True) if tap == text]
     written = split_pair(text)[side]
-    return mine if mine and written in declared else [written, *mine]
+    return replaced if replaced and written in declared else [written, *replaced]
 
 
 def _key(name: str, aliases: dict[str, str]) -> str:
-    """The name of a point in the distiller's trace; ``=name`` where the distiller means another point by the name."""
+    """The name of a point in the distiller's trace; ``=name`` if the distiller uses the name for another point."""
     if aliases.get(name, name) == name:
         return name
     aliases[f"={name}"] = name
@@ -102,19 +105,19 @@ def _columns(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
 
 
 def match_places(student: Sequence[Place], teacher: Sequence[Place], what: str) -> list[tuple[str, str]]:
-    """Pair two lists, each shallow to deep: one to one, or by size and relative depth where one is longer.
+    """Pair two lists of points, each shallow to deep: one to one, or by size and relative depth if one is longer.
 
     Args:
-        student: name of each place and the side of its map.
+        student: for each point, its name and the side of its map.
         teacher: the same.
-        what: names the taps in errors.
+        what: the taps, for errors.
 
     Raises:
-        TapError: one side has nothing.
+        TapError: one list is empty.
     """
     if not student or not teacher:
         side = "the student" if not student else "the teacher"
-        raise TapError(f"{what} finds nothing in {side}: it has no such stages. Name its taps as 'STUDENT=TEACHER'.")
+        raise TapError(f"{what} matches nothing in {side}, which has no such stages. Name its taps as 'STUDENT=TEACHER'.")
     sides = [side for _, side in student], [side for _, side in teacher]
     if len(student) <= len(teacher):
         return [(name, teacher[met][0]) for (name, _), met in zip(student, match_stages(*sides), strict=True)]

@@ -1,4 +1,4 @@
-"""What a distiller is handed: the pair of networks it is built for, and the steps it turns into loss terms."""
+"""What a distiller receives: the pair of networks to build connectors for, and the steps to compute loss terms from."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kdengine.taps import Trace
 __all__ = ["JOINT", "Pair", "Phase", "Step", "TapPair"]
 
 JOINT = "joint"
-"""Name of the phase that every run ends with: the task loss and all methods together."""
+"""Name of the last phase of every run, which trains with the task loss and all methods together."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of training that comes before the joint one.
+    """A training phase that precedes the joint phase.
 
     Attributes:
-        name: what logs and ``step.phase`` call it.
-        epochs: how long; a float is a share of the run's joint epochs, rounded up.
-        task: whether the task loss counts too; without it, both forwards stop at the deepest tap in use.
+        name: its name in logs and ``step.phase``.
+        epochs: number of epochs; a float is a share of the run's joint epochs, rounded up.
+        task: whether to add the task loss; without it, both forwards stop at the deepest tap in use.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TapPair:
         name: canonical name or path on the student's side.
         student: the student's tensor.
         teacher: the teacher's tensor.
-        rectified: whether the teacher's tensor comes straight out of a ReLU, so that it is never negative.
+        rectified: whether the teacher's tensor is the output of a ReLU and hence never negative.
         teacher_name: canonical name or path on the teacher's side.
     """
 
@@ -53,25 +53,25 @@ class TapPair:
 
 @dataclass(frozen=True)
 class Step:
-    """What a distiller sees of one batch. Every floating tensor is float32, whatever the forwards ran in.
+    """One batch as a distiller sees it. Every floating-point tensor is float32, whatever precision the forwards ran in.
 
     Attributes:
         x: the images as the data makes them, [B, C, H, W]; the student may receive them in another size or normalisation.
-        y: class indices, [B].
+        targets: the targets of the data: class indices [B] or soft targets [B, K]; None if the data has none.
         positions: position of each image in the training set, [B]; None if the user's own loader does not give it. Methods
             read :attr:`index`.
         student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].
         teacher: the teacher's trace, without gradients.
-        phase: name of the training phase, ``"joint"`` for the last one.
+        phase: name of the training phase; the last one is ``"joint"``.
         epoch: epoch within the phase, from 0.
         progress: share of the phase that is done, in [0, 1].
         names: for each tap read, its name in the student's and in the teacher's trace.
-        rectified: those of the teacher's taps that come straight out of a ReLU.
-        precision: makes the context in which the run's own forwards run.
+        rectified: names of the teacher's taps that are outputs of a ReLU.
+        precision: returns the precision context of the run's forwards.
     """
 
     x: Tensor
-    y: Tensor
+    targets: Tensor | None
     positions: Tensor | None
     student: Trace
     teacher: Trace
@@ -99,12 +99,23 @@ class Step:
         return self.positions
 
     @property
+    def y(self) -> Tensor:
+        """The targets, for methods that read labels.
+
+        Raises:
+            SettingsError: the data has none.
+        """
+        if self.targets is None:
+            raise SettingsError("A method reads labels, but this data has none. Use data with labels, or another method.")
+        return self.targets
+
+    @property
     def pairs(self) -> list[TapPair]:
-        """The distiller's taps on both sides, shallow to deep: for methods that treat all of them alike."""
+        """The distiller's taps on both sides, shallow to deep, for methods that treat all of them alike."""
         return list(_pairs(self.student, self.teacher, self.names, self.rectified))
 
     def logits_of(self, network: nn.Module) -> Tensor:
-        """Logits [B, K] of a network of the distiller's own, run on the images in the run's precision; float32."""
+        """Logits [B, K], float32, of one of the distiller's own networks, run on the images in the run's precision."""
         with self.precision():
             logits: Tensor = network(self.x)
         return logits.float()
@@ -112,17 +123,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a distiller may know of the two networks when it builds its connectors.
+    """The two networks as a distiller sees them when it builds its connectors.
 
     Attributes:
         student: the student's taps as tensors on the meta device: ``student["stage2"].shape`` is [B, C, H, W], B = 2.
-        teacher: the same of the teacher.
-        num_classes: classes K of the data.
-        num_samples: images in the training set.
-        new_network: makes a network with fresh weights from a model spec; ``"student"`` and ``"teacher"`` stand for
-            networks of the kinds of these two. Every call gives other weights.
+        teacher: the same for the teacher.
+        num_classes: number of classes K.
+        num_samples: number of training images.
+        new_network: creates a network with fresh weights from a model spec; ``"student"`` and ``"teacher"`` stand for the
+            architectures of these two. Every call draws other weights.
         names: for each tap read, its name in the student's and in the teacher's trace.
-        rectified: those of the teacher's taps that come straight out of a ReLU.
+        rectified: names of the teacher's taps that are outputs of a ReLU.
     """
 
     student: Trace
@@ -139,11 +150,11 @@ class Pair:
         return list(_pairs(self.student, self.teacher, self.names, self.rectified))
 
     def new_student(self) -> nn.Module:
-        """A network of the student's kind with fresh weights."""
+        """A network of the student's architecture with fresh weights."""
         return self.new_network("student")
 
 
 def _pairs(student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str]) -> Iterator[TapPair]:
     for here, there in names:
-        place = there.removeprefix("=")
-        yield TapPair(here.removeprefix("="), student[here], teacher[there], place in rectified, place)
+        teacher_name = there.removeprefix("=")
+        yield TapPair(here.removeprefix("="), student[here], teacher[there], teacher_name in rectified, teacher_name)

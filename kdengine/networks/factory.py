@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -23,7 +24,7 @@ class NetworkFactory:
 
     Args:
         kinds: what the words ``"student"`` and ``"teacher"`` stand for: a spec, or a module whose like is made.
-        num_classes: K.
+        options: what the task tells every factory.
         images: what the data makes.
         registry: finds the networks of plugins.
         seed: of the first network.
@@ -34,7 +35,7 @@ class NetworkFactory:
     def __init__(
         self,
         kinds: Mapping[str, str | nn.Module],
-        num_classes: int,
+        options: Mapping[str, Any],
         images: ImageSpec,
         registry: Registry,
         seed: int,
@@ -42,7 +43,7 @@ class NetworkFactory:
     ) -> None:
         self._kinds = dict(kinds)
         self._images = images
-        self._source = partial(ModelSource, num_classes=num_classes, registry=registry)
+        self._source = partial(ModelSource, options=options, registry=registry)
         self._preprocess_of = dict(preprocess or {})
         self._registry = registry
         self._seeds = itertools.count(seed)

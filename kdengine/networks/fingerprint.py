@@ -1,4 +1,4 @@
-"""A short text that tells networks with different weights apart."""
+"""A short hash that identifies a network's weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of the names, shapes and values of all weights and buffers that a state dict holds."""
+    """Hash of the names, types, shapes and values of all tensors in the state dict."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
-            continue  # what a module keeps of its own kind
+            continue  # a module's extra state
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         if not tensor.is_meta:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

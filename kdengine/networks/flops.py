@@ -1,4 +1,4 @@
-"""What a forward costs, whole or cut short."""
+"""Counts the FLOPs of a forward, complete or stopped at a tap."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["count_flops"]
 
 
 def count_flops(model: nn.Module, input_size: Sequence[int], until: Mapping[str, TapPoint] | None = None) -> int | None:
-    """Floating-point operations of one forward of one image; a multiply-add is two.
+    """Floating-point operations of one forward of one image; a multiply-add counts as two.
 
     Args:
-        model: any network; it does not run itself.
+        model: any network; only a copy of it runs.
         input_size: (C, H, W).
-        until: end the forward once these points have been recorded; by default it is whole.
+        until: stop the forward once these points have been recorded; by default it runs to the end.
 
     Returns:
-        the number, or None for a network that cannot run without values.
+        the number, or None for a network that cannot run on the meta device.
     """
     try:
         twin = copy_to("meta", model).eval()

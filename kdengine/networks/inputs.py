@@ -1,4 +1,4 @@
-"""What a network receives: the images of the data, brought to the size and the normalisation that it was made for."""
+"""Preprocessing per network: resizes and renormalises the images of the data as a network expects them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["ImageSpec", "Preprocess", "Preprocessed"]
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What images are like when they reach a network.
+    """Size and normalisation of the images that a network receives.
 
     Attributes:
         size: shape of one image, (C, H, W).
-        mean: what was taken off each channel, on the scale 0 to 1; None where nobody knows.
-        std: what each channel was then divided by; None where nobody knows.
+        mean: mean subtracted from each channel, on the scale 0 to 1; None if unknown.
+        std: standard deviation that each channel was divided by; None if unknown.
     """
 
     size: tuple[int, int, int]
@@ -33,18 +33,18 @@ class ImageSpec:
         return ", ".join([shown, *(f"{name} {' '.join(f'{value:g}' for value in values)}" for name, values in known)])
 
     def describe(self) -> dict[str, Any]:
-        """Size, and mean and std where they are known, as plain data."""
+        """Size, and mean and std if known, as plain data."""
         known = {"mean": self.mean, "std": self.std}
         return {"size": list(self.size), **{name: list(values) for name, values in known.items() if values}}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns images as the data makes them into what one network was made for.
+    """Turns the images of the data into those that one network expects.
 
     Attributes:
-        given: what the data makes.
-        wanted: what the network was made for; as many channels.
+        given: the images of the data.
+        wanted: the images that the network expects; the same number of channels.
     """
 
     given: ImageSpec
@@ -52,10 +52,10 @@ class Preprocess:
 
     @classmethod
     def none(cls, size: Sequence[int]) -> Preprocess:
-        """The preprocessing of a network that takes images [C, H, W] as they are."""
+        """The preprocessing of a network that takes images [C, H, W] unchanged."""
         channels, rows, columns = size
-        form = ImageSpec((channels, rows, columns))
-        return cls(form, form)
+        spec = ImageSpec((channels, rows, columns))
+        return cls(spec, spec)
 
     @property
     def resizes(self) -> bool:
@@ -65,18 +65,18 @@ class Preprocess:
     @property
     def normalises(self) -> bool:
         """Whether the normalisations are known and differ."""
-        ends = [(form.mean, form.std) for form in (self.given, self.wanted)]
+        ends = [(spec.mean, spec.std) for spec in (self.given, self.wanted)]
         return ends[0] != ends[1] and all(values is not None for end in ends for values in end)
 
     @property
     def changes(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether it changes the images at all."""
         return self.resizes or self.normalises
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] as the network wants them, [B, C, H', W'], float32, in the same memory layout.
+        """The images [B, C, H, W] as the network expects them, [B, C, H', W'], float32, in the same memory layout.
 
-        Where nothing is to be done, the very same tensor.
+        Returns the same tensor if there is nothing to change.
         """
         if self.normalises:
             scale, shift = self._affine(images.device)
@@ -86,12 +86,12 @@ class Preprocess:
         return images
 
     def before(self, network: nn.Module) -> nn.Module:
-        """The network, taking images as the data makes them; itself where nothing is to be done."""
+        """The network with this preprocessing in front; the network itself if there is nothing to change."""
         return Preprocessed(self, network) if self.changes else network
 
     def _affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Scale s / S and shift (m - M) / S, each [1, C, 1, 1], that turn (v - m) / s into (v - M) / S."""
-        ends = [torch.tensor([form.mean, form.std], dtype=torch.float64) for form in (self.given, self.wanted)]
+        ends = [torch.tensor([spec.mean, spec.std], dtype=torch.float64) for spec in (self.given, self.wanted)]
         (m, s), (wanted_m, wanted_s) = ends
         factors = torch.stack([s / wanted_s, (m - wanted_m) / wanted_s]).float().to(device)
         scale, shift = factors.view(2, 1, -1, 1, 1)
@@ -99,13 +99,13 @@ class Preprocess:
 
 
 class Preprocessed(nn.Module):
-    """A network that takes images as the data makes them.
+    """A network with its preprocessing in front.
 
-    The network keeps its identity, and taps are found in it as they are without this around it.
+    Taps resolve as they do in the bare network.
 
     Args:
-        preprocess: what is done to the images.
-        network: receives them then.
+        preprocess: applied to the images first.
+        network: receives the result.
     """
 
     preprocess: Preprocess
@@ -113,9 +113,9 @@ class Preprocessed(nn.Module):
     def __init__(self, preprocess: Preprocess, network: nn.Module) -> None:
         super().__init__()
         self.preprocess = preprocess
-        self.module = network  # a name that taps look through, as they do through DistributedDataParallel's
+        self.module = network  # taps look through this name, as they do for DistributedDataParallel
         self.training = network.training
 
     def forward(self, images: Tensor) -> Any:
-        """Images [B, C, H, W] as the data makes them -> whatever the network returns."""
+        """Images [B, C, H, W] of the data -> the network's output."""
         return self.module(self.preprocess(images))

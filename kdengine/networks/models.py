@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,13 +29,13 @@ class ModelSource:
 
     Attributes:
         text: the spec.
-        num_classes: classes of the data.
+        options: what the task tells every factory: ``{"num_classes": K}``.
         input_size: shape of one image as the network receives it, (C, H, W).
         registry: finds the networks that plugins offer.
     """
 
     text: str
-    num_classes: int
+    options: Mapping[str, Any]
     input_size: tuple[int, int, int]
     registry: Registry
 
@@ -59,20 +59,21 @@ class ModelSource:
             return _BUILDERS[spec.scheme](self, spec)
         except (Exception, SystemExit) as error:  # a network may refuse in any way
             shape = ", ".join(map(str, self.input_size))
+            outputs = ", ".join(f"{name}={value}" for name, value in self.options.items())
             raise ModelError(
-                f"'{self.text}' cannot be built for {self.num_classes} classes and images of [{shape}]: "
+                f"'{self.text}' cannot be built with {outputs} for images of [{shape}]: "
                 f"{cause(error).rstrip('.')}. Options are written NAME@KEY=VALUE."
             ) from error
 
     @property
     def brings_weights(self) -> bool:
-        """Whether the spec asks for pretrained weights whose classes are those of the data."""
+        """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
         spec = Spec.parse(self.text, ModelError)
         if spec.scheme == "hf-hub":
             return True
         if not (spec.options.get("pretrained") or spec.options.get("weights")):
             return False
-        return spec.scheme != "timm" or self._pretrained_classes(spec.name) == self.num_classes
+        return spec.scheme != "timm" or self._pretrained_classes(spec.name) == self.options.get("num_classes")
 
     def _pretrained_classes(self, name: str) -> int | None:
         import timm
@@ -85,7 +86,7 @@ class ModelSource:
 def _from_timm(source: ModelSource, spec: Spec) -> Any:
     import timm
 
-    options = {"num_classes": source.num_classes, **spec.options}
+    options = {**source.options, **spec.options}
     if source.input_size[0] != 3:
         options.setdefault("in_chans", source.input_size[0])
     create = partial(timm.create_model, spec.name, **options)
@@ -95,7 +96,7 @@ def _from_timm(source: ModelSource, spec: Spec) -> Any:
 def _from_hub(source: ModelSource, spec: Spec) -> Any:
     import timm
 
-    options = {"pretrained": True, "num_classes": source.num_classes, **spec.options}
+    options = {"pretrained": True, **source.options, **spec.options}
     create = partial(timm.create_model, f"hf-hub:{spec.name}", **options)
     return create() if "img_size" in options else _sized(create, source.input_size[1:])
 
@@ -111,12 +112,12 @@ def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:
 def _from_torchvision(source: ModelSource, spec: Spec) -> Any:
     import torchvision
 
-    return torchvision.models.get_model(spec.name, **{"num_classes": source.num_classes, **spec.options})
+    return torchvision.models.get_model(spec.name, **{**source.options, **spec.options})
 
 
 def _from_python(source: ModelSource, spec: Spec) -> Any:
     factory = import_factory(spec.name, ModelError)
-    offered = {"num_classes": source.num_classes, "in_chans": source.input_size[0], "img_size": source.input_size[1]}
+    offered = {**source.options, "in_chans": source.input_size[0], "img_size": source.input_size[1]}
     accepted = inspect.signature(factory).parameters
     fitting = {name: value for name, value in offered.items() if name in accepted}
     return factory(**{**fitting, **spec.options})
@@ -125,7 +126,7 @@ def _from_python(source: ModelSource, spec: Spec) -> Any:
 def _from_zoo(source: ModelSource, spec: Spec) -> Any:
     factory = source.registry.model(spec.name)
     assert factory is not None
-    return factory(**{"num_classes": source.num_classes, "in_chans": source.input_size[0], **spec.options})
+    return factory(**{**source.options, "in_chans": source.input_size[0], **spec.options})
 
 
 _BUILDERS = {

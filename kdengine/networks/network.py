@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from kdengine.errors import ModelError
 from kdengine.networks.inputs import Preprocess, Preprocessed
 from kdengine.taps import Anatomy
+from kdengine.tasks.task import Task
 
 __all__ = ["LaneContext", "Network"]
 
@@ -27,28 +27,23 @@ class Network:
     preprocess: Preprocess
 
     @classmethod
-    def probed(cls, name: str, module: nn.Module, input_size: Sequence[int], num_classes: int) -> Network:
-        """Probe the network, and check that it tells as many classes apart as the data has.
+    def probed(cls, name: str, module: nn.Module, input_size: Sequence[int], task: Task) -> Network:
+        """Probe the network, and check that its output is what the task needs.
 
         Args:
             name: of the network.
             module: takes images of the data; one that comes with a preprocess is taken out of it.
             input_size: (C, H, W) of the images of the data.
-            num_classes: classes of the data.
+            task: what the network is for.
 
         Raises:
             TapError: it does not accept the input.
-            ModelError: its output is not [B, num_classes].
+            ModelError: its output has another shape than the task needs.
         """
         preprocess = module.preprocess if isinstance(module, Preprocessed) else Preprocess.none(input_size)
         module = module.module if isinstance(module, Preprocessed) else module
         anatomy = Anatomy.of(module, preprocess.wanted.size, name)
-        shape = tuple(anatomy.probe.logits.shape)
-        if shape[1:] != (num_classes,):
-            raise ModelError(
-                f"'{name}' returns {list(shape)} for a batch of {shape[0]}, but the data has {num_classes} classes: "
-                f"[{shape[0]}, {num_classes}] is needed. Give it as many outputs as classes."
-            )
+        task.check(anatomy.probe.logits, owner=name)
         return cls(name, module, anatomy, preprocess)
 
     @property
@@ -74,7 +69,7 @@ class LaneContext:
     Attributes:
         student: the network to train.
         teacher: the network to learn from, if any.
-        num_classes: classes K of the data.
+        task: what the student is for.
         num_samples: images in the training set.
         input_size: (C, H, W) of the images of the data.
         new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``; it takes images
@@ -83,7 +78,7 @@ class LaneContext:
 
     student: Network
     teacher: Network | None
-    num_classes: int
+    task: Task
     num_samples: int
     input_size: Sequence[int]
     new_network: Callable[[str], nn.Module]

@@ -1,56 +1,39 @@
-"""What images weights were made for, as the library or the run folder that has them says."""
+"""The images that weights expect, according to their library or run folder."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import InputSettings
 from kdengine.config.specs import Spec
 from kdengine.errors import ModelError
-from kdengine.storage.runfolder import RunFolder
 
-__all__ = ["input_of_run", "input_of_weights", "size_in_spec"]
+__all__ = ["input_of_weights", "size_in_spec"]
 
 
 def input_of_weights(text: str) -> InputSettings:
-    """Size and normalisation that the pretrained weights of a model spec were made for; nothing where it brings none.
+    """The size and normalisation that the pretrained weights of a model spec expect; empty if it loads none.
 
     Raises:
-        ModelError: it brings some, and it cannot be told.
+        ModelError: the spec loads weights whose images cannot be determined.
     """
     spec = Spec.parse(text, ModelError)
     find = _FINDERS.get(spec.scheme)
     try:
         return InputSettings() if find is None else find(spec)
-    except Exception as error:  # three libraries, and the network to the hub, may fail in any way
+    except Exception as error:  # three libraries and a download may raise anything
         raise ModelError(
-            f"'{text}': what images its weights were made for cannot be told: {type(error).__name__}: {error}."
+            f"'{text}': cannot determine the images that its pretrained weights expect: {type(error).__name__}: {error}. Check "
+            "the name and the connection to the hub, or load the weights from a file."
         ) from error
 
 
 def size_in_spec(text: str) -> InputSettings:
-    """The size of the images where the spec itself names it, as ``timm:NAME@img_size=64`` does."""
+    """The image size if the spec itself sets it, as ``timm:NAME@img_size=64`` does."""
     spec = Spec.parse(text, ModelError)
     size = spec.options.get("img_size") if spec.scheme in ("timm", "hf-hub") else None
     return InputSettings() if size is None else InputSettings.checked({"size": size}, owner=text)
-
-
-def input_of_run(path: str | Path) -> InputSettings:
-    """What the student of a run received, where a file of weights, or the folder itself, is that of a finished run."""
-    place = Path(os.path.expanduser(path))
-    result = RunFolder(place if os.path.isdir(place) else place.parent).result() if _of_a_run(place) else None
-    received = {} if result is None else dict(result["student"].get("input", {}))
-    if received:
-        received["size"] = received["size"][1:]
-    return InputSettings.checked(received, owner=str(path))
-
-
-def _of_a_run(place: Path) -> bool:
-    """Whether weights may be those of a run's student: a folder, or a file with a name that a run gives."""
-    return os.path.isdir(place) or place.name in ("student.safetensors", "student-best.safetensors")
 
 
 def _of_timm(spec: Spec) -> InputSettings:
@@ -74,17 +57,17 @@ def _of_hub(spec: Spec) -> InputSettings:
 def _of_config(spec: Spec, name: str, config: Any) -> InputSettings:
     import timm
 
-    found = timm.models.resolve_pretrained_cfg(name, config, spec.options.get("pretrained_cfg_overlay"))
-    return _input(found.input_size[1:], found.mean, found.std)
+    resolved = timm.models.resolve_pretrained_cfg(name, config, spec.options.get("pretrained_cfg_overlay"))
+    return _input(resolved.input_size[1:], resolved.mean, resolved.std)
 
 
 def _of_torchvision(spec: Spec) -> InputSettings:
     import torchvision
 
-    named = spec.options.get("weights")
-    if not named:
+    weights = spec.options.get("weights")
+    if not weights:
         return InputSettings()
-    preset = torchvision.models.get_model_weights(spec.name).verify(named).transforms()
+    preset = torchvision.models.get_model_weights(spec.name).verify(weights).transforms()
     return _input(preset.crop_size * 2, preset.mean, preset.std)
 
 

@@ -1,1 +1,1 @@
-"""Plugins: found through entry points, loaded when they are needed, and told what happens."""
+"""Plugins: discovered through entry points, loaded on demand, and notified through hooks."""

@@ -1,4 +1,4 @@
-"""Finding plugins: what the entry points say, before anything is imported, and what a plugin then offers."""
+"""Discovery of plugins from entry points, without importing them, and the registrar that collects what they offer."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ GROUP = "kdengine"
 
 @dataclass(frozen=True)
 class Composition:
-    """Several methods used together, under a name.
+    """Several methods used together under one name.
 
     Attributes:
-        methods: what to use, in order: methods or compositions.
-        summary: what it does, in a sentence.
-        source: where it was published.
+        methods: names of methods or compositions, in order.
+        summary: what it does, in one sentence.
+        source: the publication.
     """
 
     methods: tuple[str, ...]
@@ -45,23 +45,23 @@ class Composition:
 
 @dataclass
 class Plugin:
-    """One entry point of one distribution, and what became of it.
+    """One entry point of one distribution, with its status and what it offers.
 
     Attributes:
         name: name of the entry point.
-        distribution: who ships it.
-        version: of the distribution.
+        distribution: the distribution that ships it.
+        version: version of the distribution.
         target: the module that the entry point names.
         status: ``found``, ``loaded``, ``broken``, ``blocked`` or ``shadowed``.
         reason: why it is broken, blocked or shadowed.
-        methods: the distillers it offers.
+        methods: name -> distiller.
         compositions: name -> methods used together.
         models: name -> factory.
         datasets: name -> factory.
         tasks: name -> task.
         recipes: folders with TOML files.
-        module: what was imported.
-        selected: whether a run asked for it, so that its hooks are called.
+        module: the imported module.
+        selected: whether a run selected it, so that its hooks are called.
     """
 
     name: str
@@ -86,120 +86,120 @@ class Plugin:
 
     @property
     def selectable(self) -> dict[str, Any]:
-        """What a run may select by name: compositions and methods."""
+        """The compositions and methods, which a run may select by name."""
         return {**self.compositions, **self.methods}
 
     def withdraw(self) -> None:
-        """Take back what was offered before a failure."""
+        """Remove everything it registered before it failed."""
         for offers in (self.methods, self.compositions, self.models, self.datasets, self.tasks, self.recipes):
             offers.clear()
 
 
 class Registrar:
-    """What a plugin's ``kdengine_register(registry)`` receives: a place to offer things, under its own name."""
+    """The argument of a plugin's ``kdengine_register(registry)``: registers what the plugin offers."""
 
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
 
     def distiller(self, method: type[Distiller]) -> None:
-        """Offer a method."""
+        """Register a method."""
         from kdengine.methods.distiller import Distiller
 
         if not (isinstance(method, type) and issubclass(method, Distiller)):
             raise PluginError(f"registry.distiller() takes a subclass of kdengine.Distiller, got {method!r}.")
-        fault = _unfit(method)
+        fault = _method_fault(method)
         if fault:
             raise PluginError(f"{method.__name__} {fault}")
         self._plugin.methods[method.name] = method
 
     def composition(self, name: str, methods: Sequence[str], summary: str = "", source: str = "") -> None:
-        """Offer a name for several methods used together.
+        """Register several methods as one.
 
         Args:
-            name: of all of them.
-            methods: what to use, in order: methods or compositions.
-            summary: what it does, in a sentence.
-            source: where it was published.
+            name: name of the composition.
+            methods: names of methods or compositions, in order.
+            summary: what it does, in one sentence.
+            source: the publication.
         """
         names = methods if isinstance(methods, Sequence) and not isinstance(methods, str) else ()
         if not names or not all(isinstance(name, str) for name in names):
-            raise PluginError(f"The composition {name!r} needs a list of names of methods, got {methods!r}.")
-        fault = _unfit_name(name)
+            raise PluginError(f"The composition {name!r} needs a list of method names, got {methods!r}.")
+        fault = _name_fault(name)
         if fault:
             raise PluginError(f"The composition {name!r} {fault}")
         self._plugin.compositions[name] = Composition(tuple(methods), summary, source)
 
     def model(self, name: str, factory: Callable[..., Any]) -> None:
-        """Offer a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``."""
-        self._plugin.models[_offered("network", name, factory)] = factory
+        """Register a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``."""
+        self._plugin.models[_checked_name("network", name, factory)] = factory
 
     def dataset(self, name: str, factory: Callable[..., Any]) -> None:
-        """Offer a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
-        self._plugin.datasets[_offered("data set", name, factory)] = factory
+        """Register a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
+        self._plugin.datasets[_checked_name("data set", name, factory)] = factory
 
     def task(self, task: type[Task]) -> None:
-        """Offer a task, under its name."""
+        """Register a task under its ``name``."""
         from kdengine.tasks.task import Task
 
         if not (isinstance(task, type) and issubclass(task, Task)) or inspect.isabstract(task):
-            raise PluginError(f"registry.task() takes a complete subclass of kdengine.tasks.Task, got {task!r}.")
-        self._plugin.tasks[_offered("task", task.name, task)] = task
+            raise PluginError(f"registry.task() takes a subclass of kdengine.Task without abstract methods, got {task!r}.")
+        self._plugin.tasks[_checked_name("task", task.name, task)] = task
 
     def recipes(self, folder: str | Path) -> None:
-        """Offer every ``NAME.toml`` in a folder as a recipe."""
+        """Register every ``NAME.toml`` in a folder as a recipe."""
         if not (isinstance(folder, str | Path) and os.path.isdir(folder)):
-            raise PluginError(f"registry.recipes() takes a folder, got {folder!r}.")
+            raise PluginError(f"registry.recipes() takes an existing folder, got {folder!r}.")
         self._plugin.recipes.append(Path(folder))
 
 
-def _offered(kind: str, name: str, factory: Callable[..., Any]) -> str:
-    """The name of a network or a data set that can be offered.
+def _checked_name(kind: str, name: str, factory: Callable[..., Any]) -> str:
+    """The name of a network, a data set or a task, once checked together with its factory.
 
     Raises:
-        PluginError: no spec can say the name, or nothing is made under it.
+        PluginError: a spec cannot contain the name, or the factory is not callable.
     """
     if not isinstance(name, str) or re.fullmatch(r"[^\s:@]+", name) is None:
-        raise PluginError(f"A {kind} cannot be called {name!r}: a name is text without spaces, ':' and '@'.")
+        raise PluginError(f"A {kind} cannot be named {name!r}: a name must not contain spaces, ':' or '@'.")
     if not callable(factory):
-        raise PluginError(f"The {kind} '{name}' needs a factory that makes it, got {factory!r}.")
+        raise PluginError(f"The {kind} '{name}' needs a callable factory, got {factory!r}.")
     return name
 
 
-def _unfit_name(name: object) -> str:
-    """Why a method cannot be called so, or an empty string."""
+def _name_fault(name: object) -> str:
+    """Why a name is invalid for a method or a composition, or an empty string."""
     if not isinstance(name, str) or re.fullmatch(r"\w[\w-]*", name) is None:
-        return f"cannot be called {name!r}: a name has letters, digits, '-' and '_' only."
-    return f"cannot be called '{name}': a setting is called so." if name in Settings.model_fields else ""
+        return f"cannot be named {name!r}: a name has only letters, digits, '-' and '_'."
+    return f"cannot be named '{name}': that is the name of a setting." if name in Settings.model_fields else ""
 
 
-def _unfit(method: type[Distiller]) -> str:
-    """Why a class cannot be a method, or an empty string."""
+def _method_fault(method: type[Distiller]) -> str:
+    """Why a class is not a valid method, or an empty string."""
     if inspect.isabstract(method):
         return "has no forward(self, step): every method needs one."
     if not isinstance(getattr(method, "name", None), str):
         return 'has no name: write name = "..." in its class.'
     if not (isinstance(method.Options, type) and issubclass(method.Options, Strict)):
-        return "has Options of its own kind: write class Options(Distiller.Options)."
-    return _unfit_name(method.name) or _unclear(method)
+        return "has Options that do not derive from Distiller.Options: write class Options(Distiller.Options)."
+    return _name_fault(method.name) or _description_fault(method)
 
 
-def _unclear(method: type[Distiller]) -> str:
-    """Why a class does not say what every method says of itself, or an empty string."""
+def _description_fault(method: type[Distiller]) -> str:
+    """Why a class's describe() fails, or an empty string."""
     try:
         method.describe()
-    except Exception as error:  # whatever stands where taps, presets or options belong
+    except Exception as error:  # taps, presets or options may be of any type
         return f"cannot be described: {cause(error)}"
     return ""
 
 
 def discover() -> Iterator[Plugin]:
-    """Every entry point of the group, sorted; a distribution that stands on the path twice counts once."""
+    """Every entry point of the group, sorted; a distribution that is on the path twice counts once."""
     seen: dict[str, list[Plugin]] = {}
     for distribution in distributions():
         try:
             name, points = distribution.name, distribution.entry_points.select(group=GROUP)
             plugins = [Plugin(point.name, name, distribution.version, point.value) for point in points]
-        except Exception:  # a damaged installation names nothing that could be shown
+        except Exception:  # a damaged installation has no usable metadata
             continue
         if plugins and name:
             seen.setdefault(canonical(name), plugins)
@@ -209,14 +209,14 @@ def discover() -> Iterator[Plugin]:
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as package indexes compare it: ``KDplugin_RKD`` is ``kdplugin-rkd``."""
+    """A distribution's name, normalised as package indexes do: ``KDplugin_RKD`` becomes ``kdplugin-rkd``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def import_file(path: Path) -> ModuleType:
-    """The module in a Python file, which need not be on the path."""
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two folders may hold files of one name
-    name = f"kdengine_file_{re.sub(r'[^0-9a-zA-Z]', '_', path.stem)}_{place}"
+    """Import a Python file as a module; it need not be on the path."""
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two folders may hold files of the same name
+    name = f"kdengine_file_{re.sub(r'[^0-9a-zA-Z]', '_', path.stem)}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
     assert spec.loader is not None
@@ -231,17 +231,17 @@ def import_file(path: Path) -> ModuleType:
 
 
 def distillers_in(module: ModuleType) -> dict[str, type[Distiller]]:
-    """The methods that a module defines itself; classes that are only the base of others are left out.
+    """The valid methods that a module defines itself, without base classes and imported ones.
 
     Raises:
-        PluginError: none of its distillers is complete.
+        PluginError: it defines distillers, but none of them is valid.
     """
     from kdengine.methods.distiller import Distiller
 
     classes = (item for item in vars(module).values() if isinstance(item, type) and issubclass(item, Distiller))
     own = [item for item in classes if item.__module__ == module.__name__]
-    faults = {item.__name__: _unfit(item) for item in own}
-    fit = [item for item in own if not faults[item.__name__]]
-    if own and not fit:
+    faults = {item.__name__: _method_fault(item) for item in own}
+    valid = [item for item in own if not faults[item.__name__]]
+    if own and not valid:
         raise PluginError(" ".join(f"{name} {fault}" for name, fault in faults.items()))
-    return {item.name: item for item in fit}
+    return {item.name: item for item in valid}

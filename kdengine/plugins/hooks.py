@@ -1,4 +1,4 @@
-"""Calling the hooks of a run's observers; what fails in a plugin's hook is told as that plugin's fault."""
+"""Calls the hooks of a run's observers; an error in a plugin's hook is reported as that plugin's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Hooks:
     """The hooks of one run: ``hooks.kdengine_after_epoch(run=run, record=record)`` calls every observer.
 
     Args:
-        manager: knows the observers.
-        plugins: those of them that came as plugins; what others raise is left as it is, for their owner to catch.
+        manager: the manager with which all observers are registered.
+        plugins: the observers that are plugins; exceptions from others propagate unchanged, for the caller to catch.
     """
 
     def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin]) -> None:
@@ -34,19 +34,19 @@ class Hooks:
                 return hook(**arguments)
             except KDError:
                 raise
-            except Exception as error:  # a plugin may fail in any way
+            except Exception as error:  # a plugin may raise anything
                 plugin = self._to_blame(error)
                 if plugin is None:
                     raise
                 raise PluginError(
                     f"The plugin '{plugin.name}' of {plugin.title} failed in {name}: {cause(error).rstrip('.')}. "
-                    "Leave it out, or mend it."
+                    "This is a bug in the plugin: run without it, or update it."
                 ) from error
 
         return call
 
     def _to_blame(self, error: Exception) -> Plugin | None:
-        """The plugin in whose code an error came up, if any."""
+        """The plugin whose code raised an error, if any."""
         for frame, _ in traceback.walk_tb(error.__traceback__):
             module = str(frame.f_globals.get("__name__"))
             for name, plugin in self._plugins.items():

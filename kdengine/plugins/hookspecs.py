@@ -1,7 +1,7 @@
-"""The hooks of kdengine. A plugin is a module (or an observer any object) with functions marked ``@hookimpl``.
+"""The hooks of kdengine. A plugin is a module, and an observer any object, with functions marked ``@hookimpl``.
 
-An implementation names only the arguments that it wants. A plugin is found through the entry-point group
-``kdengine``, whose value is the module::
+An implementation declares only the arguments that it uses. Plugins are discovered through the entry-point group
+``kdengine``; the value is the module::
 
     [project.entry-points.kdengine]
     rkd = "kdplugin_rkd"
@@ -28,41 +28,41 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def kdengine_register(registry: Registrar) -> None:
-    """Offer methods, compositions, networks, data sets or recipes.
+    """Register methods, compositions, networks, data sets, tasks or recipes.
 
     Called once, when the plugin is loaded::
 
         @hookimpl
-        def kdengine_register(registry):
+        def kdengine_register(registry: Registrar) -> None:
             registry.distiller(RKD)
     """
 
 
 @hookspec
 def kdengine_commands(cli: click.Group) -> None:
-    """Add commands to ``kdengine``; called when a command is asked for that kdengine itself does not have."""
+    """Add commands to ``kdengine``; called when the user names a command that kdengine itself does not have."""
 
 
 @hookspec
 def kdengine_before_fit(run: RunView) -> None:
-    """Training is about to begin. Called for the teacher's own training too (``run.settings.teacher`` is then None)."""
+    """Called before training begins; also for the teacher's own training (``run.settings.teacher`` is then None)."""
 
 
 @hookspec
 def kdengine_after_step(run: RunView, done: int, total: int) -> None:
-    """All lanes have taken a step; ``done`` of ``total`` batches of the epoch."""
+    """Called after each step: ``done`` of ``total`` batches of the epoch are finished."""
 
 
 @hookspec
 def kdengine_after_epoch(run: RunView, record: dict[str, Any]) -> None:
-    """A lane has ended an epoch; ``record`` is its row in ``metrics.jsonl``."""
+    """Called after each epoch of a lane; ``record`` is its row in ``metrics.jsonl``."""
 
 
 @hookspec
 def kdengine_after_fit(run: RunView, result: ResultView) -> None:
-    """Training ended well."""
+    """Called after training has completed."""
 
 
 @hookspec
 def kdengine_on_error(run: RunView, error: BaseException) -> None:
-    """Training ended by an error or an interruption; ``run.folder`` holds what was computed."""
+    """Called when an error or an interruption ends training; ``run.folder`` holds the results so far."""

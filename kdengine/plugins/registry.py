@@ -1,6 +1,6 @@
-"""Plugins: finding, loading, blocking and listing them.
+"""The registry of plugins: finds, loads, blocks and lists them.
 
-Discovery reads entry points only; a module is imported when a run selects it, alone, so that one broken plugin never
+Discovery reads entry points only. Each module is imported in isolation when a run selects it, so that a broken plugin never
 stops a run that does not use it.
 """
 
@@ -44,8 +44,8 @@ class Registry:
     """The plugins of one engine.
 
     Args:
-        allow: names of entry points or distributions that may be loaded, all others being blocked; by default what
-            the environment variable ``KDENGINE_LOAD_PLUGINS`` lists (comma-separated), or all.
+        allow: names of the entry points or distributions that may be loaded; all others are blocked. By default those
+            listed in the environment variable ``KDENGINE_LOAD_PLUGINS`` (comma-separated), or all if it is unset.
     """
 
     def __init__(self, allow: Iterable[str] | None = None) -> None:
@@ -58,45 +58,45 @@ class Registry:
             self._block_all_but({canonical(name) for name in allow})
 
     def methods(self, text: str) -> list[type[Distiller]]:
-        """The methods that ``--plugin TEXT`` selects: one, several for a composition, none for a mere observer.
+        """The methods that ``--plugin TEXT`` selects: one, several for a composition, none for an observer.
 
         Args:
-            text: a method, a distribution that offers one method, ``distribution:method``, or a Python file, with
-                ``:method`` behind it where it has several.
+            text: a method, a distribution that offers one method, ``distribution:method``, or a Python file, followed by
+                ``:method`` if it has several.
 
         Raises:
-            PluginError: unknown, ambiguous, blocked or broken.
+            PluginError: the plugin is unknown, ambiguous, blocked or broken.
         """
         return self._select(text, ())
 
     def model(self, name: str) -> Callable[..., Any] | None:
-        """The factory of a network that a plugin offers, or None."""
+        """A plugin's factory for the network with this name, or None."""
         return self._search("models", name)
 
     def dataset(self, name: str) -> Callable[..., Any] | None:
-        """The factory of a data set that a plugin offers, or None."""
+        """A plugin's factory for the data set with this name, or None."""
         return self._search("datasets", name)
 
     def task(self, name: str) -> type[Task]:
-        """The task of a name: kdengine's own, or one that a plugin offers.
+        """The task with this name: built in, or a plugin's.
 
         Raises:
             PluginError: there is no such task.
         """
         from kdengine.tasks import BUILT_IN
 
-        found: Any = BUILT_IN.get(name) or self._search("tasks", name)
-        if found is None:
+        task: Any = BUILT_IN.get(name) or self._search("tasks", name)
+        if task is None:
             known = [*BUILT_IN, *self.offered("tasks")]
-            near = did_you_mean(name, known) or f"There are: {', '.join(known)}."
+            near = did_you_mean(name, known) or f"Available: {', '.join(known)}."
             raise PluginError(f"There is no task '{name}'. {near}")
-        return cast("type[Task]", found)
+        return cast("type[Task]", task)
 
     def recipe(self, name: str) -> Path:
         """The file of a recipe.
 
         Raises:
-            PluginError: no plugin ships such a recipe.
+            PluginError: no plugin ships a recipe with this name.
         """
         for plugin in self._by_likelihood():
             self._load(plugin)
@@ -104,15 +104,15 @@ class Registry:
                 if os.path.isfile(folder / f"{name}.toml"):
                     return folder / f"{name}.toml"
         known = sorted(file.stem for plugin in self._everything for folder in plugin.recipes for file in folder.glob("*.toml"))
-        near = did_you_mean(name, known) or f"There are: {', '.join(known) or 'none'}."
+        near = did_you_mean(name, known) or f"Available: {', '.join(known) or 'none'}."
         raise PluginError(f"There is no recipe '{name}'. {near}")
 
     def offered(self, kind: str) -> dict[str, Any]:
-        """Everything of a kind (``methods``, ``models``, ``datasets``) that the loaded plugins offer, by name."""
+        """All items of a kind (``methods``, ``models``, ``datasets`` ...) that the loaded plugins offer, by name."""
         return {name: item for plugin in self._everything for name, item in sorted(getattr(plugin, kind).items())}
 
     def load_all(self) -> None:
-        """Load every plugin that is not blocked; what fails is marked as broken, what comes second as shadowed."""
+        """Load every plugin that is not blocked, marking failures as broken and second owners of a name as shadowed."""
         for plugin in self.plugins:
             self._load(plugin)
         owners: dict[str, Plugin] = {}
@@ -123,17 +123,17 @@ class Registry:
                     plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
 
     def all_methods(self) -> list[str]:
-        """Names of all methods and compositions, in alphabetical order; loads every plugin that is not blocked."""
+        """The names of all methods and compositions, sorted; loads every plugin that is not blocked."""
         self.load_all()
         return sorted([*self.offered("methods"), *self.offered("compositions")])
 
     def hooks(self, observers: Iterable[object]) -> Hooks:
-        """The hooks of one run: the plugins selected so far, and observers that no other run sees.
+        """The hooks of one run: those of the plugins selected so far, and of observers for this run only.
 
-        A plugin that was only loaded to look for a name is not heard: nobody asked for it.
+        The hooks of a plugin that was loaded only to search for a name are not called.
 
         Raises:
-            PluginError: an observer has a hook that kdengine does not have.
+            PluginError: an observer implements a hook that does not exist.
         """
         manager = _manager()
         selected = {plugin.module: plugin for plugin in self._everything if plugin.selected}
@@ -143,11 +143,11 @@ class Registry:
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             hooks = ", ".join(name for name in vars(hookspecs) if name.startswith("kdengine_"))
-            raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are {hooks}.") from error
+            raise PluginError(f"An observer cannot be used: {cause(error)}. The hooks are: {hooks}.") from error
         return Hooks(manager, selected.values())
 
     def add_commands(self, cli: click.Group) -> None:
-        """Let every plugin that is not blocked add its commands; one that fails at it is marked as broken."""
+        """Let every plugin that is not blocked add its commands; one that fails is marked as broken."""
         self.load_all()
         modules = set(self.manager.get_plugins())
         for plugin in self.plugins:
@@ -163,9 +163,9 @@ class Registry:
     def _search(self, kind: str, name: str) -> Callable[..., Any] | None:
         for plugin in self._by_likelihood():
             self._load(plugin)
-            found: Callable[..., Any] | None = getattr(plugin, kind).get(name)
-            if found is not None:
-                return found
+            item: Callable[..., Any] | None = getattr(plugin, kind).get(name)
+            if item is not None:
+                return item
         return None
 
     @property
@@ -173,7 +173,7 @@ class Registry:
         return [*self.plugins, *self.files.values()]
 
     def _by_likelihood(self) -> list[Plugin]:
-        """Plugins in the order in which networks, data and recipes are looked for: zoos early, methods last."""
+        """Plugins in the order in which to search for networks, data and recipes: zoos early, methods last."""
         return sorted(
             self._everything, key=lambda plugin: (plugin.distribution.startswith("kdplugin"), "zoo" not in plugin.name)
         )
@@ -191,23 +191,25 @@ class Registry:
             return self._choose(owners or named, head, method, within)
         for plugin in named:
             self._load(plugin, needed=len(named) == 1)
-        found = self._offer(text)
-        if found is None and (named or owners):
+        selection = self._offer(text)
+        if selection is None and (named or owners):
             return self._choose(named or owners, text, "", within)
-        if found is None:
+        if selection is None:
             self.load_all()
-            found = self._offer(text)
-        if found is None:
+            selection = self._offer(text)
+        if selection is None:
             raise self._unknown(text)
-        return self._expand(text, found, within)
+        return self._expand(text, selection, within)
 
-    def _expand(self, name: str, found: Any, within: tuple[str, ...]) -> list[type[Distiller]]:
-        """The methods of a composition in its order, or the one method."""
-        if not isinstance(found, Composition):
-            return [found]
+    def _expand(self, name: str, selection: Any, within: tuple[str, ...]) -> list[type[Distiller]]:
+        """The methods of a composition, in order, or the one method."""
+        if not isinstance(selection, Composition):
+            return [selection]
         if name in within:
-            raise PluginError(f"The composition '{name}' contains itself: {' > '.join([*within, name])}.")
-        return [method for part in found.methods for method in self._select(part, (*within, name))]
+            raise PluginError(
+                f"The composition '{name}' contains itself: {' > '.join([*within, name])}. This is a bug in the plugin."
+            )
+        return [method for part in selection.methods for method in self._select(part, (*within, name))]
 
     def _offer(self, name: str) -> Any:
         """The method or composition that the loaded plugins offer under a name, or None.
@@ -215,7 +217,7 @@ class Registry:
         Raises:
             PluginError: two distributions offer it.
         """
-        for plugins in (self.plugins, list(self.files.values())):  # an installed method is not hidden by a file's
+        for plugins in (self.plugins, list(self.files.values())):  # an installed method takes precedence over a file's
             owners = {plugin.distribution: plugin for plugin in plugins if name in plugin.selectable}
             if len(owners) > 1:
                 choices = " or ".join(f"--plugin {distribution}:{name}" for distribution in owners)
@@ -227,12 +229,12 @@ class Registry:
         return None
 
     def _choose(self, plugins: list[Plugin], text: str, method: str, within: tuple[str, ...]) -> list[type[Distiller]]:
-        """One method of the plugins that ``text`` names; without a name, the only one."""
+        """One method of the plugins that ``text`` selects; without a name, the only one."""
         for plugin in plugins:
             self._load(plugin, needed=True)
             plugin.selected = True
         methods = [name for plugin in plugins for name in plugin.methods]
-        offered = {name: found for plugin in plugins for name, found in plugin.selectable.items()}
+        offered = {name: item for plugin in plugins for name, item in plugin.selectable.items()}
         only = methods if len(methods) == 1 else list(offered)
         if not method and not only:
             return []
@@ -241,16 +243,19 @@ class Registry:
         if method in offered:
             return self._expand(method, offered[method], within)
         choices = ", ".join(f"{text}:{name}" for name in offered)
-        fix = did_you_mean(method, offered) or (f"Choose one: {choices}." if choices else "It is not for --plugin.")
+        fix = did_you_mean(method, offered) or (f"Choose one: {choices}." if choices else "Name a plugin that offers a method.")
         but = f", but not '{method}'" if method else ""
         raise PluginError(f"{plugins[0].title} offers {len(offered)} methods{but}. {fix}")
 
     def _unknown(self, text: str) -> PluginError:
         names = {name for plugin in self._everything for name in (plugin.name, plugin.distribution, *plugin.selectable)}
-        near = did_you_mean(text, names) or f"Installed: {', '.join(sorted(self.offered('methods'))) or 'no methods'}."
-        unfit = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in ("broken", "blocked")]
-        hint = f" Not usable: {', '.join(unfit)}." if unfit else ""
-        return PluginError(f"There is no plugin '{text}'. {near}{hint} 'kdengine plugins' lists them.")
+        installed = ", ".join(sorted(self.offered("methods")))
+        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in ("broken", "blocked")]
+        none = "" if unusable else "No methods are installed; pip install 'kdengine[all]' installs them all."
+        near = did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
+        hint = f" Not usable: {', '.join(unusable)}." if unusable else ""
+        answer = f"There is no plugin '{text}'. {near}{hint} 'kdengine plugins' lists all plugins."
+        return PluginError(answer.replace("  ", " "))
 
     def _block_all_but(self, allowed: set[str]) -> None:
         for plugin in self.plugins:
@@ -258,7 +263,7 @@ class Registry:
                 plugin.status, plugin.reason = "blocked", f"not listed in {ALLOW}"
 
     def _load(self, plugin: Plugin, needed: bool = False) -> None:
-        """Import and register a plugin once; a failure is noted, and raised only where the plugin is needed."""
+        """Import and register a plugin once; a failure is recorded, and raised only if the plugin is needed."""
         if plugin.status == "found":
             with _isolated(plugin):
                 self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
@@ -274,7 +279,7 @@ class Registry:
             )
 
     def _register(self, plugin: Plugin, module: Any) -> None:
-        """Hand the module to pluggy, find misspelt hooks, and let it offer what it has."""
+        """Register the module with pluggy, reject misspelt hooks, and call its ``kdengine_register``."""
         name = f"{plugin.distribution}:{plugin.name}"
         others = set(self.manager.get_plugins())
         known = module in others
@@ -285,43 +290,43 @@ class Registry:
             plugin.module = module
             self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
         except BaseException:
-            if not known and self.manager.get_plugin(name) is module:  # else the name is another's, who keeps it
+            if not known and self.manager.get_plugin(name) is module:  # else the name belongs to another plugin
                 self.manager.unregister(name=name)
             raise
 
     def _load_file(self, path: Path) -> Plugin:
-        """Load a plugin that is a single file; without a registration of its own, its distillers are offered."""
-        if not os.path.isfile(path):  # unlike Path's own, false for what cannot be a path at all
+        """Load a plugin from a single file; if it registers nothing itself, its distillers are registered."""
+        if not os.path.isfile(path):  # unlike Path.is_file, false for text that cannot be a path
             raise PluginError(f"There is no file '{path}'. --plugin takes a method, a distribution, or a Python file.")
-        place = path.resolve()
-        if place not in self.files:
-            plugin = Plugin(path.stem, str(path), "", str(place), status="loaded")
+        resolved = path.resolve()
+        if resolved not in self.files:
+            plugin = Plugin(path.stem, str(path), "", str(resolved), status="loaded")
             try:
                 module = import_file(path)
                 self._register(plugin, module)
                 if not plugin.selectable:
                     plugin.methods.update(distillers_in(module))
                 if not plugin.selectable and not self.manager.get_hookcallers(module):
-                    raise PluginError("it holds no subclass of kdengine.Distiller, and no function marked @hookimpl")
+                    raise PluginError("it has neither a subclass of kdengine.Distiller nor a function marked @hookimpl")
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # the user's file may fail in any way
+            except BaseException as error:  # the user's file may raise anything
                 name = f"{plugin.distribution}:{plugin.name}"
                 if self.manager.has_plugin(name):
-                    self.manager.unregister(name=name)  # it may be mended, and asked for again
+                    self.manager.unregister(name=name)  # the user may fix the file and select it again
                 raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
-            self.files[place] = plugin
-        return self.files[place]
+            self.files[resolved] = plugin
+        return self.files[resolved]
 
 
 @contextmanager
 def _isolated(plugin: Plugin) -> Iterator[None]:
-    """Whatever fails inside makes the plugin a broken one that offers nothing, and stops nobody else."""
+    """Inside, any error marks the plugin as broken and withdraws its offers instead of propagating."""
     try:
         yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a plugin may fail in any way
+    except BaseException as error:  # a plugin may raise anything
         plugin.status, plugin.reason = "broken", cause(error)
         plugin.withdraw()
 

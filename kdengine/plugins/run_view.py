@@ -1,4 +1,4 @@
-"""What observers see of a run: public protocols, so that a plugin's hooks are typed without importing the engine's parts."""
+"""Public protocols of what observers see of a run, so that plugins can type their hooks without importing internals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 
-__all__ = ["FolderView", "LaneView", "PhaseView", "ResultView", "RunView"]
+__all__ = ["FolderView", "LaneView", "PhaseView", "ResultView", "RunView", "RuntimeView"]
 
 
 class FolderView(Protocol):
@@ -18,23 +18,23 @@ class FolderView(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Its path."""
 
 
 class PhaseView(Protocol):
-    """A phase of training."""
+    """A training phase."""
 
     @property
     def name(self) -> str:
-        """What logs and ``step.phase`` call it."""
+        """Its name in logs and ``step.phase``."""
 
     @property
     def epochs(self) -> int:
-        """Its length."""
+        """Number of epochs."""
 
     @property
     def task(self) -> bool:
-        """Whether the task loss counts."""
+        """Whether the task loss is added."""
 
 
 class LaneView(Protocol):
@@ -42,15 +42,15 @@ class LaneView(Protocol):
 
     @property
     def name(self) -> str:
-        """What logs and folders call it."""
+        """Its name in logs and folders."""
 
     @property
     def student(self) -> nn.Module:
-        """The student; the same object from beginning to end."""
+        """The student; the same object throughout training."""
 
     @property
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """One row an epoch, as in ``metrics.jsonl``."""
+        """One row per epoch, as in ``metrics.jsonl``."""
 
     @property
     def phases(self) -> Sequence[PhaseView]:
@@ -58,7 +58,15 @@ class LaneView(Protocol):
 
     @property
     def steps_done(self) -> int:
-        """Batches of the epoch in progress that it has stepped on."""
+        """Steps taken in the current epoch."""
+
+
+class RuntimeView(Protocol):
+    """Where a run takes place."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and reports; of several, one is."""
 
 
 class RunView(Protocol):
@@ -66,11 +74,15 @@ class RunView(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """As resolved, with the options of every method."""
+        """The resolved settings, with the options of every method."""
 
     @property
     def lane(self) -> LaneView:
         """The student being taught."""
+
+    @property
+    def runtime(self) -> RuntimeView:
+        """Where it takes place."""
 
     @property
     def folder(self) -> FolderView:
@@ -78,27 +90,27 @@ class RunView(Protocol):
 
     @property
     def title(self) -> str:
-        """What to call it: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
+        """Its title: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
 
     @property
     def again(self) -> str:
-        """What to do to resume it after an interruption."""
+        """How to resume it after an interruption."""
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all phases."""
+        """Epochs of all phases together."""
 
 
 class ResultView(Protocol):
-    """What a run came to."""
+    """The result of a run."""
 
     @property
     def student(self) -> nn.Module:
-        """The trained network in ``eval()``."""
+        """The trained network in eval mode."""
 
     @property
     def history(self) -> Sequence[Mapping[str, Any]]:
-        """One row an epoch."""
+        """One row per epoch."""
 
     @property
     def folder(self) -> Path:
@@ -106,4 +118,4 @@ class ResultView(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What ``result.json`` holds."""
+        """The content of ``result.json``."""

@@ -1,4 +1,4 @@
-"""Which methods a run uses, with which options."""
+"""Selects the methods of a run and their options."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def choose_distillers(
     """The distillers of a lane by id: a method's name, with ``-2`` for its second use.
 
     Args:
-        plugins: method names, distributions, files, or distillers made by the caller.
-        options: id -> options, for those named by text.
-        registry: where names are looked up.
+        plugins: method names, distributions, files, or distiller objects.
+        options: id -> options, for those selected by name.
+        registry: resolves names.
 
     Raises:
-        PluginError: a plugin is unknown, ambiguous or broken, and nothing else is wrong.
-        SettingsError: with every fault in the plugins and in the options of all methods.
+        PluginError: a plugin is unknown, ambiguous or broken, and that is the only fault.
+        SettingsError: lists every fault in the plugins and in the options of all methods.
     """
-    unfound: dict[str, KDError] = {}
-    chosen = _chosen(plugins, options, registry, unfound)
-    faults = list(unfound.values())
-    strange = [key for key in options if key not in chosen and not belongs_to(key, unfound)]
-    faults += [SettingsError(_unknown_method(key, chosen)) for key in strange]
+    unresolved: dict[str, KDError] = {}
+    chosen = _chosen(plugins, options, registry, unresolved)
+    faults = list(unresolved.values())
+    unknown = [key for key in options if key not in chosen and not belongs_to(key, unresolved)]
+    faults += [SettingsError(_unknown_method(key, chosen)) for key in unknown]
     faults += [SettingsError(_given_as_object(key)) for key in options if isinstance(chosen.get(key), Distiller)]
     made: dict[str, Distiller] = {}
     for key, method in chosen.items():
@@ -48,17 +48,17 @@ def choose_distillers(
 
 
 def checked_settings(values: Mapping[str, Any], plugins: object, registry: Registry, one_lane: bool = True) -> Settings:
-    """Settings from plain values; the faults in them and those in the options of the methods are said together.
+    """Settings from plain values; faults in them and in the methods' options are reported together.
 
     Args:
         values: the settings.
-        plugins: methods by name, distribution or file, or distillers; whatever stands in a file in their place.
-        registry: where names are looked up.
-        one_lane: whether the methods share a lane. Those of several lanes are checked lane by lane, later on, and here
-            only beside other faults.
+        plugins: methods by name, distribution or file, or distillers; unvalidated if they come from a file.
+        registry: resolves names.
+        one_lane: whether the methods share a lane. Methods of several lanes are checked later, lane by lane, and here only
+            if there are other faults to report.
 
     Raises:
-        KDError: with every fault found.
+        KDError: lists every fault.
     """
     faults: list[KDError] = []
     try:
@@ -77,13 +77,13 @@ def checked_settings(values: Mapping[str, Any], plugins: object, registry: Regis
 
 
 def _plugins_in(given: object) -> list[str | Distiller]:
-    """What can name a method or is one, of whatever was given for a list of them."""
+    """The items that name a method or are one, in an unvalidated list of methods."""
     items = [given] if isinstance(given, str | Distiller) else given if isinstance(given, Iterable) else ()
     return [item for item in items if isinstance(item, str | Distiller)]
 
 
 def _tables_in(given: object) -> dict[str, Mapping[str, object]]:
-    """The tables of options among whatever was given for them; of anything else the settings say what is wrong."""
+    """The valid tables in unvalidated options; the validation of the settings reports the others."""
     tables = given if isinstance(given, Mapping) else {}
     return {key: table for key, table in tables.items() if isinstance(key, str) and isinstance(table, Mapping)}
 
@@ -92,44 +92,44 @@ def resolved(settings: Settings, distillers: Mapping[str, Distiller], own_loader
     """The settings that a run folder keeps: with every option of every method, so that the run can be repeated.
 
     Args:
-        settings: as they were given.
+        settings: the settings as given.
         distillers: id -> distiller.
-        own_loaders: whether the batches come from loaders of the caller.
+        own_loaders: whether the caller passed data loaders.
     """
     options = {key: distiller.options.model_dump(mode="json", exclude_none=True) for key, distiller in distillers.items()}
     return settings.model_copy(update={"options": options, **({"data": LOADERS} if own_loaders else {})})
 
 
 def _given_as_object(key: str) -> str:
-    return f"Options are given for '{key}', but it came as an object: give them to its class, {key}(NAME=VALUE)."
+    return f"There are options for '{key}', which was passed as an object. Pass them to its class instead: {key}(NAME=VALUE)."
 
 
 def _unknown_method(key: str, chosen: Mapping[str, object]) -> str:
     sections = [*chosen, "train", "teacher_train", "teacher_input", "student_input"]
-    near = did_you_mean(key, sections) or f"This run has {', '.join(sections)}."
-    return f"Options are given for '{key}', which is no method of this run. {near}"
+    near = did_you_mean(key, sections) or f"This run has: {', '.join(sections)}."
+    return f"There are options for '{key}', which is not a method of this run. {near}"
 
 
 def label_of(plugins: Iterable[str | Distiller], registry: Registry) -> str:
-    """What to call a lane: the methods and compositions that were asked for, such as ``multi`` or ``fitnet+st``."""
+    """The label of a lane: the methods and compositions selected, such as ``multi`` or ``fitnet+st``."""
     labels = [_label(plugin, registry) for plugin in plugins]
     return "+".join(label for label in labels if label) or "plain"
 
 
 def names_of(plugins: Iterable[str | Distiller], registry: Registry) -> set[str]:
-    """The methods that some plugins stand for, with those that may come along."""
-    found = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for plugin in plugins]
-    return {name for methods in found for method in methods for name in (method.name, *_companions(method))}
+    """The names of the methods that some plugins select, including possible companions."""
+    selected = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for plugin in plugins]
+    return {name for methods in selected for method in methods for name in (method.name, *_companions(method))}
 
 
 def belongs_to(key: str, used: Collection[str]) -> bool:
-    """Whether the options under a key, such as ``fitnet`` or ``fitnet-2``, belong to a method in use."""
+    """Whether the key of some options, such as ``fitnet`` or ``fitnet-2``, belongs to a method in use."""
     name, _, number = key.rpartition("-")
     return key in used or (number.isdigit() and name in used)
 
 
 def _label(plugin: str | Distiller, registry: Registry) -> str:
-    """What to call one selection; nothing for a mere observer."""
+    """The label of one selection; empty for an observer."""
     if isinstance(plugin, Distiller):
         return plugin.name
     methods = registry.methods(plugin)
@@ -142,29 +142,29 @@ def _chosen(
     plugins: Iterable[str | Distiller],
     options: Mapping[str, Mapping[str, object]],
     registry: Registry,
-    unfound: dict[str, KDError],
+    unresolved: dict[str, KDError],
 ) -> dict[str, type[Distiller] | Distiller]:
-    """Methods by id; where none of them has a loss of its own, with those that they bring along.
+    """Methods by id, with their companions if none of them has a loss of its own.
 
-    Why a plugin cannot be used is noted in ``unfound``.
+    Errors of plugins that cannot be used are collected in ``unresolved``.
     """
     chosen: dict[str, type[Distiller] | Distiller] = {}
     for plugin in plugins:
-        for method in [plugin] if isinstance(plugin, Distiller) else _found(plugin, registry, unfound):
-            uses = sum(found.name == method.name for found in chosen.values())
+        for method in [plugin] if isinstance(plugin, Distiller) else _methods_of(plugin, registry, unresolved):
+            uses = sum(other.name == method.name for other in chosen.values())
             chosen[method.name if not uses else f"{method.name}-{uses + 1}"] = method
     active = {key: method for key, method in chosen.items() if _weight(method, options.get(key, {}))}
     if all(map(_companions, active.values())):
         for name in [name for method in active.values() for name in _companions(method)]:
-            chosen.update({method.name: method for method in _found(name, registry, unfound)})
+            chosen.update({method.name: method for method in _methods_of(name, registry, unresolved)})
     return chosen
 
 
-def _found(plugin: str, registry: Registry, unfound: dict[str, KDError]) -> list[type[Distiller]]:
+def _methods_of(plugin: str, registry: Registry, unresolved: dict[str, KDError]) -> list[type[Distiller]]:
     try:
         return registry.methods(plugin)
     except KDError as error:
-        unfound[plugin] = error
+        unresolved[plugin] = error
         return []
 
 
@@ -173,6 +173,6 @@ def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) 
 
 
 def _companions(method: type[Distiller] | Distiller) -> Sequence[str]:
-    """What comes along where no other method of the lane has a loss."""
+    """The methods added if no other method of the lane has a loss."""
     kind = method if isinstance(method, type) else type(method)
     return kind.companions if issubclass(kind, Curriculum) else ()

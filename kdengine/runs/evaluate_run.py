@@ -52,11 +52,14 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     loaded = load_data(spec, registry)
     check_class_names(result.get("data", {}).get("classes"), loaded, f"the student of '{folder}'")
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
+    task = registry.task(settings.task or loaded.task).of(loaded, settings.train)
     preprocess = _preprocess(result["student"].get("input"), loaded)
-    model = ModelSource(settings.student, loaded.num_classes, preprocess.wanted.size, registry).create(settings.seed)
+    model = ModelSource(settings.student, task.network_options(), preprocess.wanted.size, registry).create(settings.seed)
     file = {"last": "student.safetensors", "best": "student-best.safetensors"}[weights]
     load_weights(model, place.path / file, f"'{settings.student}'")
-    accuracy = evaluate(preprocess.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), runtime)
+    accuracy = evaluate(
+        preprocess.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), task, runtime
+    )
     return {"student": settings.student, "weights": weights, "data": spec, **accuracy}
 
 

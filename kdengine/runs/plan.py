@@ -13,10 +13,11 @@ from kdengine.methods.distiller import Distiller
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.networks.network import Network
+from kdengine.plugins.selection import resolved
 from kdengine.runs.session import Session
 from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import TapPoint
-from kdengine.training.chain_step import ChainStep
+from kdengine.training.chain import ChainStep
 from kdengine.training.lane import Lane
 from kdengine.training.lane_module import ResolvedPhase
 from kdengine.training.memory import bytes_of
@@ -31,44 +32,65 @@ class Plan:
     Attributes:
         settings: as resolved.
         folder: where it will be kept; not created yet.
-        room: its data, its device and its teacher.
+        session: its data, its device and its teacher.
         student: the network to train.
         lane: the student with its methods and phases.
     """
 
     settings: Settings
     folder: RunFolder
-    room: Session
+    session: Session
     student: Network
     lane: Lane
 
+    @classmethod
+    def of(cls, session: Session, distillers: Mapping[str, Distiller], folder: RunFolder, label: str) -> Plan:
+        """Put a run together and check it, without training or writing anything.
+
+        Args:
+            session: data, device and teacher.
+            distillers: id -> distiller.
+            folder: where the run will be kept.
+            label: what to call its lane.
+
+        Raises:
+            KDError: for whatever the user can fix.
+        """
+        runtime = session.runtime
+        path = runtime.same(folder.path)
+        student = session.student()
+        student.announce()
+        lane = session.lane(label, student, distillers)
+        settings = resolved(session.settings, distillers, own_loaders=session.data.dataset is None)
+        return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane)
+
     def describe(self) -> dict[str, Any]:
         """Networks, methods with their connectors, and phases with their taps and shapes, as plain data."""
-        networks = {"student": self.student, "teacher": self.room.teacher}
+        networks = {"student": self.student, "teacher": self.session.teacher_network}
         return {
             **{role: _network(network) for role, network in networks.items() if network is not None},
             "methods": [_method(name, method) for name, method in self.lane.module.methods.items()],
             "phases": [
-                {**({"network": link.student.name} if len(self.lane.links) > 1 else {}), **self._phase(link, phase)}
-                for link in self.lane.links
-                for phase in link.phases
+                {**({"network": step.student.name} if len(self.lane.chain) > 1 else {}), **self._phase(step, phase)}
+                for step in self.lane.chain
+                for phase in step.phases
             ],
             "memory": self._memory(),
-            "data": self.room.source.describe(),
-            "runtime": self.room.runtime.describe(),
+            "data": self.session.data.describe(),
+            "runtime": self.session.runtime.describe(),
             "folder": str(self.folder.path),
         }
 
-    def _phase(self, link: ChainStep, phase: ResolvedPhase) -> dict[str, Any]:
-        forwards = {"student": self._forward(link.student, phase.student_points, phase.task)}
-        if link.teacher is not None and phase.needs_teacher:
-            forwards["teacher"] = self._forward(link.teacher, phase.teacher_points, "logits" in phase.teacher_points)
+    def _phase(self, step: ChainStep, phase: ResolvedPhase) -> dict[str, Any]:
+        forwards = {"student": self._forward(step.student, phase.student_points, phase.task)}
+        if step.teacher is not None and phase.needs_teacher:
+            forwards["teacher"] = self._forward(step.teacher, phase.teacher_points, "logits" in phase.teacher_points)
         return {
             "name": phase.name,
             "epochs": phase.epochs,
             "task_weight": phase.task_weight if phase.task else 0.0,
             "forwards": forwards,
-            "taps": [_tap(link, phase, method, *names) for method in phase.bindings for names in phase.bindings[method].names],
+            "taps": [_tap(step, phase, method, *names) for method in phase.bindings for names in phase.bindings[method].names],
         }
 
     def _forward(self, network: Network, points: Mapping[str, TapPoint], whole: bool) -> dict[str, Any]:
@@ -82,7 +104,7 @@ class Plan:
 
     def _memory(self) -> dict[str, int]:
         """Bytes that the lane keeps from batch to batch, and those that taps keep of each image of one, at most."""
-        captured = [_captured(link, phase) for link in self.lane.links for phase in link.phases]
+        captured = [_captured(step, phase) for step in self.lane.chain for phase in step.phases]
         return {"lane": bytes_of(self.lane), "taps_per_image": max(captured)}
 
 
@@ -116,19 +138,19 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
             yield f"{prefix}{name}", part
 
 
-def _captured(link: ChainStep, phase: ResolvedPhase) -> int:
+def _captured(step: ChainStep, phase: ResolvedPhase) -> int:
     """Bytes of everything that is recorded of one image, in float32."""
-    sides = ((link.student, phase.student_points), (link.teacher, phase.teacher_points))
+    sides = ((step.student, phase.student_points), (step.teacher, phase.teacher_points))
     shapes = [network.anatomy.tensor(point).shape[1:] for network, points in sides if network for point in points.values()]
     return 4 * sum(shape.numel() for shape in shapes)
 
 
-def _tap(link: ChainStep, phase: ResolvedPhase, method: str, student: str, teacher: str) -> dict[str, Any]:
-    assert link.teacher is not None
+def _tap(step: ChainStep, phase: ResolvedPhase, method: str, student: str, teacher: str) -> dict[str, Any]:
+    assert step.teacher is not None
     binding = phase.bindings[method]
     student, teacher = (name.removeprefix("=") for name in (student, teacher))
     here, there = binding.student[student], binding.teacher[teacher]
-    sides = (("student", link.student, student, here), ("teacher", link.teacher, teacher, there))
+    sides = (("student", step.student, student, here), ("teacher", step.teacher, teacher, there))
     found: dict[str, Any] = {"method": method}
     for side, network, name, point in sides:
         found |= {

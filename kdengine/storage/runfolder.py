@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 import torch
 
 from kdengine.config.settings import Settings, read_toml
 from kdengine.errors import SettingsError, StorageError, cause
-from kdengine.plugins.hookspecs import hookimpl
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
 from kdengine.storage.reading import read_json, read_rows
 from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
-from kdengine.training.signals import Stopped
-
-if TYPE_CHECKING:
-    from kdengine.runs.result import Result
-    from kdengine.runs.run import Run
-    from kdengine.training.runtime import Runtime
 
 __all__ = ["RunFolder", "folder_named"]
 
 
 class RunFolder:
-    """A run folder, and the observer that fills it.
+    """The files of a run.
 
     Args:
         path: the folder.
@@ -42,19 +34,12 @@ class RunFolder:
         self.path = Path(path)
         self._proposed = proposed
         self._lock = FolderLock(self.path)
-        self._saved_at = time.monotonic()
-        self._has_saved = False
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
         """A new folder below ``runs/``, named after the run and the time."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         return cls(Path("runs") / f"{name}-{stamp}", proposed=True)
-
-    def agreed(self, runtime: Runtime) -> RunFolder:
-        """The main process's folder, in every process."""
-        path = runtime.same(self.path)
-        return self if runtime.is_main else RunFolder(path)
 
     @property
     def state_file(self) -> Path:
@@ -114,7 +99,6 @@ class RunFolder:
         self._lock.take()
         remove_leftovers(self.path)
         remove_leftovers(self.path / "state")
-        self._saved_at = time.monotonic()
 
     def free(self) -> None:
         """Unlock the folder, if it was locked here."""
@@ -188,24 +172,41 @@ class RunFolder:
         """The rows of ``metrics.jsonl``."""
         return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch"))
 
-    def save_state(self, run: Run) -> None:
-        """Keep what a resumed run needs."""
-        write_state(self.state_file, run.lane.state_dict())
-        if not self._has_saved:
-            self._check_state(run)
-        self._has_saved = True
-        self._saved_at = time.monotonic()
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``metrics.jsonl``, one row a line."""
+        self.write_text("metrics.jsonl", "".join(f"{json_text(row)}\n" for row in rows))
 
-    def _check_state(self, run: Run) -> None:
-        """Read the first state back: what could not be resumed is told now, and not when it is needed."""
+    def write_weights(self, name: str, tensors: Mapping[str, Any]) -> None:
+        """Write a safetensors file."""
+        write_tensors(self.path / name, tensors)
+
+    def write_state(self, state: Mapping[str, Any], check: bool = False) -> None:
+        """Keep what a resumed run needs.
+
+        Args:
+            state: tensors and plain data.
+            check: read it back, so that a state that cannot be resumed is reported now, and not when it is needed.
+
+        Raises:
+            StorageError: it cannot be written, or not be read back.
+        """
+        write_state(self.state_file, state)
+        if check:
+            self._check_state()
+
+    def _check_state(self) -> None:
         try:
             torch.load(self.state_file, map_location="cpu", weights_only=True)
         except Exception as error:
             self.state_file.unlink()
             raise StorageError(
-                f"'{run.lane.name}' cannot be saved so that it can be resumed: a state dict of its networks or methods holds "
+                f"'{self.path.name}' cannot be saved so that it can be resumed: a state dict of its networks or methods holds "
                 f"more than tensors and plain data ({cause(error)[:200]}). Keep state in buffers."
             ) from error
+
+    def forget_state(self) -> None:
+        """Drop what only a resumed run would need."""
+        self.state_file.unlink(missing_ok=True)
 
     def load_state(self) -> dict[str, Any]:
         """The saved state of the lane; empty when nothing was saved yet.
@@ -223,42 +224,6 @@ class RunFolder:
                 f"'{self.path / 'metrics.jsonl'}'. Remove the file, and --resume trains from the beginning."
             ) from error
         return state
-
-    @hookimpl(tryfirst=True)
-    def kdengine_after_step(self, run: Run) -> None:
-        """Save the state now and then, for long epochs; several processes only save between epochs."""
-        minutes = run.settings.train.save_minutes
-        if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
-            self.save_state(run)
-
-    @hookimpl(tryfirst=True)
-    def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> None:
-        """Append the row, then save the state; rows beyond the state are written anew when a run is resumed."""
-        rows = [json_text(row) for row in run.lane.history]
-        self.write_text("metrics.jsonl", "\n".join(rows) + "\n")
-        self.save_state(run)
-
-    @hookimpl(tryfirst=True)
-    def kdengine_after_fit(self, run: Run, result: Result) -> None:
-        """Write the weights and the result, and drop what only a resumed run would need."""
-        lane = run.lane
-        write_tensors(self.path / "student.safetensors", result.student.state_dict())
-        for number, link in enumerate(lane.links[:-1], 1):
-            write_tensors(self.path / f"assistant-{number}.safetensors", link.module.student.state_dict())
-        if lane.best_weights:
-            write_tensors(self.path / "student-best.safetensors", lane.best_weights)
-        if lane.connectors():
-            write_tensors(self.path / "connectors.safetensors", lane.connectors())
-        self.write_json("result.json", result.to_dict())
-        self.state_file.unlink(missing_ok=True)
-
-    @hookimpl(tryfirst=True)
-    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
-        """Note why the lane failed; when it was asked to stop, which is no failure, save where it stands."""
-        if run.lane.failure is not None:
-            self.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
-        elif isinstance(error, Stopped) and run.can_save_within_epochs:
-            self.save_state(run)
 
 
 def folder_named(out: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Observation points of networks: how they are written, found, and recorded. The only place that touches hooks."""
+"""Taps: their grammar, their resolution in a network, and their recording. No other package touches hooks."""
 
 from kdengine.taps.anatomy import Anatomy
 from kdengine.taps.grammar import Tap, parse, split_pair

@@ -1,4 +1,4 @@
-"""What one probe pass learns of a network, and how the names of taps become places in it."""
+"""A network's structure as one probe pass reveals it, and the resolution of tap names in it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Anatomy", "TapPoint"]
 
 @dataclass(frozen=True)
 class TapPoint:
-    """A resolved tap: one side of one call of one module, and how its tensor is handed over.
+    """A resolved tap: one side of one call of one module, and the layout of its tensor.
 
     Attributes:
         path: module path, or module path and function (``layer1.0.relu()``); empty for the network itself.
         side: ``"in"`` or ``"out"``.
-        call: which call of the path, from 0.
-        overwritten: whether the network changes the tensor in place later on, so that it must be cloned.
-        layout: what is done to the tensor when it is read.
-        item: which tensor of a result that holds several; None for the first.
+        call: index of the call of this path, from 0.
+        overwritten: whether the network later modifies the tensor in place, so that it must be cloned.
+        layout: converts the captured tensor into the one that a method reads.
+        item: index of the tensor in an output that holds several; None for the first.
     """
 
     path: str
@@ -43,14 +43,14 @@ class TapPoint:
     item: int | None = None
 
     def __str__(self) -> str:
-        place = f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
-        return place if self.item is None else f"{place}[{self.item}]"
+        text = f"{self.path or 'the network'}{':in' if self.side == 'in' else ''}{f'#{self.call}' if self.call else ''}"
+        return text if self.item is None else f"{text}[{self.item}]"
 
 
 class Anatomy:
-    """The modules of a network in call order, their shapes, its stages, embedding and classifier.
+    """A network's modules in call order, their shapes, and its stages, embedding and classifier.
 
-    Made by :meth:`of`; holds no reference to the network and no memory for tensors.
+    Built by :meth:`of`; keeps no reference to the network and allocates no tensor memory.
     """
 
     def __init__(self, name: str, model: nn.Module, seen: Probe) -> None:
@@ -70,32 +70,32 @@ class Anatomy:
         Args:
             model: any network, bare or wrapped by ``torch.compile`` or DDP.
             input_size: shape of one input, (C, H, W).
-            name: what errors call the network; its class name by default.
+            name: the network's name in errors; its class name by default.
 
         Raises:
-            TapError: the network does not accept such an input.
+            TapError: the network does not accept an input of this shape.
         """
         bare = unwrap(model)
         return cls(name or type(bare).__name__, bare, probe(bare, input_size))
 
     @property
     def calls(self) -> list[Call]:
-        """Every call of the probe, in the order in which they ended."""
+        """Every call of the probe, in the order in which the calls ended."""
         return self.probe.calls
 
     @property
     def num_stages(self) -> int:
-        """How many stages the network has."""
+        """Number of stages."""
         return len(self._stages)
 
     @property
     def classifier(self) -> str | None:
-        """Path of the layer that makes the logits, or None if there is none."""
+        """Path of the layer that computes the logits; None if there is none."""
         return self._classifier.path if self._classifier else None
 
     @cached_property
     def canonical(self) -> dict[str, TapPoint]:
-        """The names that work on any network, and where they are in this one."""
+        """The names that work on any network, resolved in this one."""
         points = {} if self._stem is None else {"stem": _point(self._stem)}
         for number, stage in enumerate(self._stages, 1):
             points[f"stage{number}"] = _point(stage)
@@ -103,10 +103,10 @@ class Anatomy:
         return {**points, "embedding": self._embedding(), "logits": TapPoint("", "out", 0, overwritten=False)}
 
     def resolve(self, text: str) -> dict[str, TapPoint]:
-        """Find what one side of a tap names: ``{name: point}``, several for a glob or ``stages``.
+        """Resolve one side of a tap: ``{name: point}``, with several entries for a glob or ``stages``.
 
         Raises:
-            TapError: nothing bears the name, it never runs, or it runs several times and the tap does not say which.
+            TapError: no module has this name, it never runs, or it runs several times and the tap does not say which call.
         """
         tap = parse(text)
         if tap.canonical is None:
@@ -125,7 +125,7 @@ class Anatomy:
         return {name: point for text in texts for name, point in self.resolve(text).items()}
 
     def tensor(self, point: TapPoint) -> Tensor:
-        """A tensor on the meta device with the shape that the point hands over for a batch of 2."""
+        """A meta tensor of the shape that a method reads at this point, for a batch of 2."""
         call = self.probe.find(point.path, point.call)
         raw = self.probe.logits if point.path == "" else None if call is None else _passed(call, point)
         if raw is None:
@@ -133,14 +133,14 @@ class Anatomy:
         return point.layout.apply(raw)
 
     def when(self, point: TapPoint) -> float:
-        """When the tensor at a point is there, on the clock of the probe; the output of the network comes last."""
+        """When the tensor at a point becomes available, on the probe's clock; the network's output comes last."""
         call = self.probe.find(point.path, point.call)
         if call is None or not point.path:
             return math.inf
         return call.started if point.side == "in" else call.finished
 
     def rectified(self, point: TapPoint) -> bool:
-        """Whether the tensor at a point comes straight out of a ReLU, so that it is never negative."""
+        """Whether the tensor at a point is the output of a ReLU and hence never negative."""
         call = self.probe.find(point.path, point.call)
         if call is None or point.side == "in" or point.item is not None:
             return False
@@ -152,22 +152,22 @@ class Anatomy:
         return f"'kdengine inspect {self.name}' lists all taps."
 
     def _from_front(self, tap: Tap) -> str:
-        """``stage-1`` as ``stage4``; other names as they are."""
-        found = tap.canonical
-        if found is None or not (found["number"] or "").startswith("-"):
+        """``stage-1`` as ``stage4``; other names unchanged."""
+        parts = tap.canonical
+        if parts is None or not (parts["number"] or "").startswith("-"):
             return tap.path
-        number = len(self._stages) + 1 + int(found["number"])
-        return f"stage{number}{found['pre'] or ''}" if number > 0 else tap.path
+        number = len(self._stages) + 1 + int(parts["number"])
+        return f"stage{number}{parts['pre'] or ''}" if number > 0 else tap.path
 
     def _before_activation(self, stage: MapOutput) -> TapPoint:
-        """The input of the activation that ends the stage; the stage itself where no activation does."""
+        """The input of the activation that ends the stage; the stage itself if it does not end in one."""
         activation = None if stage.item is not None else activation_behind(self.probe, stage.call)
         if activation is None:
             return _point(stage)
         return TapPoint(activation.path, "in", activation.number, activation.input_overwritten, stage.layout)
 
     def _embedding(self) -> TapPoint:
-        """What the classifier receives, pooled; the output, pooled, of a network without a classifier."""
+        """The classifier's pooled input; for a network without a classifier, its pooled output."""
         call = self._classifier
         if call is not None and call.input is not None and call.output is not None:
             convolution = call.output.ndim == 4 and call.output.shape[1] == self.probe.logits.shape[-1]
@@ -177,16 +177,16 @@ class Anatomy:
         return TapPoint("", "out", 0, overwritten=False, layout=layout)
 
     def _expand(self, tap: Tap) -> list[Tap]:
-        """The taps meant by a path with globs and negative indices."""
+        """The taps that a path with globs and negative indices matches."""
         known = [*self._aliases, *(call.path for call in self.calls if is_functional(call.path))]
-        found = expand(tap.path, known)
-        if is_pattern(tap.path):  # a glob passes over what never runs, and over further names of the same module
-            runs = [path for path in found if self.probe.times_called(path)]
-            found = runs or found[:1]
-        if not found:
+        paths = expand(tap.path, known)
+        if is_pattern(tap.path):  # a glob skips modules that never run, and further names of the same module
+            called = [path for path in paths if self.probe.times_called(path)]
+            paths = called or paths[:1]
+        if not paths:
             near = did_you_mean(tap.path, [*known, *self.canonical])
             raise TapError(f"{self.name} has no module '{tap.path}'. {near} {self._listing}".replace("  ", " "))
-        return [Tap(path, tap.side, tap.call) for path in found]
+        return [Tap(path, tap.side, tap.call) for path in paths]
 
     def _module_point(self, tap: Tap) -> TapPoint:
         path = self._aliases.get(tap.path, tap.path)
@@ -195,7 +195,7 @@ class Anatomy:
             raise TapError(f"{self.name}: '{tap.path}' never runs in a forward, so it cannot be tapped. {self._listing}")
         if tap.call is None and calls > 1:
             choices = ", ".join(f"'{Tap(tap.path, tap.side, number)}'" for number in range(min(calls, 4)))
-            raise TapError(f"{self.name}: '{tap}' is ambiguous: it runs {calls} times in a forward. Choose one: {choices}.")
+            raise TapError(f"{self.name}: '{tap}' is ambiguous: it runs {calls} times per forward. Choose one: {choices}.")
         call = self.probe.find(path, tap.call or 0)
         if call is None:
             raise TapError(f"{self.name}: '{tap}' asks for call {tap.call}, but '{tap.path}' runs {calls} times (from 0).")
@@ -219,23 +219,23 @@ def _passed(call: Call, point: TapPoint) -> Tensor | None:
 
 
 def _layout_of_output(probe: Probe) -> Layout:
-    """How the output of a headless network is pooled: tokens and [B, H, W, C] have their channels last."""
+    """The layout that pools a headless network's output: tokens and [B, H, W, C] have their channels last."""
     whole = probe.find("")
     seen = None if whole is None else layout_of(whole, probe)
     return Layout("vector", channels_last=probe.logits.ndim == 3 or (seen is not None and seen.kind == "nhwc"))
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
-    """Every path of every module -> the first path of the same module; a shared module has several."""
+    """Every module path -> the first path of the same module; a shared module has several paths."""
     first = {id(module): path for path, module in model.named_modules()}
-    everywhere = model.named_modules(remove_duplicate=False)
-    return {path: first[id(module)] for path, module in everywhere if path}
+    with_duplicates = model.named_modules(remove_duplicate=False)
+    return {path: first[id(module)] for path, module in with_duplicates if path}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The bare network inside ``torch.compile``, DDP and Fabric wrappers."""
     inner = dict(model.named_children())
-    while inner and inner.keys() <= _WRAPPED:  # Fabric's holds both what DDP wrapped and the network itself
+    while inner and inner.keys() <= _WRAPPED:  # Fabric's wrapper holds both the DDP module and the network itself
         model = list(inner.values())[-1]
         inner = dict(model.named_children())
     return model

@@ -1,4 +1,4 @@
-"""Forwards that are differentiated twice: once by a method, with respect to the images, and once to train."""
+"""Support for double backward: a method differentiates with respect to the images, then training differentiates again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["twice_differentiable"]
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Inside, functions whose second derivative PyTorch lacks are made of others; fused attention has none either.
+    """Inside, functions without a second derivative in PyTorch, such as fused attention, are composed of ones that have it.
 
-    Only for the thread that enters: torch's own choice of attention, ``sdpa_kernel``, would hold for the whole process.
+    Affects only the calling thread; torch's own switch for attention, ``sdpa_kernel``, affects the whole process.
     """
     with _Composed():
         yield
@@ -32,8 +32,8 @@ class _Composed(TorchFunctionMode):
         return _COMPOSED.get(func, func)(*args, **(kwargs or {}))
 
 
-def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # torch's names of the arguments
-    """min(max(x + 3, 0), 6) / 6; never in place, for the gradient needs what went in."""
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # torch's argument names
+    """min(max(x + 3, 0), 6) / 6; never in place, because the gradient needs the input."""
     return F.relu6(input + 3) / 6
 
 
@@ -46,7 +46,7 @@ def _attention(
     is_causal: bool = False,
     **more: Any,
 ) -> Tensor:
-    """Torch's attention of matrix products and a softmax, [B, heads, L, D]; it takes a mask of what to add, not of booleans."""
+    """Torch's unfused attention, [B, heads, L, D]; it takes an additive mask, not a boolean one."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
     attended, _ = torch.ops.aten._scaled_dot_product_attention_math(query, key, value, attn_mask, dropout_p, is_causal, **more)
@@ -54,7 +54,7 @@ def _attention(
     return attended
 
 
-# Torch calls its attention inside this function, where nothing is replaced any more: a copy of it that calls ours.
+# The mode is inactive inside this function, where torch calls its attention; so this is a copy that calls ours.
 _several_heads = FunctionType(
     F.multi_head_attention_forward.__code__,
     {**vars(F), "scaled_dot_product_attention": _attention, "has_torch_function": lambda tensors: False},

@@ -1,4 +1,4 @@
-"""Activations that a network calls as functions (``F.relu(x)``), made visible like modules."""
+"""Makes activations that a network calls as functions (``F.relu(x)``) observable like modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["ACTIVATION_MODULES", "FunctionalActivations", "is_functional"]
 
-# no sigmoid: in the networks at hand it is a gate inside a block
+# no sigmoid: networks use it as a gate inside a block, not as an activation
 _LINEAR_UNITS = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu")
 _OTHERS = ("mish", "hardswish", "hardtanh", "softplus", "tanh")
 _ACTIVATIONS = frozenset(name + ending for name in _LINEAR_UNITS + _OTHERS for ending in ("", "_"))
@@ -27,7 +27,7 @@ def is_functional(path: str) -> bool:
 
 
 class FunctionalActivations(TorchFunctionMode):
-    """While active, reports each activation function with its name, input and output.
+    """While active, reports the name, input and output of every activation function called.
 
     Args:
         before: called with the function's name (``"relu()"``) and its input, before it runs.

@@ -2,8 +2,8 @@
 
 PATH is a module path (negative indices and globs allowed: ``layer4.-1``, ``blocks.*``), a module path ending in a
 functional activation (``layer1.0.relu()``), or a canonical name that works on any network: ``stem``, ``stage2``,
-``stage-1``, ``stages``, ``stage2.pre``, ``stages.pre``, ``embedding``, ``logits``. A canonical name stands alone; where
-a module bears the same name, ``stem:out`` means the module.
+``stage-1``, ``stages``, ``stage2.pre``, ``stages.pre``, ``embedding``, ``logits``. A canonical name takes neither a side nor
+a call; if a module has the same name, ``stem:out`` means the module.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Tap:
 
     Attributes:
         path: module path, glob or canonical name.
-        side: ``"out"`` (what the module returns), ``"in"`` (its first tensor argument), or None when not said.
-        call: which call of a module that runs several times in one forward, from 0, or None when not said.
+        side: ``"out"`` (the module's output), ``"in"`` (its first tensor argument), or None if not given.
+        call: which call of a module that runs several times per forward, from 0, or None if not given.
     """
 
     path: str
@@ -41,28 +41,28 @@ class Tap:
 
     @property
     def canonical(self) -> re.Match[str] | None:
-        """The match of a name that works on any network (groups ``number`` and ``pre``), or None for a module."""
+        """The match of a canonical name (groups ``number`` and ``pre``), or None for a module path."""
         return _CANONICAL.fullmatch(self.path) if self.side is None and self.call is None else None
 
 
 def parse(text: str) -> Tap:
-    """Read one side of a tap.
+    """Parse one side of a tap.
 
     Raises:
         TapError: the text does not follow the grammar.
     """
-    found = _TAP.fullmatch(text.strip())
-    if found is None:
+    match = _TAP.fullmatch(text.strip())
+    if match is None:
         raise TapError(f"{shown(text)} is not a tap. A tap is written {GRAMMAR}.")
-    call = found["call"]
-    return Tap(found["path"], found["side"], None if call is None else int(call))
+    call = match["call"]
+    return Tap(match["path"], match["side"], None if call is None else int(call))
 
 
 def split_pair(text: str) -> tuple[str, str]:
-    """Split ``"student=teacher"``; a text without ``=`` names the same tap on both sides.
+    """Split ``"student=teacher"``; without ``=``, both sides use the same tap.
 
     Raises:
-        TapError: there is more than one ``=``, or one side is empty.
+        TapError: there is more than one ``=``, or a side is empty.
     """
     sides = [side.strip() for side in text.split("=")]
     if len(sides) > 2 or not all(sides):

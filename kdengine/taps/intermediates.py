@@ -1,8 +1,8 @@
-"""timm's own account of a network's maps, for where the modules that it names are not enough.
+"""The maps that timm's ``forward_intermediates`` returns, for networks whose ``feature_info`` does not suffice.
 
-``forward_intermediates`` returns maps that it may have taken out of a tuple, freed of class tokens, or put back from the
-order of windows into that of the image. Here each is followed back, through operations that only move values about, to
-the call that made it; the same operations on numbered places then tell how that call's tensor becomes the map.
+It may take a map out of a tuple, drop class tokens, or restore image order from window order. This module traces each map
+back, through operations that only move values, to the call that computed it; replaying those operations on numbered
+positions then yields the layout that turns the call's tensor into the map.
 """
 
 from __future__ import annotations
@@ -26,43 +26,42 @@ _MOVES = frozenset((*_VIEWS, "alias", "detach", "clone", "split", "split_with_si
 
 
 def from_intermediates(model: nn.Module, probe: Probe, only_first: bool = False) -> list[MapOutput]:
-    """The maps that the network's ``forward_intermediates`` returns; nothing where it has none, or one is not understood.
+    """The maps that the network's ``forward_intermediates`` returns; empty without that method or if one cannot be traced.
 
     Args:
-        model: the network; a copy of it runs, on the meta device.
-        probe: what the forward of the same network did: only calls that it made too are of use.
-        only_first: ask for no more than the first map, which takes a fraction of the time.
+        model: the network; a copy of it runs on the meta device.
+        probe: the probe of the same network: only calls that its forward makes too can be tapped.
+        only_first: request only the first map, which takes a fraction of the time.
     """
     whole = probe.find("")
     if not callable(getattr(model, "forward_intermediates", None)) or whole is None or whole.input is None:
         return []
-    asked = {"indices": [0], "stop_early": True} if only_first else {}
+    arguments = {"indices": [0], "stop_early": True} if only_first else {}
     try:
-        found = _traced(model, probe, whole.input.shape[1:], asked)
-    except Exception:  # a network may refuse the meta device, or this way of asking, in any way
+        traced = _traced(model, probe, whole.input.shape[1:], arguments)
+    except Exception:  # a network may reject the meta device or these arguments with any exception
         return []
-    landmarks = [map_output for map_output in found if map_output is not None]
-    # the first is often the stem, which may be none of the network's modules
-    return landmarks if None not in found[1:] else []
+    maps = [map_output for map_output in traced if map_output is not None]
+    # the first is often the stem, which need not be a module of the network
+    return maps if None not in traced[1:] else []
 
 
-def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], asked: dict[str, Any]) -> list[MapOutput | None]:
+def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], arguments: dict[str, Any]) -> list[MapOutput | None]:
     twin, images = twin_and_images("meta", model, input_size)
     intermediates: Callable[..., Any] = getattr(twin, "forward_intermediates")  # noqa: B009 (nn.Module does not declare it)
     watch, moves = Watch(), _Moves()
     with torch.inference_mode(False), torch.no_grad(), watch.over(twin), moves:
-        maps = intermediates(images, intermediates_only=True, **asked)
+        maps = intermediates(images, intermediates_only=True, **arguments)
     results = _results(watch, probe)
-    return [_landmark(tensor, results, moves) for tensor in tensors_in(maps)]
+    return [_map_output(tensor, results, moves) for tensor in tensors_in(maps)]
 
 
 def _results(watch: Watch, probe: Probe) -> dict[int, tuple[Call, int | None]]:
-    """The id of each tensor that a call returned, and nobody changed since -> that call in the probe, and the item.
+    """The id of each tensor that a call returned and nothing modified since -> that call in the probe, and the item.
 
-    Of several calls that return one tensor the first counts, and before it what it is the end of: ``layer1``, not
-    ``layer1.2``.
+    If several calls return the same tensor, the first wins, unless another contains it: ``layer1``, not ``layer1.2``.
     """
-    found: dict[int, tuple[Call, int | None]] = {}
+    results: dict[int, tuple[Call, int | None]] = {}
     holders: dict[int, Call] = {}
     for call, parts in watch.parts:
         same = probe.find(call.path, call.number)
@@ -72,12 +71,12 @@ def _results(watch: Watch, probe: Probe) -> dict[int, tuple[Call, int | None]]:
             holder = holders.get(id(part))
             if part._version == version and (holder is None or call.contains(holder)):
                 holders[id(part)] = call
-                found[id(part)] = (same, None if part is call.output else item)
-    return found
+                results[id(part)] = (same, None if part is call.output else item)
+    return results
 
 
-def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves: _Moves) -> MapOutput | None:
-    """The call whose result was moved about to become the tensor; None where it was computed from it."""
+def _map_output(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves: _Moves) -> MapOutput | None:
+    """The call whose output was only rearranged to give the tensor; None if the tensor was computed from it."""
     steps: list[_Move] = []
     while id(tensor) not in results:
         if id(tensor) not in moves.behind:
@@ -85,18 +84,18 @@ def _landmark(tensor: Tensor, results: dict[int, tuple[Call, int | None]], moves
         steps.insert(0, moves.behind[id(tensor)])
         tensor = steps[0].source
     call, item = results[id(tensor)]
-    places = torch.empty_like(tensor, device="cpu", dtype=torch.int64)
-    places.copy_(torch.arange(tensor.numel()).reshape(tensor.shape))
-    moved = places
+    positions = torch.empty_like(tensor, device="cpu", dtype=torch.int64)
+    positions.copy_(torch.arange(tensor.numel()).reshape(tensor.shape))
+    moved = positions
     for step in steps:
         moved = step(moved)
-    layout = Layout.of_places(places, moved)
+    layout = Layout.of_places(positions, moved)
     return None if layout is None else MapOutput(call, layout, item)
 
 
 @dataclass
 class _Move:
-    """One operation that moved the values of a tensor about, and which of its results is meant."""
+    """One operation that rearranged the values of a tensor, and the index of the result in question."""
 
     source: Tensor
     function: Callable[..., Any]
@@ -112,12 +111,12 @@ class _Move:
 
 
 class _Moves(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, notes the operations that only move values about: the id of each result -> the move behind it."""
+    """While active, records operations that only rearrange values: the id of each result -> the move that made it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.behind: dict[int, _Move] = {}
-        self.alive: list[Any] = []  # so that no id is used twice
+        self.alive: list[Any] = []  # keeps ids unique
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

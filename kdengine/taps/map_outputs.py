@@ -1,4 +1,4 @@
-"""Where a network's stem, classifier and activations are, from what a probe pass saw."""
+"""Finds a network's stem, classifier and activations in a probe."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["activation_behind", "find_classifier", "find_stem"]
 
 
 def find_stem(probe: Probe, passed_over: MapOutput | None, stages: list[MapOutput]) -> MapOutput | None:
-    """What the first stage receives: the map that is its input, or else the last map before it began.
+    """The input map of the first stage, or else the last map computed before it.
 
-    Where the stages are no modules of their own but layers in a flat list, the stem is what ``find_stages`` passed over,
-    or the first activation. So it is where most of the network lies between the two, as in one that ends all its stages
-    together. Where the first stage receives the images themselves, it is the first activation inside it.
+    If the stages are not modules but layers in a flat list, the stem is the map that ``find_stages`` skipped, or the first
+    activation. The skipped map is also the stem if most of the network lies between the two, as in a network that ends all
+    its stages together. If the first stage receives the images themselves, the stem is the first activation inside it.
     """
     if not stages:
         return None
     first = _first_of_its_kind(stages[0].call, probe)
     maps = [call for call in probe.calls if layout_of(call, probe) is not None]
     before = [call for call in maps if call.finished < first.started]
-    if stages[0].layout.order:  # what only puts the patches into that order has no layers
+    if stages[0].layout.order:  # calls that only reorder the patches have no layers
         before = [call for call in before if call.layer or probe.layers_within(call)]
     if not any(first.contains(inner) for inner in probe.calls):
         if passed_over is not None:
@@ -42,11 +42,11 @@ def find_stem(probe: Probe, passed_over: MapOutput | None, stages: list[MapOutpu
 
 
 def _first_of_its_kind(call: Call, probe: Probe) -> Call:
-    """The first of the equal blocks in a list that the block is in, all at one size: ``blocks.0.0`` for ``blocks.0.2``."""
-    place, _, number = call.path.rpartition(".")
-    if not number.isdigit() or call.kind == nn.Sequential.__name__:  # which says nothing of what is inside
+    """The first block of the same kind and size in the list that holds this block: ``blocks.0.0`` for ``blocks.0.2``."""
+    parent, _, number = call.path.rpartition(".")
+    if not number.isdigit() or call.kind == nn.Sequential.__name__:  # a Sequential's kind says nothing about its content
         return call
-    listed = (probe.find(f"{place}.{earlier}".lstrip(".")) for earlier in range(int(number)))
+    listed = (probe.find(f"{parent}.{earlier}".lstrip(".")) for earlier in range(int(number)))
     equal = (other for other in listed if other is not None and other.kind == call.kind)
     return next((other for other in equal if [part.shape for part in other.parts] == [part.shape for part in call.parts]), call)
 
@@ -58,31 +58,31 @@ def _most_layers_between(earlier: Call, later: Call, probe: Probe) -> bool:
 
 
 def find_classifier(model: nn.Module, probe: Probe) -> Call | None:
-    """The call of the layer that makes the logits: within timm's ``get_classifier()``, or the last layer of all.
+    """The call of the layer that computes the logits: inside timm's ``get_classifier()``, or the network's last layer.
 
     None for a network without a head, whose output is its embedding.
     """
     getter: Callable[[], Any] | None = getattr(model, "get_classifier", None)
-    said = getter() if callable(getter) else None
-    said = said[0] if isinstance(said, (tuple, list)) else said  # two heads, the class token's first
-    if isinstance(said, nn.Identity):
+    head = getter() if callable(getter) else None
+    head = head[0] if isinstance(head, (tuple, list)) else head  # two heads, the class token's first
+    if isinstance(head, nn.Identity):
         return None
-    return _called(said, model, probe) or _last_layer(probe)
+    return _call_of(head, model, probe) or _last_layer(probe)
 
 
-def _called(said: Any, model: nn.Module, probe: Probe) -> Call | None:
-    """The last call of the classifier that timm names, or of a layer inside where that pools too."""
-    if not isinstance(said, nn.Module):
+def _call_of(head: Any, model: nn.Module, probe: Probe) -> Call | None:
+    """The last call of the classifier that timm names, or of a layer inside it if the classifier also pools."""
+    if not isinstance(head, nn.Module):
         return None
-    inside = set(said.modules())
+    inside = set(head.modules())
     paths = {path: module for path, module in model.named_modules() if module in inside}
     calls = [call for call in probe.calls if call.path in paths and _makes_logits(call, probe)]
-    whole = [call for call in calls if paths[call.path] is said and call.input is not None and call.input.ndim == 2]
+    whole = [call for call in calls if paths[call.path] is head and call.input is not None and call.input.ndim == 2]
     return next(reversed(whole or [call for call in calls if call.layer]), None)
 
 
 def _last_layer(probe: Probe) -> Call | None:
-    """The last call with weights, if it is a layer as wide as the logits; what a headless network ends with is not."""
+    """The last call with weights, if it is a layer as wide as the logits; a headless network has none."""
     weighted = [call for call in probe.calls if call.weighted and call.path]
     return weighted[-1] if weighted and weighted[-1].layer and _makes_logits(weighted[-1], probe) else None
 
@@ -95,9 +95,9 @@ def _makes_logits(call: Call, probe: Probe) -> bool:
 
 
 def activation_behind(probe: Probe, stage: Call) -> Call | None:
-    """The activation whose result is, unchanged, the output of the stage; None if the stage ends otherwise.
+    """The activation whose unmodified output is the stage's output; None if the stage does not end in an activation.
 
-    The same tensor is not enough: ``x = relu_(x); x += shortcut`` leaves the block with the tensor of the ReLU.
+    Identity of the tensor is not enough: after ``x = relu_(x); x += shortcut`` a block returns the ReLU's tensor, modified.
     """
     for call in reversed(probe.calls):
         if call.activation and call.output is stage.output and call.output_version == stage.output_version:

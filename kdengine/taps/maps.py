@@ -1,4 +1,4 @@
-"""A map of a network: the call that makes it, and how its tensor becomes [B, C, H, W]."""
+"""A map of a network: the call that computes it, and the layout that turns its tensor into [B, C, H, W]."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["MapOutput", "layout_of"]
 
 
 class MapOutput(NamedTuple):
-    """Where a map is found.
+    """A map: the call that returns it, and how to read it.
 
     Attributes:
-        call: the call that returns it.
-        layout: what makes [B, C, H, W] of it.
-        item: which tensor of the call's result; None for the first.
+        call: the call that returns the map.
+        layout: converts the returned tensor to [B, C, H, W].
+        item: index of the tensor in the call's output; None for the first.
     """
 
     call: Call
@@ -32,7 +32,7 @@ class MapOutput(NamedTuple):
 
 
 def layout_of(call: Call, probe: Probe) -> Layout | None:
-    """The layout that makes a map of the call's output, or None where that is none."""
+    """The layout that turns the call's output into a map; None if the output is not a map."""
     if call.output is None or call.output.shape[:1] != (PROBE_BATCH,):
         return None
     return Layout.of_map(call.output, aspect=probe.aspect)

@@ -1,4 +1,4 @@
-"""The probe pass: one forward of a copy of the network that notes every call, its tensors, and what was overwritten."""
+"""The probe pass: one forward of a copy of the network that records every call, its tensors and in-place writes."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Call:
     Attributes:
         path: module path, or module path and function (``layer1.0.relu()``).
         kind: class name of the module, or the function's name.
-        number: which call of this path, from 0.
-        started: when the call began, as a count of events.
-        finished: when it ended, on the same count.
+        number: index of the call of this path, from 0.
+        started: when the call began, in counted events.
+        finished: when it ended, in the same count.
         input: its first tensor argument, on the meta device.
-        output: its first tensor result, on the meta device.
-        input_overwritten: whether the input was changed in place after the call began.
-        output_overwritten: whether the output was changed in place after the call ended.
+        output: its first output tensor, on the meta device.
+        input_overwritten: whether the input was modified in place after the call began.
+        output_overwritten: whether the output was modified in place after the call ended.
         activation: whether this is an activation.
-        layer: whether it multiplies by weights of its own: a convolution or a linear layer.
-        weighted: whether it has any parameters of its own, as a normalisation has too.
-        output_version: how often the output had been changed in place when the call ended.
-        parts: every tensor of its result, in the order of ``tensors_in``.
-        parts_overwritten: for each of them, whether it was changed in place after the call ended.
+        layer: whether the module itself holds a weight matrix: a convolution or a linear layer.
+        weighted: whether the module itself holds parameters, as normalisations do too.
+        output_version: the output's version counter when the call ended.
+        parts: every output tensor, in the order of ``tensors_in``.
+        parts_overwritten: for each of them, whether it was modified in place after the call ended.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Call:
         return self.started < other.started and other.finished < self.finished
 
     def result(self, item: int | None = None) -> tuple[Tensor | None, bool]:
-        """One tensor of the result, the first by default, and whether it is overwritten; None where there is none."""
+        """One output tensor, the first by default, and whether it is overwritten; None if there is no such tensor."""
         if item is None:
             return self.output, self.output_overwritten
         return (self.parts[item], self.parts_overwritten[item]) if item < len(self.parts) else (None, False)
@@ -73,12 +73,12 @@ class Call:
 
 @dataclass
 class Probe:
-    """What one probe pass saw.
+    """What one probe pass recorded.
 
     Attributes:
-        calls: in the order in which they ended.
+        calls: all calls, in the order in which they ended.
         logits: [B, K], on the meta device; B = 2.
-        device: the one it ran on.
+        device: the device that the pass ran on.
         aspect: rows / columns of the input.
     """
 
@@ -98,22 +98,22 @@ class Probe:
         self._layer_starts = sorted(call.started for call in self.calls if call.layer)
 
     def layers_within(self, call: Call) -> int:
-        """How many calls of convolutions and linear layers ran inside this one."""
+        """Number of convolution and linear-layer calls inside this call."""
         return bisect_left(self._layer_starts, call.finished) - bisect_right(self._layer_starts, call.started)
 
     def times_called(self, path: str) -> int:
-        """How often one forward runs this path."""
+        """How many times one forward calls this path."""
         return self._count.get(path, 0)
 
     def find(self, path: str, number: int = 0) -> Call | None:
-        """The given call of a path, or None."""
+        """The call of a path with this number, or None."""
         return self._numbered.get((path, number))
 
 
 def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
-    """Run a copy of the model once, on the meta device where it allows that, else on the CPU.
+    """Run a copy of the model once, on the meta device if possible, else on the CPU.
 
-    The model itself never runs, so nothing a forward may cache can stay on it.
+    The model itself never runs, so it keeps nothing that a forward may cache.
 
     Args:
         model: any network whose forward takes one batch of images.
@@ -125,14 +125,14 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
     failures = []
     for device in ("meta", "cpu"):
         try:
-            with torch.inference_mode(False):  # inference tensors do not count how often they are overwritten
+            with torch.inference_mode(False):  # inference tensors have no version counter
                 return _probe_on(device, model, input_size)
-        except Exception as error:  # a model may fail on the meta device in any way
+        except Exception as error:  # a model may fail on the meta device with any exception
             failures.append(f"on {device}: {type(error).__name__}: {error}")
     shape = ", ".join(map(str, input_size))
     raise TapError(
         f"{type(model).__name__} does not accept a batch of [{PROBE_BATCH}, {shape}] ({'; '.join(failures)}). "
-        "Check that the network fits the size and channels of the data."
+        "Choose a network for images of this size and number of channels."
     )
 
 
@@ -155,7 +155,7 @@ def twin_and_images(device: str, model: nn.Module, input_size: Sequence[int]) ->
 
 
 def copy_to(device: str, model: nn.Module) -> nn.Module:
-    """A deep copy whose tensors live on the device, on meta without taking memory; the user's hooks stay behind."""
+    """A deep copy on the device (on meta, without allocating memory), without the user's hooks."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
@@ -167,7 +167,7 @@ def copy_to(device: str, model: nn.Module) -> nn.Module:
 
 
 def _tensors_on(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers, and what a forward left behind as a plain attribute, which ``deepcopy`` would refuse."""
+    """Parameters, buffers, and tensors that a forward left as plain attributes, which ``deepcopy`` would refuse."""
     for value in vars(module).values():
         items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
         yield from (item for item in items if isinstance(item, Tensor))
@@ -179,7 +179,7 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
 
 
 def _let_inplace_dropout_run(model: nn.Module) -> None:
-    """In eval mode it does nothing, but a student in training has what lies before it overwritten."""
+    """In-place dropout does nothing in eval mode, but it overwrites its input when the student trains."""
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace:
             module.train()
@@ -200,7 +200,7 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 class Watch:
-    """Hooks on every module of the probe's copy; the copy is thrown away, and the hooks with it."""
+    """Hooks on every module of the probe's copy; they are discarded with the copy."""
 
     def __init__(self) -> None:
         self.open: list[Call] = []
@@ -211,7 +211,7 @@ class Watch:
         self.parts: list[tuple[Call, list[tuple[Tensor, int]]]] = []
 
     def over(self, model: nn.Module) -> FunctionalActivations:
-        """Install the hooks; the returned context makes functional activations visible."""
+        """Install the hooks; the returned context reports functional activations."""
         for path, module in model.named_modules():
             module.register_forward_pre_hook(self._before(path), with_kwargs=True)
             module.register_forward_hook(self._after(path))
@@ -230,8 +230,8 @@ class Watch:
         return lambda module, args, output: self._end(path, output)
 
     def _before_function(self, name: str, tensor: Tensor) -> None:
-        inside = self.open[-1] if self.open else None  # none is open in a method of the network other than its forward
-        if inside is None or not inside.activation:  # an activation module calls its own function: one event is enough
+        inside = self.open[-1] if self.open else None  # no call is open in a method of the network other than its forward
+        if inside is None or not inside.activation:  # an activation module calls its own function: count it once
             self._begin(f"{inside.path if inside else ''}.{name}".lstrip("."), name, tensor, activation=True)
 
     def _after_function(self, name: str, tensor: Tensor) -> None:
@@ -249,7 +249,7 @@ class Watch:
     def _end(self, path: str, output: Any) -> None:
         tensor = first_tensor(output)
         call = self.open.pop()
-        while call.path != path:  # it raised, and the network caught the exception
+        while call.path != path:  # the inner call raised, and the network caught the exception
             call = self.open.pop()
         call.finished = self._tick()
         self._keep(call, "output", tensor)
@@ -267,9 +267,9 @@ class Watch:
             self.versions.append((call, side, tensor, tensor._version))
 
     def finish(self) -> list[Call]:
-        """Note what was overwritten, and replace every tensor by one on the meta device (the same for the same)."""
+        """Record in-place writes, and replace every tensor by one on the meta device, preserving identity."""
         metas: dict[int, Tensor] = {}
-        for call, side, tensor, version in self.versions:  # they are alive together, so that no id is used twice
+        for call, side, tensor, version in self.versions:  # all tensors are alive here, so their ids are unique
             setattr(call, f"{side}_overwritten", tensor._version != version)
             setattr(call, side, _once(metas, tensor))
         for call, parts in self.parts:

@@ -1,4 +1,4 @@
-"""Recording: forward hooks that exist only inside a ``with``, and the trace that they leave."""
+"""The recorder: forward hooks that exist only inside a ``with`` block and fill a trace."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _Event = tuple[str, str, int]
 
 
 class _Stop(BaseException):
-    """Ends a forward once everything asked for was captured; never leaves this module.
+    """Ends a forward once all taps were captured; never leaves this module.
 
-    No ``Exception``, so that a network that catches those does not swallow it.
+    Not an ``Exception``, so that a network that catches those does not swallow it.
     """
 
 
 class Recorder:
     """Runs a network and records taps: ``with Recorder(model, taps) as recorder: trace = recorder(images)``.
 
-    Hooks exist only inside the ``with``, act only during ``recorder(...)``, and are gone afterwards whatever happens.
+    Hooks exist only inside the ``with`` block, act only during ``recorder(...)``, and are removed even if it raises.
 
     Args:
         model: the network, bare or wrapped.
-        taps: what to record, in the grammar of taps, or points that an anatomy already resolved.
-        anatomy: what a probe learned of the network; made from the first input when left out.
-        stop: end the forward when the last tap has fired; the logits are then recorded only if they are a tap.
+        taps: taps as text, or points that an anatomy has already resolved.
+        anatomy: the network's anatomy; by default it is probed on the first call.
+        stop: end the forward once the last tap has fired; the logits are then recorded only if they are a tap.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Recorder:
         self.anatomy = anatomy
         self.stop = stop
         self._taps = taps
-        self._sites: dict[str, TapPoint] = {}
+        self._points: dict[str, TapPoint] = {}
         self._aliases: dict[str, str] = {}
         self._stack: ExitStack | None = None
         self._wanted: dict[_Event, dict[int | None, TapPoint]] = {}
@@ -64,11 +64,11 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         if self._stack is not None:
-            raise TapError("This recorder is in use already. Make a second Recorder for the inner 'with'.")
+            raise TapError("This recorder is already in use. Create a second Recorder for the inner 'with'.")
         with ExitStack() as stack:
             if self.anatomy is not None or isinstance(self._taps, Mapping):
                 self._install(stack, None)
-            self._stack = stack.pop_all()  # keeps the hooks, which an exception above would have removed
+            self._stack = stack.pop_all()  # keeps the hooks, which an exception above removes
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,11 +81,11 @@ class Recorder:
         """Run the network on its inputs.
 
         Raises:
-            TapError: a tap names nothing, did not fire, or was overwritten unforeseen; or not inside ``with``.
+            TapError: called outside ``with``; or a tap names nothing, did not fire, or was overwritten unexpectedly.
         """
         if self._stack is None:
-            raise TapError("A recorder records only inside 'with Recorder(...) as recorder:'.")
-        if not self._sites and self._taps:
+            raise TapError("This recorder is not active. Call it inside 'with Recorder(...) as recorder:'.")
+        if not self._points and self._taps:
             self._install(self._stack, first_tensor((args, kwargs)))
         output = self._run(args, kwargs)
         try:
@@ -94,10 +94,10 @@ class Recorder:
             self._clear()
 
     def _install(self, stack: ExitStack, images: Tensor | None) -> None:
-        """Resolve the taps and hook the modules that they are in."""
-        self._sites = self._resolve(images)
+        """Resolve the taps and hook their modules."""
+        self._points = self._resolve(images)
         self._wanted = {}
-        for point in self._sites.values():
+        for point in self._points.values():
             if point.path:
                 self._wanted.setdefault(_event(point), {})[point.item] = point
         modules = dict(unwrap(self.model).named_modules())
@@ -111,11 +111,14 @@ class Recorder:
             return dict(self._taps)
         if self.anatomy is None:
             if images is None:
-                raise TapError("A recorder without an anatomy learns the network from its first input, and got no tensor.")
+                raise TapError(
+                    "A recorder without an anatomy probes the network at its first call, which got no tensor. Call it with a "
+                    "batch of images, or pass anatomy=Anatomy.of(model, (C, H, W))."
+                )
             self.anatomy = Anatomy.of(self.model, images.shape[1:])
-        found = {text: self.anatomy.resolve(text) for text in self._taps}
-        self._aliases = {text: next(iter(points)) for text, points in found.items() if len(points) == 1}
-        return {name: point for points in found.values() for name, point in points.items()}
+        resolved = {text: self.anatomy.resolve(text) for text in self._taps}
+        self._aliases = {text: next(iter(points)) for text, points in resolved.items() if len(points) == 1}
+        return {name: point for points in resolved.values() for name, point in points.items()}
 
     def _hook(self, module: nn.Module, path: str, side: str) -> RemovableHandle:
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -129,17 +132,17 @@ class Recorder:
         return module.register_forward_hook(after, with_kwargs=True)
 
     def _follow(self, stack: ExitStack, modules: Mapping[str, nn.Module]) -> None:
-        """Keep track of which module is running, to know whose function an activation is."""
+        """Track which module is running, to attribute functional activations to it."""
         for path, module in modules.items():
             stack.callback(module.register_forward_pre_hook(lambda _, args, path=path: self._inside.append(path)).remove)
             stack.callback(module.register_forward_hook(lambda _, args, output, path=path: self._leave(path)).remove)
 
     def _leave(self, path: str) -> None:
         while self._inside and self._inside.pop() != path:
-            pass  # a module that raised, where the network caught the exception
+            pass  # a module that raised an exception which the network caught
 
     def _saw(self, path: str, side: str, value: Any) -> None:
-        """A module or function ran: keep what is wanted of this call of it."""
+        """A module or function ran: capture the tensors that taps read from this call."""
         if not self._armed:
             return
         number = self._calls.get((path, side), 0)
@@ -152,7 +155,7 @@ class Recorder:
             if tensor is not None:
                 kept = tensor.clone() if point.overwritten else tensor
                 self._captured[event, item] = kept, times_written(kept)
-        if self.stop and self._has_all() and all(point.path for point in self._sites.values()):
+        if self.stop and self._has_all() and all(point.path for point in self._points.values()):
             raise _Stop
 
     def _has_all(self) -> bool:
@@ -190,21 +193,22 @@ class Recorder:
     def _trace(self, output: Any, images: Tensor | None) -> Trace:
         logits = first_tensor(output)
         logits = None if logits is None else _float(logits)
-        tensors = {name: self._read(name, point) for name, point in self._sites.items() if point.path}
+        tensors = {name: self._read(name, point) for name, point in self._points.items() if point.path}
         if logits is not None:
-            tensors.update({n: point.layout.apply(logits) for n, point in self._sites.items() if not point.path})
+            tensors.update({n: point.layout.apply(logits) for n, point in self._points.items() if not point.path})
         return Trace(tensors, logits, aliases=self._aliases, inputs=images)
 
     def _read(self, name: str, point: TapPoint) -> Tensor:
         captured = self._captured.get((_event(point), point.item))
         if captured is None:
             raise TapError(
-                f"The tap '{name}' ({point}) did not fire in this forward. Was the network compiled before it was tapped, "
-                "gradient checkpointing switched on, or a branch not taken?"
+                f"The tap '{name}' ({point}) did not fire in this forward: the network was compiled before it was tapped, uses "
+                "gradient checkpointing, or did not take this branch. Pass it uncompiled and without checkpointing, or choose "
+                "a tap that runs in every forward."
             )
         tensor, version = captured
         if times_written(tensor) != version:
-            raise TapError(f"The tap '{name}' ({point}) was overwritten in place after it was captured; tap its input instead.")
+            raise TapError(f"The tap '{name}' ({point}) was overwritten in place after it was captured. Tap its input instead.")
         return point.layout.apply(_float(tensor))
 
     def _clear(self) -> None:
@@ -219,7 +223,10 @@ def _event(point: TapPoint) -> _Event:
 
 def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:
     if path not in modules:
-        raise TapError(f"The taps were resolved on another network: this one has no module '{path}'. Probe it anew.")
+        raise TapError(
+            f"The taps were resolved on another network: this one has no module '{path}'. Resolve them on this network's "
+            "own anatomy."
+        )
     return modules[path]
 
 

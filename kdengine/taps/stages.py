@@ -1,8 +1,8 @@
-"""Where the stages of a network end, from what a probe pass saw.
+"""Finds the ends of a network's stages in a probe.
 
-timm's ``feature_info`` is believed first, then the maps that its ``forward_intermediates`` returns. Any other network is
-read off its trunk: a stage ends with the last output at its spatial size; a network that keeps one size throughout has its
-repeated blocks as stages.
+timm's ``feature_info`` takes precedence, then the maps that ``forward_intermediates`` returns. For any other network the
+trunk decides: a stage ends with the last output at its spatial size; in a network that keeps one size throughout, the
+repeated blocks are the stages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
 
 
 def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tuple[MapOutput | None, list[MapOutput]]:
-    """The calls that end the stages, first to last, each with the layout that makes a map of its output.
+    """The calls that end the stages, first to last, each with the layout that turns its output into a map.
 
     Returns:
-        what ends the stem, where it would else have been taken for a stage; and the stages.
+        the end of the stem, if it looks like a stage and was skipped for that reason; and the stages.
     """
     named = _in_their_order(_from_feature_info(model, probe), model, probe)
     if named:
@@ -42,20 +42,20 @@ def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tupl
 
 
 def _from_feature_info(model: nn.Module, probe: Probe) -> list[MapOutput]:
-    """The stages as timm lists them; nothing at all when one of them, but for the stem, made no such map."""
+    """The stages that timm lists; empty if any of them except the stem returned no such map in the probe."""
     info = getattr(model, "feature_info", None)
     entries: list[dict[str, Any]] = list(getattr(info, "info", info) or ())
     prefix = getattr(model, "num_prefix_tokens", None)
-    found = [_feature(entry, prefix, probe) for entry in entries]
-    stages = [map_output for map_output in found if map_output is not None]
-    return stages if None not in found[1:] and len(stages) > 1 else []
+    features = [_feature(entry, prefix, probe) for entry in entries]
+    stages = [map_output for map_output in features if map_output is not None]
+    return stages if None not in features[1:] and len(stages) > 1 else []
 
 
 def _in_their_order(named: list[MapOutput], model: nn.Module, probe: Probe) -> list[MapOutput]:
-    """The same stages; where they are tokens, laid out as ``forward_intermediates`` does; its maps where there are none."""
+    """The same stages, with tokens laid out as in ``forward_intermediates``; if there are no stages, its maps."""
     if not named:
-        told = from_intermediates(model, probe)
-        return told if len(told) > 1 else []
+        maps = from_intermediates(model, probe)
+        return maps if len(maps) > 1 else []
     tokens = [map_output for map_output in named if map_output.layout.kind == "tokens"]
     if not tokens or from_intermediates(model, probe, only_first=True) == named[:1]:
         return named
@@ -73,31 +73,31 @@ def _feature(entry: dict[str, Any], prefix: int | None, probe: Probe) -> MapOutp
 
 
 def _is_stem(call: Call, probe: Probe) -> bool:
-    """Whether the network calls it so, or at most one convolution or linear layer has run by the end of this call."""
+    """Whether the path names a stem, or at most one convolution or linear layer has run by the end of this call."""
     named = _STEM_NAME.match(call.path) is not None
     return named or sum(done.layer and done.finished <= call.finished for done in probe.calls) <= 1
 
 
 def _by_spatial_size(probe: Probe, classifier: Call | None) -> list[MapOutput]:
-    """The last output at each spatial size on the trunk, where only smaller ones follow."""
+    """The last output at each spatial size on the trunk that is followed by smaller ones only."""
     ends: list[tuple[int, MapOutput]] = []
     for call in reversed(_body(probe, classifier)):
         layout = layout_of(call, probe)
         if layout is None or call.output is None:
             continue
-        places = _places(call, probe)
-        if places > (ends[-1][0] if ends else 0) and (places > 1 or _made_by_layers(call, probe)):
-            ends.append((places, MapOutput(call, layout)))
+        area = _area(call, probe)
+        if area > (ends[-1][0] if ends else 0) and (area > 1 or _made_by_layers(call, probe)):
+            ends.append((area, MapOutput(call, layout)))
     return [map_output for _, map_output in reversed(ends)]
 
 
 def _made_by_layers(call: Call, probe: Probe) -> bool:
-    """Whether a map of one place comes out of convolutions rather than out of pooling alone."""
+    """Whether a 1x1 map is the output of convolutions rather than of pooling alone."""
     return layout_of(call, probe) == AS_IS and (call.layer or probe.layers_within(call) > 0)
 
 
 def _body(probe: Probe, classifier: Call | None) -> list[Call]:
-    """The trunk without the head: up to the classifier, and up to the pooling that leaves one place."""
+    """The trunk without the head: up to the classifier, and up to global pooling."""
     trunk = [call for call in _trunk(probe) if classifier is None or call.finished < classifier.started]
     for number, call in enumerate(trunk):
         if _GLOBAL_POOL.fullmatch(call.kind) and not any(_is_wide(later, probe) for later in trunk[number:]):
@@ -106,11 +106,11 @@ def _body(probe: Probe, classifier: Call | None) -> list[Call]:
 
 
 def _is_wide(call: Call, probe: Probe) -> bool:
-    return _places(call, probe) > 1
+    return _area(call, probe) > 1
 
 
 def _trunk(probe: Probe) -> list[Call]:
-    """The calls that the images pass one after the other: what the network calls, with its containers opened."""
+    """The calls that the images pass through in sequence: the network's direct calls, with large containers expanded."""
     opened = [call for call in probe.calls if call.path == ""]
     layers = sum(call.layer for call in probe.calls)
     trunk: list[Call] = []
@@ -123,9 +123,10 @@ def _trunk(probe: Probe) -> list[Call]:
 
 
 def _opens(call: Call, layers: int, probe: Probe) -> bool:
-    """Whether a container is several stages, or the end of one and what leads to the next.
+    """Whether a container holds several stages, or the end of one stage and the transition to the next.
 
-    The first holds most layers of the network and is left at another size than it had inside, or one of its parts is.
+    A container of several stages holds most layers of the network, and its output differs in size from one of its parts,
+    or the same is true of one of its parts.
     """
     if _shrinks_at_its_end(call, probe):
         return True
@@ -137,13 +138,13 @@ def _opens(call: Call, layers: int, probe: Probe) -> bool:
 
 
 def _shrinks_at_its_end(call: Call, probe: Probe) -> bool:
-    """Whether most layers of a container are in blocks that make larger maps than the container returns."""
-    places = _places(call, probe)
-    blocks = [part for part in _parts(call, probe) if probe.layers_within(part) > 1 and _places(part, probe) > places]
-    return places > 0 and probe.layers_within(call) < 2 * sum(probe.layers_within(block) for block in blocks)
+    """Whether most layers of a container are in blocks whose maps are larger than its output."""
+    area = _area(call, probe)
+    blocks = [part for part in _parts(call, probe) if probe.layers_within(part) > 1 and _area(part, probe) > area]
+    return area > 0 and probe.layers_within(call) < 2 * sum(probe.layers_within(block) for block in blocks)
 
 
-def _places(call: Call, probe: Probe) -> int:
+def _area(call: Call, probe: Probe) -> int:
     rows, columns = _size(call, probe) or (0, 0)
     return rows * columns
 
@@ -154,7 +155,7 @@ def _size(call: Call, probe: Probe) -> tuple[int, ...] | None:
 
 
 def _parts(call: Call, probe: Probe) -> list[Call]:
-    """The calls made directly by this one, in order."""
+    """The direct inner calls of this one, in order."""
     parts: list[Call] = []
     for inner in sorted((inner for inner in probe.calls if call.contains(inner)), key=lambda inner: inner.started):
         if not parts or inner.started > parts[-1].finished:
@@ -163,13 +164,13 @@ def _parts(call: Call, probe: Probe) -> list[Call]:
 
 
 def _repeated_blocks(probe: Probe) -> list[MapOutput]:
-    """The blocks of one kind that keep one shape and hold most layers: ``blocks.0``, ``blocks.1`` ..."""
+    """The group of blocks of the same kind and shape that holds the most layers: ``blocks.0``, ``blocks.1`` ..."""
     groups: dict[tuple[Any, ...], list[MapOutput]] = {}
     for call in probe.calls:
         layout = layout_of(call, probe)
         if layout is not None and call.output is not None and re.search(r"\d", call.path):
             pattern = re.sub(r"\d+", "*", call.path)
             groups.setdefault((pattern, call.kind, call.output.shape), []).append(MapOutput(call, layout))
-    held = {key: sum(probe.layers_within(found.call) for found in group) for key, group in groups.items() if len(group) > 1}
-    best = max(held, key=lambda key: held[key], default=None)
-    return [] if best is None or held[best] == 0 else groups[best]
+    layers = {key: sum(probe.layers_within(block.call) for block in group) for key, group in groups.items() if len(group) > 1}
+    best = max(layers, key=lambda key: layers[key], default=None)
+    return [] if best is None or layers[best] == 0 else groups[best]

@@ -1,4 +1,4 @@
-"""Small questions about what passes through a network: its first tensor, its logits, its layout."""
+"""Helpers for the values that pass through a network: the first tensor, the logits, the layout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_PREFIX_TOKENS = 16
 
 
 def times_written(tensor: Tensor) -> int:
-    """How often a tensor has been written to in place; 0 where PyTorch does not count that."""
+    """How often a tensor has been written to in place; 0 for inference tensors, for which PyTorch does not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -39,9 +39,9 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, or ``value["logits"]``, or the first tensor found inside; None when there is none.
+    """The tensor itself, its ``logits`` entry or attribute, or the first tensor inside; None if there is none.
 
-    Auxiliary heads put the main output first in a tuple, and name it ``logits`` in a record that holds a loss too.
+    Networks with auxiliary heads return the main output first in a tuple; records that also hold a loss call it ``logits``.
     """
     if isinstance(value, Mapping) and isinstance(value.get("logits"), Tensor):
         logits: Tensor = value["logits"]
@@ -52,34 +52,34 @@ def first_tensor(value: Any) -> Tensor | None:
 
 
 def nth_tensor(value: Any, item: int | None) -> Tensor | None:
-    """The tensor of that number inside a value, :func:`first_tensor` where no number is given; None when there is none."""
+    """The tensor with this index inside a value, or :func:`first_tensor` without an index; None if there is none."""
     return first_tensor(value) if item is None else next(islice(tensors_in(value), item, None), None)
 
 
-def as_grid(places: int, aspect: float = 1.0) -> tuple[int, int] | None:
-    """Rows and columns of so many places in the proportions of the image; None where they fill no such grid.
+def as_grid(count: int, aspect: float = 1.0) -> tuple[int, int] | None:
+    """Rows and columns of a grid of ``count`` patches with the image's aspect ratio; None if no such grid exists.
 
     >>> as_grid(196), as_grid(197), as_grid(98, aspect=2.0)
     ((14, 14), None, (14, 7))
     """
-    rows = round(math.sqrt(max(places, 0) * aspect))
-    if rows == 0 or places % rows:
+    rows = round(math.sqrt(max(count, 0) * aspect))
+    if rows == 0 or count % rows:
         return None
-    columns = places // rows
+    columns = count // rows
     return (rows, columns) if abs(rows - columns * aspect) < 1 else None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a captured tensor becomes what a distiller is handed.
+    """How a captured tensor becomes the one that a distiller reads.
 
     Attributes:
         kind: ``"as_is"``; ``"nhwc"``: [B, H, W, C] -> [B, C, H, W]; ``"tokens"``: [B, prefix + H*W, C] ->
             [B, C, H, W]; ``"vector"``: any of these, pooled -> [B, C].
-        prefix: leading tokens that are no image patch (class and register tokens).
+        prefix: number of leading class and register tokens.
         grid: rows and columns of the patches.
-        order: where the patches are not listed row by row, which of them stands at each place of the grid.
-        channels_last: whether a ``"vector"`` is pooled from a tensor whose last dimension is its channels.
+        order: for patches that are not in row-major order, the index of the patch at each grid position.
+        channels_last: whether the last dimension of the tensor that a ``"vector"`` is pooled from is its channels.
     """
 
     kind: str = "as_is"
@@ -105,12 +105,12 @@ class Layout:
     def of_map(
         cls, tensor: Tensor, channels: int | None = None, prefix: int | None = None, aspect: float = 1.0
     ) -> Layout | None:
-        """The layout that makes a map of a tensor, or None if it holds no map.
+        """The layout that turns a tensor into a map; None if it does not hold one.
 
         Args:
             tensor: [B, C, H, W], [B, H, W, C] or [B, N, C].
-            channels: C where known; tells [B, H, W, C] from [B, C, H, W], which the proportions tell otherwise.
-            prefix: tokens before the patches where known; a block may also come before they are put there.
+            channels: C if known, to distinguish [B, H, W, C] from [B, C, H, W]; else the aspect ratio decides.
+            prefix: number of tokens before the patches if known; 0 is tried too, for blocks that run before these are added.
             aspect: rows / columns of the image.
         """
         if tensor.ndim == 4:
@@ -124,35 +124,35 @@ class Layout:
         return None
 
     @classmethod
-    def of_places(cls, places: Tensor, moved: Tensor) -> Layout | None:
-        """The layout that moves values as an example shows, or None where none does.
+    def of_places(cls, positions: Tensor, moved: Tensor) -> Layout | None:
+        """The layout that rearranges values as in an example; None if there is none.
 
         Args:
-            places: a tensor as it is captured, each value different.
-            moved: the map [B, C, H, W] that shall come out of it.
+            positions: a tensor of the captured shape whose values are all different.
+            moved: the map [B, C, H, W] that the layout must make of it.
         """
-        candidates = [cls(), cls("nhwc")] if places.ndim == 4 else []
-        if places.ndim == 3 and moved.ndim == 4 and torch.isin(moved[0, 0], places[0, :, 0]).all():
-            candidates = [cls._of_patches(places[0, :, 0], moved[0, 0])]
-        return next((layout for layout in candidates if torch.equal(layout.apply(places), moved)), None)
+        candidates = [cls(), cls("nhwc")] if positions.ndim == 4 else []
+        if positions.ndim == 3 and moved.ndim == 4 and torch.isin(moved[0, 0], positions[0, :, 0]).all():
+            candidates = [cls._of_patches(positions[0, :, 0], moved[0, 0])]
+        return next((layout for layout in candidates if torch.equal(layout.apply(positions), moved)), None)
 
     @classmethod
     def _of_patches(cls, tokens: Tensor, patches: Tensor) -> Layout:
-        """How patches [H, W] were taken from tokens [N], whose values are sorted."""
+        """The layout that takes patches [H, W] from tokens [N], whose values are sorted."""
         numbers = torch.searchsorted(tokens.contiguous(), patches.contiguous()).flatten()
         prefix = int(numbers.min())
         order = tuple((numbers - prefix).tolist())
-        listed = order == tuple(range(len(tokens) - prefix))
-        return cls("tokens", prefix, (patches.shape[0], patches.shape[1]), order=() if listed else order)
+        row_major = order == tuple(range(len(tokens) - prefix))
+        return cls("tokens", prefix, (patches.shape[0], patches.shape[1]), order=() if row_major else order)
 
     @classmethod
     def _of_image(cls, tensor: Tensor, channels: int | None, aspect: float) -> Layout | None:
         _, first, second, third = tensor.shape
         if channels is not None:
             return cls("nhwc") if third == channels != first else cls()
-        if _fits(second, third, aspect):
+        if _has_aspect(second, third, aspect):
             return cls()
-        return cls("nhwc") if _fits(first, second, aspect) else None
+        return cls("nhwc") if _has_aspect(first, second, aspect) else None
 
 
 AS_IS = Layout()
@@ -160,11 +160,11 @@ AS_IS = Layout()
 
 @lru_cache(maxsize=64)
 def _numbers(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """The order as a tensor, made once a device; not an inference tensor, which a later backward would refuse."""
+    """The order as a tensor, created once per device; not an inference tensor, which a later backward would refuse."""
     with torch.inference_mode(False):
         return torch.tensor(order, device=device)
 
 
-def _fits(rows: int, columns: int, aspect: float) -> bool:
-    """Whether a map has the proportions of the image, up to rounding."""
+def _has_aspect(rows: int, columns: int, aspect: float) -> bool:
+    """Whether a map has the image's aspect ratio, up to rounding."""
     return abs(rows - columns * aspect) < max(1.0, aspect)

@@ -1,4 +1,4 @@
-"""What a recorder leaves: the tensors at the taps, and the logits."""
+"""The trace of a forward: the tensors at the taps, and the logits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Trace"]
 
 
 class Trace:
-    """What was captured in one forward: tap name -> tensor, always float32, maps as [B, C, H, W]; and the logits.
+    """What one forward captured: tap name -> tensor (always float32, maps as [B, C, H, W]), and the logits.
 
     Args:
-        tensors: tap name -> tensor as it is handed over.
-        logits: [B, K], or None where the forward stopped before them.
-        complete: makes the logits when they are asked for after all.
+        tensors: tap name -> tensor.
+        logits: [B, K], or None if the forward stopped before them.
+        complete: computes the logits on demand if the forward stopped before them.
         aliases: further names of the same tensors, such as ``stage-1`` for ``stage4``.
-        inputs: the images that the forward began with, [B, C, H, W].
+        inputs: the images that entered the forward, [B, C, H, W].
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Trace:
 
     @property
     def has_logits(self) -> bool:
-        """Whether the forward went as far as the logits."""
+        """Whether the forward reached the logits."""
         return self._logits is not None
 
     @property
     def input(self) -> Tensor:
-        """The images that the forward began with, [B, C, H, W]; they take gradients where a method needs it.
+        """The images that entered the forward, [B, C, H, W]; they require gradients if a method needs ``input_gradients``.
 
-        In a step they are the batch as the data makes it, for both networks, whatever each of them receives.
+        In a step these are, for both networks, the images of the batch before each network's own preprocessing.
 
         Raises:
-            TapError: the forward had no tensor for its input.
+            TapError: the trace was made without images.
         """
         if self._inputs is None:
-            raise TapError("This trace does not know its input: it was not made by a forward.")
+            raise TapError("This trace has no input: it was made without images. Give Trace(..., inputs=IMAGES).")
         return self._inputs
 
     @property
@@ -65,18 +65,21 @@ class Trace:
         if self._logits is None and self._complete is not None:
             self._logits = self._complete()
         if self._logits is None:
-            raise TapError("This forward stopped before the logits: the training stage in progress does not need them.")
+            raise TapError(
+                "This forward stopped before the logits, because no tap asks for them. Add 'logits' to the taps, or record "
+                "without stop=True."
+            )
         return self._logits
 
     def __getitem__(self, name: str) -> Tensor:
         if name == "logits":
             return self.logits
-        found = self._aliases.get(name, name)
-        if found not in self._tensors:
+        key = self._aliases.get(name, name)
+        if key not in self._tensors:
             recorded = ", ".join(self._tensors) or "nothing"
             near = did_you_mean(name, self._tensors)
             raise TapError(f"'{name}' was not recorded. {near} Recorded: {recorded}. Add it to taps.".replace("  ", " "))
-        return self._tensors[found]
+        return self._tensors[key]
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors or name in self._aliases
@@ -85,25 +88,25 @@ class Trace:
         return iter(self._tensors)
 
     def keys(self) -> KeysView[str]:
-        """Names of what was recorded."""
+        """The names of the recorded tensors."""
         return self._tensors.keys()
 
     def versions(self) -> dict[str, int]:
-        """How often each of the tensors has been written to."""
-        known = {**self._tensors, **({} if self._logits is None else {"logits": self._logits})}
-        return {name: times_written(tensor) for name, tensor in known.items()}
+        """How often each tensor has been written to in place."""
+        tensors = {**self._tensors, **({} if self._logits is None else {"logits": self._logits})}
+        return {name: times_written(tensor) for name, tensor in tensors.items()}
 
     def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
-        """The same trace, whose logits are made by ``complete`` when they are first asked for."""
+        """The same trace, with logits that ``complete`` computes on first access."""
         return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)
 
     def detached(self) -> Trace:
-        """The same tensors without a history."""
+        """The same tensors, detached from the graph."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors.items()}
         logits = None if self._logits is None else self._logits.detach()
         return Trace(tensors, logits, self._complete, self._aliases, self._inputs)
 
     def renamed(self, names: Mapping[str, str]) -> Trace:
-        """The same tensors under other names: ``{new: old}``; the logits come along."""
+        """The same tensors under other names, ``{new: old}``, with the logits."""
         tensors = {new: self[old] for new, old in names.items() if old in self}
         return Trace(tensors, self._logits, lambda: self.logits, inputs=self._inputs)

@@ -1,4 +1,4 @@
-"""What authors of methods test with: steps made by hand, tiny networks, and the contract that every method keeps."""
+"""Tools for testing methods: hand-made steps, tiny networks, and the contract that every method must satisfy."""
 
 from kdengine.testing.contract import DistillerContract
 from kdengine.testing.networks import tiny_pair, vit_pair

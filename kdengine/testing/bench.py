@@ -11,19 +11,15 @@ from torch import Tensor, nn
 
 from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
+from kdengine.data.dataset import Data, Split
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.factory import NetworkFactory
-from kdengine.networks.inputs import ImageSpec
-from kdengine.networks.network import LaneContext, Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
+from kdengine.runs.session import Session
 from kdengine.taps import Trace
-from kdengine.training.build import make_lane
 from kdengine.training.lane import Lane
-from kdengine.training.runtime import Runtime
-from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["Bench", "random_batch"]
+__all__ = ["Bench", "grey", "random_batch"]
 
 SIZE = (3, 32, 32)
 CLASSES = 10
@@ -48,22 +44,19 @@ class Bench:
         precision: str = "fp32",
         epochs: int = 1,
     ) -> None:
-        train = {"epochs": epochs, "lr": 0.01, "device": "cpu", "precision": precision, "channels_last": False}
-        settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
-        runtime = Runtime("cpu", precision, channels_last=False, alone=True)
+        train = {
+            "epochs": epochs,
+            "lr": 0.01,
+            "device": "cpu",
+            "precision": precision,
+            "channels_last": False,
+            "batch_size": 32,
+        }
+        settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
         self.teacher, self.student = (copy.deepcopy(network) for network in pair)
-        context = LaneContext(
-            student=Network.probed("student", self.student, SIZE, CLASSES),
-            teacher=Network.probed("teacher", self.teacher, SIZE, CLASSES),
-            num_classes=CLASSES,
-            num_samples=64,
-            input_size=SIZE,
-            new_network=NetworkFactory(
-                {"student": self.student, "teacher": self.teacher}, CLASSES, ImageSpec(SIZE), Registry(), 1
-            ),
-        )
-        taught_by = FrozenTeacher(self.teacher, runtime)
-        self.lane = make_lane("bench", context, distillers_of(method, options or {}), settings, runtime, 2, taught_by)
+        modules = {"student": self.student, "teacher": self.teacher}
+        session = Session.open(settings, Registry(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
     def trace(self, batch: Batch) -> Trace | None:
         """What the teacher shows for a batch in the phase in progress."""
@@ -103,6 +96,13 @@ def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, An
     first, *others = registry.methods(method)
     shared = {key: value for key, value in options.items() if key == "weight"}
     return choose_distillers([method], {first.name: options, **{other.name: shared for other in others}}, registry)
+
+
+def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
+    """A data set of grey images [C, H, W], which only says how many there are and of what size."""
+    split = Split(torch.zeros(count, dtype=torch.int64), torch.full((count, *size), 128, dtype=torch.uint8))
+    channels, names = size[0], tuple(map(str, range(classes)))
+    return Data("grey", names, size, (0.5,) * channels, (0.25,) * channels, "none", split, split, "grey")
 
 
 def random_batch(count: int, seed: int = 0) -> Batch:

@@ -1,4 +1,4 @@
-"""The contract that every method keeps, as a class of tests to inherit."""
+"""The contract of a method, as a test class to inherit."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["DistillerContract"]
 
 
 class DistillerContract:
-    """What every method keeps to, tried on tiny networks of other widths, other sizes and another kind.
+    """What every method must satisfy, tested on pairs of tiny networks with different widths, map sizes and architectures.
 
-    Inherit it, and pytest runs every check::
+    Inherit from it, and pytest runs every check::
 
         class TestRKD(DistillerContract):
             method = "rkd"
 
     Attributes:
         method: the name of an installed method, or its class.
-        options: options that it needs, if any.
-        at_equality: term -> value, for terms known when student and teacher show the same.
+        options: options that it requires, if any.
+        at_equality: term -> value, for terms with a known value when student and teacher are the same network.
     """
 
     method: ClassVar[str | type[Distiller]]
@@ -42,7 +42,7 @@ class DistillerContract:
     at_equality: ClassVar[Mapping[str, float]] = {}
 
     def bench(self, pair: tuple[nn.Module, nn.Module] | None = None, **settings: Any) -> Bench:
-        """A lane with the method."""
+        """A bench with one lane that uses the method."""
         return Bench(self.method, pair or tiny_pair(), self.options, **settings)
 
     @property
@@ -51,51 +51,51 @@ class DistillerContract:
         return Registry().methods(self.method) if isinstance(self.method, str) else [self.method]
 
     def test_terms_are_finite_and_teach_the_student(self) -> None:
-        """In some phase the terms have gradients that reach the student; all are finite."""
+        """All terms are finite, and in some phase their gradients reach the student."""
         _check_teaching(self.bench())
 
     def test_a_transformer_can_teach_a_cnn(self) -> None:
-        """The same for a pair of different kinds."""
+        """The same for a vision transformer as teacher of a CNN."""
         _check_teaching(self.bench(vit_pair()))
 
     def test_every_connector_is_trained(self) -> None:
-        """No trainable tensor of the method stays without a gradient in all phases."""
+        """Every trainable tensor of the method gets a gradient in some phase."""
         bench, reached = self.bench(), set()
         for lane in bench.phases():
             bench.step(random_batch(4))
             reached |= {id(value) for value in lane.module.parameters() if value.grad is not None}
-        for link in bench.lane.links:
-            idle = [name for name, value in link.module.distillers.named_parameters() if id(value) not in reached]
+        for step in bench.lane.chain:
+            idle = [name for name, value in step.module.distillers.named_parameters() if id(value) not in reached]
             assert not idle, f"no gradient ever reaches {idle}: a connector that is not used, or detached"
 
     def test_the_optimizer_sees_everything_that_is_trained(self) -> None:
-        """Every leaf that the terms depend on is a parameter of the student or of the method, known from the start."""
+        """Every leaf that the terms depend on is a parameter of the student or the method, and exists before training."""
         bench = self.bench()
-        known = {id(value) for link in bench.lane.links for value in link.module.parameters()}
+        known = {id(value) for step in bench.lane.chain for value in step.module.parameters()}
         for _ in bench.phases():
             leaves = _leaves(bench.terms(random_batch(4)))
-            strange = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]
-            assert not strange, (
-                f"the terms depend on trainable tensors of the shapes {strange} that the optimizer does not know: "
-                "create them in build, as parameters or modules of the method, and detach what comes from the teacher"
+            unknown = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]
+            assert not unknown, (
+                f"the terms depend on trainable tensors of shapes {unknown} that the optimizer does not have: "
+                "create them in build, as parameters or modules of the method, and detach the teacher's tensors"
             )
             bench.step(random_batch(4))
             late = [name for name, value in bench.lane.module.named_parameters() if id(value) not in known]
             assert not late, f"{late} were created after the optimizer: create connectors in build"
 
     def test_the_teacher_stays_as_it_was(self) -> None:
-        """Weights, buffers, gradients and mode of the teacher are untouched."""
+        """The teacher's weights, buffers, gradients and mode are unchanged."""
         bench = self.bench()
         before = copy.deepcopy(bench.teacher.state_dict())
         for lane in bench.phases():
             bench.step(random_batch(4))
-            assert not any(module.training for module in bench.teacher.modules()), "the teacher was put into training mode"
+            assert not any(module.training for module in bench.teacher.modules()), "the method put the teacher in train mode"
             touched = [name for name, value in bench.teacher.named_parameters() if value.grad is not None]
             assert not touched, f"gradients reached the teacher in the phase '{lane.phase.name}': {touched}"
         _check_equal(before, bench.teacher.state_dict(), "the teacher's weights or buffers")
 
     def test_what_is_handed_over_stays_as_it_was(self) -> None:
-        """Images, labels, positions and what the teacher shows are not written to."""
+        """The method writes to neither images, labels and indices nor the teacher's tensors."""
         bench = self.bench()
         for _ in bench.phases():
             batch = random_batch(4)
@@ -106,19 +106,19 @@ class DistillerContract:
             handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index}), **shown}
             before = {name: value.detach().clone() for name, value in handed.items()}
             bench.step(batch, trace)
-            _check_equal(before, handed, "what the method was only handed")
+            _check_equal(before, handed, "tensors that the method must not write to (clone() them first)")
 
     def test_weight_zero_is_plain_training(self) -> None:
-        """Switched off, the method leaves no trace in the student's weights."""
+        """With weight 0, the student's weights are those of plain training."""
         off, plain = Bench(self.method, tiny_pair(), {**self.options, "weight": 0}), Bench(None, tiny_pair())
         for bench in (off, plain):
             bench.lane.begin_epoch()
             for seed in (1, 2):
                 bench.step(random_batch(4, seed))
-        _check_equal(plain.student.state_dict(), off.student.state_dict(), "the student, with the weight 0,")
+        _check_equal(plain.student.state_dict(), off.student.state_dict(), "with weight 0, the student's weights")
 
     def test_the_random_states_are_left_alone(self) -> None:
-        """Nothing is seeded anew; a method may draw from torch, Python and NumPy, whose states belong to its lane."""
+        """The method seeds no generator; it may draw from torch, Python and NumPy, whose states belong to its lane."""
         bench = self.bench()
         for lane in bench.phases():
             ends = []
@@ -127,12 +127,12 @@ class DistillerContract:
                 bench.step(random_batch(4))
                 ends.append(lane.randomness.state_dict())
             one, two = ends
-            assert not torch.equal(one["torch"][0], two["torch"][0]), "the method seeds torch: leave that to the run"
-            assert one["python"] != two["python"], "the method seeds Python's random: leave that to the run"
-            assert one["numpy"] != two["numpy"], "the method seeds NumPy: leave that to the run"
+            assert not torch.equal(one["torch"][0], two["torch"][0]), "the method seeds torch: only the run may do so"
+            assert one["python"] != two["python"], "the method seeds Python's random: only the run may do so"
+            assert one["numpy"] != two["numpy"], "the method seeds NumPy: only the run may do so"
 
     def test_nothing_is_left_behind(self) -> None:
-        """After a step no hook is left on either network, and nothing of the batch is kept alive."""
+        """After a step, no hook remains on either network, and no tensor of the batch stays alive."""
         bench = self.bench()
         hooks = _hooks(bench.teacher) + _hooks(bench.student)
         for lane in bench.phases():
@@ -140,15 +140,15 @@ class DistillerContract:
             lane.module.zero_grad()
             gc.collect()
             alive = sorted({name for name, tensor in seen if tensor() is not None})
-            assert not alive, f"the method keeps {alive} of the last step alive: store a detached copy, or nothing"
-        assert _hooks(bench.teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks"
+            assert not alive, f"the method keeps {alive} of the last step alive: store detached copies, or nothing"
+        assert _hooks(bench.teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks: use taps"
 
     def test_a_batch_of_one_and_a_ragged_batch(self) -> None:
-        """The last batch of an epoch may be small: it trains, or is refused in plain words."""
+        """A small last batch trains, or is refused with a ``KDError``."""
         for count in (3, 1):
             bench = self.bench()
             for lane in bench.phases():
-                lane.learner.eval()  # batch statistics of one image are the network's problem, not the method's
+                lane.learner.eval()  # batch norm of one image is the network's problem, not the method's
                 try:
                     terms = bench.terms(random_batch(count))
                 except KDError:
@@ -158,7 +158,7 @@ class DistillerContract:
                 bench.step(random_batch(count))
 
     def test_bf16_forwards(self) -> None:
-        """Forwards in bf16 give finite terms in float32."""
+        """With forwards in bf16, the terms are finite and float32."""
         bench = self.bench(precision="bf16")
         for _ in bench.phases():
             bench.step(random_batch(4))
@@ -167,7 +167,7 @@ class DistillerContract:
                 assert torch.isfinite(value), f"{name} = {float(value.detach())} after a forward in bf16"
 
     def test_the_state_survives_a_restart(self) -> None:
-        """Saved, loaded into a new lane and continued: the same to the last bit, connectors included."""
+        """Saved, loaded into a new lane and continued, training is bit-identical, connectors included."""
         first, second = self.bench(epochs=2), self.bench(epochs=2)
         file = io.BytesIO()
         for lane in first.phases():
@@ -178,10 +178,10 @@ class DistillerContract:
         second.lane.load_state_dict(torch.load(file, weights_only=True))
         for lane in second.phases():
             second.step(random_batch(4, seed=len(lane.history)))
-        _check_equal(first.lane.module.state_dict(), second.lane.module.state_dict(), "after a restart, a weight")
+        _check_equal(first.lane.module.state_dict(), second.lane.module.state_dict(), "after a restart, weights or buffers")
 
     def test_copies_are_independent(self) -> None:
-        """After a step, the method can be copied, and the copy has weights of its own."""
+        """After a step, the method can be copied, and the copy shares no weights with it."""
         bench = self.bench()
         for lane in bench.phases():
             bench.step(random_batch(4))
@@ -190,37 +190,37 @@ class DistillerContract:
                 assert mine.data_ptr() != theirs.data_ptr(), f"{name} is shared with its copy"
 
     def test_an_unknown_option_is_refused_with_the_nearest_name(self) -> None:
-        """``weigth`` is answered with ``weight``."""
+        """For ``weigth``, the error suggests ``weight``."""
         for kind in self.kinds:
-            said = ""
+            message = ""
             try:
                 kind(weigth=1.0)
             except SettingsError as error:
-                said = str(error)
-            assert "'weight'" in said, f"{kind.name} answers the option 'weigth' with: {said or 'nothing'}"
+                message = str(error)
+            assert "'weight'" in message, f"{kind.name}: the option 'weigth' gives {message or 'no error'}"
 
     def test_the_description_is_complete(self) -> None:
-        """Name, one of the four categories, a summary, the source, and help for every option."""
+        """``describe()`` returns one of the four categories, a summary, the source, and help for every option."""
         for kind in self.kinds:
             facts = kind.describe()
             assert facts["category"] in {"response", "multi-connection", "shared-representation", "relational"}, facts
-            assert facts["summary"], f"{facts['name']}: the docstring of the class must begin with a summary"
-            assert facts["source"], f"{facts['name']}: the docstring of the class must say 'Source: ...'"
-            silent = [name for name, option in facts["options"].items() if not option["help"]]
-            assert not silent, f"{facts['name']}: no help for {silent}: write a string under each option"
+            assert facts["summary"], f"{facts['name']}: the class docstring must begin with a summary"
+            assert facts["source"], f"{facts['name']}: the class docstring must contain 'Source: ...'"
+            undocumented = [name for name, option in facts["options"].items() if not option["help"]]
+            assert not undocumented, f"{facts['name']}: no help for {undocumented}: write a string under each option"
 
     def test_what_it_costs_when_there_is_nothing_left_to_learn(self) -> None:
-        """The terms named in ``at_equality`` have their known values when student and teacher show the same."""
+        """The terms in ``at_equality`` have their known values when student and teacher are the same network."""
         student = tiny_pair()[1]
-        bench, found = self.bench((student, student)), {}
+        bench, measured = self.bench((student, student)), {}
         for lane in bench.phases():
             lane.module.eval()
             terms = {name: float(value.detach()) for name, value in bench.terms(random_batch(4)).items() if name != "task"}
-            found.update({name.partition(".")[2]: value for name, value in terms.items()})
+            measured.update({name.partition(".")[2]: value for name, value in terms.items()})
             lane.module.train()
         for name, known in self.at_equality.items():
-            assert name in found, f"at_equality names '{name}', which is no term; there are {', '.join(found)}"
-            assert abs(found[name] - known) < 1e-5, f"{name} = {found[name]}, not {known}"
+            assert name in measured, f"at_equality has '{name}', which is not a term; the terms are {', '.join(measured)}"
+            assert abs(measured[name] - known) < 1e-5, f"{name} = {measured[name]}, not {known}"
 
 
 def _check_teaching(bench: Bench) -> None:
@@ -244,8 +244,8 @@ def _check_equal(before: Mapping[str, Tensor], after: Mapping[str, Tensor], what
 
 
 def _leaves(terms: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors without a history that the terms have gradients for."""
-    found: dict[int, Tensor] = {}
+    """The leaf tensors that the terms have gradients for."""
+    leaves: dict[int, Tensor] = {}
     waiting: list[Any] = [value.grad_fn for value in terms.values()]
     seen = set()
     while waiting:
@@ -254,20 +254,20 @@ def _leaves(terms: Mapping[str, Tensor]) -> list[Tensor]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
+            leaves[id(node.variable)] = node.variable
         waiting += [following for following, _ in node.next_functions]
-    return list(found.values())
+    return list(leaves.values())
 
 
 def _hooks(network: nn.Module) -> int:
-    """How many hooks there are on a network, and on all modules at once."""
+    """The number of hooks on a network, plus global module hooks."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     everywhere = sum(len(getattr(nn.modules.module, f"_global{kind}")) for kind in kinds)
     return everywhere + sum(len(getattr(module, kind)) for module in network.modules() for kind in kinds)
 
 
 def _watched(methods: Iterable[Distiller], act: Callable[[], None]) -> list[tuple[str, weakref.ref[Tensor]]]:
-    """What the methods were handed while something was done, as names and weak references."""
+    """The tensors that the methods receive while ``act`` runs, as names and weak references."""
     seen: list[tuple[str, weakref.ref[Tensor]]] = []
 
     def note(_: nn.Module, handed: tuple[Step]) -> None:

@@ -1,4 +1,4 @@
-"""The smallest network of every family of timm: what a method should be tried on to work with any network."""
+"""The smallest network of every timm family, to test a method on all kinds of networks."""
 
 from __future__ import annotations
 
@@ -104,4 +104,4 @@ SMALLEST = {
     "xception_aligned": "xception41p",
     "xcit": "xcit_nano_12_p8_224",
 }
-"""Family (a module of ``timm.models``) -> its network with the fewest parameters that has a classifier, of timm 1.0.31."""
+"""Family (a module of ``timm.models`` 1.0.31) -> its network with a classifier that has the fewest parameters."""

@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
 from kdengine.data.batches import Batch
+from kdengine.data.datamodule import DataModule
 from kdengine.errors import KDError, ModelError
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.factory import NetworkFactory
-from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import LaneContext, Network
+from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
-from kdengine.training.build import make_lane
+from kdengine.runs.session import Session
+from kdengine.tasks import Classification
+from kdengine.testing.bench import grey
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
 
 __all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
 
 CLASSES = 10
+TASK = Classification(CLASSES)
 BATCH = 4
 SIDES = (64, 96, 128, 224, 256, 384)
 """Sides of images to try on a network, one after the other; a transformer of patches 16 by 16 takes them all."""
@@ -69,8 +71,8 @@ def make_network(spec: str, side: int, meta: bool = True) -> Network:
         KDError: it cannot be built for such images.
     """
     with _device(meta):
-        model = ModelSource(spec, CLASSES, (3, side, side), Registry()).create(0)
-    return Network.probed(spec, model, (3, side, side), CLASSES)
+        model = ModelSource(spec, TASK.network_options(), (3, side, side), Registry()).create(0)
+    return Network.probed(spec, model, (3, side, side), TASK)
 
 
 def smallest_network(spec: str, meta: bool = True) -> tuple[Network, int]:
@@ -121,14 +123,13 @@ class Pairing:
         return None
 
     def _train(self, methods: Sequence[str | Distiller]) -> None:
-        train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False}
-        settings = Settings.checked({"student": "student", "teacher": "teacher", "train": train})
-        kinds: dict[str, str | nn.Module] = {"student": self.student.module, "teacher": self.teacher.module}
-        registry = Registry()
-        maker = NetworkFactory(kinds, CLASSES, ImageSpec(self.size), registry, 1)
-        context = LaneContext(self.student, self.teacher, CLASSES, 64, self.size, maker)
-        teaching = FrozenTeacher(self.teacher.module, self.runtime)
-        lane = make_lane("matrix", context, choose_distillers(methods, {}, registry), settings, self.runtime, 2, teaching)
+        train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False, "batch_size": 32}
+        settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
+        registry, modules = Registry(), {"student": self.student.module, "teacher": self.teacher.module}
+        data = DataModule.of_data(grey(self.size, CLASSES), settings, self.runtime.device)
+        teacher = FrozenTeacher(self.teacher.module, self.runtime)
+        session = Session(settings, registry, self.runtime, data, TASK, modules, teacher_network=self.teacher, teacher=teacher)
+        lane = session.lane("matrix", self.student, choose_distillers(methods, {}, registry))
         batch = self._batch()
         while not lane.finished:
             lane.begin_epoch()

@@ -1,4 +1,4 @@
-"""Tiny networks of different kinds, quick enough for unit tests."""
+"""Tiny networks of different architectures, fast enough for unit tests."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["tiny_pair", "vit_pair"]
 
 
 class TinyCNN(nn.Module):
-    """Three stages of convolution, normalisation and ReLU, each half the size of the one before; then a classifier.
+    """Three stages of convolution, normalisation and ReLU, each halving the map size, and a classifier.
 
     Args:
-        width: channels of the first stage; each further stage has twice as many.
+        width: channels of the first stage; doubled by each further stage.
         num_classes: K.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
     """
 
     def __init__(self, width: int, num_classes: int = 10, stride: int = 1) -> None:
@@ -34,10 +34,10 @@ class TinyCNN(nn.Module):
 
 
 class TinyViT(nn.Module):
-    """Patches of 8 x 8, a class token, four transformer blocks, and a classifier on the class token.
+    """8 x 8 patches, a class token, four transformer blocks, and a classifier on the class token.
 
     Args:
-        width: of the tokens; a multiple of 2.
+        width: width of the tokens; a multiple of 2.
         num_classes: K.
         size: height and width of the images.
     """
@@ -63,12 +63,12 @@ class TinyViT(nn.Module):
 
 
 def tiny_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
-    """A teacher and a student, both CNNs, with other widths and other sizes of their maps; for images [B, 3, 32, 32]."""
+    """A teacher and a student, both CNNs, with different widths and map sizes; for images [B, 3, 32, 32]."""
     return _pair(seed, lambda: TinyCNN(8, num_classes), lambda: TinyCNN(4, num_classes, stride=2))
 
 
 def vit_pair(num_classes: int = 10, seed: int = 0) -> tuple[nn.Module, nn.Module]:
-    """A vision transformer as teacher and a CNN as student; for images [B, 3, 32, 32]."""
+    """A vision transformer as teacher, and a CNN as student; for images [B, 3, 32, 32]."""
     return _pair(seed, lambda: TinyViT(12, num_classes), lambda: TinyCNN(4, num_classes))
 
 

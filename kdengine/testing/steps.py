@@ -1,4 +1,4 @@
-"""Steps made by hand, so that any loss can be checked against its formula."""
+"""Steps from plain tensors, so that a loss can be checked against its formula."""
 
 from __future__ import annotations
 
@@ -35,32 +35,31 @@ def make_step(
     """A step from plain tensors: ``RKD()(make_step(student={"embedding": s}, teacher={"embedding": t}))``.
 
     Args:
-        student: tap -> tensor; ``step.pairs`` pairs the taps of both sides in their order, or the logits where there
-            are none.
+        student: tap -> tensor; ``step.pairs`` pairs the taps of both sides in order, or the logits if there are no taps.
         teacher: tap -> tensor.
-        student_logits: [B, K]; a tap called ``logits`` does too.
+        student_logits: [B, K]; a tap named ``logits`` works too.
         teacher_logits: [B, K].
         labels: class indices [B]; all 0 by default.
         x: images [B, C, H, W]; zeros by default.
-        index: place of every image in the training set, [B]; 0, 1, 2 ... by default.
-        phase: phase of training.
+        index: index of every image in the training set, [B]; 0, 1, 2 ... by default.
+        phase: name of the training phase.
         epoch: epoch within the phase, from 0.
         progress: share of the phase that is done, in [0, 1].
-        rectified: the teacher's taps that come straight out of a ReLU.
+        rectified: names of the teacher's taps that are outputs of a ReLU.
 
     Raises:
-        ValueError: there is no tensor at all, or one side has more taps than the other.
+        ValueError: no tensor is given, or one side has more taps than the other.
     """
     student, teacher = dict(student or {}), dict(teacher or {})
     if len(student) != len(teacher):
         raise ValueError(
-            f"make_step: the student has the taps {list(student)}, the teacher {list(teacher)}: give as many to each."
+            f"make_step: the student has the taps {list(student)}, the teacher {list(teacher)}: give both the same number."
         )
     count = _count([*student.values(), *teacher.values(), student_logits, teacher_logits, labels, x])
     x = torch.zeros(count, 3, 4, 4) if x is None else x
     return Step(
         x=x,
-        y=torch.zeros(count, dtype=torch.long) if labels is None else labels,
+        targets=torch.zeros(count, dtype=torch.long) if labels is None else labels,
         positions=torch.arange(count) if index is None else index,
         student=Trace(student, student.get("logits", student_logits), inputs=x),
         teacher=Trace(teacher, teacher.get("logits", teacher_logits), inputs=x),
@@ -79,14 +78,14 @@ def built(
     num_classes: int | None = None,
     num_samples: int = 1000,
 ) -> Method:
-    """The same method, with connectors for the tensors of a step: ``built(FitNet(), step)(step)``.
+    """The same method, with connectors built for the tensors of a step: ``built(FitNet(), step)(step)``.
 
     Args:
         method: a distiller.
-        step: gives the shapes, as :func:`make_step` made it.
-        new_network: what ``pair.new_network`` shall be; by default it refuses.
-        num_classes: classes of the data; by default the width of the logits, or 10 where there are none.
-        num_samples: images in the training set.
+        step: a step from :func:`make_step`, which provides the shapes.
+        new_network: used as ``pair.new_network``; by default, calling it is an error.
+        num_classes: number of classes; by default the width of the logits, or 10 without logits.
+        num_samples: number of training images.
 
     Raises:
         TapError: the tensors are not of the kind that the method takes.
@@ -114,4 +113,4 @@ def _shapes(trace: Trace) -> Trace:
 
 
 def _refuse(spec: str) -> nn.Module:
-    raise ValueError(f"built: the method asks for the network '{spec}': give built(..., new_network=...).")
+    raise ValueError(f"built: the method calls new_network('{spec}'): pass built(..., new_network=...).")

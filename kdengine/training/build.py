@@ -17,8 +17,7 @@ from kdengine.networks.network import LaneContext
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy, Trace
 from kdengine.taps.anatomy import TapPoint
-from kdengine.training.chain import chain
-from kdengine.training.chain_step import ChainStep
+from kdengine.training.chain import ChainStep, chain
 from kdengine.training.lane import Lane
 from kdengine.training.lane_module import LaneModule, ResolvedPhase
 from kdengine.training.runtime import Runtime
@@ -52,10 +51,10 @@ def make_lane(
     """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
-    links = [_link(taught, methods, settings) for taught, methods in chain(context, active)]
+    steps_of_chain = [_chain_step(taught, methods, settings) for taught, methods in chain(context, active)]
     curricula = [method for method in active.values() if isinstance(method, Curriculum)]
     teach_with = "last" if any(curriculum.teach_with == "last" for curriculum in curricula) else "best"
-    return Lane(name, links, teacher if active else None, settings.train, settings.seed, runtime, steps, teach_with)
+    return Lane(name, steps_of_chain, teacher if active else None, context.task, settings, runtime, steps, teach_with)
 
 
 def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> None:
@@ -67,11 +66,11 @@ def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> N
         )
 
 
-def _link(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings) -> ChainStep:
+def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings) -> ChainStep:
     phases = make_phases(distillers, context, settings.train.epochs)
     for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.bindings[key] for phase in phases if key in phase.bindings], context, settings.seed + number)
-    module = LaneModule(context.student.module, distillers, settings.train.label_smoothing, context.student.preprocess)
+    module = LaneModule(context.student.module, distillers, context.task, context.student.preprocess)
     return ChainStep(context.student, context.teacher, module, phases)
 
 
@@ -103,7 +102,8 @@ def _phase(
     phase: Phase, epochs: int, bindings: Mapping[str, TapBinding], distillers: Mapping[str, Distiller], task_weight: float = 1.0
 ) -> ResolvedPhase:
     differentiated = any("input_gradients" in distillers[key].needs for key in bindings)
-    return ResolvedPhase(phase.name, epochs, phase.task, bindings, task_weight, differentiated)
+    taught = any(binding.teacher or distillers[key].requires_teacher for key, binding in bindings.items())
+    return ResolvedPhase(phase.name, epochs, phase.task, bindings, task_weight, differentiated, taught)
 
 
 def _length(phase: Phase, epochs: int) -> int:
@@ -131,7 +131,7 @@ def _build(distiller: Distiller, bindings: Sequence[TapBinding], context: LaneCo
     pair = Pair(
         student=_shapes(context.student.anatomy, [(binding.student, binding.student_aliases) for binding in bindings]),
         teacher=_shapes(context.teacher.anatomy, [(binding.teacher, binding.teacher_aliases) for binding in bindings]),
-        num_classes=context.num_classes,
+        num_classes=context.task.num_outputs,
         num_samples=context.num_samples,
         new_network=context.new_network,
         names=names,

@@ -4,15 +4,42 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from kdengine.errors import SettingsError
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.network import LaneContext, Network
 from kdengine.seeds import undisturbed
+from kdengine.training.lane_module import LaneModule, ResolvedPhase
+from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["chain"]
+__all__ = ["ChainStep", "TeacherQuery", "chain"]
+
+
+class TeacherQuery(NamedTuple):
+    """A pass of a teacher that lanes share."""
+
+    teacher: FrozenTeacher
+    input_gradients: bool
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """One network on the way from the teacher to the student, most often the student itself.
+
+    Attributes:
+        student: the network.
+        teacher: what it learns from, if anything.
+        module: the network with its distillers.
+        phases: its phases, the joint one last.
+    """
+
+    student: Network
+    teacher: Network | None
+    module: LaneModule
+    phases: Sequence[ResolvedPhase]
 
 
 def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tuple[LaneContext, Mapping[str, Distiller]]]:
@@ -26,7 +53,7 @@ def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tup
     teacher = context.teacher
     for spec in _between(context, distillers):
         name = context.student.name if spec == "student" else spec
-        network = Network.probed(name, context.new_network(spec), context.input_size, context.num_classes)
+        network = Network.probed(name, context.new_network(spec), context.input_size, context.task)
         taught.append((replace(context, student=network, teacher=teacher), copy.deepcopy(distillers)))
         teacher = network
     return [*taught, (replace(context, teacher=teacher), distillers)]

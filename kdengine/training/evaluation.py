@@ -1,29 +1,31 @@
-"""Measuring the accuracy of a network on batches."""
+"""Measuring a network on batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kdengine.data.batches import Batches
 from kdengine.errors import TrainingError
 from kdengine.taps import Recorder
+from kdengine.tasks.task import Task
+from kdengine.training.metrics import computed, on_device
 from kdengine.training.runtime import Runtime
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, runtime: Runtime, check: Callable[[], None] = lambda: None
+    model: nn.Module, batches: Batches, task: Task, runtime: Runtime, check: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent and mean cross-entropy, in fp32, so that any other program finds the same.
+    """The metrics of a task, in fp32, so that any other program finds the same.
 
     Args:
-        model: it is in the mode of before afterwards.
+        model: any network; train/eval mode is restored on return.
         batches: what to measure on.
+        task: what is measured.
         runtime: where it runs.
         check: called between batches; it may raise to end the measuring.
 
@@ -32,19 +34,17 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    seen, right, right5, loss = 0, 0, 0, 0.0
+    metrics, seen = on_device(task.metrics(), runtime.device), 0
     try:
         for batch in batches.epoch(0):
             check()
             with torch.no_grad(), Recorder(model, {}) as recorder:
-                logits = recorder(runtime.layout(batch.x)).logits
-            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.y[:, None]
-            seen += len(batch.y)
-            right += int(ranked[:, 0].sum())
-            right5 += int(ranked.sum())
-            loss += float(F.cross_entropy(logits, batch.y, reduction="sum"))
+                output = recorder(runtime.layout(batch.x)).logits
+            seen += len(batch.x)
+            for metric in metrics.values():
+                metric.update(output.to(metric.device), None if batch.y is None else batch.y.to(metric.device))
     finally:
         model.train(was_training)
     if seen == 0:
-        raise TrainingError("There are no test images, so no accuracy can be measured.")
-    return {"top1": 100.0 * right / seen, "top5": 100.0 * right5 / seen, "loss": loss / seen}
+        raise TrainingError("There are no test images, so nothing can be measured.")
+    return computed(metrics)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from traceback import clear_frames
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from kdengine.config.settings import TrainSettings
+from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
 from kdengine.storage.jsontext import json_text
-from kdengine.storage.scores import CLASSIFICATION
 from kdengine.taps import Trace
-from kdengine.training.chain_step import ChainStep, TeacherQuery
-from kdengine.training.finite import ADVICE, gradient_fault, loss_fault
+from kdengine.tasks.task import Task
+from kdengine.training.chain import ChainStep, TeacherQuery
+from kdengine.training.deployment import Deployment
+from kdengine.training.gradients import fault_of
+from kdengine.training.history import History
 from kdengine.training.lane_module import LaneModule, Progress, ResolvedPhase
 from kdengine.training.metrics import Meter
+from kdengine.training.phase_plan import PhasePlan
 from kdengine.training.rng import Drawn, Randomness
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
@@ -40,10 +42,10 @@ class Lane:
 
     Args:
         name: what logs and folders call it.
-        links: the networks to teach one after the other, the student last; each then teaches the next.
+        chain: the networks to teach one after the other, the student last; each then teaches the next.
         teacher: what the first of them learns from, or None.
-        settings: how they are trained.
-        seed: of what is drawn while they train (dropout); batches have a seed of their own.
+        task: what they are for.
+        settings: how they are trained; the seed decides what they draw (dropout), batches have a seed of their own.
         runtime: where they run.
         steps: batches in an epoch.
         teach_with: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
@@ -52,30 +54,32 @@ class Lane:
     def __init__(
         self,
         name: str,
-        links: Sequence[ChainStep],
+        chain: Sequence[ChainStep],
         teacher: FrozenTeacher | None,
-        settings: TrainSettings,
-        seed: int,
+        task: Task,
+        settings: Settings,
         runtime: Runtime,
         steps: int,
         teach_with: str = "best",
     ) -> None:
         self.name = name
-        self.links = list(links)
-        self.settings = settings
+        self.chain = list(chain)
+        self.task = task
+        self.settings = settings.train
         self.runtime = runtime
         self.steps = steps
         self.teach_with = teach_with
-        self.meter = Meter(runtime.device)
-        self.randomness = Randomness(seed, runtime.device)
-        self.history: list[dict[str, Any]] = []
+        self.meter = Meter(runtime, task)
+        self.deployment = Deployment(self.chain[-1])
+        self.randomness = Randomness(settings.seed, runtime.device)
+        self.history = History(task.scoring)
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
-        self._seed = seed + RANK_SEED * runtime.rank
+        self._seed = settings.seed + RANK_SEED * runtime.rank
         self._teacher = teacher
-        self._plan = [(number, phase) for number, link in enumerate(self.links) for phase in link.phases]
-        self._link_number = -1
+        self._plan = PhasePlan(self.chain)
+        self._step_number = -1
         self._phase_number = -1
         self._phase_epoch = 0
         self._enter_next_phase()
@@ -83,12 +87,12 @@ class Lane:
     @property
     def student(self) -> nn.Module:
         """The student itself; the same object from beginning to end."""
-        return self.links[-1].module.student
+        return self.chain[-1].module.student
 
     @property
     def module(self) -> LaneModule:
         """The network that is being taught now, with its distillers."""
-        return self.links[self._link_number].module
+        return self.chain[self._step_number].module
 
     @property
     def learner(self) -> nn.Module:
@@ -98,7 +102,7 @@ class Lane:
     @property
     def phases(self) -> list[ResolvedPhase]:
         """All phases, in order."""
-        return [phase for _, phase in self._plan]
+        return self._plan.phases
 
     @property
     def phase(self) -> ResolvedPhase:
@@ -108,7 +112,7 @@ class Lane:
     @property
     def total_epochs(self) -> int:
         """Epochs of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+        return self._plan.total_epochs
 
     @property
     def finished(self) -> bool:
@@ -118,7 +122,7 @@ class Lane:
     @property
     def needs_teacher(self) -> bool:
         """Whether any phase reads the teacher that the lane begins with."""
-        return any(phase.needs_teacher for phase in self.links[0].phases)
+        return any(phase.needs_teacher for phase in self.chain[0].phases)
 
     @property
     def teacher_query(self) -> TeacherQuery | None:
@@ -147,21 +151,24 @@ class Lane:
             TrainingError: a term or a gradient is not finite; no weight was changed then.
         """
         start = time.perf_counter()
-        self.module.progress = Progress(self._phase_epoch, self._updates() / (self.phase.epochs * self.steps))
+        updates = self._phase_epoch * self.steps + self.steps_done
+        self.module.progress = Progress(self._phase_epoch, updates / (self.phase.epochs * self.steps))
         drawn_before = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
-            sound = self._optimizer_step.update(self._checked(terms), self._updates(), self._phase_epoch)
+            if not terms:
+                raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so it teaches nothing.")
+            sound = self._optimizer_step.update(terms, updates, self._phase_epoch)
         if not sound:
             self._refuse(terms, batch, teacher, drawn_before)
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
 
-    def end_epoch(self, accuracy: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
+    def end_epoch(self, scores: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``.
 
         Args:
-            accuracy: what was measured (``test_top1`` ...), in percent; empty in a phase without a task.
+            scores: what was measured, by split and name (``test_top1``); empty in a phase without the task.
             evaluation_seconds: how long that took.
         """
         self.seconds += self.meter.busy + evaluation_seconds
@@ -172,13 +179,14 @@ class Lane:
             "phase": self.phase.name,
             "phase_epoch": self._phase_epoch + 1,
             "lr": self._optimizer_step.lr,
-            **self.meter.row(self.runtime.total, with_accuracy=self.phase.task),
-            **accuracy,
+            **self.meter.row(scored=self.phase.task),
+            **scores,
         }
-        if "test_top1" in record and CLASSIFICATION.is_best(record, self._rows(self._link_number)):
-            self.best_weights = {key: value.detach().clone() for key, value in self.learner.state_dict().items()}
+        if self.history.would_be_best(record, self._step_number):
+            measured = self.deployment.measured if self._is_last_step else self.learner
+            self.best_weights = {key: value.detach().clone() for key, value in measured.state_dict().items()}
         self.history.append(record)
-        self.meter = Meter(self.runtime.device)
+        self.meter = Meter(self.runtime, self.task)
         self._phase_epoch += 1
         return record
 
@@ -189,34 +197,24 @@ class Lane:
 
     def retire(self) -> None:
         """Leave every network in ``eval()``, and drop the gradients of the last step."""
-        for link in self.links:
-            link.module.student.eval()
-            link.module.zero_grad()
+        for step in self.chain:
+            step.module.student.eval()
+            step.module.zero_grad()
 
     def summary(self) -> dict[str, Any]:
-        """The student's last and best accuracy in percent, and what all training of the lane cost."""
-        return {
-            **CLASSIFICATION.score(self._rows(len(self.links) - 1)),
-            "epochs": len(self.history),
-            "seconds": round(self.seconds, 2),
-        }
+        """The student's scores after its last and its best epoch, and what all training of the lane cost."""
+        scores = self.history.score(len(self.chain) - 1)
+        return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
 
-    def assistants(self) -> list[dict[str, Any]]:
-        """Name and accuracy of the networks that were taught on the way to the student."""
-        return [
-            {"name": link.student.name, **CLASSIFICATION.score(self._rows(number))}
-            for number, link in enumerate(self.links[:-1])
-        ]
-
-    def _rows(self, link: int) -> list[dict[str, Any]]:
-        """The rows of one link."""
-        return [row for row in self.history if row.get("link", 1) == link + 1]
+    def to_measure(self) -> nn.Module:
+        """The network that is evaluated after an epoch, taking images as the data makes them."""
+        return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
 
     def _place(self) -> dict[str, Any]:
         """Which network is being taught, where there are several."""
-        if len(self.links) == 1:
+        if len(self.chain) == 1:
             return {}
-        return {"link": self._link_number + 1, "network": self.links[self._link_number].student.name}
+        return {"chain_step": self._step_number + 1, "network": self.chain[self._step_number].student.name}
 
     def connectors(self) -> dict[str, Tensor]:
         """The weights of all connectors, by distiller and name."""
@@ -225,11 +223,11 @@ class Lane:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on after the last step: tensors and plain data."""
         return {
-            "modules": [link.module.state_dict() for link in self.links[: self._link_number + 1]],
+            "modules": [step.module.state_dict() for step in self.chain[: self._step_number + 1]],
             "optimizer": self._optimizer_step.state_dict(),
             "random": self.randomness.state_dict(),
             "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
-            "plan": self._phases(),
+            "phases": self._plan.describe(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
             "phase_epoch": self._phase_epoch,
@@ -243,45 +241,34 @@ class Lane:
         Raises:
             ValueError: it is that of other phases.
         """
-        self._check_phases(state["plan"], state["phase"])
+        self._plan.check(state["phases"], state["phase"])
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
-        for link, weights in zip(self.links, state["modules"], strict=False):
-            link.module.load_state_dict(weights)
+        for step, weights in zip(self.chain, state["modules"], strict=False):
+            step.module.load_state_dict(weights)
         self._optimizer_step.load_state_dict(state["optimizer"])
         self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
         self.randomness.load_state_dict(state["random"])
-        self.history = list(state["history"])
+        self.history = History(self.task.scoring, state["history"])
         self.best_weights = dict(state["best_weights"])
         self._phase_epoch = state["phase_epoch"]
         self.meter.load_state_dict(state["meter"])
         self.seconds = state["seconds"]
 
-    def _phases(self) -> list[list[Any]]:
-        """Every phase: of which network, its name, its length."""
-        return [[link, phase.name, phase.epochs] for link, phase in self._plan]
-
-    def _check_phases(self, before: Sequence[Sequence[Any]], number: int) -> None:
-        """Refuse a state whose phases were others up to its own, which may have become longer or shorter."""
-        now = self._phases()
-        same = list(map(list, before[:number])) == now[:number] and number < len(now)
-        if not same or list(before[number][:2]) != now[number][:2]:
-            raise ValueError(f"its phases of training were {before}, and are {now}")
-
     def _enter_next_phase(self) -> None:
         """Go to the next phase, with a fresh optimizer unless the settings keep the old one."""
         self._phase_number += 1
         self._phase_epoch = 0
-        link, phase = self._plan[self._phase_number]
-        moved = link != self._link_number
+        number, phase = self._plan[self._phase_number]
+        moved = number != self._step_number
         if moved:
-            self._enter_link(link)
+            self._enter_chain_step(number)
         self.module.phase = phase
         if moved or self.settings.reset_optimizer:
             self._optimizer_step = OptimizerStep(self.module, self.settings, self.runtime)
         self._optimizer_step.begin_phase(phase.epochs * self.steps if phase.name == JOINT else None, self.steps)
 
-    def _enter_link(self, number: int) -> None:
+    def _enter_chain_step(self, number: int) -> None:
         """Begin to teach a network; the one taught before it becomes its teacher."""
         if number > 0:
             before = self.module
@@ -290,32 +277,22 @@ class Lane:
             before.zero_grad()
             self._teacher = FrozenTeacher(before.preprocessed, self.runtime)
         self.best_weights = {}
-        self._link_number = number
+        self._step_number = number
+        self._is_last_step = number == len(self.chain) - 1
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
-
-    def _updates(self) -> int:
-        return self._phase_epoch * self.steps + self.steps_done
-
-    def _checked(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        if terms:
-            return terms
-        raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so nothing can be learnt in it.")
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
         """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
         if not batch.x.isfinite().all():
-            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; mend the data.")
-        fault = loss_fault(where, terms)
-        if fault is None:
-            self.randomness.state = drawn
-            with suppress(RuntimeError):  # a method may have used up what it differentiates
-                fault = self._fault_of_gradients(where, batch, teacher)
-        raise fault or TrainingError(f"{where}: the gradient of all terms together is not finite. {ADVICE}")
+            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; fix the data.")
 
-    def _fault_of_gradients(self, where: str, batch: Batch, teacher: Trace | None) -> TrainingError | None:
-        # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
-        with self.randomness.active(), self.runtime.autocast():
-            terms, _ = self.module(batch.x, batch.y, batch.index, teacher)
-        return gradient_fault(where, terms, self._optimizer_step.parameters)
+        def again() -> Mapping[str, Tensor]:
+            # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
+            self.randomness.state = drawn
+            with self.randomness.active(), self.runtime.autocast():
+                repeated, _ = self.module(batch.x, batch.y, batch.index, teacher)
+                return dict(repeated)
+
+        raise fault_of(where, terms, again, self._optimizer_step.parameters)

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
@@ -18,6 +17,7 @@ from kdengine.networks.inputs import Preprocess
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.double_backward import twice_differentiable
+from kdengine.tasks.task import Task
 
 __all__ = ["LaneModule", "Progress", "ResolvedPhase"]
 
@@ -41,6 +41,7 @@ class ResolvedPhase:
         bindings: distiller (by its id in the lane) -> what it reads; only those that have a term in this phase.
         task_weight: factor on the task loss.
         input_gradients: whether a method differentiates the networks with respect to their images.
+        needs_teacher: whether any method reads the teacher.
     """
 
     name: str
@@ -49,11 +50,7 @@ class ResolvedPhase:
     bindings: Mapping[str, TapBinding] = field(default_factory=dict)
     task_weight: float = 1.0
     input_gradients: bool = False
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any method reads the teacher."""
-        return any(binding.teacher for binding in self.bindings.values())
+    needs_teacher: bool = False
 
     @property
     def teacher_points(self) -> dict[str, TapPoint]:
@@ -72,7 +69,7 @@ class LaneModule(nn.Module):
     Args:
         student: the network being taught.
         distillers: id -> distiller; the id prefixes the names of its terms.
-        label_smoothing: of the task loss.
+        task: what the student is for.
         preprocess: what is done to the images before the student receives them.
     """
 
@@ -80,13 +77,13 @@ class LaneModule(nn.Module):
         self,
         student: nn.Module,
         distillers: Mapping[str, Distiller],
-        label_smoothing: float = 0.0,
+        task: Task,
         preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.distillers = nn.ModuleDict(distillers)
-        self.label_smoothing = label_smoothing
+        self.task = task
         self.preprocess = preprocess
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
@@ -102,16 +99,16 @@ class LaneModule(nn.Module):
         return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
     def forward(
-        self, x: Tensor, y: Tensor, index: Tensor | None, teacher: Trace | None
+        self, x: Tensor, y: Tensor | None, index: Tensor | None, teacher: Trace | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The weighted loss terms of one batch, each [], and the logits [B, K] where the student went that far."""
+        """The weighted loss terms of one batch, each [], and the student's output where it went that far."""
         phase, precision = self.phase, _precision_of(_casting(x))
         trace = self._record(x)
         terms: dict[str, Tensor] = {}
         with torch.autocast(_casting(x), enabled=False):
-            if phase.task and phase.task_weight:
-                task = F.cross_entropy(trace.logits, y, label_smoothing=self.label_smoothing)
-                terms["task"] = phase.task_weight * task
+            loss = self.task.loss(trace.logits, y) if phase.task and phase.task_weight else None
+            if loss is not None:
+                terms["task"] = phase.task_weight * loss
             for key, binding in phase.bindings.items():
                 views = binding.of_student(trace), self._shown(key, binding, teacher)
                 now = self.progress
@@ -142,7 +139,7 @@ class LaneModule(nn.Module):
     def _record(self, x: Tensor) -> Trace:
         """The student's forward; in float32 where it is differentiated twice."""
         phase = self.phase
-        with Recorder(self.preprocessed, phase.student_points, stop=not phase.task) as recorder:
+        with Recorder(self.preprocessed, phase.student_points, stop=not phase.task and bool(phase.student_points)) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
             with torch.autocast(_casting(x), enabled=False), twice_differentiable():

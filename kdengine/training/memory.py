@@ -23,7 +23,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def bytes_of(lane: Lane) -> int:
     """Memory that a lane keeps from batch to batch, in bytes: of all its networks and connectors, several copies."""
-    tensors = chain.from_iterable((*link.module.parameters(), *link.module.buffers()) for link in lane.links)
+    tensors = chain.from_iterable((*step.module.parameters(), *step.module.buffers()) for step in lane.chain)
     return COPIES * sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 

@@ -2,52 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from kdengine.data.batches import Batch
+from kdengine.seeds import undisturbed
+from kdengine.tasks.task import Task
+from kdengine.training.runtime import Runtime
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "computed", "on_device"]
+
+
+def on_device(metrics: MetricCollection, device: torch.device, share: bool = False) -> MetricCollection:
+    """Metrics that keep their sums on a device; on the CPU where the device has no float64.
+
+    Args:
+        metrics: fresh ones of a task.
+        device: of the batches.
+        share: whether :meth:`compute` sums over all processes.
+    """
+    for metric in metrics.values():
+        metric.sync_on_compute = share
+    moved: MetricCollection = metrics.to("cpu" if device.type == "mps" else device)
+    return moved
+
+
+def computed(metrics: MetricCollection) -> dict[str, float]:
+    """The values by name; 0 for what has no value, on the meta device."""
+    with undisturbed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics does not count what was restored as an update
+        values = metrics.compute()
+    return {name: 0.0 if value.is_meta else float(value) for name, value in values.items()}
 
 
 class Meter:
     """Sums over the batches of an epoch, kept on the device so that nothing waits for them.
 
     Args:
-        device: of the terms.
+        runtime: where the lane runs.
+        task: whose metrics of training batches are kept.
 
     Attributes:
         steps: batches so far.
         busy: seconds that the lane worked on them.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, runtime: Runtime, task: Task) -> None:
         self.steps = 0
         self.busy = 0.0
+        self._runtime = runtime
         self._seen = 0
-        self._right = torch.zeros((), device=device)
         self._terms: dict[str, Tensor] = {}
+        self._metrics = on_device(task.training_metrics(), runtime.device, share=runtime.processes > 1)
 
-    def note(self, batch: Batch, terms: Mapping[str, Tensor], logits: Tensor | None) -> None:
-        """Add a step: its weighted terms, each [], and the logits [B, K] where there are some."""
-        count = len(batch.y)
+    def note(self, batch: Batch, terms: Mapping[str, Tensor], output: Tensor | None) -> None:
+        """Add a step: its weighted terms, each [], and the output of the student where it went that far."""
+        count = len(batch.x)
         self.steps += 1
         self._seen += count
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach() * count
-        if logits is not None:
-            self._right += (logits.detach().argmax(1) == batch.y).sum()
+        if output is not None:
+            for metric in self._metrics.values():
+                metric.update(output.detach().to(metric.device), None if batch.y is None else batch.y.to(metric.device))
 
-    def row(self, total: Callable[[Tensor | float], float], with_accuracy: bool) -> dict[str, Any]:
+    def row(self, scored: bool) -> dict[str, Any]:
         """Means over the images of the epoch, for ``metrics.jsonl``.
 
         Args:
-            total: sums a number over all processes.
-            with_accuracy: whether the logits were made, so that there is an accuracy.
+            scored: whether the phase has the task, so that there are outputs to score.
         """
+        total = self._runtime.total
         seen = total(self._seen)
         terms = {name: total(value) / seen for name, value in self._terms.items()}
         row: dict[str, Any] = {
@@ -56,15 +86,18 @@ class Meter:
             "seconds": round(self.busy, 3),
             "images_per_second": round(seen / max(self.busy, 1e-9), 1),
         }
-        return {**row, "train_top1": 100.0 * total(self._right) / seen} if with_accuracy else row
+        scores = computed(self._metrics) if scored else {}
+        return {**row, **{f"train_{name}": value for name, value in scores.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, to go on in the middle of an epoch."""
-        return {"steps": self.steps, "busy": self.busy, "seen": self._seen, "right": self._right, "terms": self._terms}
+        """Everything needed to continue in the middle of an epoch."""
+        states = {name: dict(metric.metric_state) for name, metric in self._metrics.items()}
+        return {"steps": self.steps, "busy": self.busy, "seen": self._seen, "terms": self._terms, "metrics": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to a saved state."""
-        device = self._right.device
+        """Return to a saved state; this meter has not noted anything yet."""
         self.steps, self.busy, self._seen = state["steps"], state["busy"], state["seen"]
-        self._right = state["right"].to(device, copy=True)  # it is added to in place
-        self._terms = {name: value.to(device) for name, value in state["terms"].items()}
+        self._terms = {name: value.to(self._runtime.device) for name, value in state["terms"].items()}
+        for name, metric in self._metrics.items():
+            saved = state["metrics"][name]
+            metric.merge_state({key: value.to(metric.device) for key, value in saved.items()})

@@ -116,7 +116,7 @@ class FrozenTeacher:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in the graph inside; the model is as before afterwards."""
+    """No parameter takes part in the graph inside; the parameters' flags are restored on return."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:

@@ -1,138 +1,139 @@
-"""The training loop: one stream of batches, one pass of each teacher a batch, every lane steps."""
+"""The training loop: one stream of batches, one forward of each teacher a batch, every lane takes its step."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from kdengine.data.batches import Batch
+from kdengine.data.datamodule import DataModule
 from kdengine.errors import KDError, TrainingError
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import TapPoint
-from kdengine.taps.tensors import times_written
-from kdengine.training.chain_step import TeacherQuery
+from kdengine.training.chain import TeacherQuery
 from kdengine.training.evaluation import evaluate
+from kdengine.training.integrity import Watch, check_teachers
 from kdengine.training.lane import Lane
-from kdengine.training.runtime import Runtime
 from kdengine.training.signals import Stop
 
-if TYPE_CHECKING:
-    from kdengine.data.datamodule import DataModule
-    from kdengine.runs.run import Run
-
-__all__ = ["fit"]
-
-SHARED = "All lanes and methods read the same tensors: write into a copy, tensor.clone(), instead."
+__all__ = ["Trainer", "TrainingObserver"]
 
 
-def fit(runs: Sequence[Run], source: DataModule, finish: Callable[[Run], None], stop: Stop) -> None:
-    """Train every lane to its end.
+class TrainingObserver(Protocol):
+    """What the trainer tells whoever keeps the runs."""
 
-    A lane that fails is taken out; the others go on. Lanes that are behind, after an interruption, catch up first.
+    def after_step(self, lane: Lane, done: int, total: int) -> None:
+        """A lane took step ``done`` of the ``total`` of its epoch; all lanes are between two steps."""
+
+    def after_epoch(self, lane: Lane, record: dict[str, Any]) -> None:
+        """A lane closed an epoch; ``record`` is its row."""
+
+    def ended(self, lane: Lane) -> None:
+        """A lane has reached its end, or failed; called once for each."""
+
+
+class Trainer:
+    """Trains lanes side by side to their ends.
+
+    A lane that fails is taken out, and the others continue. Lanes that are behind after an interruption catch up first.
 
     Args:
-        runs: one for each lane.
-        source: batches.
-        finish: called for each run when its lane is at its end or has failed.
-        stop: whether to go on.
-
-    Raises:
-        Stopped: it was asked for; every lane is between two steps.
-        TrainingError: the teacher is no longer what it was.
+        lanes: with names of their own.
+        data: batches to train on and to evaluate on.
+        observer: is told of every step and epoch.
+        stop: whether to continue.
     """
-    unfinished = list(runs)
 
-    def let_go() -> None:
-        """Finish what is at its end or has failed, at once."""
-        for run in [run for run in unfinished if run.lane.finished]:
-            unfinished.remove(run)
-            finish(run)
+    def __init__(self, lanes: Sequence[Lane], data: DataModule, observer: TrainingObserver, stop: Stop) -> None:
+        self.data = data
+        self.observer = observer
+        self.stop = stop
+        self.unfinished = list(lanes)
 
-    let_go()
-    while unfinished:
-        epoch = min(len(run.lane.history) for run in unfinished)
-        _epoch([run for run in unfinished if len(run.lane.history) == epoch], source, epoch, stop, let_go)
-        let_go()
+    def fit(self) -> None:
+        """Train every lane to its end.
+
+        Raises:
+            Stopped: it was asked for; every lane is between two steps.
+            TrainingError: the teacher is no longer what it was.
+        """
+        self._release_ended()
+        while self.unfinished:
+            epoch = min(len(lane.history) for lane in self.unfinished)
+            self.train_epoch([lane for lane in self.unfinished if len(lane.history) == epoch], epoch)
+            self._release_ended()
+
+    def train_epoch(self, lanes: Sequence[Lane], epoch: int) -> None:
+        """One epoch of all lanes, or the rest of it."""
+        for lane in lanes:
+            lane.begin_epoch()
+        start = min(lane.steps_done for lane in lanes)
+        for done, batch in enumerate(self.data.train.epoch(epoch, start), start + 1):
+            stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
+            self.train_step(stepping, replace(batch, x=lanes[0].runtime.layout(batch.x)))
+            self._release_ended()
+            if all(lane.failure for lane in lanes):
+                return  # nobody is left to learn from the rest of the epoch
+            for lane in stepping:
+                if lane.failure is None:
+                    self.observer.after_step(lane, done, len(self.data.train))
+            self.stop.check()
+        trained = [lane for lane in lanes if lane.failure is None]
+        check_teachers(trained)
+        for lane in trained:
+            self.observer.after_epoch(lane, self.close_epoch(lane))
+
+    def train_step(self, lanes: Sequence[Lane], batch: Batch) -> None:
+        """Show a batch to every teacher once, then let every lane take its step."""
+        watch = Watch(batch)
+        traces = watch.teachers(_ask_teachers(lanes, batch.x))
+        for lane in lanes:
+            with watch.lane(lane):
+                _step(lane, batch, traces)
+
+    def close_epoch(self, lane: Lane) -> dict[str, Any]:
+        """Measure a lane, where its phase has the task, and close its epoch; the row."""
+        start = time.perf_counter()
+        scores: dict[str, float] = {}
+        if lane.phase.task:
+            network = lane.to_measure()
+            for split, batches in (("val", self.data.validation), ("test", self.data.test)):
+                if batches is not None:
+                    values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
+                    scores.update({f"{split}_{name}": value for name, value in values.items()})
+        return lane.end_epoch(scores, time.perf_counter() - start)
+
+    def _release_ended(self) -> None:
+        """Hand over the lanes that are at their end or have failed, at once."""
+        for lane in [lane for lane in self.unfinished if lane.finished]:
+            self.unfinished.remove(lane)
+            self.observer.ended(lane)
 
 
-def _epoch(runs: Sequence[Run], source: DataModule, epoch: int, stop: Stop, let_go: Callable[[], None]) -> None:
-    """One epoch of all lanes, or what is left of it, each batch shown to every teacher once."""
-    for run in runs:
-        run.lane.begin_epoch()
-    start = min(run.lane.steps_done for run in runs)
-    for done, batch in enumerate(source.train.epoch(epoch, start), start + 1):
-        now = [run for run in runs if run.lane.steps_done == done - 1 and run.lane.failure is None]
-        _all_step([run.lane for run in now], Batch(runs[0].runtime.layout(batch.x), batch.y, batch.index))
-        let_go()
-        if all(run.lane.failure for run in runs):
-            return  # nobody is left to learn from the rest of the epoch
-        for run in [run for run in now if run.lane.failure is None]:
-            run.hook.kdengine_after_step(run=run, done=done, total=len(source.train))
-        stop.check()
-    going_on = [run for run in runs if run.lane.failure is None]
-    for teacher in {run.lane.teacher_query.teacher for run in going_on if run.lane.teacher_query is not None}:
-        teacher.check_unchanged()
-    for run in going_on:
-        run.hook.kdengine_after_epoch(run=run, record=_end_epoch(run.lane, source, run.runtime, stop))
-
-
-def _all_step(lanes: Sequence[Lane], batch: Batch) -> None:
-    before = _written(batch)
-    traces = _teach(lanes, batch.x)
-    if _written(batch) != before:
-        raise TrainingError(f"The teacher writes into its images. {SHARED}")
-    shown = {teacher_query: trace.versions() for teacher_query, trace in traces.items()}
-    for lane in lanes:
-        _step(lane, batch, traces)
-        if lane.teacher_query is not None:
-            lane.teacher_query.teacher.check_untouched(lane.name)
-        if _written(batch) != before:
-            raise TrainingError(f"{lane.name}: a step wrote into the images or labels. {SHARED}")
-        for teacher_query, versions in shown.items():
-            if not versions.items() <= traces[teacher_query].versions().items():
-                raise TrainingError(f"{lane.name}: a step wrote into what the teacher showed. {SHARED}")
-
-
-def _written(batch: Batch) -> list[int]:
-    """How often the tensors of a batch have been written to."""
-    return [times_written(tensor) for tensor in (batch.x, batch.y, batch.index) if tensor is not None]
-
-
-def _teach(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
-    """One pass of every teacher that a lane needs now, with the union of the taps that its lanes need."""
+def _ask_teachers(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
+    """One forward of every teacher that a lane needs now, with the union of the taps that its lanes read."""
     wanted: dict[TeacherQuery, dict[str, TapPoint]] = {}
     for lane in lanes:
         if lane.teacher_query is not None:
             wanted.setdefault(lane.teacher_query, {}).update(lane.phase.teacher_points)
-    return {
-        teacher_query: teacher_query.teacher.trace(images, points, teacher_query.input_gradients)
-        for teacher_query, points in wanted.items()
-    }
+    return {query: query.teacher.trace(images, points, query.input_gradients) for query, points in wanted.items()}
 
 
 def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> None:
+    """One step of a lane; what goes wrong in it fails that lane alone."""
+    query = lane.teacher_query
     try:
-        lane.step(batch, None if lane.teacher_query is None else traces[lane.teacher_query])
+        lane.step(batch, None if query is None else traces[query])
     except Exception as error:  # one lane's fault must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
             raise  # the other processes may not have it, and would wait for this one for ever
-        if len(batch.y) == 1 and isinstance(error, ValueError):
+        if len(batch.x) == 1 and isinstance(error, ValueError):
             error = TrainingError(
                 f"{lane.name}: a network cannot be trained on a batch of one image: {error} The last batch is what the others "
                 "leave over: choose another train.batch_size."
             )
         lane.fail(error)
-
-
-def _end_epoch(lane: Lane, source: DataModule, runtime: Runtime, stop: Stop) -> dict[str, Any]:
-    """Measure the accuracy, where the phase went as far as the logits, and close the epoch."""
-    start = time.perf_counter()
-    measured: dict[str, float] = {}
-    if lane.phase.task:
-        for split, batches in (("val", source.validation), ("test", source.test)):
-            found = {} if batches is None else evaluate(lane.module.preprocessed, batches, runtime, stop.check)
-            measured.update({f"{split}_{name}": value for name, value in found.items()})
-    return lane.end_epoch(measured, time.perf_counter() - start)

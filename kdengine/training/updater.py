@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdengine.config.settings import TrainSettings
-from kdengine.training.balance import backward_clipped, clip_share
-from kdengine.training.finite import norm_of_gradients
+from kdengine.training.gradients import backward_clipped, clip_share, norm_of_gradients
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.optimizer import make_optimizer, make_schedule
 from kdengine.training.runtime import Runtime

@@ -301,7 +301,7 @@ train.nesterov = 'perhaps': it must be true or false.
 train.milestones.1 = 200: it must be less than 1.
 student_input.size = 'big': a number of pixels below 65536 is needed, such as 224, or [ROWS, COLUMNS].
 There is no plugin 'sst'. Did you mean 'st' or 'nst'?
-Options are given for 'at', which is no method of this run. This run has rkd, fitnet, train,
+There are options for 'at', which is not a method of this run. This run has: rkd, fitnet, train,
 There is no option 'rkd.angel'. Did you mean 'angle'?
 fitnet.hint_epochs = 'x': it must be a number.
 fitnet.kernel = 4: it must be 1, 3 or 5.
@@ -337,7 +337,7 @@ def test_a_plugin_file_that_fails_is_told_in_one_paragraph(kdengine, here):
 def test_weights_that_do_not_fit_are_told(kdengine, here, finished):
     _, folder = finished
     shutil.copy(folder / "student.safetensors", here / "small.safetensors")
-    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, "do not fit", "layer1", "resnet14")
+    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, "do not match", "layer1", "resnet14")
     (here / "text.pth").write_text("no weights")
     refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, "text.pth")
 

@@ -19,7 +19,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def network(name="resnet14", seed=5, classes=10):
-    return ModelSource(name, classes, (3, 32, 32), Registry()).create(seed)
+    return ModelSource(name, {"num_classes": classes}, (3, 32, 32), Registry()).create(seed)
 
 
 @pytest.fixture(scope="module")

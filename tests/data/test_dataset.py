@@ -59,7 +59,7 @@ def test_validation_images_are_measured_in_their_order_without_augmentation(data
 
 
 def test_a_run_chooses_its_best_epoch_by_the_images_held_out(tmp_path):
-    networks = [ModelSource(name, 10, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
+    networks = [ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
     settings = {"epochs": 3, "validation": 0.25, "out": tmp_path / "run", **FAST}
     result = Engine(*networks, ["st"], "digits@train=256@test=64", **settings).fit()
     chosen = max(result.history, key=lambda row: row["val_top1"])
@@ -78,6 +78,6 @@ def test_a_teacher_that_is_trained_first_does_not_see_what_is_held_out(tmp_path,
 
 def test_loaders_of_ones_own_are_split_by_their_owner():
     loader = [(torch.zeros(2, 3, 32, 32), torch.tensor([0, 9]))]
-    network = ModelSource("resnet8", 10, (3, 32, 32), Registry()).create(1)
+    network = ModelSource("resnet8", {"num_classes": 10}, (3, 32, 32), Registry()).create(1)
     with pytest.raises(SettingsError, match=r"train\.validation"):
         Engine(None, network, validation=0.5, **FAST).fit(loader, loader)

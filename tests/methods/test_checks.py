@@ -49,7 +49,7 @@ def test_fitting_taps_pass(kind, shapes):
 def test_unfit_taps_are_refused_with_both_shapes_and_a_tap_that_fits(kind, shapes):
     with pytest.raises(TapError) as caught:
         check_shapes(method(kind), pair(*shapes))
-    wanted = (f"method: at 'tap' the student gives {list(shapes[0])} and the teacher {list(shapes[1])}", "method.taps='")
+    wanted = (f"method: at 'tap' the student has {list(shapes[0])} and the teacher {list(shapes[1])}", "method.taps='")
     assert all(piece in str(caught.value) for piece in wanted)
 
 

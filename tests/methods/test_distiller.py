@@ -100,7 +100,7 @@ def test_a_preset_is_a_set_of_options_and_what_is_said_beside_it_wins():
 
 def test_an_unknown_preset_is_answered_with_the_nearest_or_with_all():
     assert refusal(preset="papr") == "example has no preset 'papr'. Did you mean 'paper'?"
-    assert refusal(preset="zzz") == "example has no preset 'zzz'. There are: paper."
+    assert refusal(preset="zzz") == "example has no preset 'zzz'. Available: paper."
 
 
 @pytest.mark.parametrize("preset", [3, ["paper"], True])

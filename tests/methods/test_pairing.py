@@ -199,5 +199,5 @@ def test_stages_of_a_cnn_meet_every_third_block_of_a_transformer(read):
 
 @pytest.mark.parametrize(("student", "teacher", "side"), [([], [("a", 1.0)], "the student"), ([("a", 1.0)], [], "the teacher")])
 def test_a_side_without_anything_to_match_is_named(student, teacher, side):
-    with pytest.raises(TapError, match=rf"at: 'stages' finds nothing in {side}"):
+    with pytest.raises(TapError, match=rf"at: 'stages' matches nothing in {side}"):
         match_places(student, teacher, "at: 'stages'")

@@ -10,7 +10,7 @@ SIZE = (3, 32, 32)
 
 
 def maker(seed=3, **kinds):
-    return NetworkFactory(kinds, 10, ImageSpec(SIZE), Registry(), seed)
+    return NetworkFactory(kinds, {"num_classes": 10}, ImageSpec(SIZE), Registry(), seed)
 
 
 def test_specs_and_words_make_networks_with_fresh_weights_each_time():

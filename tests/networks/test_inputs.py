@@ -344,7 +344,7 @@ def test_networks_on_the_way_and_peers_of_the_students_kind_receive_what_the_stu
         @hookimpl
         def kdengine_before_fit(self, run):
             if run.settings.teacher is not None:
-                for link in run.lane.links:
+                for link in run.lane.chain:
                     for module in [link.module.student, *link.module.distillers.modules()]:
                         if type(module).__name__ == "CifarResNet":
                             module.register_forward_pre_hook(lambda _, args: sizes.add(tuple(args[0].shape[1:])))

@@ -10,6 +10,7 @@ from kdengine import Registry
 from kdengine.errors import ModelError
 from kdengine.networks.models import ModelSource, check_name, count_parameters
 from kdengine.networks.network import Network
+from kdengine.tasks import Classification
 
 SMALL = (3, 32, 32)
 
@@ -22,7 +23,7 @@ def registry():
 @pytest.fixture
 def create(registry):
     def make(text, num_classes=7, input_size=SMALL, seed=0):
-        return ModelSource(text, num_classes, input_size, registry).create(seed)
+        return ModelSource(text, {"num_classes": num_classes}, input_size, registry).create(seed)
 
     return make
 
@@ -67,7 +68,7 @@ def test_a_network_of_the_zoo_is_found_through_timm_before_anything_imported_the
     code = """
         from kdengine import Registry
         from kdengine.networks.models import ModelSource
-        print(type(ModelSource("timm:resnet32", 10, (3, 32, 32), Registry()).create(0)).__module__)
+        print(type(ModelSource("timm:resnet32", {"num_classes": 10}, (3, 32, 32), Registry()).create(0)).__module__)
     """
     assert python(code) == "kdzoo.cifar_resnet"
 
@@ -184,7 +185,7 @@ def test_a_factory_is_offered_what_it_takes(create, factory):
 def test_a_factory_that_ignores_the_number_of_classes_is_refused_when_it_is_probed(create, factory):
     module = factory("def make():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n")
     with pytest.raises(ModelError, match=r"returns \[2, 4\] for a batch of 2, but the data has 7 classes: \[2, 7\] is needed"):
-        Network.probed("mine", create(f"{module}:make"), SMALL, 7)
+        Network.probed("mine", create(f"{module}:make"), SMALL, Classification(7))
 
 
 def test_a_factory_that_fails_or_makes_something_else_is_the_users_error(create, factory):
@@ -210,7 +211,7 @@ def test_a_factory_that_ends_the_program_is_the_users_error(create):
     ],
 )
 def test_weights_count_as_brought_where_their_classes_are_those_of_the_data(text, classes, brings, registry):
-    assert ModelSource(text, classes, SMALL, registry).brings_weights is brings
+    assert ModelSource(text, {"num_classes": classes}, SMALL, registry).brings_weights is brings
 
 
 def test_parameters_are_counted_frozen_ones_included_and_buffers_not():

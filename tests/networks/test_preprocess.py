@@ -20,9 +20,9 @@ FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}
 @pytest.mark.parametrize("network", ["resnet8", "timm:resnet18", "timm:test_vit", nn.Identity()])
 @pytest.mark.parametrize("images", [DATA, UNKNOWN])
 def test_without_weights_of_its_own_a_network_gets_the_images_of_the_data(network, images):
-    fit = preprocess_for(network, images)
-    assert fit.wanted == fit.given == images
-    assert not fit.changes
+    preprocess = preprocess_for(network, images)
+    assert preprocess.wanted == preprocess.given == images
+    assert not preprocess.changes
 
 
 def test_with_weights_of_its_own_it_gets_what_they_were_made_for():
@@ -31,10 +31,10 @@ def test_with_weights_of_its_own_it_gets_what_they_were_made_for():
 
 
 def test_each_part_that_is_said_goes_before_the_weights_and_the_data():
-    said = InputSettings(size=(24, 40), std=(0.1, 0.2, 0.3))
-    assert preprocess_for("resnet8", DATA, said).wanted == ImageSpec((3, 24, 40), DATA.mean, (0.1, 0.2, 0.3))
-    assert preprocess_for(PRETRAINED, DATA, said).wanted == ImageSpec((3, 24, 40), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
-    assert preprocess_for(nn.Identity(), DATA, said).wanted.size == (3, 24, 40)
+    given = InputSettings(size=(24, 40), std=(0.1, 0.2, 0.3))
+    assert preprocess_for("resnet8", DATA, given).wanted == ImageSpec((3, 24, 40), DATA.mean, (0.1, 0.2, 0.3))
+    assert preprocess_for(PRETRAINED, DATA, given).wanted == ImageSpec((3, 24, 40), (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    assert preprocess_for(nn.Identity(), DATA, given).wanted.size == (3, 24, 40)
 
 
 def test_a_size_in_the_spec_goes_before_that_of_the_weights_but_not_before_the_settings():
@@ -53,7 +53,7 @@ def test_of_loaders_nobody_knows_the_normalisation_so_only_a_size_that_is_said_c
     assert not preprocess_for(PRETRAINED, UNKNOWN).changes
     fit = preprocess_for(PRETRAINED, UNKNOWN, InputSettings(size=64))
     assert (fit.wanted.size, fit.normalises) == ((3, 64, 64), False)
-    with pytest.raises(SettingsError, match=r"teacher_input.std = \[0.1, 0.1, 0.1\] cannot be used with loaders of your own"):
+    with pytest.raises(SettingsError, match=r"teacher_input.std = \[0.1, 0.1, 0.1\] cannot be applied to images from your own"):
         preprocess_for("resnet8", UNKNOWN, InputSettings(std=(0.1,) * 3), "teacher_input")
 
 
@@ -85,7 +85,7 @@ def test_one_number_is_both_sides():
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("given", "message"),
     [
         ({"size": 0}, "teacher_input.size = 0: a number of pixels below 65536 is needed, such as 224, or [ROWS, COLUMNS]."),
         ({"size": True}, "teacher_input.size = True: a number of pixels"),
@@ -100,9 +100,9 @@ def test_one_number_is_both_sides():
         (64, "teacher_input = 64: its parts are set one by one: size, mean, std, as in teacher_input.size=224."),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_by_name(said, message):
+def test_a_value_that_does_not_fit_is_refused_by_name(given, message):
     with pytest.raises(SettingsError) as caught:
-        Settings.checked({"student": "resnet8", "teacher_input": said})
+        Settings.checked({"student": "resnet8", "teacher_input": given})
     assert str(caught.value).startswith(message)
 
 
@@ -135,6 +135,6 @@ def test_with_loaders_of_ones_own_a_module_can_take_another_size(tmp_path):
 
 def test_with_loaders_of_ones_own_a_normalisation_is_refused_before_anything_is_written(tmp_path):
     engine = Engine(None, "resnet8", student_input={"mean": [0.5] * 3}, out=tmp_path / "run", **FAST)
-    with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5, 0.5, 0.5\] cannot be used"):
+    with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5, 0.5, 0.5\] cannot be applied"):
         engine.fit(loader(), loader())
     assert not (tmp_path / "run").exists()

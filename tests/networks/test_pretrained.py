@@ -49,7 +49,7 @@ def test_weights_of_the_hub_say_what_they_were_made_for(hub):
     wanted = InputSettings(size=160, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert input_of_weights("hf-hub:tiny/vit") == wanted
     assert input_of_weights("hf-hub:tiny/vit@pretrained=false") == InputSettings()
-    with pytest.raises(ModelError, match=r"'hf-hub:tiny/cnn': what images its weights were made for cannot be told"):
+    with pytest.raises(ModelError, match=r"'hf-hub:tiny/cnn': cannot determine the images that its pretrained weights expect"):
         input_of_weights("hf-hub:tiny/cnn")
 
 
@@ -67,7 +67,7 @@ def test_without_weights_nothing_is_said(text):
 
 
 def test_weights_that_there_are_not_are_told():
-    with pytest.raises(ModelError, match=r"'torchvision:resnet18@weights=IMAGENET1K_V9'.*cannot be told: KeyError"):
+    with pytest.raises(ModelError, match=r"'torchvision:resnet18@weights=IMAGENET1K_V9'.*pretrained weights expect: KeyError"):
         input_of_weights("torchvision:resnet18@weights=IMAGENET1K_V9")
 
 
@@ -124,7 +124,7 @@ def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
 def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):
     options = {"takd": {"assistants": [pretrained]}}
     chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=64@test=32", options=options, **FAST).plan()
-    assistant = chained.lane.links[0].student
+    assistant = chained.lane.chain[0].student
     assert (assistant.input_size, assistant.preprocess.wanted.mean) == ((3, 160, 160), HALF)
     options = {"dml": {"peers": [pretrained]}}
     cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()

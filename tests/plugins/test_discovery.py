@@ -140,32 +140,32 @@ def test_a_distiller_whose_options_are_no_options_is_refused_when_it_is_offered(
 
 @pytest.mark.parametrize("word", ["", "a b", "a.b", "a:b", "a/b", "-a", "train", "student"])
 def test_a_name_that_the_command_line_cannot_say_is_refused(offered, word):
-    with pytest.raises(PluginError, match="cannot be called"):
+    with pytest.raises(PluginError, match="cannot be named"):
         Registrar(offered).distiller(type("Odd", (Complete,), {"name": word}))
-    with pytest.raises(PluginError, match="cannot be called"):
+    with pytest.raises(PluginError, match="cannot be named"):
         Registrar(offered).composition(word, ["st"])
 
 
 @pytest.mark.parametrize("methods", ["st", [], [5], None])
 def test_a_composition_of_no_names_is_refused(offered, methods):
-    with pytest.raises(PluginError, match="needs a list of names of methods"):
+    with pytest.raises(PluginError, match="needs a list of method names"):
         Registrar(offered).composition("pair", methods)
 
 
 @pytest.mark.parametrize("name", [None, 5, "", "a b", "a:b", "a@b"])
 def test_a_network_or_data_whose_name_no_spec_can_say_is_refused(offered, name):
     for offer in (Registrar(offered).model, Registrar(offered).dataset):
-        with pytest.raises(PluginError, match="cannot be called"):
+        with pytest.raises(PluginError, match="cannot be named"):
             offer(name, list)
 
 
 def test_a_network_data_or_recipes_of_nothing_are_refused(offered):
     for offer in (Registrar(offered).model, Registrar(offered).dataset):
-        with pytest.raises(PluginError, match="needs a factory"):
+        with pytest.raises(PluginError, match="needs a callable factory"):
             offer("net", 5)
-    with pytest.raises(PluginError, match="takes a folder"):
+    with pytest.raises(PluginError, match="takes an existing folder"):
         Registrar(offered).recipes(None)
-    with pytest.raises(PluginError, match="takes a folder"):
+    with pytest.raises(PluginError, match="takes an existing folder"):
         Registrar(offered).recipes("nowhere")
 
 

@@ -102,7 +102,7 @@ def test_a_missing_file_is_named():
     [
         ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
         ("raise SystemExit('bye')", "SystemExit: bye"),
-        ("x = 3", "it holds no subclass of kdengine.Distiller, and no function marked @hookimpl"),
+        ("x = 3", "it has neither a subclass of kdengine.Distiller nor a function marked @hookimpl"),
         (
             "from kdengine import Distiller\nclass Silent(Distiller):\n    name = 'silent'",
             "Silent has no forward(self, step): every method needs one",
@@ -283,6 +283,17 @@ def test_an_unknown_method_near_nothing_is_answered_with_those_installed():
     assert "Installed: ab, at, dml, fitnet, " in refusal(Registry(), "zzzzzzzz")
 
 
+def test_without_any_method_the_answer_says_how_to_install_them(monkeypatch):
+    monkeypatch.setattr("kdengine.plugins.registry.discover", lambda: iter(()))
+    assert "No methods are installed; pip install 'kdengine[all]'" in refusal(Registry(), "rkd")
+
+
+def test_methods_that_are_all_blocked_are_not_called_missing():
+    answer = refusal(Registry(allow=()), "zzzzzzzz")
+    assert answer.startswith("There is no plugin 'zzzzzzzz'. Not usable: 'ab' (blocked), ")
+    assert "pip install" not in answer
+
+
 def test_an_empty_allow_list_blocks_everything(monkeypatch):
     monkeypatch.setenv("KDENGINE_LOAD_PLUGINS", "")
     registry = Registry()
@@ -376,7 +387,8 @@ def test_a_composition_of_compositions_is_all_their_methods(distribution):
 def test_a_composition_that_contains_itself_is_refused(distribution):
     distribution("kdplugin-inner", COMPOSITION.format(name="inner", parts=["st", "outer"]), entry="inner")
     distribution("kdplugin-outer", COMPOSITION.format(name="outer", parts=["inner"]), entry="outer")
-    assert refusal(Registry(), "outer") == "The composition 'outer' contains itself: outer > inner > outer."
+    expected = "The composition 'outer' contains itself: outer > inner > outer. This is a bug in the plugin."
+    assert refusal(Registry(), "outer") == expected
 
 
 def test_a_composition_in_a_file_may_use_the_methods_of_the_file(tmp_path):
@@ -471,5 +483,5 @@ def test_a_file_that_failed_can_be_mended_and_asked_for_again(tmp_path):
     registry, file = Registry(), tmp_path / "mine.py"
     file.write_text("VALUE = 1\n")
     for _ in range(2):
-        with pytest.raises(PluginError, match="holds no subclass"):
+        with pytest.raises(PluginError, match="neither a subclass"):
             registry.methods(str(file))

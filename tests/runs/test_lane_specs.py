@@ -4,11 +4,11 @@ import pytest
 from kdplugin_rkd import RKD
 
 from kdengine import PluginError, Registry, SettingsError
-from kdengine.runs.lane_specs import LaneSpec, lane_specs_of, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 
 
 def test_names_become_lanes_and_a_plus_joins_methods_in_one():
-    entries = lane_specs_of(["st", "fitnet+st", "plain"], Registry())
+    entries = lane_specs(["st", "fitnet+st", "plain"], Registry())
     assert [(entry.label, list(entry.plugins)) for entry in entries] == [
         ("st", ["st"]),
         ("fitnet+st", ["fitnet", "st"]),
@@ -18,7 +18,7 @@ def test_names_become_lanes_and_a_plus_joins_methods_in_one():
 
 def test_an_unknown_method_is_told():
     with pytest.raises(PluginError, match="'rkd'"):
-        lane_specs_of(["rdk"], Registry())
+        lane_specs(["rdk"], Registry())
 
 
 def test_the_plain_student_is_always_among_them_and_once():

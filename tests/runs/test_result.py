@@ -15,7 +15,7 @@ FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "d
 
 
 def network(name="resnet14", seed=5):
-    return ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
+    return ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(seed)
 
 
 @pytest.fixture(scope="module")

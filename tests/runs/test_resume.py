@@ -130,7 +130,7 @@ def test_a_run_of_modules_goes_on_with_the_same_modules(tmp_path, unheard_signal
     from kdengine.networks.models import ModelSource
 
     def networks():
-        return [ModelSource(name, 10, (3, 32, 32), Registry()).create(5) for name in ("resnet14", "resnet8")]
+        return [ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(5) for name in ("resnet14", "resnet8")]
 
     class Halt(Stop):
         @hookimpl

@@ -137,7 +137,7 @@ def test_of_two_runs_at_once_one_trains_the_teacher_and_the_other_waits_for_it(p
 
 
 def weights_of(name, classes, path, seed=3):
-    model = ModelSource(name, classes, (3, 32, 32), Registry()).create(seed)
+    model = ModelSource(name, {"num_classes": classes}, (3, 32, 32), Registry()).create(seed)
     save_file(model.state_dict(), path)
     return path
 
@@ -145,7 +145,7 @@ def weights_of(name, classes, path, seed=3):
 def test_given_weights_are_used_and_nothing_is_trained(cache, tmp_path):
     file = weights_of("resnet14", 10, tmp_path / "teacher.safetensors")
     by_file = distil(teacher_weights=file)
-    by_module = distil(teacher=ModelSource("resnet14", 10, (3, 32, 32), Registry()).create(3))
+    by_module = distil(teacher=ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(3))
     assert by_file.teacher_top1 == by_module.teacher_top1
     assert [row["terms"] for row in by_file.history] == [row["terms"] for row in by_module.history]
     assert not cache.exists()
@@ -161,6 +161,6 @@ def test_a_run_folder_can_be_the_teachers_weights(cache):
 @pytest.mark.parametrize(("name", "classes"), [("resnet20", 10), ("resnet14", 7)])
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(name, classes, cache, tmp_path):
     file = weights_of(name, classes, tmp_path / "teacher.safetensors")
-    with pytest.raises(ModelError, match=r"do not fit the teacher 'resnet14': .*layer|do not fit .*fc"):
+    with pytest.raises(ModelError, match=r"do not match the teacher 'resnet14': .*layer|do not match .*fc"):
         distil(teacher_weights=file)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.safetensors"]

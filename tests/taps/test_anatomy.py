@@ -300,7 +300,7 @@ def test_a_network_without_maps_has_no_stages_and_says_so():
 def test_a_module_that_runs_twice_is_ambiguous_until_a_call_is_chosen():
     act = nn.ReLU()
     anatomy = Anatomy.of(nn.Sequential(conv(3, 4), act, conv(4, 6), act), (3, 8, 8), "twice")
-    with pytest.raises(TapError, match=r"'1:in' is ambiguous: it runs 2 times in a forward. Choose one: '1:in#0', '1:in#1'\."):
+    with pytest.raises(TapError, match=r"'1:in' is ambiguous: it runs 2 times per forward. Choose one: '1:in#0', '1:in#1'\."):
         anatomy.resolve("1:in")
     assert anatomy.tensor(anatomy.resolve("1#1")["1#1"]).shape == (2, 6, 8, 8)
 

@@ -9,6 +9,7 @@ from kdengine.networks.models import ModelSource
 from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.taps import Recorder
+from kdengine.tasks import Classification
 
 transformers = pytest.importorskip("transformers")
 
@@ -66,8 +67,8 @@ def network(tmp_path, monkeypatch, request):
     (tmp_path / f"{module}.py").write_text(FACTORIES, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     spec = f"python:{module}:{request.param}"
-    model = ModelSource(spec, 7, (3, 64, 64), Registry()).create(seed=0).eval()
-    return request.param, Network.probed(spec, model, (3, 64, 64), 7)
+    model = ModelSource(spec, {"num_classes": 7}, (3, 64, 64), Registry()).create(seed=0).eval()
+    return request.param, Network.probed(spec, model, (3, 64, 64), Classification(7))
 
 
 @pytest.mark.parametrize("network", NETWORKS, indirect=True)

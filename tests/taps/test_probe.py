@@ -132,7 +132,7 @@ def test_the_image_has_the_dtype_of_the_weights(dtype):
 
 def test_a_size_that_does_not_fit_is_refused_with_the_reason_and_the_fix():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
-    with pytest.raises(TapError, match=r"Sequential does not accept a batch of \[2, 3, 8, 8\] .*Check that the network"):
+    with pytest.raises(TapError, match=r"Sequential does not accept a batch of \[2, 3, 8, 8\] .*Choose a network"):
         probe(model, (3, 8, 8))
 
 

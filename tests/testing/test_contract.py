@@ -256,7 +256,7 @@ class Plain(NeverNothing):
 def test_a_known_value_of_no_term_is_refused():
     contract = contract_of(Plain)
     type(contract).at_equality = {"macth": 0.0}
-    with pytest.raises(AssertionError, match="'macth', which is no term; there are match"):
+    with pytest.raises(AssertionError, match="'macth', which is not a term; the terms are match"):
         contract.test_what_it_costs_when_there_is_nothing_left_to_learn()
 
 

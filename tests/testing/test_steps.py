@@ -101,7 +101,7 @@ def test_the_classes_are_those_of_the_logits():
 def test_further_networks_are_made_as_the_caller_says():
     step = make_step({"embedding": vectors(2)}, {"embedding": vectors(5)})
     assert isinstance(built(Linear(peer=True), step, new_network=lambda spec: nn.Identity()).peer, nn.Identity)
-    with pytest.raises(ValueError, match="asks for the network 'teacher'"):
+    with pytest.raises(ValueError, match=r"calls new_network\('teacher'\)"):
         built(Linear(peer=True), step)
 
 

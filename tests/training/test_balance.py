@@ -7,7 +7,7 @@ from torch import nn
 from kdengine import Distiller, Engine, hookimpl
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
-from kdengine.training.balance import backward_clipped, clip_share
+from kdengine.training.gradients import backward_clipped, clip_share
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5, 40])
@@ -82,7 +82,7 @@ class BothGradients:
 def test_a_run_clips_the_method_to_the_task_by_the_norms_of_every_tensor(tmp_path):
     plain = {"schedule": "constant", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "augment": "none"}
     settings = {"epochs": 1, "batch_size": 16, "lr": 0.1, "precision": "fp32", "device": "cpu", **plain}
-    networks = [ModelSource(name, 10, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
+    networks = [ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
     seen = BothGradients()
     data, out = "digits@train=16@test=16", tmp_path / "run"
     Engine(*networks, [Loud()], data, out=out, observers=[seen], **settings).fit()

@@ -8,17 +8,20 @@ from kdengine import Distiller, Pair, Phase, Registry, SettingsError
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
+from kdengine.tasks import Classification
 from kdengine.training.build import make_phases
 
 
 def network(name, seed=0):
-    module = ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
-    return Network.probed(name, module, (3, 32, 32), 10)
+    module = ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(seed)
+    return Network.probed(name, module, (3, 32, 32), Classification(10))
 
 
 @pytest.fixture(scope="module")
 def context():
-    return LaneContext(network("resnet8"), network("resnet14"), 10, 100, (3, 32, 32), lambda spec: nn.Identity())
+    return LaneContext(
+        network("resnet8"), network("resnet14"), Classification(10), 100, (3, 32, 32), lambda spec: nn.Identity()
+    )
 
 
 class Phased(Distiller):

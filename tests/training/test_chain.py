@@ -8,6 +8,7 @@ from kdengine.networks.factory import NetworkFactory
 from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
+from kdengine.tasks import Classification
 from kdengine.training.chain import chain
 
 SIZE = (3, 32, 32)
@@ -15,13 +16,13 @@ FAST = {"data": "digits@train=192@test=64", "precision": "fp32", "device": "cpu"
 
 
 def network(name, seed=0):
-    return Network.probed(name, ModelSource(name, 10, SIZE, Registry()).create(seed), SIZE, 10)
+    return Network.probed(name, ModelSource(name, {"num_classes": 10}, SIZE, Registry()).create(seed), SIZE, Classification(10))
 
 
 @pytest.fixture(scope="module")
 def context():
-    maker = NetworkFactory({"student": "resnet8", "teacher": "resnet32"}, 10, ImageSpec(SIZE), Registry(), 1)
-    return LaneContext(network("resnet8"), network("resnet32"), 10, 100, SIZE, maker)
+    maker = NetworkFactory({"student": "resnet8", "teacher": "resnet32"}, {"num_classes": 10}, ImageSpec(SIZE), Registry(), 1)
+    return LaneContext(network("resnet8"), network("resnet32"), Classification(10), 100, SIZE, maker)
 
 
 class Via(Curriculum):
@@ -98,7 +99,7 @@ def test_a_route_must_keep_to_its_ends_and_name_networks_that_there_are(context)
 
 
 def fit(tmp_path, epochs=2, **options):
-    teacher = ModelSource("resnet14", 10, SIZE, Registry()).create(3)
+    teacher = ModelSource("resnet14", {"num_classes": 10}, SIZE, Registry()).create(3)
     lanes = []
 
     class Watch:
@@ -140,7 +141,7 @@ def test_the_assistant_teaches_with_its_best_or_its_last_weights(keep, best_teac
 
     monkeypatch.setattr(Lane, "end_epoch", end_epoch)
     _, lane = fit(tmp_path, between=("resnet8",), keep=keep)
-    used = lane.links[0].module.student.state_dict()
+    used = lane.chain[0].module.student.state_dict()
     taught_with = seen[0] if best_teaches else seen[1]
     assert all(torch.equal(used[key], value) for key, value in taught_with.items())
 
@@ -158,7 +159,7 @@ def test_the_next_network_learns_from_the_assistant_and_not_from_the_teacher(tmp
     monkeypatch.setattr(FrozenTeacher, "trace", trace)
     _, lane = fit(tmp_path, epochs=1, between=("resnet8",))
     assert len(set(map(id, asked))) == 2
-    assert asked[-1] is lane.links[0].module.student
+    assert asked[-1] is lane.chain[0].module.student
     assert asked[0] is not asked[-1]
     assert not any(module.training for module in asked[-1].modules())
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdengine import Distiller, Engine, TrainingError
-from kdengine.training.finite import gradient_fault, loss_fault, norm_of_gradients
+from kdengine.training.gradients import gradient_fault, loss_fault, norm_of_gradients
 
 FAST = {"data": "digits@train=64@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "epochs": 1}
 

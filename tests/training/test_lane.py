@@ -14,7 +14,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def network(name="resnet14", seed=5):
-    return ModelSource(name, 10, (3, 32, 32), Registry()).create(seed)
+    return ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(seed)
 
 
 def fit(plugins, epochs=1, teacher=None, student="resnet8", **settings):

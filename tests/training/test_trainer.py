@@ -1,5 +1,4 @@
 import weakref
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -8,17 +7,11 @@ import torch
 from kdengine import Distiller, Phase, Registry, TrainingError
 from kdengine.config.settings import Settings
 from kdengine.data.datamodule import DataModule
-from kdengine.data.load import load_data
-from kdengine.networks.factory import NetworkFactory
-from kdengine.networks.inputs import ImageSpec
 from kdengine.networks.models import ModelSource
-from kdengine.networks.network import LaneContext, Network
 from kdengine.plugins.selection import choose_distillers
-from kdengine.training.build import make_lane
-from kdengine.training.runtime import Runtime
+from kdengine.runs.session import Session
 from kdengine.training.signals import Stop
-from kdengine.training.teacher import FrozenTeacher
-from kdengine.training.trainer import fit
+from kdengine.training.trainer import Trainer
 
 SETTINGS = {
     "student": "resnet8",
@@ -30,38 +23,33 @@ TIMES = ("seconds", "images_per_second")
 METHODS = ["plain", "st", "fitnet", "at", "rkd", "ab", "takd", "dml", "jacobian", "svd"]
 
 
-class Session:
+class Lab:
     """One teacher, one data set, and as many lanes as are asked for."""
 
     def __init__(self, **train):
-        self.settings = Settings.checked({**SETTINGS, "train": {**SETTINGS["train"], **train}})
-        self.registry = Registry()
-        self.runtime = Runtime("cpu", self.settings.train.precision)
-        self.source = DataModule.of_data(load_data(self.settings.data), self.settings, self.runtime.device)
-        self.teacher = self.network("resnet14", seed=5)
-        self.teaching = FrozenTeacher(self.teacher.module, self.runtime)
-        self.told, self.ended = [], []
-
-    def network(self, name, seed):
-        module = ModelSource(name, 10, (3, 32, 32), self.registry).create(seed)
-        return Network.probed(name, module, (3, 32, 32), 10)
+        settings = Settings.checked({**SETTINGS, "train": {**SETTINGS["train"], **train}})
+        teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
+        self.session = Session.open(settings, Registry(), modules={"teacher": teacher})
+        self.settings, self.data, self.teacher = settings, self.session.data, self.session.teacher_network
+        self.told, self.finished = [], []
 
     def lane(self, name, plugins=None, settings=None):
         plugins = [] if name == "plain" else plugins or [name]
-        maker = NetworkFactory({"student": "resnet8", "teacher": "resnet14"}, 10, ImageSpec((3, 32, 32)), self.registry, 1)
-        context = LaneContext(self.network("resnet8", seed=0), self.teacher, 10, self.source.num_samples, (3, 32, 32), maker)
-        distillers = choose_distillers(plugins, {}, self.registry)
-        batches = len(self.source.train)
-        return make_lane(name, context, distillers, settings or self.settings, self.runtime, batches, self.teaching)
+        distillers = choose_distillers(plugins, {}, self.session.registry)
+        return self.session.lane(name, self.session.student(), distillers, settings)
 
     def teach(self, *lanes):
-        hook = SimpleNamespace(
-            kdengine_after_step=lambda **_: None,
-            kdengine_after_epoch=lambda run, record: self.told.append((record["lane"], record["epoch"])),
-        )
-        runs = [SimpleNamespace(runtime=self.runtime, hook=hook, lane=lane) for lane in lanes]
-        fit(runs, self.source, lambda run: self.ended.append(run.lane.name), Stop())
+        Trainer(lanes, self.data, self, Stop()).fit()
         return lanes
+
+    def after_step(self, lane, done, total):
+        pass
+
+    def after_epoch(self, lane, record):
+        self.told.append((record["lane"], record["epoch"]))
+
+    def ended(self, lane):
+        self.finished.append(lane.name)
 
 
 def rows(lane):
@@ -75,35 +63,35 @@ def same_weights(one, other):
 
 @pytest.fixture(scope="module")
 def together():
-    room = Session()
-    return {lane.name: lane for lane in room.teach(*map(room.lane, METHODS))}
+    lab = Lab()
+    return {lane.name: lane for lane in lab.teach(*map(lab.lane, METHODS))}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lane_among_others_is_bit_identical_to_the_same_lane_alone(method, together):
-    room = Session()
-    (alone,) = room.teach(room.lane(method))
+    lab = Lab()
+    (alone,) = lab.teach(lab.lane(method))
     assert rows(alone) == rows(together[method])
     assert same_weights(alone, together[method])
 
 
-def test_lanes_of_one_room_begin_alike_and_end_differently(together):
+def test_lanes_of_one_lab_begin_alike_and_end_differently(together):
     lanes = list(together.values())
     assert [len(lane.history) for lane in lanes] == [2, 2, 3, 2, 2, 3, 4, 2, 2, 2]
     assert not any(same_weights(lanes[0], lane) for lane in lanes[1:])
-    room = Session()
-    fresh = [room.lane(method) for method in METHODS]
+    lab = Lab()
+    fresh = [lab.lane(method) for method in METHODS]
     assert all(same_weights(fresh[0], lane) for lane in fresh[1:])
 
 
 def test_a_lane_with_dropout_draws_the_same_numbers_among_others_as_alone():
-    def lane(room, name):
-        made = room.lane(name)
+    def lane(lab, name):
+        made = lab.lane(name)
         made.student.head_drop.p = 0.5
         return made
 
-    room, other = Session(), Session()
-    plain, _ = room.teach(lane(room, "plain"), lane(room, "rkd"))
+    lab, other = Lab(), Lab()
+    plain, _ = lab.teach(lane(lab, "plain"), lane(lab, "rkd"))
     (alone,) = other.teach(lane(other, "plain"))
     assert rows(plain) == rows(alone)
 
@@ -122,11 +110,11 @@ class Breaking(Distiller):
 
 
 def test_a_lane_whose_loss_is_no_longer_finite_leaves_and_the_others_go_on(together):
-    room = Session()
+    lab = Lab()
     breaking = Breaking()
-    broken = room.lane("breaking", [breaking])
+    broken = lab.lane("breaking", [breaking])
     breaking.student = lambda: broken.student
-    plain, _ = room.teach(room.lane("plain"), broken)
+    plain, _ = lab.teach(lab.lane("plain"), broken)
     assert isinstance(broken.failure, TrainingError)
     message = str(broken.failure)
     assert "breaking.worm = nan" in message
@@ -135,8 +123,8 @@ def test_a_lane_whose_loss_is_no_longer_finite_leaves_and_the_others_go_on(toget
     parameters = dict(broken.student.named_parameters())
     assert all(torch.equal(value, breaking.before[name]) for name, value in parameters.items())
     assert rows(plain) == rows(together["plain"])
-    assert room.told == [("plain", 1), ("plain", 2)]
-    assert room.ended == ["breaking", "plain"]
+    assert lab.told == [("plain", 1), ("plain", 2)]
+    assert lab.finished == ["breaking", "plain"]
 
 
 class Counting:
@@ -155,14 +143,14 @@ class Counting:
 
 
 def test_an_epoch_ends_when_no_lane_is_left():
-    room = Session(batch_size=16)
-    batches = Counting(room.source.train)
-    room.source = DataModule(batches, room.source.test, (3, 32, 32), 10, 192)
-    broken = room.lane("breaking", [Breaking()])
+    lab = Lab(batch_size=16)
+    batches = Counting(lab.data.train)
+    lab.data = DataModule(batches, lab.data.test, (3, 32, 32), 10, 192)
+    broken = lab.lane("breaking", [Breaking()])
     broken.module.distillers["breaking"].student = lambda: broken.student
-    room.teach(broken)
+    lab.teach(broken)
     assert batches.given == 3
-    assert room.told == []
+    assert lab.told == []
 
 
 def calls(module):
@@ -172,26 +160,26 @@ def calls(module):
 
 
 def test_the_teacher_runs_once_a_batch_however_many_lanes_there_are():
-    room = Session(epochs=1)
-    seen = calls(room.teacher.module)
-    room.teach(room.lane("st"), room.lane("at"), room.lane("rkd"))
+    lab = Lab(epochs=1)
+    seen = calls(lab.teacher.module)
+    lab.teach(lab.lane("st"), lab.lane("at"), lab.lane("rkd"))
     assert len(seen) == 3
 
 
 def test_the_teacher_does_not_run_for_lanes_that_need_nothing_of_it():
-    room = Session(epochs=1)
-    seen = calls(room.teacher.module)
-    room.teach(room.lane("plain"))
+    lab = Lab(epochs=1)
+    seen = calls(lab.teacher.module)
+    lab.teach(lab.lane("plain"))
     assert seen == []
 
 
 def test_the_teacher_stops_at_the_deepest_tap_that_any_lane_reads():
-    room = Session(epochs=1)
-    deep, deeper = calls(room.teacher.module.layer3), calls(room.teacher.module.fc)
-    room.teach(room.lane("at"))
+    lab = Lab(epochs=1)
+    deep, deeper = calls(lab.teacher.module.layer3), calls(lab.teacher.module.fc)
+    lab.teach(lab.lane("at"))
     assert len(deep) == 3
     assert deeper == []
-    room.teach(room.lane("at"), room.lane("st"))
+    lab.teach(lab.lane("at"), lab.lane("st"))
     assert len(deeper) == 3
 
 
@@ -213,11 +201,11 @@ class Honest(Nosy):
 
 
 def test_a_method_that_reads_logits_it_has_not_declared_gets_them_and_later_forwards_are_whole():
-    room = Session(epochs=1)
-    seen = calls(room.teacher.module.act1)
-    (nosy,) = room.teach(room.lane("nosy", [Nosy()]))
+    lab = Lab(epochs=1)
+    seen = calls(lab.teacher.module.act1)
+    (nosy,) = lab.teach(lab.lane("nosy", [Nosy()]))
     assert len(seen) == 4, "one forward too many for the first batch, none for the later ones"
-    (honest,) = room.teach(room.lane("honest", [Honest()]))
+    (honest,) = lab.teach(lab.lane("honest", [Honest()]))
     assert nosy.history[0]["terms"]["nosy.loss"] == honest.history[0]["terms"]["honest.loss"]
 
 
@@ -232,11 +220,11 @@ class Meddling(Distiller):
 
 
 def test_a_teacher_that_was_put_into_training_mode_is_an_error():
-    room = Session(epochs=1)
+    lab = Lab(epochs=1)
     meddling = Meddling()
-    meddling.teacher = lambda: room.teacher.module
+    meddling.teacher = lambda: lab.teacher.module
     with pytest.raises(TrainingError, match=r"^meddling: a step put the teacher into training mode.*eval\(\)"):
-        room.teach(room.lane("honest", [Honest()]), room.lane("meddling", [meddling]))
+        lab.teach(lab.lane("honest", [Honest()]), lab.lane("meddling", [meddling]))
 
 
 class Writing(Distiller):
@@ -261,9 +249,9 @@ class Writing(Distiller):
     [("x", "images or labels"), ("y", "images or labels"), ("tap", "what the teacher showed")],
 )
 def test_a_step_that_writes_into_what_all_lanes_share_stops_the_run_by_the_lanes_name(into, what):
-    room = Session(epochs=1)
+    lab = Lab(epochs=1)
     with pytest.raises(TrainingError, match=rf"^writing: a step wrote into (the )?{what}.*clone"):
-        room.teach(room.lane("writing", [Writing(into)]), room.lane("honest", [Honest()]))
+        lab.teach(lab.lane("writing", [Writing(into)]), lab.lane("honest", [Honest()]))
 
 
 class Long(Distiller):
@@ -279,12 +267,12 @@ class Long(Distiller):
 
 
 def test_lanes_of_different_length_see_the_same_epochs_as_alone():
-    room, other = Session(epochs=1), Session(epochs=1)
-    long, _ = room.teach(room.lane("long", [Long()]), room.lane("plain"))
+    lab, other = Lab(epochs=1), Lab(epochs=1)
+    long, _ = lab.teach(lab.lane("long", [Long()]), lab.lane("plain"))
     (alone,) = other.teach(other.lane("long", [Long()]))
     assert [record["phase"] for record in long.history] == ["warm", "warm", "joint"]
     assert rows(long) == rows(alone)
-    assert room.told == [("long", 1), ("plain", 1), ("long", 2), ("long", 3)]
+    assert lab.told == [("long", 1), ("plain", 1), ("long", 2), ("long", 3)]
     assert "test_top1" in long.history[0], "a stage with the task loss is measured"
 
 
@@ -305,7 +293,7 @@ class Watching(Distiller):
 def test_what_a_lane_captured_is_gone_before_the_next_one_steps():
     """Memory grows by the lanes, not by what they capture."""
     Watching.seen.clear(), Watching.alive.clear()
-    room = Session(epochs=1)
-    room.teach(*(room.lane(str(number), [Watching()]) for number in range(3)))
+    lab = Lab(epochs=1)
+    lab.teach(*(lab.lane(str(number), [Watching()]) for number in range(3)))
     assert len(Watching.alive) == 3 * 3
     assert set(Watching.alive) == {0}

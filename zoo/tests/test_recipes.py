@@ -77,7 +77,7 @@ OPTIONS = [
     ("sseung2019", "st", {"alpha": 0.3, "temperature": 3.0, "t_squared": False}),
     ("sseung2019", "fitnet", {"side": "teacher", "taps": ("stage2", "stage3"), "reduction": "mean", "hint_epochs": 0.4}),
     ("sseung2019", "at", {"beta": 1000.0, "half": True}),
-    ("sseung2019", "rkd", {"taps": None, "l2_normalize": True, "distance": 25.0, "angle": 50.0}),
+    ("sseung2019", "rkd", {"taps": None, "l2_normalize": True, "count_diagonal": True, "distance": 25.0, "angle": 50.0}),
     ("sseung2019", "fsp", {"mode": "two_phase", "fsp_epochs": 0.4, "taps": ("stage2", "stage3"), "pool": "max"}),
     ("sseung2019", "svd", {"k": 4, "sigma_weight": True, "clip_to_task": True, "taps": ("stage2", "stage3")}),
     ("sseung2019", "ab", {"init_epochs": 0.4, "margin": 1.0, "taps": ("stage2", "stage3")}),
@@ -201,8 +201,8 @@ def test_a_composition_takes_the_options_of_all_its_methods(method, registry):
 @pytest.mark.parametrize("name", ["sseung2019", "bhheo2019"])
 @pytest.mark.parametrize("given", ["fitnet", "fsp", "ab"])
 def test_forty_epochs_come_before_the_hundred(name, given, method):
-    (stage,) = method(given)(**settings(name).options[given]).phases()
-    assert round(stage.epochs * settings(name).train.epochs) == 40
+    (phase,) = method(given)(**settings(name).options[given]).phases()
+    assert round(phase.epochs * settings(name).train.epochs) == 40
 
 
 REGRESSORS = [

@@ -1,6 +1,10 @@
+import copy
 import math
+import re
 from functools import partial
+from pathlib import Path
 
+import kdzoo
 import numpy as np
 import pytest
 import torch
@@ -152,7 +156,7 @@ def test_dead_maps_give_finite_gradients(width, leaf, gradient):
         assert torch.isfinite(gradient(built(ActivationBoundaries(), step)(step)["boundary"], student)).all()
 
 
-def test_the_boundaries_have_a_stage_of_their_own_and_leave_the_joint_one_to_the_task():
+def test_the_boundaries_have_a_phase_of_their_own_and_leave_the_joint_one_to_the_task():
     method = ActivationBoundaries()
     assert [(phase.name, phase.epochs, phase.task) for phase in method.phases()] == [("init", 0.4, False)]
     assert (method.taps_in("init"), method.taps_in("joint")) == (("stages.pre",), None)
@@ -245,6 +249,45 @@ def test_a_run_with_the_preset_official_learns_from_the_teachers_outputs_alone_a
     assert boundary == {"ab.boundary": pytest.approx(0.5 * weighed(student, teacher), rel=1e-3)}
     assert task["st.soft"] > 0
     assert task.get("task", 0) == 0
+
+
+def normalised_before_the_next_activation(network, x):
+    """In a wide residual network, what the ReLU behind each stage receives: the next normalisation of the raw sum."""
+    network, seen, x = copy.deepcopy(network), [], network.conv1(x)
+    norms = (network.layer2[0].bn1, network.layer3[0].bn1, network.norm)
+    for stage, norm in zip((network.layer1, network.layer2, network.layer3), norms, strict=True):
+        x = stage(x)
+        seen.append(norm(x))
+    return arrays(*seen)
+
+
+def documented_taps(text):
+    """The taps of wide residual networks that a text names, on both sides and beside another student."""
+    both, teacher = re.findall(r"ab\.taps=(\S*layer2\.0\.bn1[^\s`]*)", text)
+    return both, teacher
+
+
+def test_the_readme_and_the_recipe_name_the_same_taps_for_wide_residual_networks():
+    texts = (Path(__file__).parents[1] / "README.md", Path(kdzoo.__file__).parent / "recipes" / "repdistiller.toml")
+    readme, recipe = (documented_taps(text.read_text()) for text in texts)
+    assert readme == recipe
+
+
+@pytest.mark.parametrize("preset", ["official", "repdistiller"])
+@pytest.mark.parametrize("pair", [("wrn_16_1", "wrn_40_1"), ("resnet8", "wrn_16_1")])
+def test_with_these_taps_the_boundaries_are_those_of_the_normalised_maps(pair, preset, distil, networks):
+    both, teacher_only = documented_taps((Path(__file__).parents[1] / "README.md").read_text())
+    student, teacher = networks(*pair)
+    data = load_data("digits@train=8@test=8")
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    x = (data.train.images.float() / 255 - mean) / std
+    wide = pair[0].startswith("wrn")
+    s = (normalised_before_the_next_activation if wide else before_activations)(copy.deepcopy(student).train(), x)
+    t = normalised_before_the_next_activation(copy.deepcopy(teacher).eval(), x)
+    options = {"preset": preset, "taps": both if wide else teacher_only, "init_epochs": 1}
+    result = distil(["ab"], data=data.name, student=student, teacher=teacher, train={"lr": 1e-12}, ab=options)
+    assert min(array.min() for array in s) < -0.5, "the maps must be those before the activation"
+    assert result.history[0]["terms"]["ab.boundary"] == pytest.approx(weighed(s, t), rel=1e-3)
 
 
 def test_a_teacher_of_other_widths_gets_a_connector_a_tap_that_is_trained(received, distil):

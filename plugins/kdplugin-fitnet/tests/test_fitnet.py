@@ -125,7 +125,7 @@ def test_the_hint_and_its_gradient_are_those_of_the_formula(
 def test_the_regressor_ends_in_a_rectifier_only_where_the_teachers_map_came_out_of_one():
     steps = [step_of(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), rectified) for rectified in (True, False)]
     kinds = [[type(layer).__name__ for layer in fitnet(step).regressors[0].change] for step in steps]
-    assert kinds == [["Conv2d", "BatchNorm2d", "ReLU"], ["Conv2d", "BatchNorm2d"]]
+    assert kinds == [["Conv2d", "_BatchNorm", "ReLU"], ["Conv2d", "_BatchNorm"]]
 
 
 def test_the_gradient_reaches_the_regressors_own_weights(leaf, slope, agree, gradient):
@@ -245,7 +245,32 @@ def test_used_twice_each_reads_its_own_taps_also_across_stages(one_step):
 def test_taps_before_the_activation_make_a_regressor_without_rectifier(distil):
     method = FitNet(taps=["stage2.pre"], hint_epochs=1)
     distil([method], data="digits@train=16@test=8")
-    assert [type(layer).__name__ for layer in method.regressors[0].change] == ["Conv2d", "BatchNorm2d"]
+    assert [type(layer).__name__ for layer in method.regressors[0].change] == ["Conv2d", "_BatchNorm"]
+
+
+def test_a_single_value_a_channel_is_normalised_by_the_running_statistics_which_stay(leaf, agree):
+    student, teacher = leaf(1, 3, 1, 1, seed=1), leaf(1, 5, 1, 1, seed=2, rectified=True).detach()
+    step = step_of(student, teacher)
+    method = fitnet(step)
+    layer, norm, _ = method.regressors[0].change
+    with torch.no_grad():
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    values = (student, teacher, layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    s, t, weight, bias, mean, variance, gain, shift = (value.detach().double().numpy() for value in values)
+    mixed = weight[:, :, 0, 0] @ s[0, :, 0, 0] + bias
+    hint = np.maximum((mixed - mean) / np.sqrt(variance + 1e-5) * gain + shift, 0)
+    agree(method(step)["hint"], mean_of_squares(hint, t[0, :, 0, 0]))
+    assert torch.equal(norm.running_var, torch.from_numpy(variance).float())
+
+
+def test_a_last_batch_of_one_image_trains_like_any_other_where_the_maps_have_one_place(distil, networks):
+    student, teacher = networks("cnn16", "cnn12")
+    options = {"taps": "stage4", "hint_epochs": 1}
+    fixed = {"batch_size": 8}
+    result = distil(["fitnet"], "digits@train=9@test=8", student=student, teacher=teacher, train=fixed, fitnet=options)
+    assert [record["phase"] for record in result.history] == ["hint", "joint"]
+    assert all(np.isfinite(value) for record in result.history for value in record["terms"].values())
 
 
 def test_the_preset_bhheo_sums_plain_squares_over_three_stages(one_step):
@@ -256,7 +281,7 @@ def test_the_preset_bhheo_sums_plain_squares_over_three_stages(one_step):
 
 
 class Watch:
-    """An observer that keeps the student's weights at the end of each epoch, by the name of the stage."""
+    """An observer that keeps the student's weights at the end of each epoch, by the name of the phase."""
 
     def __init__(self):
         self.weights = {}
@@ -272,8 +297,8 @@ def test_hints_move_nothing_above_the_hint_and_the_task_moves_all(distil, networ
     before, watch = {name: value.clone() for name, value in student.state_dict().items()}, Watch()
     distil(["fitnet"], "digits@train=32@test=8", student=student, fitnet={"hint_epochs": 1}, observers=[watch])
     moved = {
-        stage: {name for name, value in weights.items() if not torch.equal(value, before[name])}
-        for stage, weights in watch.weights.items()
+        phase: {name for name, value in weights.items() if not torch.equal(value, before[name])}
+        for phase, weights in watch.weights.items()
     }
     assert {name.split(".")[0] for name in moved["hint"]} == {"conv1", "bn1", "layer1", "layer2"}
     assert moved["joint"] == set(before)

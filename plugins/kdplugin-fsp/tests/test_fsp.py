@@ -261,7 +261,7 @@ def test_a_transformer_with_more_stages_of_one_size_teaches_too(distil):
 
 
 class Watch:
-    """An observer that keeps the student's weights at the end of each epoch, by the name of the stage."""
+    """An observer that keeps the student's weights at the end of each epoch, by the name of the phase."""
 
     def __init__(self):
         self.weights = {}
@@ -278,8 +278,8 @@ def test_the_flow_moves_nothing_above_its_last_tap_and_the_task_moves_all(distil
     options = {"fsp_epochs": 1, "taps": "stage1,stage2"}
     distil(["fsp"], "digits@train=32@test=8", student=student, fsp=options, observers=[watch])
     moved = {
-        stage: {name for name, value in weights.items() if not torch.equal(value, before[name])}
-        for stage, weights in watch.weights.items()
+        phase: {name for name, value in weights.items() if not torch.equal(value, before[name])}
+        for phase, weights in watch.weights.items()
     }
     assert {name.split(".")[0] for name in moved["fsp"]} == {"conv1", "bn1", "layer1", "layer2"}
     assert moved["joint"] == set(before)

@@ -67,7 +67,7 @@ def test_several_taps_are_summed_and_the_preset_zoo_averages_three(leaf, agree):
     total = sum(loss_of(*arrays(*pair)) for pair in pairs)
     agree(SimilarityPreserving()(step)["similarity"], 3000 * total)
     method = SimilarityPreserving(preset="zoo")
-    assert list(method.taps_in("joint")) == ["phases"]
+    assert list(method.taps_in("joint")) == ["stages"]
     agree(method(step)["similarity"], 3000 * total / 3)
 
 

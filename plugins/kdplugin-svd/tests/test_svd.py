@@ -179,7 +179,7 @@ def test_the_preset_sseung_sums_four_weighed_vectors_of_stages_two_and_three(map
 def test_the_preset_bhheo_sums_four_equal_vectors_of_all_stages(maps, agree):
     method = SVD(preset="bhheo")
     step, _, s, t = maps([[(4, 4, 4)] * 2, [(5, 3, 3)] * 2, [(6, 2, 2)] * 2])
-    assert list(method.taps_in("joint")) == ["phases"]
+    assert list(method.taps_in("joint")) == ["stages"]
     agree(built(method, step)(step)["relation"], loss_of(s, t, k=4, extra=0, floor=1e-3, sigma_weight=False, reduction="sum"))
 
 
@@ -337,6 +337,27 @@ def test_dead_maps_give_a_finite_loss_and_finite_gradients(decomposition, dead, 
         assert torch.isfinite(slope).all()
         if dead != "teacher" and decomposition != "project":
             assert slope.abs().max() == 0
+
+
+@pytest.mark.parametrize("decomposition", ["eigh", "svd", "project"])
+@pytest.mark.parametrize("scale", [1e-12, 1e-14, 1e-18, 1e-30])
+def test_tiny_maps_of_the_student_give_its_usual_loss_and_a_finite_gradient(decomposition, scale, leaf, agree):
+    names = ("stage1", "stage2")
+    student, teacher = (
+        {name: leaf(2, 4, 3, 3, seed=seed + place).detach() for place, name in enumerate(names)} for seed in (0, 5)
+    )
+    losses, slopes = [], []
+    for factor in (1.0, scale):
+        leaves = {name: (factor * maps).requires_grad_() for name, maps in student.items()}
+        step = make_step(student=leaves, teacher=teacher)
+        loss = built(SVD(decomposition=decomposition, k=2), step)(step)["relation"]
+        losses.append(loss)
+        slopes.append(torch.autograd.grad(loss, list(leaves.values())))
+    assert all(torch.isfinite(slope).all() for slope in slopes[1])
+    if decomposition != "project" or scale > 1e-19:  # a shorter projection counts as zero, for its square does
+        agree(losses[1], losses[0].item(), relative=1e-3)
+        for tiny, usual in zip(*slopes[::-1], strict=True):
+            agree(tiny * scale, usual.numpy(), relative=1e-3)
 
 
 @pytest.mark.parametrize("decomposition", ["eigh", "svd", "project"])

@@ -26,7 +26,7 @@ class Watch:
 
     def connectors(self, method):
         """Trainable values of a method on each link."""
-        return [sum(value.numel() for value in link.module.methods[method].parameters()) for link in self.lane.links]
+        return [sum(value.numel() for value in link.module.methods[method].parameters()) for link in self.lane.chain]
 
 
 def places(result):
@@ -202,7 +202,7 @@ def test_an_assistant_teaches_with_its_best_or_with_its_last_weights(teach_with,
         ["takd"], "digits@train=32@test=2", epochs=3, observers=[watch], train={"lr": 1e-12}, takd={"teach_with": teach_with}
     )
     assert result.facts["assistants"][0]["best_epoch"] == 1
-    used = watch.lane.links[0].module.student.state_dict()
+    used = watch.lane.chain[0].module.student.state_dict()
     same = [all(torch.equal(used[name], value) for name, value in weights.items()) for weights in watch.weights[:3]]
     assert same == ([True, False, False] if teach_with == "best" else [False, False, True])
 
@@ -219,7 +219,7 @@ def test_multi_of_motakuss_gives_hints_and_soft_targets_on_both_links(distil, ne
         fitnet={"preset": "motakuss"},
         st={"preset": "motakuss"},
     )
-    assert places(result) == [(name, stage) for name in ("cnn12", "cnn16") for stage in ("hint", "joint")]
+    assert places(result) == [(name, phase) for name in ("cnn12", "cnn16") for phase in ("hint", "joint")]
     assert [set(record["terms"]) for record in result.history] == [{"fitnet.hint"}, {"st.soft", "st.hard"}] * 2
     assert all(np.isfinite(value) for record in result.history for value in record["terms"].values())
     assert watch.connectors("fitnet") == [74_112, 18_624]  # the regressors of 64 -> 128 and 32 -> 64 channels
@@ -228,6 +228,6 @@ def test_multi_of_motakuss_gives_hints_and_soft_targets_on_both_links(distil, ne
 
 def test_multi_works_on_residual_networks_too(distil):
     result = distil(["multi"], SMALL, takd={"assistants": "resnet14"}, fitnet={"hint_epochs": 1})
-    assert places(result) == [(name, stage) for name in ("resnet14", "resnet8") for stage in ("hint", "joint")]
+    assert places(result) == [(name, phase) for name in ("resnet14", "resnet8") for phase in ("hint", "joint")]
     assert [set(record["terms"]) for record in result.history] == [{"fitnet.hint"}, {"task", "st.soft"}] * 2
     assert result.top1 == result.history[-1]["test_top1"]

@@ -129,7 +129,7 @@ def test_a_chain_names_the_network_that_is_taught(engine):
 
 
 def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
-    result = engine(["rkd", "tensorboard"], options={"rkd": {"angle": 7.5, "taps": ["phase2", "phase3"]}}, seed=3).fit()
+    result = engine(["rkd", "tensorboard"], options={"rkd": {"angle": 7.5, "taps": ["stage2", "stage3"]}}, seed=3).fit()
     found = logged(result.folder)
     assert found["result/top1"] == [(3, pytest.approx(result.top1, rel=1e-6))]
     assert found["result/best_top1"] == [(3, pytest.approx(result.best_top1, rel=1e-6))]
@@ -226,7 +226,7 @@ def test_runs_in_one_process_at_the_same_time_have_a_log_each(engine, tmp_path):
         def kdengine_after_epoch(self, run, record):
             if run.settings.teacher and record["epoch"] == 1:
                 engine(["st", "tensorboard"], out=tmp_path / "inner", epochs=2).fit()
-                assert list(plugin._writers) == [run.folder]
+                assert list(plugin._writers) == [run.folder.path]
 
     engine(observers=[Nested()]).fit()
     assert plugin._writers == {}

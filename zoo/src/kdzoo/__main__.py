@@ -14,7 +14,7 @@ CLASSES = (10, 100)
 
 
 def table() -> str:
-    """One row a network: the maps at the ends of its stages for 32 x 32 images, its embedding, and its parameters."""
+    """One row per network: the maps at the ends of its stages for 32 x 32 images, its embedding, and its parameters."""
     counts = " | ".join(f"parameters, {classes} classes" for classes in CLASSES)
     head = [f"| network | stages | embedding | {counts} |", "|---|---|--:|" + "--:|" * len(CLASSES)]
     return "\n".join(head + [_row(name) for name in NETWORKS])
@@ -28,13 +28,13 @@ def _row(name: str) -> str:
 
 
 def parameters(network: Network, classes: int) -> int:
-    """Number of trainable values with so many classes; the network gets another classifier."""
+    """Number of trainable values with that many classes; replaces the network's classifier."""
     network.reset_classifier(classes)
     return sum(value.numel() for value in network.parameters())
 
 
 def stages(name: str) -> list[str]:
-    """Channels and size of the maps at the end of the stages, such as ``64@8x8``; the stem is none."""
+    """Channels and size of the maps at the end of the stages, such as ``64@8x8``, without the stem."""
     with torch.device("meta"):
         extractor = timm.create_model(name, features_only=True)
         maps = extractor(torch.zeros(1, 3, 32, 32))

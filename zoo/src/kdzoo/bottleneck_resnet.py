@@ -17,13 +17,13 @@ from kdzoo.network import Network
 __all__ = ["NETWORKS", "BottleneckResNet"]
 
 EXPANSION = 4
-"""How many times wider a block is left than its 3x3 convolution."""
+"""Ratio of a block's output width to the width of its 3x3 convolution."""
 
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution, plus the shortcut, then ReLU: [B, C_in, H, W] -> [B, 4 C, H/stride, W/stride].
 
-    Batch normalisation and dropout of single values follow every convolution, and ReLU the first two.
+    Batch normalisation and elementwise dropout follow every convolution, and a ReLU the first two.
     """
 
     def __init__(self, width_in: int, width: int, stride: int, drop: float) -> None:
@@ -49,7 +49,8 @@ class Bottleneck(nn.Module):
         out = self.act1(self.drop1(self.bn1(self.conv1(x))))
         out = self.act2(self.drop2(self.bn2(self.conv2(out))))
         out = self.drop3(self.bn3(self.conv3(out)))
-        return self.act3(out + self.downsample(x))
+        activated: Tensor = self.act3(out + self.downsample(x))
+        return activated
 
 
 class BottleneckResNet(Network):
@@ -58,7 +59,7 @@ class BottleneckResNet(Network):
     Args:
         blocks: how many blocks each stage has.
         width: channels of the stem, and of the 3x3 convolutions of the first stage; they double from stage to stage.
-        num_classes: outputs K; 0 leaves the classifier out.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
         block_drop: dropout inside the blocks.

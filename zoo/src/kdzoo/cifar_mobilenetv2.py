@@ -1,7 +1,7 @@
 """MobileNetV2 of half width for 32 x 32 images, the small student of many distillation tables.
 
 Topology: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv:1801.04381. For small
-images one of its five reductions is left out, ReLU6 is ReLU, the first block expands too, and widths are not rounded to
+images one of its five reductions is omitted, ReLU6 is ReLU, the first block expands too, and widths are not rounded to
 multiples of 8: the form of Jin et al., "Knowledge Distillation via Route Constrained Optimization", ICCV 2019,
 arXiv:1904.09149, that Tian et al., "Contrastive Representation Distillation", ICLR 2020, arXiv:1910.10699, compare on.
 """
@@ -17,7 +17,7 @@ __all__ = ["NETWORKS", "CifarMobileNetV2"]
 
 STEM = 32
 LAST = 1280
-STAGES = (  # of each: (expansion, channels, blocks, stride of the first) of its groups; None: as the network is told
+STAGES = (  # per stage, its groups: (expansion, channels, blocks, stride of the first); None: the network's own expansion
     ((1, 16, 1, 1), (None, 24, 2, 1)),
     ((None, 32, 3, 2),),
     ((None, 64, 4, 2), (None, 96, 3, 1)),
@@ -26,9 +26,9 @@ STAGES = (  # of each: (expansion, channels, blocks, stride of the first) of its
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to more channels, 3x3 in each channel alone, 1x1 to few: [B, C_in, H, W] -> [B, C_out, H/stride, W/stride].
+    """1x1 to more channels, depthwise 3x3, 1x1 to few: [B, C_in, H, W] -> [B, C_out, H/stride, W/stride].
 
-    Nothing activates the result; the input is added to it where both have one shape.
+    The result is not activated; the input is added to it where both have the same shape.
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int, expansion: int) -> None:
@@ -47,19 +47,19 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.bn1(self.conv1(x)))
         out = self.act2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return x + out if self.residual else out
+        projected: Tensor = self.bn3(self.conv3(out))
+        return x + projected if self.residual else projected
 
 
 class CifarMobileNetV2(Network):
     """A stem of stride 2, four stages of inverted residuals, and a wide 1x1 convolution before the mean.
 
-    A stage ends without activation, so ``stage1`` and ``stage1.pre`` are the same.
+    Stages end without an activation, so ``stage1`` and ``stage1.pre`` are the same.
 
     Args:
-        width: factor on the channels of the stem and the stages.
-        expansion: how many times more channels the blocks have inside.
-        num_classes: outputs K; 0 leaves the classifier out.
+        width: width factor of the stem and the stages.
+        expansion: ratio of the channels inside a block to those of its input.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
@@ -96,7 +96,8 @@ class CifarMobileNetV2(Network):
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] -> [B, 1280, H/16, W/16], never negative."""
         x = self.forward_stages(self.act1(self.bn1(self.conv1(x))))
-        return self.act2(self.bn2(self.conv2(x)))
+        activated: Tensor = self.act2(self.bn2(self.conv2(x)))
+        return activated
 
 
 def _stage(width_in: int, groups: tuple[tuple[int | None, int, int, int], ...], width: float, expansion: int) -> nn.Sequential:

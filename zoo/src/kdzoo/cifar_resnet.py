@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,16 +36,17 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.act1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.act2(out + self.downsample(x))
+        activated: Tensor = self.act2(out + self.downsample(x))
+        return activated
 
 
 class CifarResNet(Network):
-    """A residual network for small images: a stem, and stages of equally many blocks.
+    """A residual network for small images: a stem, and stages with the same number of blocks.
 
     Args:
-        depth: number of weighted layers besides the projections: 6n + 2 with three stages, 8n + 2 with four.
+        depth: number of weighted layers, projections not counted: 6n + 2 with three stages, 8n + 2 with four.
         widths: channels of the stem and of the stages.
-        num_classes: outputs K; 0 leaves the classifier out.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
@@ -82,7 +84,7 @@ class CifarResNet(Network):
 
 
 def _blocks(depth: int, layers: int) -> int:
-    """Blocks in a stage, where one block in every stage makes so many layers."""
+    """Blocks per stage, given how many layers one block in every stage amounts to."""
     if depth < layers + 2 or (depth - 2) % layers:
         examples = ", ".join(str(layers * number + 2) for number in (1, 2, 3))
         raise ValueError(f"depth must be {layers}n + 2 ({examples}, ...), got {depth}")
@@ -97,12 +99,12 @@ def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequen
 THIN = (16, 16, 32, 64)
 WIDE = (32, 64, 128, 256)
 # timm's own resnet18 and resnet26, which keep these two names, are for large images
-THREE_STAGES = {
+THREE_STAGES: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth, "widths": THIN} for depth in (8, 14, 20, 32, 44, 56, 110)},
     "cifar_resnet26": {"depth": 26, "widths": THIN},
     **{f"resnet{depth}x4": {"depth": depth, "widths": WIDE} for depth in (8, 32)},
 }
-FOUR_STAGES = {"cifar_resnet18": {"depth": 18, "widths": (64, 64, 128, 256, 512)}}
+FOUR_STAGES: dict[str, dict[str, Any]] = {"cifar_resnet18": {"depth": 18, "widths": (64, 64, 128, 256, 512)}}
 NETWORKS = THREE_STAGES | FOUR_STAGES
 default_cfgs = cifar_configs(NETWORKS, first_conv="conv1", classifier="fc")
 register(__name__, CifarResNet, THREE_STAGES, features=4)

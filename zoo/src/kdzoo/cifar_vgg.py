@@ -2,7 +2,7 @@
 
 Topology: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
 arXiv:1409.1556, cut down for small images as in Tian et al., "Contrastive Representation Distillation", ICLR 2020,
-arXiv:1910.10699: three max-poolings instead of five, then the mean over places.
+arXiv:1910.10699: three max-poolings instead of five, then the mean over positions.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ STEM = 64
 
 
 class CifarVGG(Network):
-    """A stem and four stages of 3x3 convolutions; 2x2 max-pooling begins each stage but the last.
+    """A stem and four stages of 3x3 convolutions; every stage but the last begins with 2x2 max-pooling.
 
     Args:
-        convolutions: how many of them the stem and each stage have.
-        num_classes: outputs K; 0 leaves the classifier out.
+        convolutions: how many the stem and each stage have.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
@@ -50,7 +50,7 @@ class CifarVGG(Network):
 
 
 def _units(width_in: int, width_out: int, count: int) -> list[nn.Module]:
-    """Convolution with bias, batch normalisation and ReLU, so many times."""
+    """Convolution with bias, batch normalisation and ReLU, ``count`` times."""
     layers: list[nn.Module] = []
     for number in range(count):
         layers.append(nn.Conv2d(width_out if number else width_in, width_out, 3, padding=1))

@@ -13,7 +13,7 @@ __all__ = ["cifar_configs", "register"]
 
 
 def cifar_configs(names: Iterable[str], **layers: str) -> Mapping[str, Any]:
-    """What timm records of each network: no weights, an input of [3, 32, 32], and the names of its end layers."""
+    """Timm's configuration of each network: no weights, inputs of [3, 32, 32], and the names of its first and last layers."""
     config = {"url": "", "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, **layers}
     configs: Mapping[str, Any] = generate_default_cfgs(dict.fromkeys(names, config))
     return configs
@@ -26,7 +26,7 @@ def register(module: str, network: Callable[..., nn.Module], variants: Mapping[s
         module: name of the module that defines the network.
         network: the class, or any callable that takes the arguments of a variant.
         variants: name -> arguments.
-        features: how many maps ``features_only=True`` gives: the length of ``feature_info``.
+        features: how many maps ``features_only=True`` returns: the length of ``feature_info``.
     """
     config = {"out_indices": tuple(range(features))}
     for name, arguments in variants.items():

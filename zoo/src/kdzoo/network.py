@@ -13,17 +13,17 @@ __all__ = ["Network", "he_and_small_linear", "he_fan_out", "linear"]
 
 
 class Network(nn.Module, ABC):
-    """Stages called ``layer1``, ``layer2`` ..., then pooling by mean, then one linear layer.
+    """Stages named ``layer1``, ``layer2`` ..., then average pooling, then one linear layer.
 
-    A subclass makes its stem, calls :meth:`add_stages` and then :meth:`finish`, and says in :meth:`forward_features` what
-    there is around the stages.
+    A subclass makes its stem, calls :meth:`add_stages` and then :meth:`finish`, and defines in :meth:`forward_features` what
+    comes before and after the stages.
     """
 
     num_classes: int
     num_features: int
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
-    """The ends of the stages, as timm lists them; first the stem, where the network has one."""
+    """The ends of the stages, as timm lists them, preceded by the stem where there is one."""
 
     def add_stages(
         self,
@@ -32,12 +32,12 @@ class Network(nn.Module, ABC):
         reductions: Sequence[int],
         stem: tuple[str, int, int] | None = None,
     ) -> None:
-        """Name the stages, and note their ends.
+        """Name the stages and record where they end.
 
         Args:
-            stages: modules to be called one after the other.
+            stages: modules that are called one after the other.
             widths: channels of each stage.
-            reductions: how many times smaller than the image each stage is left, per side.
+            reductions: how many times smaller than the image, per side, each stage's output is.
             stem: module that ends the stem, its channels and its reduction.
         """
         self.stages = [f"layer{number}" for number, _ in enumerate(stages, 1)]
@@ -47,14 +47,14 @@ class Network(nn.Module, ABC):
         self.feature_info = [{"module": name, "num_chs": width, "reduction": reduction} for name, width, reduction in ends]
 
     def finish(self, width: int, num_classes: int, drop_rate: float, places: int = 1, hidden: int | None = None) -> None:
-        """Add the head, and give all layers their initial weights.
+        """Add the head and initialise all layers.
 
         Args:
             width: channels C of the last map.
-            num_classes: outputs K; 0 leaves the classifier out.
+            num_classes: outputs K; 0 omits the classifier.
             drop_rate: dropout before the classifier.
-            places: rows and columns that the last map is pooled to, by mean.
-            hidden: length of what the classifier receives, where layers of the subclass come before it.
+            places: rows and columns to which the last map is average-pooled.
+            hidden: length of the classifier's input, where the subclass has layers of its own before it.
         """
         self.num_features = width
         self.head_hidden_size = hidden or width * places**2
@@ -65,7 +65,7 @@ class Network(nn.Module, ABC):
         self.apply(self.fill)
 
     def fill(self, module: nn.Module) -> None:
-        """Give one layer its initial weights; torch's own stay where a subclass says nothing."""
+        """Initialise one layer; torch's own initialisation stays unless a subclass overrides this."""
         return
 
     def get_classifier(self) -> nn.Module:
@@ -73,22 +73,22 @@ class Network(nn.Module, ABC):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one (timm's convention; the pooling is always the mean)."""
+        """Replace the classifier by a fresh one, as timm does; the pooling is always the mean."""
         self.num_classes = num_classes
         self.fc = linear(self.head_hidden_size, num_classes).apply(self.fill)
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, H, W] -> [B, C, H', W']: all but the head."""
+        """[B, in_chans, H, W] -> [B, C, H', W']: everything but the head."""
 
     def forward_stages(self, x: Tensor) -> Tensor:
-        """What the stem gives -> what the last stage gives."""
+        """Output of the stem -> output of the last stage."""
         for name in self.stages:
             x = getattr(self, name)(x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """[B, C, H', W'] -> [B, K], or what the classifier receives, the pooled [B, C], with ``pre_logits``."""
+        """[B, C, H', W'] -> [B, K]; with ``pre_logits`` the classifier's input, the pooled [B, C]."""
         x = self.head_drop(self.flatten(self.global_pool(x)))
         return x if pre_logits else self.fc(x)
 
@@ -98,12 +98,12 @@ class Network(nn.Module, ABC):
 
 
 def linear(width: int, num_classes: int) -> nn.Module:
-    """A linear layer, or nothing where there are no classes."""
+    """A linear layer, or the identity if there are no classes."""
     return nn.Linear(width, num_classes) if num_classes else nn.Identity()
 
 
 def he_fan_out(module: nn.Module) -> None:
-    """Draw a convolution from N(0, 2 / (k^2 C_out)), with biases of zero; other layers stay as they are.
+    """Draw a convolution from N(0, 2 / (k^2 C_out)), with zero biases; other layers stay as they are.
 
     Source: He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852, the form for the backward pass.
     """

@@ -1,6 +1,6 @@
 """Plain convolutional networks: a wide teacher of 8 convolutions, and an assistant and a student deeper and thinner.
 
-Topology: motakuss/Knowledge-Distillation-Technique (2023), with the names that its weights have there.
+Topology: motakuss/Knowledge-Distillation-Technique (2023), with the parameter names used there.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ HIDDEN = 128
 class ConvUnit(nn.Module):
     """3x3 convolution with bias, dropout, batch normalisation, max-pooling and ReLU: [B, C_in, H, W] -> [B, C_out, H', W'].
 
-    A maximum and a ReLU give the same in either order, gradients included. The ReLU comes last, so that a tap before it
-    is what the ReLU decides on, at the pooled size.
+    Max-pooling and ReLU commute, gradients included. The ReLU comes last, so that a tap before it reads the pre-activation
+    at the pooled size.
     """
 
     def __init__(self, width_in: int, width_out: int, drop: float = 0.0, pool: nn.Module | None = None) -> None:
@@ -33,23 +33,24 @@ class ConvUnit(nn.Module):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C_in, H, W] -> [B, C_out, H', W'], the size that the pooling leaves."""
-        return self.act(self.pool(self.bn(self.drop(self.conv(x)))))
+        """[B, C_in, H, W] -> [B, C_out, H', W'], the size after pooling."""
+        activated: Tensor = self.act(self.pool(self.bn(self.drop(self.conv(x)))))
+        return activated
 
 
 class PlainCNN(Network):
     """Four groups of convolutions, each ending with overlapping max-pooling, then two linear layers.
 
     Args:
-        convolutions: how many of them each group has.
+        convolutions: how many each group has.
         widths: channels of the groups.
-        num_classes: outputs K; 0 leaves the last linear layer out.
+        num_classes: outputs K; 0 omits the last linear layer.
         in_chans: channels of the input.
         drop_rate: dropout before the last linear layer.
-        conv_drop: dropout of single values behind every convolution.
+        conv_drop: elementwise dropout behind every convolution.
 
-    Shapes: [B, in_chans, H, W] -> [B, K], H and W at least 31. For images of 32 x 32 the stages, pooled, give 15 x 15,
-    7 x 7, 3 x 3 and 1 x 1 places; of larger images the last maps are averaged.
+    Shapes: [B, in_chans, H, W] -> [B, K], H and W at least 31. For images of 32 x 32 the pooled stages give maps of
+    15 x 15, 7 x 7, 3 x 3 and 1 x 1; for larger images the last map is averaged.
     """
 
     def __init__(
@@ -73,19 +74,19 @@ class PlainCNN(Network):
         return self.mlp["fc2"]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer by a fresh one (timm's convention; the pooling is always the mean)."""
+        """Replace the last linear layer by a fresh one, as timm does; the pooling is always the mean."""
         self.num_classes = num_classes
         self.mlp["fc2"] = linear(HIDDEN, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B, in_chans, H, W] -> [B, C, H', W'], one place for images of 32 x 32."""
+        """[B, in_chans, H, W] -> [B, C, H', W'], 1 x 1 for images of 32 x 32."""
         return self.forward_stages(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """[B, C, H', W'] -> [B, K], or the hidden [B, 128] with ``pre_logits``."""
         hidden = self.mlp["relu"](self.mlp["fc1"](self.flatten(self.global_pool(x))))
-        hidden = self.head_drop(hidden)
-        return hidden if pre_logits else self.mlp["fc2"](hidden)
+        features: Tensor = self.head_drop(hidden)
+        return features if pre_logits else self.mlp["fc2"](features)
 
 
 def _group(width_in: int, width_out: int, count: int, drop: float) -> nn.Sequential:

@@ -1,19 +1,18 @@
-"""What the zoo offers to kdengine: its networks under their bare names, and its recipes."""
+"""What the zoo offers kdengine: its networks under their bare names, and its recipes."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import timm
 
-from kdengine import hookimpl
+from kdengine import Registrar, hookimpl
 from kdzoo.catalogue import NETWORKS
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the networks and the recipes."""
     for name in NETWORKS:
         registry.model(name, partial(timm.create_model, name))

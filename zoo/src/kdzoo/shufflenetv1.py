@@ -21,15 +21,16 @@ STEM = 24
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Take the channels of all groups in turn: [B, C, H, W] -> [B, C, H, W]."""
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    """Interleave the channels of all groups: [B, C, H, W] -> [B, C, H, W]."""
+    grouped: Tensor = x.unflatten(1, (groups, -1))
+    return grouped.transpose(1, 2).flatten(1, 2)
 
 
 class GroupedBlock(nn.Module):
-    """Grouped 1x1, shuffling, 3x3 in each channel alone, grouped 1x1, plus the shortcut, then ReLU.
+    """Grouped 1x1, shuffling, depthwise 3x3, grouped 1x1, plus the shortcut, then ReLU.
 
-    [B, C_in, H, W] -> [B, C_out, H, W] if both are equally wide; else the size is halved, and the new channels are
-    joined to the averaged old ones.
+    [B, C_in, H, W] -> [B, C_out, H, W] where the widths are equal; otherwise the size is halved, and the new channels are
+    concatenated with the average-pooled old ones.
     """
 
     def __init__(self, width_in: int, width_out: int, groups: int) -> None:
@@ -37,7 +38,7 @@ class GroupedBlock(nn.Module):
         self.halves = width_in != width_out
         new = width_out - width_in if self.halves else width_out
         inner = new // 4
-        self.groups = groups if width_in > STEM else 1  # so few channels are not divided
+        self.groups = groups if width_in > STEM else 1  # so few channels are not grouped
         self.conv1 = nn.Conv2d(width_in, inner, 1, groups=self.groups, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
         self.act1 = nn.ReLU(inplace=True)
@@ -54,7 +55,8 @@ class GroupedBlock(nn.Module):
         out = self.act2(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         old = self.downsample(x)
-        return self.act3(torch.cat((out, old), 1) if self.halves else out + old)
+        activated: Tensor = self.act3(torch.cat((out, old), 1) if self.halves else out + old)
+        return activated
 
 
 class ShuffleNetV1(Network):
@@ -63,8 +65,8 @@ class ShuffleNetV1(Network):
     Args:
         widths: channels of the stages.
         blocks: how many blocks each stage has.
-        groups: how many groups the 1x1 convolutions divide the channels into.
-        num_classes: outputs K; 0 leaves the classifier out.
+        groups: number of groups of the 1x1 convolutions.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 

@@ -22,10 +22,10 @@ STEM = 24
 
 
 class SplitBlock(nn.Module):
-    """Half of the channels pass by, half through 1x1, 3x3 in each channel alone, 1x1: [B, C, H, W] -> [B, C, H, W].
+    """Half of the channels bypass the branch of 1x1, depthwise 3x3 and 1x1: [B, C, H, W] -> [B, C, H, W].
 
-    The ReLU that ends the paper's branch comes last here, over both halves. That gives the same, since what passes by is
-    never negative, and so a tap before the ReLU holds the whole map.
+    The ReLU at the end of the paper's branch comes last here, over both halves. The result is the same, since what bypasses
+    the branch is never negative, and a tap before the ReLU reads the whole map.
     """
 
     def __init__(self, width: int) -> None:
@@ -35,7 +35,8 @@ class SplitBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         one, other = x.chunk(2, 1)
-        return self.act(shuffle(torch.cat((one, self.branch(other)), 1), 2))
+        activated: Tensor = self.act(shuffle(torch.cat((one, self.branch(other)), 1), 2))
+        return activated
 
 
 class DownBlock(nn.Module):
@@ -44,12 +45,13 @@ class DownBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         half = width_out // 2
-        self.downsample = nn.Sequential(*_each_channel(width_in, stride=2), *_pointwise(width_in, half))
+        self.downsample = nn.Sequential(*_depthwise(width_in, stride=2), *_pointwise(width_in, half))
         self.branch = nn.Sequential(*_branch(width_in, half, stride=2))
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(shuffle(torch.cat((self.downsample(x), self.branch(x)), 1), 2))
+        activated: Tensor = self.act(shuffle(torch.cat((self.downsample(x), self.branch(x)), 1), 2))
+        return activated
 
 
 class ShuffleNetV2(Network):
@@ -59,7 +61,7 @@ class ShuffleNetV2(Network):
         widths: channels of the stages.
         blocks: how many blocks each stage has.
         last: channels of the last convolution.
-        num_classes: outputs K; 0 leaves the classifier out.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
@@ -91,7 +93,8 @@ class ShuffleNetV2(Network):
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] -> [B, 1024, H/8, W/8]."""
         x = self.forward_stages(self.act1(self.bn1(self.conv1(x))))
-        return self.act2(self.bn2(self.conv2(x)))
+        activated: Tensor = self.act2(self.bn2(self.conv2(x)))
+        return activated
 
 
 def _stage(width_in: int, width_out: int, blocks: int) -> nn.Sequential:
@@ -99,16 +102,16 @@ def _stage(width_in: int, width_out: int, blocks: int) -> nn.Sequential:
 
 
 def _branch(width_in: int, width_out: int, stride: int) -> list[nn.Module]:
-    """1x1, BN, ReLU, 3x3 in each channel alone, BN, 1x1, BN."""
+    """1x1, BN, ReLU, depthwise 3x3, BN, 1x1, BN."""
     entry = [*_pointwise(width_in, width_out), nn.ReLU(inplace=True)]
-    return [*entry, *_each_channel(width_out, stride), *_pointwise(width_out, width_out)]
+    return [*entry, *_depthwise(width_out, stride), *_pointwise(width_out, width_out)]
 
 
 def _pointwise(width_in: int, width_out: int) -> list[nn.Module]:
     return [nn.Conv2d(width_in, width_out, 1, bias=False), nn.BatchNorm2d(width_out)]
 
 
-def _each_channel(width: int, stride: int) -> list[nn.Module]:
+def _depthwise(width: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(width, width, 3, stride, padding=1, groups=width, bias=False), nn.BatchNorm2d(width)]
 
 

@@ -1,7 +1,7 @@
 """A student of two convolutions.
 
 Topology: the "plane" network of size 2 for CIFAR-10 in Mirzadeh et al., "Improved Knowledge Distillation via Teacher
-Assistant", AAAI 2020, arXiv:1902.03393, as its authors' code has it.
+Assistant", AAAI 2020, arXiv:1902.03393, as in its authors' code.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from kdzoo.plain_cnn import ConvUnit
 __all__ = ["NETWORKS", "SmallCNN"]
 
 GRID = 8
-"""Rows and columns of the map that the classifier sees: what two poolings leave of 32."""
+"""Rows and columns of the map that the classifier receives: 32, halved twice."""
 
 
 class SmallCNN(Network):
-    """Twice a 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling; then one linear layer over all places.
+    """Twice a 3x3 convolution, batch normalisation, ReLU and 2x2 max-pooling; then one linear layer over all positions.
 
-    The pooling stands before the ReLU, which gives the same.
+    The pooling comes before the ReLU, which gives the same result.
 
     Args:
         widths: channels of the two convolutions.
-        num_classes: outputs K; 0 leaves the classifier out.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
-    Shapes: [B, in_chans, H, W] -> [B, K]; the stages, pooled, give [B, C, H/2, W/2] and [B, C, H/4, W/4]. The classifier
-    receives [B, 64 C]: maps of images of other sizes than 32 x 32 are first averaged to 8 x 8 places.
+    Shapes: [B, in_chans, H, W] -> [B, K]; the pooled stages give [B, C, H/2, W/2] and [B, C, H/4, W/4]. The classifier
+    receives [B, 64 C]: for image sizes other than 32 x 32 the maps are first averaged to 8 x 8.
     """
 
     def __init__(

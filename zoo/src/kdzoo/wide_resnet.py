@@ -17,9 +17,9 @@ __all__ = ["NETWORKS", "WideResNet"]
 
 
 class PreActivationBlock(nn.Module):
-    """Twice BN-ReLU-conv, plus the shortcut: [B, C_in, H, W] -> [B, C_out, H/stride, W/stride], neither sign excluded.
+    """Twice BN-ReLU-conv, plus the shortcut: [B, C_in, H, W] -> [B, C_out, H/stride, W/stride], of either sign.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input; else it is the input itself.
+    Where the width changes, the shortcut is a 1x1 convolution of the activated input; otherwise it is the input itself.
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
@@ -35,19 +35,20 @@ class PreActivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         activated = self.act1(self.bn1(x))
         shortcut = x if self.downsample is None else self.downsample(activated)
-        return self.conv2(self.act2(self.bn2(self.conv1(activated)))) + shortcut
+        total: Tensor = self.conv2(self.act2(self.bn2(self.conv1(activated)))) + shortcut
+        return total
 
 
 class WideResNet(Network):
     """Three stages of pre-activation blocks, then batch normalisation and ReLU.
 
-    A stage ends with a bare sum, so ``stage1`` and ``stage1.pre`` are the same. What the next ReLU decides on, as activation
-    boundaries need it, is ``layer2.0.bn1``, ``layer3.0.bn1`` and ``norm``.
+    A stage ends with a raw sum, so ``stage1`` and ``stage1.pre`` are the same. The inputs of the ReLU that follows each stage,
+    which activation boundaries need, are ``layer2.0.bn1``, ``layer3.0.bn1`` and ``norm``.
 
     Args:
         depth: number of layers by the paper's count, 6n + 4.
-        widen: factor k on the channels 16, 32 and 64 of the stages.
-        num_classes: outputs K; 0 leaves the classifier out.
+        widen: factor k on the 16, 32 and 64 channels of the stages.
+        num_classes: outputs K; 0 omits the classifier.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
 
@@ -71,14 +72,15 @@ class WideResNet(Network):
         self.finish(widths[-1], num_classes, drop_rate)
 
     def fill(self, module: nn.Module) -> None:
-        """Convolutions after He; the classifier begins without biases."""
+        """Convolutions are initialised after He; the classifier's biases start at zero."""
         he_fan_out(module)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, in_chans, H, W] -> [B, 64 k, H/4, W/4], never negative."""
-        return self.act(self.norm(self.forward_stages(self.conv1(x))))
+        activated: Tensor = self.act(self.norm(self.forward_stages(self.conv1(x))))
+        return activated
 
 
 def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequential:

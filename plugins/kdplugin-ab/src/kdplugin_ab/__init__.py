@@ -1,15 +1,15 @@
-"""Activation boundaries: the student's neurons learn to be on where the teacher's are, and off where they are off."""
+"""Activation boundaries: the student's neurons learn to be active where the teacher's are, and inactive elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Phase, Step, TapPair, hookimpl, match_spatial
+from kdengine import Distiller, Pair, Phase, Registrar, Step, TapPair, hookimpl, match_spatial
 from kdplugin_ab.connector import Connector
 
 __all__ = ["ActivationBoundaries", "Connector", "boundary_loss"]
@@ -18,15 +18,15 @@ __all__ = ["ActivationBoundaries", "Connector", "boundary_loss"]
 
 
 def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.0) -> Tensor:
-    """How far the student is from the teacher's side of every boundary, squared; sum over C H W, mean over the batch; [].
+    """Squared distance of the student from the teacher's side of every boundary; sum over C H W, mean over the batch; [].
 
-    max(0, margin - s)^2 where the teacher is on (t > 0), max(0, margin + s)^2 where it is off. Where the sizes differ,
-    the larger maps are average-pooled to the smaller size.
+    max(0, margin - s)^2 where the teacher is active (t > 0), max(0, margin + s)^2 elsewhere. Where the sizes differ,
+    the larger maps are average-pooled to the smaller size first.
 
     Args:
-        student_BCHW: what the student's neurons receive, after the connector, [B, C, H, W].
-        teacher_BCHW: what the teacher's receive, [B, C, H', W']; only its sign counts, so it gets no gradient.
-        margin: how far on the right side is far enough, in the unit of the student's map.
+        student_BCHW: pre-activations of the student, after the connector, [B, C, H, W].
+        teacher_BCHW: pre-activations of the teacher, [B, C, H', W']; only the sign counts, so it gets no gradient.
+        margin: distance from the boundary, on the teacher's side, from which on a neuron costs nothing.
     """
     student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
     wrong_BCHW = torch.where(teacher_BCHW > 0, margin - student_BCHW, margin + student_BCHW).relu()
@@ -34,10 +34,12 @@ def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.
 
 
 class ActivationBoundaries(Distiller):
-    """Activation boundaries: first learn which neurons of the teacher are on, then learn the task.
+    """Activation boundaries: first learn which neurons of the teacher are active, then learn the task.
 
     Source: Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
     AAAI 2019, arXiv:1811.03233; scale and weights as in the authors' code.
+
+    In pre-activation networks ``stages.pre`` is the raw sum that ends a stage; the README names the taps to read instead.
     """
 
     name = "ab"
@@ -52,27 +54,29 @@ class ActivationBoundaries(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What activation boundaries can be told."""
+        """Options of activation boundaries."""
 
         init_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of boundaries before the task: 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        """Epochs of the init phase: 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         scale: float = Field(3e-3, ge=0)
         """Weight of the last tap; every tap before it weighs half as much as the one after."""
         margin: float = Field(1.0, gt=0)
-        """How far on the teacher's side of a boundary is far enough."""
+        """Distance from a boundary, on the teacher's side, from which on a neuron costs nothing."""
         connector: Literal["auto", "always"] = "auto"
-        """A connector on the student's side only where the widths differ, or always."""
+        """Whether the student's map passes a connector only where the widths differ, or always."""
+
+    options: Options
 
     def build(self, pair: Pair) -> None:
-        """One connector a tap."""
+        """One connector per tap."""
         self.connectors = nn.ModuleList(self._connector(tap) for tap in pair.pairs)
 
     def phases(self) -> Sequence[Phase]:
-        """The phase ``init`` before the joint one."""
+        """The phase ``init``, before the joint one."""
         return (Phase("init", epochs=self.options.init_epochs),)
 
     def taps_in(self, phase: str) -> Sequence[str] | None:
-        """The boundaries are read in a phase of their own."""
+        """The taps are read in the init phase only."""
         return super().taps_in(phase) if phase == "init" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
@@ -85,11 +89,11 @@ class ActivationBoundaries(Distiller):
         return {"boundary": torch.stack(weighed).sum()}
 
     def _connector(self, tap: TapPair) -> nn.Module:
-        width, wanted = tap.student.shape[1], tap.teacher.shape[1]
-        return nn.Identity() if width == wanted and self.options.connector == "auto" else Connector(width, wanted)
+        ours, theirs = tap.student.shape[1], tap.teacher.shape[1]
+        return nn.Identity() if ours == theirs and self.options.connector == "auto" else Connector(ours, theirs)
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(ActivationBoundaries)

@@ -1,4 +1,4 @@
-"""The connector of AB: brings the student's map to the width of the teacher's."""
+"""The connector of AB, which brings the student's map to the teacher's width."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Connector"]
 
 
 class Connector(Adapter):
-    """An adapter whose linear map begins with weights drawn from N(0, 2 / D), as in the authors' code.
+    """An adapter whose convolution is initialised from N(0, 2 / D), as in the authors' code.
 
     Args:
-        width: channels C of the maps.
-        wanted: channels D of the result.
+        in_channels: channels C of the maps.
+        out_channels: channels D of the result.
     """
 
-    def __init__(self, width: int, wanted: int) -> None:
-        super().__init__(width, wanted)
-        nn.init.normal_(self.mix.weight, 0.0, math.sqrt(2 / wanted))
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        nn.init.normal_(self.mix.weight, 0.0, math.sqrt(2 / out_channels))

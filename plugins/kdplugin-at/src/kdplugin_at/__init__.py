@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, match_spatial
+from kdengine import Distiller, Registrar, Step, hookimpl, match_spatial
 
 __all__ = ["AttentionTransfer", "attention_loss", "attention_map"]
 
@@ -20,15 +20,16 @@ def attention_map(features_BCHW: Tensor, power: float = 2.0) -> Tensor:
 
 
 def _mean_power(features_BCHW: Tensor, power: float) -> Tensor:
-    if power == 2:  # the gradient of a product of vectors is one pass over the maps, that of |F|^2 five
-        return torch.linalg.vecdot(features_BCHW, features_BCHW, dim=1) / features_BCHW.shape[1]
+    if power == 2:  # its backward is one pass over the maps; that of abs, pow and mean is five
+        squared_BHW: Tensor = torch.linalg.vecdot(features_BCHW, features_BCHW, dim=1)
+        return squared_BHW / features_BCHW.shape[1]
     return features_BCHW.abs().pow(power).mean(1)
 
 
 def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.0) -> Tensor:
-    """Mean squared difference of the attention maps of two networks, over batch and places; [].
+    """Mean squared difference of the attention maps of two networks, over batch and positions; [].
 
-    Where the sizes differ, the larger maps are average-pooled to the smaller size. B: batch, C: channels (may differ).
+    Where the sizes differ, the larger maps are average-pooled to the smaller size first. B: batch, C: channels (may differ).
     """
     student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
     return F.mse_loss(attention_map(student_BCHW, power), attention_map(teacher_BCHW, power))
@@ -50,7 +51,7 @@ class AttentionTransfer(Distiller):
     presets: ClassVar = {"sseung": {"half": True}}
 
     class Options(Distiller.Options):
-        """What attention transfer can be told."""
+        """Options of attention transfer."""
 
         beta: float = Field(1000.0, ge=0)
         """Weight of the sum over stages."""
@@ -58,6 +59,8 @@ class AttentionTransfer(Distiller):
         """Exponent p of the activations; below 1 it would have no gradient at zero."""
         half: bool = False
         """Halve the loss, as in the paper's formula."""
+
+    options: Options
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``attention``, the sum over all taps."""
@@ -67,6 +70,6 @@ class AttentionTransfer(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(AttentionTransfer)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Names, Pair, Step, hookimpl
+from kdengine import Distiller, Names, Pair, Registrar, Step, hookimpl
 
 __all__ = ["DML", "mimicry_loss"]
 
@@ -23,8 +23,8 @@ def mimicry_loss(own_BK: Tensor, partner_BK: Tensor, temperature: float = 1.0, s
     Args:
         own_BK: logits of the network that learns, [B, K].
         partner_BK: logits of the network that it learns from, [B, K]; they get no gradient.
-        temperature: T > 0, dimensionless. The factor T^2 is not in the loss.
-        symmetric: take (KL(p || q) + KL(q || p)) / 2 instead.
+        temperature: T > 0, dimensionless. The loss does not include the factor T^2.
+        symmetric: use (KL(p || q) + KL(q || p)) / 2 instead.
     """
     log_q_BK = F.log_softmax(own_BK / temperature, dim=1)
     log_p_BK = F.log_softmax(partner_BK.detach() / temperature, dim=1)
@@ -45,38 +45,41 @@ class DML(Distiller):
     name = "dml"
     category = "response"
     taps = ()
+    requires_teacher = False
     presets: ClassVar = {"bhheo": {"symmetric": True}}
 
     class Options(Distiller.Options):
-        """What mutual learning can be told."""
+        """Options of mutual learning."""
 
         peers: Names = Field(("teacher",), min_length=1)
-        """Networks that learn too, one or several with commas: model specs, 'teacher' or 'student' for one of its kind."""
+        """The peers, one or several with commas: model specs, or 'teacher' or 'student' for another network of that kind."""
         temperature: float = Field(1.0, gt=0)
         """Temperature T of all softmaxes in the divergence."""
         t_squared: bool = True
         """Multiply the divergence by T^2, so that its gradient does not shrink as T grows."""
         symmetric: bool = False
-        """Mean of the divergences in both directions; each network still learns from its own side alone."""
+        """Average the divergences in both directions; each network still learns from its own side alone."""
 
         def model_post_init(self, context: Any) -> None:
             """Refuse taps."""
             if self.taps is not None:
-                raise ValueError("taps: mutual learning compares the outputs of networks in training, and reads no taps")
+                raise ValueError("taps: mutual learning compares outputs and reads no taps; leave this option out")
+
+    options: Options
 
     def build(self, pair: Pair) -> None:
-        """Make the peers, with fresh weights; as submodules they are trained with the student."""
+        """Make the peers with fresh weights; as submodules they are trained with the student."""
         self.peers = nn.ModuleList(pair.new_network(spec) for spec in self.options.peers)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The terms ``mimic``, the student's divergence from its peers, and ``peers``, all that the peers learn from."""
+        """The terms ``mimic``, the student's divergence from its peers, and ``peers``, the whole loss of the peers."""
         cohort = [step.student.logits, *(step.logits_of(peer) for peer in self.peers)]
         mimic, *others = [self._mimicry(number, cohort) for number in range(len(cohort))]
         tasks = [F.cross_entropy(logits_BK, step.y) for logits_BK in cohort[1:]]
         return {"mimic": mimic, "peers": torch.stack([*tasks, *others]).sum()}
 
     def _mimicry(self, number: int, cohort: Sequence[Tensor]) -> Tensor:
-        """What one network of the cohort loses on all others, mean over them."""
+        """Mean mimicry loss of one network of the cohort with respect to all others."""
         options = self.options
         partners = [logits_BK for other, logits_BK in enumerate(cohort) if other != number]
         losses = [mimicry_loss(cohort[number], partner, options.temperature, options.symmetric) for partner in partners]
@@ -84,6 +87,6 @@ class DML(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(DML)

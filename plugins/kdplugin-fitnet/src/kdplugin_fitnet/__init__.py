@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Phase, Step, TapPair, hookimpl
+from kdengine import Distiller, Pair, Phase, Registrar, Step, TapPair, hookimpl
 from kdplugin_fitnet.regressor import Regressor
 
 __all__ = ["FitNet", "Regressor", "hint_loss"]
 
 
 def hint_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared difference of two maps of one shape; [].
+    """Squared difference of two maps of equal shape; [].
 
     Args:
         student_BCHW: the student's map after the regressor, [B, C, H, W].
@@ -46,29 +46,31 @@ class FitNet(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What FitNets can be told."""
+        """Options of FitNets."""
 
         mode: Literal["two_phase", "joint"] = "two_phase"
         """Hints before the task, or together with it."""
         hint_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of hints in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        """Epochs of the hint phase in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         side: Literal["student", "teacher"] = "student"
-        """Whose map the regressor changes; on the teacher's side it is a linear map, and only where widths differ."""
+        """Whose map the regressor transforms; on the teacher's side it is a linear map, only where the widths differ."""
         reduction: Literal["mean", "sum_chw"] = "mean"
         """Mean over all elements, or sum over an image and mean over the batch."""
         kernel: Literal[1, 3, 5] = 1
-        """Kernel of the student-side regressor between maps of one size."""
+        """Kernel size of the student-side regressor between maps of equal size."""
+
+    options: Options
 
     def build(self, pair: Pair) -> None:
-        """One regressor a tap."""
+        """One regressor per tap."""
         self.regressors = nn.ModuleList(self._regressor(tap) for tap in pair.pairs)
 
     def phases(self) -> Sequence[Phase]:
-        """The phase ``hint`` before the joint one, or none."""
+        """The phase ``hint``, before the joint one, or none."""
         return () if self.options.mode == "joint" else (Phase("hint", epochs=self.options.hint_epochs),)
 
     def taps_in(self, phase: str) -> Sequence[str] | None:
-        """The hints are read in a phase of their own, or in the joint one."""
+        """The taps are read in the hint phase, or in the joint one."""
         return super().taps_in(phase) if phase == "hint" or self.options.mode == "joint" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
@@ -87,6 +89,6 @@ class FitNet(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(FitNet)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Adapter, Distiller, Pair, Phase, Step, TapError, TapPair, hookimpl, match_spatial
+from kdengine import Adapter, Distiller, Pair, Phase, Registrar, Step, TapError, TapPair, hookimpl, match_spatial
 
 __all__ = ["FSP", "flow_loss", "flow_matrix"]
 
@@ -19,16 +19,16 @@ __all__ = ["FSP", "flow_loss", "flow_matrix"]
 
 
 def flow_matrix(earlier_BCHW: Tensor, later_BDHW: Tensor, pool: str = "max") -> Tensor:
-    """FSP matrix of two layers of one network, the mean over places of the products of their channels: [B, C, D].
+    """FSP matrix of two layers of a network, the mean over positions of the products of their channels: [B, C, D].
 
     Args:
         earlier_BCHW: maps of the earlier layer, [B, C, H, W].
         later_BDHW: maps of the later layer, [B, D, H', W'].
-        pool: ``"max"`` or ``"avg"``: how the larger map is brought to the size of the smaller one.
+        pool: ``"max"`` or ``"avg"``: how the larger map is reduced to the size of the smaller one.
     """
     earlier_BCHW, later_BDHW = _in_one_size(earlier_BCHW, later_BDHW, pool)
-    places = later_BDHW.shape[2:].numel()
-    return torch.bmm(earlier_BCHW.flatten(2), later_BDHW.flatten(2).mT) / places
+    positions = later_BDHW.shape[2:].numel()
+    return torch.bmm(earlier_BCHW.flatten(2), later_BDHW.flatten(2).mT) / positions
 
 
 def flow_loss(student_BCD: Tensor, teacher_BCD: Tensor, reduction: str = "mean") -> Tensor:
@@ -69,19 +69,21 @@ class FSP(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What FSP can be told."""
+        """Options of FSP."""
 
         mode: Literal["two_phase", "joint"] = "two_phase"
         """The FSP matrices before the task, or together with it."""
         fsp_epochs: int | float = Field(0.4, ge=0)
-        """Epochs of FSP in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
+        """Epochs of the fsp phase in mode 'two_phase': 40 is a number of epochs, 0.4 and 1.0 are shares of the run's own."""
         pool: Literal["max", "avg"] = "max"
         """How the larger of two consecutive maps is brought to the size of the smaller one."""
         reduction: Literal["mean", "sum_half"] = "mean"
         """Mean over all elements, or half the sum over a matrix and mean over the batch."""
 
+    options: Options
+
     def build(self, pair: Pair) -> None:
-        """One adapter a tap on the student's side, where the widths differ."""
+        """One adapter per tap on the student's side, where the widths differ."""
         if len(pair.pairs) == 1:
             (tap,) = pair.pairs
             raise TapError(
@@ -91,11 +93,11 @@ class FSP(Distiller):
         self.adapters = nn.ModuleList(_adapter(tap) for tap in pair.pairs)
 
     def phases(self) -> Sequence[Phase]:
-        """The phase ``fsp`` before the joint one, or none."""
+        """The phase ``fsp``, before the joint one, or none."""
         return () if self.options.mode == "joint" else (Phase("fsp", epochs=self.options.fsp_epochs),)
 
     def taps_in(self, phase: str) -> Sequence[str] | None:
-        """The maps are read in a phase of their own, or in the joint one."""
+        """The taps are read in the fsp phase, or in the joint one."""
         return super().taps_in(phase) if phase == "fsp" or self.options.mode == "joint" else None
 
     def forward(self, step: Step) -> dict[str, Tensor]:
@@ -110,11 +112,10 @@ class FSP(Distiller):
 
 
 def _adapter(tap: TapPair) -> nn.Module:
-    width, wanted = tap.student.shape[1], tap.teacher.shape[1]
-    return Adapter.between(width, wanted)
+    return Adapter.between(tap.student.shape[1], tap.teacher.shape[1])
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(FSP)

@@ -1,15 +1,15 @@
-"""Jacobian matching: the student's output shall change with the image in the direction in which the teacher's does."""
+"""Jacobian matching: the student's output learns to change with the image in the same direction as the teacher's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Step, TapError, TapPair, hookimpl, l2_normalize, resize_maps
+from kdengine import Distiller, Pair, Registrar, Step, TapError, TapPair, hookimpl, l2_normalize, resize_maps
 
 __all__ = ["JacobianMatching", "input_gradient", "jacobian_loss", "largest_attention"]
 
@@ -17,12 +17,12 @@ __all__ = ["JacobianMatching", "input_gradient", "jacobian_loss", "largest_atten
 
 
 def input_gradient(outputs_B: Tensor, images_BCHW: Tensor, create_graph: bool) -> Tensor:
-    """Derivative of one output an image with respect to the images, [B, C, H, W]; the graph of the outputs is kept.
+    """Derivative of one output per image with respect to the images, [B, C, H, W]; the graph of the outputs is kept.
 
     Args:
         outputs_B: one output of the network for each image, [B].
-        images_BCHW: what the network was run on, with gradients, [B, C, H, W].
-        create_graph: whether the derivative can itself be differentiated.
+        images_BCHW: the input of the network, requiring gradients, [B, C, H, W].
+        create_graph: whether the derivative can be differentiated again.
     """
     (gradient,) = torch.autograd.grad(outputs_B.sum(), images_BCHW, create_graph=create_graph, retain_graph=True)
     return gradient
@@ -31,11 +31,11 @@ def input_gradient(outputs_B: Tensor, images_BCHW: Tensor, create_graph: bool) -
 def jacobian_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "sum") -> Tensor:
     """Squared distance between two input gradients, each scaled to length 1 per image, mean over the batch; [].
 
-    A gradient of zero stays zero, and gets no gradient itself.
+    A zero gradient stays zero, and gets no gradient itself.
 
     Args:
         student_BCHW: input gradient of the student, [B, C, H, W].
-        teacher_BCHW: the same of the teacher, [B, C, H', W']; brought to the student's size first.
+        teacher_BCHW: that of the teacher, [B, C, H', W']; resized to the student's first.
         reduction: ``"sum"`` over the values of an image, or their ``"mean"``, which is C H W times smaller.
     """
     if teacher_BCHW.shape != student_BCHW.shape:
@@ -45,7 +45,7 @@ def jacobian_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "
 
 
 def largest_attention(maps_BCHW: Tensor) -> Tensor:
-    """The largest value of each map of attention, the sum over channels of F^2: [B, C, H, W] -> [B]."""
+    """The largest value of each attention map, the sum over channels of F^2: [B, C, H, W] -> [B]."""
     return maps_BCHW.square().sum(1).flatten(1).max(1).values
 
 
@@ -65,22 +65,24 @@ class JacobianMatching(Distiller):
     presets: ClassVar = {"zoo": {"beta": 20.0, "reduction": "mean"}}
 
     class Options(Distiller.Options):
-        """What Jacobian matching can be told."""
+        """Options of Jacobian matching."""
 
         beta: float = Field(1.0, ge=0)
         """Weight of the loss."""
         target: Literal["true_class", "teacher_top1", "attention_max"] = "true_class"
-        """The output: logit of the label, logit of the teacher's first choice, or largest attention of a map."""
+        """Differentiated output: the label's logit, that of the teacher's first choice, or the largest attention of a map."""
         reduction: Literal["sum", "mean"] = "sum"
-        """Sum over the values of an image, or their mean; the mean over the batch is taken either way."""
+        """Sum or mean over the values of an image; over the batch it is a mean either way."""
+
+    options: Options
 
     def taps_in(self, phase: str) -> Sequence[str] | None:
-        """The logits, or a map from the middle for its attention; or what the option names."""
+        """The logits; with ``attention_max`` a map from the middle; or what the option names."""
         middle = self.options.target == "attention_max" and self.options.taps is None
         return ("stage2",) if middle else super().taps_in(phase)
 
     def build(self, pair: Pair) -> None:
-        """Refuse taps that do not hold what is differentiated; there is nothing to build."""
+        """Refuse taps of the wrong kind; there is nothing to build."""
         attention = self.options.target == "attention_max"
         words = "maps [B, C, H, W]" if attention else f"logits [B, {pair.num_classes}]"
         for tap in pair.pairs:
@@ -103,7 +105,7 @@ class JacobianMatching(Distiller):
         return {"gradients": self.options.beta * torch.stack(losses).sum()}
 
     def _outputs(self, tap: TapPair, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """What is differentiated in both networks, one output an image: [B] and [B]."""
+        """The differentiated outputs of both networks, one per image: [B] and [B]."""
         if self.options.target == "attention_max":
             return largest_attention(tap.student), largest_attention(tap.teacher)
         classes_B = y_B if self.options.target == "true_class" else tap.teacher.argmax(1)
@@ -112,6 +114,6 @@ class JacobianMatching(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(JacobianMatching)

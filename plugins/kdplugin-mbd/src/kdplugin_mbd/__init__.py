@@ -1,4 +1,4 @@
-"""Merit-based distillation: the more right the teacher is about an image, the more the student mimics it there."""
+"""Merit-based distillation: the more the teacher is right about an image, the more the student mimics it there."""
 
 from __future__ import annotations
 

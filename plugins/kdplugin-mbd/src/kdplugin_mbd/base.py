@@ -1,4 +1,4 @@
-"""What the merit-based methods share: cross-entropy and divergence of every image, weighed by the teacher's merit."""
+"""What the merit-based methods share: cross-entropy and divergence per image, weighted by the teacher's merit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def merit_loss(
     double_temperature: bool = False,
     hard_temperature: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Mean over the batch of (1 - m) CE, and of m T^2 KL; two scalars [], and their sum is the loss.
+    """Mean over the batch of (1 - m) CE, and of m T^2 KL: two scalars [], whose sum is the loss.
 
     CE(z_s, y), KL(softmax(z_t / T) || softmax(z_s / T)).
 
@@ -47,12 +47,12 @@ def merit_loss(
         student_BK: logits z_s of the student, [B, K].
         teacher_BK: logits z_t of the teacher, [B, K]; they get no gradient.
         labels_B: class indices y, [B].
-        merit_B: weight m of the teacher for every image, in [0, 1], [B]; it gets no gradient.
+        merit_B: weight m of the teacher for each image, in [0, 1], [B]; it gets no gradient.
         temperature: T > 0, dimensionless.
         double_temperature: whether the logits in KL are divided by T^2 instead.
         hard_temperature: whether the logits in CE are divided by T.
 
-    Source: motakuss/Knowledge-Distillation-Technique, 2023, which calls both by True.
+    Source: motakuss/Knowledge-Distillation-Technique, 2023, which has both of them on.
     """
     merit_B, hotter = merit_B.detach(), temperature**2 if double_temperature else temperature
     log_q_BK, p_BK = F.log_softmax(student_BK / hotter, dim=1), F.softmax(teacher_BK.detach() / hotter, dim=1)
@@ -62,7 +62,7 @@ def merit_loss(
 
 
 class MeritBased(Distiller):
-    """Base of the methods: each says what the teacher's merit is."""
+    """Base of the methods, each of which defines the teacher's merit."""
 
     category = "response"
     taps = ("logits",)
@@ -70,7 +70,7 @@ class MeritBased(Distiller):
     presets: ClassVar = {"motakuss": {"double_temperature": True, "hard_temperature": True}}
 
     class Options(Distiller.Options):
-        """What all merit-based methods can be told."""
+        """Options of all merit-based methods."""
 
         temperature: float = Field(1.0, gt=0)
         """Temperature T of the teacher's and the student's probabilities."""
@@ -79,14 +79,16 @@ class MeritBased(Distiller):
         hard_temperature: bool = False
         """Divide the logits by T in the cross-entropy with the labels too."""
 
+    options: Options
+
     @property
     def task_weight(self) -> float:
-        """None of the engine's cross-entropy: the method brings one that is weighed image by image."""
+        """Zero: the method computes a cross-entropy of its own, weighted image by image."""
         return 0.0
 
     @abstractmethod
     def merit(self, teacher_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """How far to mimic the teacher at every image, from 0 to 1.
+        """How much to mimic the teacher on each image, from 0 to 1.
 
         Args:
             teacher_BK: logits of the teacher as they are, [B, K].

@@ -7,17 +7,17 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import hookimpl
+from kdengine import Registrar, hookimpl
 from kdplugin_mbd.base import MeritBased, correct
 
 __all__ = ["DeltaMerit", "delta_merit"]
 
 ROUNDING = 1e-9
-"""By so much the weights may leave the range from 0 to 1: decimal fractions are not exact."""
+"""Tolerance on the range from 0 to 1, since decimal fractions are not exact."""
 
 
 def delta_merit(teacher_BK: Tensor, labels_B: Tensor, alpha: float = 0.5, delta: float = 0.1) -> Tensor:
-    """One weight where the teacher classifies the image as labelled, alpha + delta; another where not, alpha - delta; [B].
+    """Alpha + delta where the teacher classifies the image as labelled, alpha - delta elsewhere; [B].
 
     Args:
         teacher_BK: logits of the teacher, [B, K].
@@ -40,12 +40,12 @@ class DeltaMerit(MeritBased):
     name = "mbd-delta"
 
     class Options(MeritBased.Options):
-        """What the method can be told."""
+        """Options of the method."""
 
         alpha: float = Field(0.5, ge=0, le=1)
         """Weight of the teacher's part in the loss of an image; the label has the rest."""
         delta: float = Field(0.1, ge=0)
-        """How much more the teacher's part weighs where the teacher is right, and how much less where it is wrong."""
+        """How much the teacher's part gains in weight where the teacher is right, and loses where it is wrong."""
 
         def model_post_init(self, context: Any) -> None:
             """Refuse weights outside 0 to 1."""
@@ -57,12 +57,14 @@ class DeltaMerit(MeritBased):
                     f"{min(self.alpha, 1 - self.alpha):g}"
                 )
 
+    options: Options
+
     def merit(self, teacher_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """One of two weights, [B]."""
+        """Alpha + delta or alpha - delta, [B]."""
         return delta_merit(teacher_BK, labels_B, self.options.alpha, self.options.delta)
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(DeltaMerit)

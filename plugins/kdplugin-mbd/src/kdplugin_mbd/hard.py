@@ -1,25 +1,23 @@
-"""Merit-based distillation by halves: where the teacher is wrong, the label alone teaches."""
+"""Merit-based distillation, all or nothing: where the teacher is wrong, the label alone teaches."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import hookimpl
+from kdengine import Registrar, hookimpl
 from kdplugin_mbd.base import MeritBased, correct
 
 __all__ = ["HardMerit", "hard_merit"]
 
 
 def hard_merit(teacher_BK: Tensor, labels_B: Tensor, alpha: float = 0.5) -> Tensor:
-    """The weight alpha where the teacher classifies the image as labelled, 0 where not; [B].
+    """Alpha where the teacher classifies the image as labelled, 0 elsewhere; [B].
 
     Args:
         teacher_BK: logits of the teacher, [B, K].
         labels_B: class indices, [B].
-        alpha: weight of a teacher that is right.
+        alpha: the teacher's weight where it is right.
     """
     return alpha * correct(teacher_BK, labels_B)
 
@@ -36,17 +34,19 @@ class HardMerit(MeritBased):
     name = "mbd-hard"
 
     class Options(MeritBased.Options):
-        """What the method can be told."""
+        """Options of the method."""
 
         alpha: float = Field(0.5, ge=0, le=1)
         """Weight of the teacher's part in the loss of an image; the label has the rest."""
 
+    options: Options
+
     def merit(self, teacher_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """A weight or none, [B]."""
+        """Alpha or 0, [B]."""
         return hard_merit(teacher_BK, labels_B, self.options.alpha)
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(HardMerit)

@@ -1,20 +1,18 @@
-"""Merit-based distillation by degrees: the teacher's weight is the probability that it gives to the label."""
+"""Merit-based distillation by degrees: the teacher's weight is the probability that it assigns to the label."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdengine import hookimpl
+from kdengine import Registrar, hookimpl
 from kdplugin_mbd.base import MeritBased
 
 __all__ = ["SoftMerit", "soft_merit"]
 
 
 def soft_merit(teacher_BK: Tensor, labels_B: Tensor, temperature: float = 1.0) -> Tensor:
-    """The probability that the teacher gives to the label at a temperature; [B].
+    """The probability that the teacher assigns to the label at a temperature; [B].
 
     Args:
         teacher_BK: logits of the teacher, [B, K].
@@ -36,11 +34,11 @@ class SoftMerit(MeritBased):
     name = "mbd-soft"
 
     def merit(self, teacher_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """A probability, [B]."""
+        """The teacher's probability of the label, [B]."""
         return soft_merit(teacher_BK, labels_B, self.options.temperature)
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(SoftMerit)

@@ -1,25 +1,25 @@
-"""Neuron selectivity transfer: the student's channels respond to the same places of an image as the teacher's."""
+"""Neuron selectivity transfer: the student's channels learn to respond to the same positions as the teacher's."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, l2_normalize, match_spatial
+from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize, match_spatial
 
 __all__ = ["NeuronSelectivity", "selectivity_loss"]
 
-# B: batch, C and D: channels of two maps, P: places of a map, H W of them.
+# B: batch, C and D: channels of two maps, P: positions of a map, H W of them.
 
 SHORTEST = 1e-12
-"""Square of the shortest length that is told from zero."""
+"""Square of the length below which a vector counts as zero."""
 
 NARROWEST = 1e-4
-"""Smallest sigma^2 of the Gaussian kernel: below it, the rounding of distances in float32 would count."""
+"""Smallest sigma^2 of the Gaussian kernel; below it, float32 rounding of the distances would matter."""
 
 
 def selectivity_loss(
@@ -27,7 +27,7 @@ def selectivity_loss(
 ) -> Tensor:
     """Squared maximum mean discrepancy between the channels of two networks, mean over the batch; [].
 
-    mean k(t, t') + mean k(s, s') - 2 mean k(s, t), over all pairs of channels, each a map scaled to length 1 (a dead one
+    mean k(t, t') + mean k(s, s') - 2 mean k(s, t), over all pairs of channels, each scaled to length 1 (a dead channel
     stays zero). Where the sizes differ, the larger maps are average-pooled to the smaller size.
 
     Args:
@@ -50,7 +50,7 @@ def selectivity_loss(
 
 
 def _deep_loss(student_BCP: Tensor, teacher_BDP: Tensor) -> Tensor:
-    """The loss for (x.y)^2 where places are fewer than channels: mean_cd (x_c.y_d)^2 is the product of two matrices [P, P]."""
+    """The loss for (x.y)^2 with fewer positions than channels: mean_cd (x_c.y_d)^2 is a product of two matrices [P, P]."""
     student_BPP, teacher_BPP = (x.mT @ x / x.shape[1] for x in (student_BCP, teacher_BDP))
     return (student_BPP - teacher_BPP).square().sum((1, 2)).mean()
 
@@ -58,7 +58,7 @@ def _deep_loss(student_BCP: Tensor, teacher_BDP: Tensor) -> Tensor:
 def _cosines(student_BCP: Tensor, teacher_BDP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines among the student's channels, among the teacher's and across: [B, C, C], [B, D, D], [B, C, D].
 
-    The maps are multiplied as they are and the products scaled, which are far fewer numbers than the maps.
+    The products are scaled instead of the maps, since they have far fewer values.
     """
     student_BCC, teacher_BDD = (torch.bmm(x, x.mT) for x in (student_BCP, teacher_BDP))
     student_BC, teacher_BD = _inverse_lengths(student_BCC), _inverse_lengths(teacher_BDD)
@@ -77,7 +77,7 @@ def _inverse_lengths(products_BCC: Tensor) -> Tensor:
 
 
 def _gaussian(student_BCC: Tensor, teacher_BDD: Tensor, across_BCD: Tensor) -> list[Tensor]:
-    """Gaussian kernels of all pairs, from their cosines; one bandwidth an image, which gets no gradient."""
+    """Gaussian kernels of all pairs, from their cosines; one bandwidth per image, which gets no gradient."""
     student_BC, teacher_BD = (cosines.diagonal(dim1=1, dim2=2) for cosines in (student_BCC, teacher_BDD))  # 1, dead ones 0
     distances = [
         _distances(student_BCC, student_BC, student_BC),
@@ -96,7 +96,7 @@ def _distances(cosines_BCD: Tensor, squares_BC: Tensor, squares_BD: Tensor) -> T
 
 
 class NeuronSelectivity(Distiller):
-    """Neuron selectivity transfer: match the distribution of the places that the channels respond to.
+    """Neuron selectivity transfer: match the distribution of the positions that the channels respond to.
 
     beta sum_i MMD^2(S_i, T_i), S and T: the channels of a map, each scaled to length 1
 
@@ -114,7 +114,7 @@ class NeuronSelectivity(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What neuron selectivity transfer can be told."""
+        """Options of neuron selectivity transfer."""
 
         beta: float = Field(50.0, ge=0)
         """Weight of the sum over taps."""
@@ -124,6 +124,8 @@ class NeuronSelectivity(Distiller):
         """Degree d of kernel 'poly'."""
         offset: float = Field(0.0, ge=0)
         """Constant c of kernel 'poly'."""
+
+    options: Options
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``selectivity``, the sum over all taps."""
@@ -135,6 +137,6 @@ class NeuronSelectivity(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(NeuronSelectivity)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, l2_normalize, pool_to_vectors
+from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize, pool_to_vectors
 
 __all__ = ["RKD", "angle_loss", "distance_loss"]
 
 # B: images of a batch, D: length of an embedding; the two networks' D may differ.
 
 SHORTEST = 1e-12
-"""Square of the shortest length that is told from zero."""
+"""Square of the length below which a difference counts as zero."""
 
 
 def _differences(x_BD: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def _distances(x_BD: Tensor, count_diagonal: bool) -> Tensor:
     """Euclidean distances divided by their mean over all pairs of different images: [B, D] -> [B, B]."""
     count = len(x_BD)
     itself_BB = torch.eye(count, dtype=torch.bool, device=x_BD.device)
-    # the floor keeps the root differentiable where two images coincide
+    # the clamp keeps the root differentiable where two images coincide
     distances_BB = _differences(x_BD).square().sum(2).clamp(min=SHORTEST).sqrt().masked_fill(itself_BB, 0.0)
     pairs = count**2 if count_diagonal else count * (count - 1)
     return distances_BB * pairs / distances_BB.sum()
@@ -49,7 +49,7 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
 
 def _angles(x_BD: Tensor) -> Tensor:
     """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    away_BBD = l2_normalize(_differences(x_BD))  # from j to i with the sign turned, which the product of two does not see
+    away_BBD = l2_normalize(_differences(x_BD))  # from j to i with the opposite sign, which cancels in the product of two
     return torch.bmm(away_BBD, away_BBD.transpose(1, 2))
 
 
@@ -75,7 +75,7 @@ class RKD(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What relational distillation can be told."""
+        """Options of relational distillation."""
 
         distance: float = Field(25.0, ge=0)
         """Weight of the distance term."""
@@ -85,6 +85,8 @@ class RKD(Distiller):
         """Scale every embedding to unit length first."""
         count_diagonal: bool = False
         """Count the zero distance of each image to itself in the mean distance."""
+
+    options: Options
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``distance`` and ``angle``, each the sum over all taps."""
@@ -101,6 +103,6 @@ class RKD(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(RKD)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl, l2_normalize
+from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize
 
 __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 
@@ -19,7 +19,7 @@ __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 def similarities(features: Tensor) -> Tensor:
     """Products of the flattened features of all pairs of images, each row scaled to length 1: [B, ...] -> [B, B]."""
     flat_BD = features.flatten(1)
-    # a scale common to all images cancels in every row; with it gone, the products of small features do not vanish
+    # a scale common to all images cancels in every row; dividing by it keeps the products of small features from vanishing
     scale = flat_BD.detach().norm().clamp(min=torch.finfo(flat_BD.dtype).tiny)
     flat_BD = flat_BD / scale
     return l2_normalize(flat_BD @ flat_BD.T)
@@ -30,7 +30,7 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student: features of the student, [B, ...].
-        teacher: features of the teacher, [B, ...]; all axes but the first may differ. It gets no gradient.
+        teacher: features of the teacher, [B, ...]; all axes but the first may differ. They get no gradient.
     """
     return F.mse_loss(similarities(student), similarities(teacher.detach()))
 
@@ -50,10 +50,12 @@ class SimilarityPreserving(Distiller):
     presets: ClassVar = {"zoo": {"taps": ("stages",), "beta": 1000.0}}
 
     class Options(Distiller.Options):
-        """What similarity-preserving distillation can be told."""
+        """Options of similarity-preserving distillation."""
 
         beta: float = Field(3000.0, ge=0)
         """Weight of the sum over taps."""
+
+    options: Options
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``similarity``, the sum over all taps."""
@@ -62,6 +64,6 @@ class SimilarityPreserving(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(SimilarityPreserving)

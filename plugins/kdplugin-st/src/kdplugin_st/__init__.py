@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Step, hookimpl
+from kdengine import Distiller, Registrar, Step, hookimpl
 
 __all__ = ["SoftTargets", "soft_target_loss"]
 
@@ -26,7 +26,7 @@ def soft_target_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float,
         soft_term: ``"kl"`` or ``"ce"``; they differ by the teacher's entropy, which has no gradient.
 
     Returns:
-        A scalar []. The factor T^2 is not in it.
+        A scalar [], without the factor T^2.
     """
     log_q_BK = F.log_softmax(student_BK / temperature, dim=1)
     p_BK = F.softmax(teacher_BK / temperature, dim=1)
@@ -54,7 +54,7 @@ class SoftTargets(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What soft targets can be told."""
+        """Options of soft targets."""
 
         alpha: float = Field(0.9, ge=0)
         """Weight of the soft term."""
@@ -65,14 +65,16 @@ class SoftTargets(Distiller):
         soft_term: Literal["kl", "ce"] = "kl"
         """KL divergence, or cross-entropy with soft labels; the gradients are the same."""
         task: float | None = Field(None, ge=0)
-        """Weight of the cross-entropy with the labels; 1 - alpha when left out."""
+        """Weight of the cross-entropy with the labels; 1 - alpha if omitted."""
         hard_temperature: bool = False
         """Divide the logits by T in the cross-entropy with the labels too."""
 
         def model_post_init(self, context: Any) -> None:
-            """Refuse a negative weight of the task."""
+            """Refuse a negative weight of the task loss."""
             if self.task is None and self.alpha > 1:
                 raise ValueError("alpha above 1 needs 'task', the weight of the cross-entropy with the labels")
+
+    options: Options
 
     @property
     def hard_weight(self) -> float:
@@ -81,11 +83,11 @@ class SoftTargets(Distiller):
 
     @property
     def task_weight(self) -> float:
-        """The engine's cross-entropy takes the hard weight, unless the method brings a tempered one itself."""
+        """The hard weight, unless the method computes a tempered cross-entropy of its own."""
         return 0.0 if self.options.hard_temperature else self.hard_weight
 
     def forward(self, step: Step) -> dict[str, Tensor]:
-        """The term ``soft``, and ``hard`` where the labels are met at a temperature too."""
+        """The term ``soft``, and ``hard`` where the cross-entropy with the labels is tempered too."""
         temperature, soft_term = self.options.temperature, self.options.soft_term
         factor = self.options.alpha * (temperature**2 if self.options.t_squared else 1.0)
         losses = [soft_target_loss(tap.student, tap.teacher, temperature, soft_term) for tap in step.pairs]
@@ -96,6 +98,6 @@ class SoftTargets(Distiller):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(SoftTargets)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Adapter, Distiller, Pair, Step, TapError, hookimpl, match_spatial
+from kdengine import Adapter, Distiller, Pair, Registrar, Step, TapError, hookimpl, match_spatial
 from kdplugin_svd.decomposition import leading_vectors
 
 __all__ = ["SVD", "aligned", "leading_vectors", "projected", "relation", "relation_loss"]
 
-# B: images of a batch, C and D: channels of a tap and of the next one, N: places of a map, k: singular vectors of the
+# B: images of a batch, C and D: channels of a tap and of the next one, N: positions of a map, k: singular vectors of the
 # teacher, m: those of the student.
 
 SPREAD = 8.0
-"""Divides the squared differences in the radial basis function."""
+"""Divisor of the squared differences in the radial basis function."""
 
 
 def aligned(student_BCm: Tensor, teacher_BCk: Tensor) -> Tensor:
-    """For each of the teacher's vectors the student's of the nearest direction, with the sign that turns it the same way.
+    """For each of the teacher's vectors, the student's nearest in direction, with the sign that aligns the two.
 
-    One of the student's may serve several times. The choice has no gradient.
+    A vector of the student may be chosen several times. The choice has no gradient.
 
     Args:
         student_BCm: unit vectors of the student, [B, C, m].
@@ -41,17 +41,17 @@ def aligned(student_BCm: Tensor, teacher_BCk: Tensor) -> Tensor:
 
 
 def projected(student_BCHW: Tensor, teacher_BCHW: Tensor, teacher_BCk: Tensor) -> Tensor:
-    """The student's map seen through the teacher's left singular vectors: what stands in for its right ones.
+    """The student's map projected onto the teacher's left singular vectors, in place of its own right ones.
 
     F_s^T u for the teacher's u = F_t v; for the teacher itself that would be v.
 
     Args:
-        student_BCHW: the student's map, of one shape with the teacher's.
+        student_BCHW: the student's map, of the same shape as the teacher's.
         teacher_BCHW: the teacher's map.
         teacher_BCk: the teacher's right singular vectors v, [B, C, k].
 
     Returns:
-        [B, C, k], of any length.
+        [B, C, k], not normalised.
     """
     left_BNk = teacher_BCHW.flatten(2).transpose(1, 2) @ teacher_BCk
     return student_BCHW.flatten(2) @ _unit(left_BNk)
@@ -60,7 +60,7 @@ def projected(student_BCHW: Tensor, teacher_BCHW: Tensor, teacher_BCk: Tensor) -
 def relation(vectors_BCk: Tensor, next_BDk: Tensor) -> Tensor:
     """Radial basis function of the differences of all entries of two taps' vectors, less one: [B, D, C, k].
 
-    exp(-(w_d - v_c)^2 / 8) - 1, for the same number of vectors at both taps; the 1 is the same for everybody, and
+    exp(-(w_d - v_c)^2 / 8) - 1, for the same number of vectors at both taps; the constant cancels, and
     without it small differences keep their digits.
     """
     return torch.expm1((next_BDk[:, :, None] - vectors_BCk[:, None]).square() / -SPREAD)
@@ -85,9 +85,17 @@ def relation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], reductio
 
 
 def _unit(vectors: Tensor, floor: float = 0.0) -> Tensor:
-    """Scaled to length 1 along the second axis: x / sqrt(|x|^2 + floor); a zero vector stays zero, with no gradient."""
-    squared = vectors.square().sum(1, keepdim=True) + floor
-    return vectors * torch.where(squared == 0, torch.inf, squared).rsqrt()
+    """Scaled to length 1 along the second axis: x / sqrt(|x|^2 + floor).
+
+    Without a floor, a vector whose square vanishes in its type becomes zero and gets no gradient.
+    """
+    if floor:
+        return vectors * (vectors.square().sum(1, keepdim=True) + floor).rsqrt()
+    largest = vectors.detach().abs().amax(1, keepdim=True)
+    # dividing by the largest entry first keeps every square, and the cube of its root in the gradient, within range
+    scaled = vectors / torch.where(largest.square() < torch.finfo(vectors.dtype).tiny, torch.inf, largest)
+    squared = scaled.square().sum(1, keepdim=True)
+    return scaled * torch.where(squared == 0, torch.inf, squared).rsqrt()
 
 
 class SVD(Distiller):
@@ -110,18 +118,18 @@ class SVD(Distiller):
     }
 
     class Options(Distiller.Options):
-        """What distillation by singular value decomposition can be told."""
+        """Options of distillation by singular value decomposition."""
 
         k: int = Field(1, ge=1)
         """Singular vectors of the teacher at each tap; fewer where the smallest of its maps has fewer."""
         extra: int = Field(3, ge=0)
-        """How many more vectors of the student there are to choose from, when each of the teacher's gets its nearest."""
+        """Additional vectors of the student; each of the teacher's is compared with the nearest of all k + extra."""
         decomposition: Literal["eigh", "svd", "project"] = "eigh"
-        """Of the smaller Gram matrix, of the map itself, or of the teacher's map alone, which the student's is projected on."""
+        """Decompose the smaller Gram matrix, the map itself, or the teacher's map alone and project the student's onto it."""
         sigma_weight: bool = True
-        """Weigh the vectors of both sides with the teacher's singular values, scaled to length 1; no matter where k is 1."""
+        """Weigh the vectors of both sides with the teacher's singular values, scaled to length 1; no effect where k is 1."""
         floor: float = Field(0.0, ge=0)
-        """Added to the squared length by whose root singular values and vectors are divided."""
+        """Added to the squared length before its root divides the singular values and vectors."""
         reduction: Literal["mean", "sum"] = "mean"
         """Mean or sum over the batch; over all else it is a sum."""
         beta: float = Field(1.0, ge=0)
@@ -129,17 +137,19 @@ class SVD(Distiller):
         clip_to_task: bool = True
         """Shorten the gradient of the method's terms, tensor by tensor, to at most that of all other terms."""
 
+    options: Options
+
     @property
     def clips_to_task(self) -> bool:
-        """Whether the gradient is clipped to that of the task, as the option says."""
+        """The option ``clip_to_task``."""
         return self.options.clip_to_task
 
     def build(self, pair: Pair) -> None:
-        """One adapter a tap; a single tap is refused."""
+        """One adapter per tap; a single tap is refused."""
         if len(pair.pairs) < 2:
             found = ", ".join(f"'{tap.name}'" for tap in pair.pairs)
             raise TapError(
-                f"svd: there is one tap, {found}, but what is compared are the singular vectors of a tap with those of the "
+                f"svd: there is one tap, {found}, but the singular vectors of a tap are compared with those of the "
                 "next one, so two are needed. Name more, such as svd.taps='stage2,stage3'."
             )
         self.adapters = nn.ModuleList(Adapter.between(tap.student.shape[1], tap.teacher.shape[1]) for tap in pair.pairs)
@@ -154,7 +164,7 @@ class SVD(Distiller):
         return {"relation": self.options.beta * relation_loss(student, teacher, self.options.reduction)}
 
     def _vectors(self, student_BCHW: Tensor, teacher_BCHW: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The vectors of both sides at one tap, in the teacher's order, scaled and weighed: each [B, C, k]."""
+        """The vectors of both sides at one tap, in the teacher's order, scaled and weighted: each [B, C, k]."""
         decomposition, floor = self.options.decomposition, self.options.floor
         project = decomposition == "project"
         values_Bk, teacher_BCk = leading_vectors(teacher_BCHW.detach(), count, "eigh" if project else decomposition)
@@ -173,6 +183,6 @@ def _rank(maps_BCHW: Tensor) -> int:
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(SVD)

@@ -11,27 +11,27 @@ from torch.autograd.function import Function, once_differentiable
 
 __all__ = ["leading_vectors"]
 
-# B: images of a batch, C: channels, N: places H W of a map, R = min(N, C): singular values of a map, k: those wanted.
+# B: images of a batch, C: channels, N: positions H W of a map, R = min(N, C): singular values of a map, k: those asked for.
 
 ROUNDING = 10
-"""Errors of singular values and of squared ones, in units of the last place of the largest: 7 were seen at most."""
+"""Bound on the error of singular values and of their squares, in units of eps times the largest; at most 7 was measured."""
 
 
 def leading_vectors(maps_BCHW: Tensor, count: int, decomposition: str = "eigh") -> tuple[Tensor, Tensor]:
     """The largest singular values of every image's matrix [H W, C], and its right singular vectors.
 
-    A vector's sign is such that its largest entry is positive. The vector of a singular value that cannot be told from
-    zero is zero and has no gradient. Of a map with an infinity or a NaN in it everything is NaN.
+    A vector's sign is such that its largest entry is positive. The vector of a singular value that is zero within
+    rounding is zero and has no gradient. For a map with an infinity or a NaN, everything is NaN.
 
-    The gradient is that of the vectors alone, and exact where their singular values differ from all others; what would
-    turn two vectors of one singular value into each other is left out of it, which keeps it finite. It cannot be
-    differentiated again.
+    The gradient is that of the vectors alone, and exact where their singular values differ from all others; the
+    part that would rotate two vectors of one singular value into each other is left out, which keeps it finite. It cannot
+    be differentiated again.
 
     Args:
         maps_BCHW: feature maps, [B, C, H, W].
         count: how many, k; at most min(H W, C).
-        decomposition: ``"svd"``, or ``"eigh"`` of the smaller Gram matrix, which is faster, but in float32 cannot tell
-            from zero what is less than a thousandth of the largest singular value.
+        decomposition: ``"svd"``, or ``"eigh"`` of the smaller Gram matrix, which is faster, but in float32 treats
+            as zero what is less than a thousandth of the largest singular value.
 
     Returns:
         Singular values [B, k], largest first, without gradient; vectors [B, C, k].
@@ -63,7 +63,7 @@ class _LeadingVectors(Function):
     def backward(ctx: Any, _: Tensor, slope_BCk: Tensor) -> tuple[Tensor, None, None]:
         """With G = X^T X and its eigenvalues l: dv_j = sum over i != j of v_i (v_i^T dG v_j) / (l_j - l_i).
 
-        The sum runs over all C eigenvectors; those that X sends to zero have l_i = 0, and need not be known one by one.
+        The sum runs over all C eigenvectors; those in the null space of X have l_i = 0 and need not be known individually.
         """
         x_BNC, values_BR, vectors_BCR = ctx.saved_tensors
         leading_BCk = vectors_BCR[:, :, : ctx.count]
@@ -89,7 +89,7 @@ def _by_eigh(x_BNC: Tensor) -> tuple[Tensor, Tensor]:
     """The same from the Gram matrix of the columns or of the rows, whichever is smaller."""
     wide = x_BNC.shape[1] < x_BNC.shape[2]
     gram_BRR = x_BNC @ x_BNC.transpose(1, 2) if wide else x_BNC.transpose(1, 2) @ x_BNC
-    squares_BR, vectors_BRR = (tensor.flip(-1) for tensor in torch.linalg.eigh(gram_BRR))  # which counts upwards
+    squares_BR, vectors_BRR = (tensor.flip(-1) for tensor in torch.linalg.eigh(gram_BRR))  # eigh sorts in ascending order
     values_BR = squares_BR.clamp(min=0).sqrt()
     alive_B1R = _alive(values_BR, math.sqrt(_rounding(x_BNC)))
     if not wide:
@@ -100,21 +100,21 @@ def _by_eigh(x_BNC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounding(x_BNC: Tensor) -> float:
-    """How far apart two values must be, as a share of the largest, to be told from each other."""
+    """How far apart two values must be, relative to the largest, to count as different."""
     return ROUNDING * torch.finfo(x_BNC.dtype).eps
 
 
 def _alive(values_BR: Tensor, share: float) -> Tensor:
-    """Which singular values are more than a share of the largest, [B, 1, R]."""
+    """Which singular values exceed a share of the largest, [B, 1, R]."""
     return (values_BR > share * values_BR[:, :1])[:, None]
 
 
 def _inverse(values: Tensor, where: Tensor) -> Tensor:
-    """1 / values in some places, 0 in the others."""
+    """1 / values where the mask holds, 0 elsewhere."""
     return torch.where(where, values, math.inf).reciprocal()
 
 
 def _signs(vectors_BCR: Tensor) -> Tensor:
-    """1 or -1 for every vector, that its largest entry becomes positive: [B, C, R] -> [B, 1, R]."""
+    """The sign that makes each vector's largest entry positive: [B, C, R] -> [B, 1, R]."""
     largest_B1R = vectors_BCR.gather(1, vectors_BCR.abs().argmax(1, keepdim=True))
     return torch.where(largest_B1R < 0, -1.0, 1.0).to(vectors_BCR.dtype)

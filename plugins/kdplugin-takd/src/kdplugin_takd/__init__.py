@@ -1,11 +1,11 @@
-"""Teacher assistants: networks of middling size carry the knowledge from a large teacher to a small student."""
+"""Teacher assistants: networks of intermediate size carry the knowledge from a large teacher to a small student."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from kdengine import Curriculum, Names, hookimpl
+from kdengine import Curriculum, Names, Registrar, hookimpl
 from kdplugin_takd.family import middle_of
 
 __all__ = ["TAKD", "middle_of"]
@@ -14,7 +14,7 @@ __all__ = ["TAKD", "middle_of"]
 class TAKD(Curriculum):
     """Teacher assistants: the teacher teaches an assistant, which teaches the next one, and the last one the student.
 
-    Each step of the chain is a distillation of its own, by whatever methods stand beside this one, or soft targets.
+    Each step of the chain is a distillation of its own, by the methods used beside this one, or by soft targets.
 
     Source: Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", AAAI 2020, arXiv:1902.03393.
     """
@@ -24,12 +24,14 @@ class TAKD(Curriculum):
     companions = ("st",)
 
     class Options(Curriculum.Options):
-        """What a chain of assistants can be told."""
+        """Options of a chain of assistants."""
 
         assistants: Names | None = None
-        """Networks between teacher and student, large to small, with commas; when left out, one is chosen by its size."""
+        """Networks between teacher and student, large to small, with commas; if omitted, one is chosen by size."""
         teach_with: Literal["best", "last"] = "best"
         """Which weights an assistant teaches with: those of its best epoch, or of its last."""
+
+    options: Options
 
     def route(self, teacher: str, student: str) -> Sequence[str]:
         """The teacher, the assistants, the student."""
@@ -43,6 +45,6 @@ class TAKD(Curriculum):
 
 
 @hookimpl
-def kdengine_register(registry: Any) -> None:
+def kdengine_register(registry: Registrar) -> None:
     """Offer the method."""
     registry.distiller(TAKD)

@@ -1,4 +1,4 @@
-"""Choosing an assistant: the network of the same family whose size is the middle between teacher and student."""
+"""Choosing an assistant: the network of the same family whose size is midway between teacher and student."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["between", "middle_of"]
 
 
 def middle_of(teacher: str, student: str) -> str:
-    """Spec of the best assistant that timm has for two networks, or ``"student"``: one more network of the student's kind.
+    """Spec of the best assistant that timm has for two networks, or ``"student"``: another network of the student's kind.
 
-    The best one's number of parameters is nearest to the geometric mean of theirs, and between them. Options that both
-    specs have hold for it too, but for pretrained weights.
+    The best one's number of parameters lies between theirs and is nearest to their geometric mean. Options that both specs
+    share apply to it too, except pretrained weights.
 
     Args:
         teacher: model spec, such as ``timm:resnet32``.
         student: model spec, such as ``resnet8@drop_rate=0.1``.
     """
-    names = [_architecture(spec) for spec in (teacher, student)]
+    names = _architecture(teacher), _architecture(student)
     candidates = between(*names, timm.list_models())
     if not candidates:
         return "student"
@@ -37,7 +37,7 @@ def middle_of(teacher: str, student: str) -> str:
 
 
 def between(one: str, other: str, names: Iterable[str]) -> list[str]:
-    """Of ``names``, those that equal both networks' but for one number, which lies strictly between theirs; by that number.
+    """Those of ``names`` that differ from both networks in one number, which lies strictly between theirs; sorted by it.
 
     >>> between("resnet32", "resnet8", ["resnet8", "resnet14", "resnet20", "resnet32", "resnet20x4"])
     ['resnet14', 'resnet20']
@@ -55,13 +55,13 @@ def between(one: str, other: str, names: Iterable[str]) -> list[str]:
 
 
 def _architecture(spec: str) -> str:
-    """What timm calls the network of a spec, without its pretrained tag; empty where it is not timm's."""
+    """The timm name of a spec's network, without its pretrained tag; empty if it is not timm's."""
     scheme, colon, name = spec.partition("@")[0].strip().rpartition(":")
     return name.partition(".")[0] if scheme == "timm" or not colon else ""
 
 
 def _parameters(name: str) -> int:
-    """Parameters of one of timm's networks with ten classes; nothing is allocated, and no random number is drawn."""
+    """Number of parameters of a timm network with ten classes; allocates nothing and draws no random numbers."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         return sum(parameter.numel() for parameter in timm.create_model(name, num_classes=10).parameters())

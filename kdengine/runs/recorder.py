@@ -1,0 +1,79 @@
+"""The observer that fills a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kdengine.plugins.hookspecs import hookimpl
+from kdengine.storage.runfolder import RunFolder
+from kdengine.training.signals import Stopped
+
+if TYPE_CHECKING:
+    from kdengine.runs.result import Result
+    from kdengine.runs.run import Run
+
+__all__ = ["FolderRecorder"]
+
+
+class FolderRecorder:
+    """Writes rows, states, weights and the result of one run, so that its folder is readable at any instant.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._saved_at = time.monotonic()
+        self._checked = False
+
+    @hookimpl(tryfirst=True)
+    def kdengine_before_fit(self) -> None:
+        """Count the minutes to the next save from here."""
+        self._saved_at = time.monotonic()
+
+    @hookimpl(tryfirst=True)
+    def kdengine_after_step(self, run: Run) -> None:
+        """Save the state now and then, for long epochs; several processes only save between epochs."""
+        minutes = run.settings.train.save_minutes
+        if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
+            self.save(run)
+
+    @hookimpl(wrapper=True, tryfirst=True)
+    def kdengine_after_epoch(self, run: Run) -> Iterator[Any]:
+        """Write the row with whatever the other observers added to it, also where one of them fails; then the state."""
+        try:
+            return (yield)
+        finally:
+            self.folder.write_rows(run.lane.history)
+            self.save(run)
+
+    @hookimpl(tryfirst=True)
+    def kdengine_after_fit(self, run: Run, result: Result) -> None:
+        """Write the weights and the result, and drop what only a resumed run would need."""
+        lane, folder = run.lane, self.folder
+        folder.write_weights("student.safetensors", result.student.state_dict())
+        for number, step in enumerate(lane.chain[:-1], 1):
+            folder.write_weights(f"assistant-{number}.safetensors", step.module.student.state_dict())
+        if lane.best_weights:
+            folder.write_weights("student-best.safetensors", lane.best_weights)
+        if lane.connectors():
+            folder.write_weights("connectors.safetensors", lane.connectors())
+        folder.write_json("result.json", result.to_dict())
+        folder.forget_state()
+
+    @hookimpl(tryfirst=True)
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Note why the lane failed; when it was asked to stop, which is no failure, save where it stands."""
+        if run.lane.failure is not None:
+            self.folder.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
+        elif isinstance(error, Stopped) and run.can_save_within_epochs:
+            self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Keep what a resumed run needs; the first state is read back."""
+        self.folder.write_state(run.lane.state_dict(), check=not self._checked)
+        self._checked = True
+        self._saved_at = time.monotonic()

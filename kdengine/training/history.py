@@ -1,0 +1,35 @@
+"""The epochs of a lane, and what they scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kdengine.storage.scores import Scoring
+
+__all__ = ["History"]
+
+
+class History(list[dict[str, Any]]):
+    """One row an epoch, as in ``metrics.jsonl``.
+
+    Args:
+        scoring: what the task measures.
+        rows: epochs so far.
+    """
+
+    def __init__(self, scoring: Scoring, rows: Iterable[dict[str, Any]] = ()) -> None:
+        super().__init__(rows)
+        self.scoring = scoring
+
+    def of_step(self, number: int) -> list[dict[str, Any]]:
+        """The rows of one step of the chain, counted from 0."""
+        return [row for row in self if row.get("chain_step", 1) == number + 1]
+
+    def would_be_best(self, record: dict[str, Any], number: int) -> bool:
+        """Whether a new row of a step of the chain scores better than all of its rows before."""
+        return self.scoring.measured(record) and self.scoring.is_best(record, self.of_step(number))
+
+    def score(self, number: int) -> dict[str, Any]:
+        """The scores of a step of the chain, after its last epoch and after its best one."""
+        return self.scoring.score(self.of_step(number))
