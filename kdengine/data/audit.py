@@ -1,4 +1,4 @@
-"""Checks while training that an epoch is what it is said to be: every image once."""
+"""Checks while training that an epoch shows every image exactly once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["AuditedBatches"]
 
 @dataclass(frozen=True)
 class AuditedBatches:
-    """The same batches; at the end of an epoch it is known that each image came once.
+    """The same batches, with a check at the end of each epoch that every image came exactly once.
 
     Attributes:
-        batches: of a data set that kdengine loads.
-        samples: images in the set.
+        batches: batches of a data set that kdengine loads; they have an index.
+        samples: images in the data set.
         batch_size: images in each batch but the last.
     """
 
@@ -32,24 +32,25 @@ class AuditedBatches:
         return len(self.batches)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from the ``start``-th on; costs one look at all indices [N] at its end.
+        """The batches of an epoch from the ``start``-th on. The check costs one pass over all indices [N].
 
         Raises:
-            TrainingError: an image came twice or never; only where the epoch was read to its end.
+            TrainingError: an image came twice or never; raised only if the epoch is read to its end.
         """
         seen: list[Tensor] = []
         for batch in self.batches.epoch(number, start):
-            seen.append(batch.index)
+            if batch.index is not None:
+                seen.append(batch.index)
             yield batch
         self.check(number, seen, max(0, self.samples - start * self.batch_size))
 
     def check(self, number: int, seen: Sequence[Tensor], due: int) -> None:
-        """Refuse an epoch that did not show each image once.
+        """Refuse an epoch that did not show each image exactly once.
 
         Args:
-            number: of the epoch, from 0.
-            seen: positions of the images, a tensor [B] for each batch.
-            due: how many there should have been.
+            number: the epoch, from 0.
+            seen: positions of the images shown, one tensor [B] for each batch.
+            due: how many images there should have been.
 
         Raises:
             TrainingError: an image came twice or never.
@@ -59,7 +60,7 @@ class AuditedBatches:
         repeated = int((counts > 1).sum())
         if repeated or came != due:
             raise TrainingError(
-                f"Epoch {number + 1} was to show {due} images once each, but {max(0, due - came)} never came and {repeated} "
-                "came more than once, so its numbers mean nothing. This is a fault of the data set or of kdengine, not of "
-                "the settings: does the data set change while it is read?"
+                f"Epoch {number + 1} should show {due} images once each, but {max(0, due - came)} never came and {repeated} "
+                "came more than once, so its numbers mean nothing. No setting causes this; it is a bug in the data set or in "
+                "kdengine. Does the data set change while it is read?"
             )

@@ -1,10 +1,11 @@
-"""Batches of images that lie in one tensor in memory, and what all batches have in common."""
+"""Batches, what all sources of them have in common, and batches of images that are held in memory."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 __all__ = [
     "Batch",
     "Batches",
+    "ImageBatches",
     "MemoryBatches",
     "ShardedBatches",
     "generator_for",
@@ -26,11 +28,20 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images x [B, C, H, W], class indices y [B], and each image's position in the set, index [B]."""
+    """One batch; its length is the number of images.
+
+    Attributes:
+        x: normalised images, float [B, C, H, W].
+        y: class indices, int64 [B].
+        index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
+    """
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 class Batches(Protocol):
@@ -40,14 +51,14 @@ class Batches(Protocol):
         """Batches in an epoch."""
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0, from the ``start``-th on: those that a whole epoch gives from there."""
+        """The batches of an epoch, counted from 0; with ``start``, the same batches without the first ``start``."""
 
 
 @dataclass(frozen=True)
 class ShardedBatches:
-    """Each process's share of the batches: every ``processes``-th image of each, beginning at ``rank``.
+    """Each process's share of the batches: every ``processes``-th image of each batch, starting at ``rank``.
 
-    All processes make the same batches, so that the images and their augmentation do not depend on how many there are.
+    All processes make the same batches, so that images and augmentation do not depend on the number of processes.
     """
 
     batches: Batches
@@ -58,11 +69,11 @@ class ShardedBatches:
         return len(self.batches)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """This process's share; a last batch with fewer images than processes is given to each of them whole."""
+        """This process's share; if a last batch has fewer images than there are processes, each gets all of it."""
         mine = slice(self.rank, None, self.processes)
         for batch in self.batches.epoch(number, start):
-            share = mine if len(batch.y) >= self.processes else slice(None)
-            yield Batch(batch.x[share], batch.y[share], batch.index[share])
+            share = mine if len(batch) >= self.processes else slice(None)
+            yield Batch(batch.x[share], batch.y[share], None if batch.index is None else batch.index[share])
 
 
 def generator_for(seed: int, epoch: int) -> torch.Generator:
@@ -71,21 +82,24 @@ def generator_for(seed: int, epoch: int) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class MemoryBatches:
-    """Batches of images that lie in one tensor.
+class ImageBatches(ABC):
+    """Batches of uint8 images, wherever the images come from: the order, augmentation and normalisation of them all.
+
+    The images of an epoch depend on seed, epoch and position alone, never on how they are read: subclasses differ only in
+    :meth:`read`.
 
     Attributes:
-        images: uint8 [N, C, H, W].
+        images: where the images come from; N of them.
         labels: int64 [N].
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         batch_size: images in a batch; the last one may be smaller.
         seed: seed of order and augmentation; None for neither.
         augment: ``"none"``, ``"crop"`` or ``"crop-flip"``.
-        device: where batches are made.
+        device: where batches end up.
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor
     mean: Sequence[float]
     std: Sequence[float]
@@ -94,11 +108,24 @@ class MemoryBatches:
     augment: str = "none"
     device: torch.device = CPU
 
+    @abstractmethod
+    def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        """The images of some batches, uint8 [B, C, H, W] each.
+
+        Args:
+            batches: positions of the images of each batch, int64 [B].
+            epoch: of which they are, from 0.
+        """
+
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch: shuffled and augmented where there is a seed, each image exactly once."""
+        """The batches of an epoch, each image exactly once; shuffled and augmented if there is a seed.
+
+        Raises:
+            DataError: an image that is read as needed cannot be read.
+        """
         order = torch.arange(len(self.images))
         random = None
         if self.seed is not None:
@@ -107,15 +134,15 @@ class MemoryBatches:
         indices = torch.split(order, self.batch_size)
         if random is not None:
             self._skip(indices[:start], random)
-        for index in indices[start:]:
-            images = self.images[index.to(self.images.device)]
+        indices = indices[start:]
+        for index, images in zip(indices, self.read(indices, number), strict=True):
             if random is not None:
                 images = self._augmented(images, random)
-            index = index.to(self.device)
-            yield Batch(self._normalised(images), self.labels[index.to(self.labels.device)].to(self.device), index)
+            labels = self.labels[index.to(self.labels.device)].to(self.device)
+            yield Batch(self._normalised(images), labels, index.to(self.device))
 
     def _skip(self, indices: Sequence[Tensor], random: torch.Generator) -> None:
-        """Draw what the augmentation of some batches draws: on images of one pixel, which cost next to nothing."""
+        """Make the draws that augmenting some batches would make: on images of one pixel, which costs next to nothing."""
         for index in indices:
             self._augmented(torch.empty(len(index), 1, 1, 1, dtype=torch.uint8), random)
 
@@ -131,8 +158,20 @@ class MemoryBatches:
         return (images.to(self.device).float() - mean) / std
 
 
+@dataclass(frozen=True)
+class MemoryBatches(ImageBatches):
+    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]."""
+
+    images: Tensor
+
+    def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        """The images of some batches, uint8 [B, C, H, W] each, on the device that holds the tensor."""
+        for index in batches:
+            yield self.images[index.to(self.images.device)]
+
+
 def random_crop(images: Tensor, padding: int, random: torch.Generator) -> Tensor:
-    """Pad with zeros on all sides and cut out the old size at a place drawn for each image; [B, C, H, W]."""
+    """Pad images [B, C, H, W] with zeros on all sides, and crop each to its old size at a random position of its own."""
     count, _, height, width = images.shape
     top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random).to(images.device)
     rows = (top + torch.arange(height, device=images.device))[:, :, None]
@@ -143,6 +182,6 @@ def random_crop(images: Tensor, padding: int, random: torch.Generator) -> Tensor
 
 
 def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability one half; [B, C, H, W]."""
+    """Mirror each image of [B, C, H, W] left to right with probability one half."""
     flip = torch.rand(len(images), generator=random).to(images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(3), images)

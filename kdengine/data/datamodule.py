@@ -1,4 +1,4 @@
-"""Where a run takes its batches from: a data set that kdengine loads, or loaders of the user's own."""
+"""Where a run takes its batches from: a data set that kdengine loads, or the user's own loaders."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["DataModule"]
 
 @dataclass(frozen=True)
 class DataModule:
-    """Batches for training and testing, and what is known of the data.
+    """Batches for training and testing, and the facts about the data.
 
     Attributes:
         train: shuffled batches.
         test: batches to measure accuracy on.
         input_size: shape of one image, (C, H, W).
-        num_classes: classes K.
+        num_classes: number of classes K.
         num_samples: images in the training set.
-        dataset: the data set, where kdengine loaded it.
-        validation: batches to choose the best epoch by, where those are not ``test``.
+        dataset: the data set, if kdengine loaded it.
+        validation: batches to choose the best epoch by, if those are not ``test``.
     """
 
     train: Batches
@@ -67,17 +67,17 @@ class DataModule:
         device: torch.device,
         modules: Iterable[tuple[nn.Module, tuple[int, int] | None]] = (),
     ) -> DataModule:
-        """The user's loaders; sizes and classes are read off their data set and the test batches.
+        """Batches of the user's loaders; sizes and classes are taken from their data set and the test batches.
 
         Args:
             train: the loader to train on.
             test: the loader to measure accuracy on.
             device: where batches go.
-            modules: networks that came as modules: they may know of classes that no test image shows; each with the
-                rows and columns that it receives, where those are not the data's.
+            modules: networks given as modules, which may have classes that no test image shows; each with the rows and
+                columns that it receives, if those are not the data's.
 
         Raises:
-            DataError: they are empty, or give something other than images and labels, or labels that are no classes.
+            DataError: a loader is empty, or gives something other than images and labels, or labels that are not classes.
         """
         train_batches = UserBatches(train, device, "train_loader")
         test_batches = UserBatches(test, device, "val_loader")
@@ -94,7 +94,8 @@ class DataModule:
         outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
         classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
         train_batches, test_batches = (replace(batches, classes=classes) for batches in (train_batches, test_batches))
-        return cls(train_batches, test_batches, shape, classes, _count(train_batches, dataset))
+        samples = _count(train_batches, dataset)
+        return cls(replace(train_batches, samples=samples), test_batches, shape, classes, samples)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,26 +109,26 @@ class DataModule:
 
     @property
     def images(self) -> ImageSpec:
-        """What the images of its batches are like; of loaders it is not known how they normalise."""
+        """Size and normalisation of the images in its batches; how the user's loaders normalise is not known."""
         if self.dataset is None:
             return ImageSpec(self.input_size)
         return ImageSpec(self.input_size, self.dataset.mean, self.dataset.std)
 
     def shared(self, rank: int, processes: int) -> DataModule:
-        """The same, where each of several processes trains on its share; loaders of the user's own share themselves."""
+        """The same data, of which each process trains on its share; the user's own loaders do their own sharding."""
         if processes == 1 or self.dataset is None:
             return self
         return replace(self, train=ShardedBatches(self.train, rank, processes))
 
     def describe(self) -> dict[str, Any]:
-        """What a run folder keeps of the data."""
+        """The facts that a run folder keeps about the data."""
         if self.dataset is not None:
             return self.dataset.describe()
         return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
 
 
 def _count(batches: UserBatches, dataset: Any) -> int:
-    """Images in the training set: what its data set says, else as many as one pass gives."""
+    """Images in the training set: the length of its data set, or the number that one pass gives."""
     if isinstance(dataset, Sized):
         return len(dataset)
     return sum(len(batch.y) for batch in batches.epoch(0))

@@ -1,4 +1,4 @@
-"""A data set in kdengine's own terms: two splits of images and labels, and what is needed to make batches of them."""
+"""A data set as kdengine sees it: splits of images and labels, and everything needed to make batches of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kdengine.errors import DataError
 __all__ = ["Data", "Split", "blank"]
 
 SPLIT_SEED = 1234
-"""Decides which images are held out: the same ones in every run, so that a teacher never saw its student's."""
+"""Decides which images are held out: the same in every run, so that no teacher trains on its student's validation images."""
 EVALUATION_BATCH = 500
-"""Least number of images in a batch of a pass without gradients."""
+"""Smallest batch of a pass without gradients."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one split: decoded in memory, or read as they are needed.
+    """Images and labels of one split: decoded in memory, or read as needed.
 
     Attributes:
         labels: int64 [N].
-        images: uint8 [N, C, H, W], or None for a split that is read by workers.
-        items: sequence of (PIL image, label), where ``images`` is None.
+        images: uint8 [N, C, H, W], or None for a split that workers read.
+        items: sequence of N items (PIL image, label), if ``images`` is None.
     """
 
     labels: Tensor
@@ -47,7 +47,7 @@ class Split:
         return Split(self.labels[:count], images, _Head(self.items, count) if images is None else ())
 
     def at(self, places: Tensor) -> Split:
-        """The images at some places, int64 [M]."""
+        """The images at some positions, int64 [M]."""
         images = None if self.images is None else self.images[places]
         return Split(self.labels[places], images, _Picked(self.items, places.tolist()) if images is None else ())
 
@@ -57,17 +57,17 @@ class Data:
     """A data set, ready for training.
 
     Attributes:
-        name: the spec it came from.
-        classes: class names, in the order of the indices.
+        name: the spec that it was loaded from.
+        classes: class names, in the order of the class indices.
         input_size: shape of one image, (C, H, W).
-        mean: per channel, on the scale 0 to 1.
-        std: per channel, on the scale 0 to 1.
-        augment: the augmentation that suits it.
-        train: what is trained on.
-        test: what accuracy is measured on.
-        fingerprint: hash of the contents (of labels and some images, where they are read as needed); equal for equal data.
-        validation: what the best epoch is chosen by, where it is not ``test``.
-        task: name of the task that it is for.
+        mean: per channel, on the scale 0 to 1; empty to take it from the training images.
+        std: per channel, on the scale 0 to 1; empty likewise.
+        augment: the augmentation that suits the data.
+        train: the split to train on.
+        test: the split to measure accuracy on.
+        fingerprint: hash of the contents; of the labels and some images, if those are read as needed. Equal for equal data.
+        validation: the split to choose the best epoch by, if that is not ``test``.
+        task: name of the task that the data is for.
     """
 
     name: str
@@ -88,10 +88,10 @@ class Data:
         return len(self.classes)
 
     def holding_out(self, share: float) -> Data:
-        """The same data, of whose training images a share is held out for validation, unless some are already.
+        """The same data with a share of its training images held out for validation, unless it has a validation split.
 
         Raises:
-            DataError: nothing would be left to train on, or nothing held out.
+            DataError: no image would be held out, or none be left to train on.
         """
         if self.validation is not None:
             return self
@@ -99,8 +99,8 @@ class Data:
         count = round(share * total)
         if not 0 < count < total:
             raise DataError(
-                f"train.validation = {share} holds out {count} of {total} training images: at least 1 must be held out, "
-                "and 1 be left."
+                f"train.validation = {share} holds out {count} of {total} training images, but at least 1 must be held out and "
+                "1 be left to train on. Choose another share, or 0 to hold out none."
             )
         order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
         held, kept = order[:count].sort().values, order[count:].sort().values
@@ -116,14 +116,15 @@ class Data:
         return self._measuring(self.test, settings, device)
 
     def validation_batches(self, settings: TrainSettings, device: torch.device) -> Batches | None:
-        """Batches of the images that were held out, if any, in their own order, not augmented."""
+        """Batches of the validation split, if there is one, in their own order, not augmented."""
         return None if self.validation is None else self._measuring(self.validation, settings, device)
 
     def describe(self) -> dict[str, Any]:
-        """What a run folder keeps of the data."""
+        """The facts that a run folder keeps about the data; the class names tell later uses whether theirs are the same."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
+            "classes": list(self.classes),
             "train_images": len(self.train),
             **({} if self.validation is None else {"validation_images": len(self.validation)}),
             "test_images": len(self.test),
@@ -139,22 +140,16 @@ class Data:
 
     def _batches(self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augment: str) -> Batches:
         if split.images is not None:
-            # Images go to the accelerator once; there they are cheap to augment.
+            # images go to the accelerator once; there they are cheap to augment
             images = split.images.to(device)
             return MemoryBatches(
                 images, split.labels.to(device), self.mean, self.std, settings.batch_size, seed, augment, device
             )
-        transform = _timm_transform(self, augment)
-        return StreamBatches(split.items, transform, settings.batch_size, seed, settings.workers, device, split.labels)
-
-
-def _timm_transform(data: Data, augment: str) -> Any:
-    """The ImageNet-style pipeline of timm, with the normalisation of the data."""
-    from timm.data import create_transform
-
-    training = augment != "none"
-    flip = 0.5 if augment == "crop-flip" else 0.0
-    return create_transform(data.input_size, is_training=training, mean=data.mean, std=data.std, hflip=flip, color_jitter=0.0)
+        return StreamBatches(
+            *(split.items, split.labels, self.mean, self.std, settings.batch_size, seed, augment, device),
+            size=self.input_size[1:],
+            workers=settings.workers,
+        )
 
 
 class _Picked(Sequence[Any]):
@@ -184,7 +179,7 @@ class _Head(Sequence[Any]):
 
 
 def blank(input_size: tuple[int, int, int], num_classes: int) -> Data:
-    """A data set of one grey image, to try how networks fit images of a size."""
+    """A data set of one grey image, to try networks on images of a given size."""
     grey = Split(torch.zeros(1, dtype=torch.int64), torch.full((1, *input_size), 128, dtype=torch.uint8))
     channels, classes = input_size[0], tuple(map(str, range(num_classes)))
     return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, "blank")

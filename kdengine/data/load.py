@@ -1,11 +1,11 @@
-"""From a data spec such as ``"cifar100"`` to batches, class names and normalisation."""
+"""From a data spec such as ``"cifar100"`` to a data set that is checked, decoded and normalised."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from kdengine.plugins.registry import Registry
 
 __all__ = ["BUILT_IN", "load_data", "ready"]
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet, for images that are not looked at beforehand."""
+STATISTICS_PIXELS = 2**26
+"""Pixels of training images, altogether, from which mean and deviation are taken: all 50,000 of CIFAR, 1,337 of 224 x 224."""
 
 BUILT_IN = {
     "digits": "1,797 handwritten digits of scikit-learn, 10 classes; ships with the package, no download",
@@ -35,12 +35,13 @@ BUILT_IN = {
 
 
 def load_data(text: str, registry: Registry | None = None) -> Data:
-    """Load what a data spec names.
+    """Load the data set that a spec names.
 
     Args:
         text: ``NAME[@KEY=VALUE...]``: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``,
-            ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. Any takes ``@train=N`` and ``@test=N``: only the first
-            N images; folders and hub names take ``@size=S`` (resize to S x S) and ``@label=COLUMN``.
+            ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. All take ``@train=N`` and ``@test=N``: only the first N
+            images. ``imagefolder:`` and ``hf:`` take ``@size=S``: images are resized to cover S x S pixels and cropped in
+            the middle. ``hf:`` takes ``@label=COLUMN``.
         registry: finds the data sets that plugins offer.
 
     Raises:
@@ -72,23 +73,23 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
 
 
 def ready(data: Data) -> Data:
-    """A data set that is known to be sound, with what it leaves open taken from its images.
+    """The data set, checked, and decoded if it fits in memory; missing mean, deviation and fingerprint are computed.
 
     Raises:
-        DataError: a split is empty, or its images or labels are not what the data says.
+        DataError: a split is empty, its images or labels are not what the data says, or an image cannot be read.
     """
     return _finished(_checked(data))
 
 
 def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) -> None:
-    """Refuse a name where none belongs, a missing one, and options that the reader does not have."""
+    """Refuse a name where none belongs, a missing name, and options that the reader does not have."""
     forms = {form.partition(":")[0]: form for form in BUILT_IN}
     form = forms.get(spec.scheme or spec.name)
     if form is not None and (":" in form) != bool(spec.scheme):
-        raise DataError(f"'{text}' is not how such data is named. Write {form}.")
+        raise DataError(f"'{text}' is not a valid data spec. Write {form}.")
     try:
         signature = inspect.signature(load)
-    except ValueError:  # what is not written in Python does not say what it takes
+    except ValueError:  # callables not written in Python may have no signature
         return
     try:
         signature.bind(spec.name, **options)
@@ -99,15 +100,15 @@ def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) ->
 
 
 def _checked(data: Data) -> Data:
-    """The same data, whose splits are known to be sound."""
+    """The same data; its splits are sound."""
     for split in (data.train, data.test):
         if len(split) == 0:
-            raise DataError(f"'{data.name}' has an empty split: training and test images are both needed.")
+            raise DataError(f"'{data.name}' has an empty split, but both training and test images are needed.")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= data.num_classes:
             raise DataError(
-                f"'{data.name}' has the label {low if low < 0 else high}, outside its {data.num_classes} classes, "
-                f"which count from 0 to {data.num_classes - 1}."
+                f"'{data.name}' has the label {low if low < 0 else high}, outside its {data.num_classes} classes, which count "
+                f"from 0 to {data.num_classes - 1}. Leave out images without a label, or name every class in Data.classes."
             )
         _check_images(data, split)
     return data
@@ -116,26 +117,42 @@ def _checked(data: Data) -> Data:
 def _check_images(data: Data, split: Split) -> None:
     count = len(split.items) if split.images is None else len(split.images)
     if count != len(split):
-        raise DataError(f"'{data.name}' has {count} images and {len(split)} labels in one split.")
+        raise DataError(f"'{data.name}' has {count} images and {len(split)} labels in one split: give one label an image.")
     images = split.images
     if images is not None and (images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(data.input_size)):
         raise DataError(
-            f"'{data.name}' has images {images.dtype} {list(images.shape)}: uint8 [N, C, H, W] is needed, "
-            f"with [C, H, W] = {list(data.input_size)}."
+            f"'{data.name}' has images {images.dtype} {list(images.shape)}, but uint8 [N, C, H, W] is needed, with "
+            f"[C, H, W] = {list(data.input_size)}, its input_size."
         )
 
 
 def _finished(data: Data) -> Data:
-    """The same data, decoded where it fits in memory, with normalisation and fingerprint."""
-    splits = data.train, data.test
+    """The same data, decoded if it fits in memory, with normalisation and fingerprint."""
+    splits, (height, width) = (data.train, data.test), data.input_size[1:]
+    # the same images whether or not they are held in memory, so that both normalise alike
+    some = None if data.train.images is not None else _evenly_spaced(len(data.train), height * width)
     if data.train.images is None and sum(map(len, splits)) * math.prod(data.input_size) <= decoding.MEMORY_LIMIT:
-        height, width = data.input_size[1:]
         train, test = (_in_memory(split, width, height) for split in splits)
         data = replace(data, train=train, test=test)
     if not data.mean:
-        mean, std = IMAGENET if data.train.images is None else statistics(data.train.images)
+        mean, std = _statistics(_chunks(data.train, some, width, height))
         data = replace(data, mean=mean, std=std)
     return replace(data, fingerprint=data.fingerprint or _fingerprint(data))
+
+
+def _evenly_spaced(count: int, pixels: int) -> Tensor:
+    """Positions of the images, of ``count`` with so many pixels each, that mean and deviation are taken from; int64 [M]."""
+    looked_at = min(count, max(1, STATISTICS_PIXELS // pixels))
+    return torch.arange(looked_at) * count // looked_at
+
+
+def _chunks(split: Split, places: Tensor | None, width: int, height: int, size: int = 256) -> Iterator[Tensor]:
+    """The images of a split at some positions, int64 [M], or all: uint8 [B, C, H, W], a few at a time."""
+    for chunk in torch.split(torch.arange(len(split)) if places is None else places, size):
+        if split.images is not None:
+            yield split.images[chunk]
+        else:
+            yield decoding.decode(split.items, width, height, split.labels, chunk.tolist())
 
 
 def _in_memory(split: Split, width: int, height: int) -> Split:
@@ -144,12 +161,22 @@ def _in_memory(split: Split, width: int, height: int) -> Split:
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 [N, C, H, W], on the scale 0 to 1, to four digits."""
-    counts = torch.stack([torch.bincount(channel.flatten().long(), minlength=256) for channel in images.unbind(1)])
+    return _statistics(torch.split(images, 256))
+
+
+def _statistics(chunks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The same of images that come a few at a time: how often each value occurs is counted exactly."""
+    counts = torch.stack([_counts(images) for images in chunks]).sum(0)
     values = torch.arange(256, dtype=torch.float64) / 255
     share = counts.double() / counts.sum(1, keepdim=True)
     mean = (share * values).sum(1)
     std = ((share * values**2).sum(1) - mean**2).clamp(min=1e-12).sqrt()
     return tuple(round(float(m), 4) for m in mean), tuple(max(round(float(s), 4), 1e-4) for s in std)
+
+
+def _counts(images: Tensor) -> Tensor:
+    """How often each value occurs in each channel of uint8 [B, C, H, W]; int64 [C, 256]."""
+    return torch.stack([torch.bincount(channel.flatten().long(), minlength=256) for channel in images.unbind(1)])
 
 
 def _fingerprint(data: Data) -> str:
@@ -161,7 +188,7 @@ def _fingerprint(data: Data) -> str:
 
 
 def _sample(split: Split, input_size: tuple[int, int, int], count: int = 32) -> Tensor:
-    """The images in memory, or some of those that would have to be decoded first."""
+    """All images if they are in memory, or some that are decoded for it."""
     if split.images is not None:
         return split.images
     places = torch.linspace(0, len(split) - 1, min(count, len(split))).long().tolist()

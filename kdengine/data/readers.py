@@ -1,4 +1,4 @@
-"""Readers of data: the embedded digits, CIFAR, folders of images, Hugging Face ``datasets``, and users' factories."""
+"""Readers of data sets: the embedded digits, CIFAR, folders of images, Hugging Face ``datasets``, and users' factories."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["READERS"]
 
 
 def _digits(name: str) -> Data:
-    """The handwritten digits of scikit-learn, 8 x 8, enlarged four times; every fifth of each class is a test image."""
-    with drawing_from(0):  # what scikit-learn imports draws a number, the first time
+    """The 8 x 8 handwritten digits of scikit-learn, enlarged four times; every fifth of each class is a test image."""
+    with drawing_from(0):  # importing scikit-learn draws a random number, the first time
         from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -49,7 +49,8 @@ def _torchvision_cifar(name: str, root: str = "") -> Data:
         train, test = (kind(str(folder), train=train, download=not root) for train in (True, False))
     except Exception as error:  # downloads fail in many ways
         raise DataError(
-            f"{name} could not be loaded: {error}. Without a network, give a folder: 'hf:FOLDER' or '{name}@root=FOLDER'."
+            f"{name} could not be loaded: {error}. Without a network, give a folder: 'hf:FOLDER' (parquet files) or "
+            f"'{name}@root=FOLDER' (as torchvision leaves it)."
         ) from error
     train_split, test_split = (
         Split(torch.tensor(part.targets), torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous())
@@ -63,11 +64,11 @@ def _imagefolder(path: str, size: int = 0) -> Data:
     from torchvision.datasets import ImageFolder
 
     root = Path(os.path.expanduser(path))
-    if not os.path.isdir(root):  # unlike Path's own, false for what cannot be a path at all
+    if not os.path.isdir(root):  # unlike Path.is_dir, false for what cannot be a path at all
         raise DataError(f"There is no folder '{path}'.")
     held_out = next((name for name in ("test", "val", "validation") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
-        raise DataError(f"'{path}' needs a folder 'train' and a folder 'test' or 'val', each with one folder a class.")
+        raise DataError(f"'{path}' needs a folder 'train' and a folder 'test' or 'val', each with one folder per class.")
     try:
         train, test = ImageFolder(str(root / "train")), ImageFolder(str(root / held_out))
     except FileNotFoundError as error:
@@ -75,7 +76,7 @@ def _imagefolder(path: str, size: int = 0) -> Data:
     if train.classes != test.classes:
         odd = sorted({*train.classes} ^ {*test.classes})
         shown = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
-        raise DataError(f"'{path}': 'train' and '{held_out}' hold different classes. Only one of the two has: {shown}.")
+        raise DataError(f"'{path}': 'train' and '{held_out}' have different classes. Found in only one of them: {shown}.")
     return _from_items(path, tuple(train.classes), _Folder(train), _Folder(test), size)
 
 
@@ -114,19 +115,19 @@ def _hugging_face(name: str, label: str = "", size: int = 0) -> Data:
         raise DataError(f"'hf:{name}' could not be loaded: {error}") from error
     held_out = next((split for split in ("test", "validation", "val") if split in splits), None)
     if "train" not in splits or held_out is None:
-        raise DataError(f"'hf:{name}' has the splits {', '.join(splits)}; 'train' and 'test' or 'validation' are needed.")
+        raise DataError(f"'hf:{name}' has the splits {', '.join(splits)}, but needs 'train', and 'test' or 'validation'.")
     image, target, classes = _columns(name, splits["train"], label, datasets)
     train, test = (_HFItems(splits[split], image, target, datasets) for split in ("train", held_out))
     return _from_items(name, classes, train, test, size)
 
 
 _bars_before: list[bool] = []
-"""Whether progress bars were shown, for each thread that loads now; those after the first found them hidden."""
+"""Whether each thread that is loading now found progress bars shown; only the first can have."""
 
 
 @contextmanager
 def _without_bars(logging: Any) -> Iterator[None]:
-    """Hide the progress bars of ``datasets``; the last thread that loads shows them again, if they were shown."""
+    """Hide the progress bars of ``datasets``; the last thread to finish loading restores them."""
     with undisturbed():
         _bars_before.append(logging.is_progress_bar_enabled())
         logging.disable_progress_bar()
@@ -147,12 +148,12 @@ def _columns(name: str, split: Any, label: str, datasets: Any) -> tuple[str, str
     if not images or wanted not in targets:
         have = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in features.items())
         choice = f" Labels are in {', '.join(targets)}: choose with @label=COLUMN." if targets else ""
-        raise DataError(f"'hf:{name}' needs a column of Image and one of ClassLabel; it has {have}.{choice}")
+        raise DataError(f"'hf:{name}' needs an Image column and a ClassLabel column, but has {have}.{choice}")
     return images[0], wanted, tuple(targets[wanted].names)
 
 
 class _HFItems:
-    """(PIL image, label) of a split of Hugging Face ``datasets``; images are decoded only when asked for."""
+    """(PIL image, label) of a split of Hugging Face ``datasets``; an image is decoded when it is asked for."""
 
     def __init__(self, split: Any, image: str, target: str, datasets: Any) -> None:
         self.split = split.cast_column(image, datasets.Image(decode=False)).select_columns([image, target])
@@ -169,22 +170,22 @@ class _HFItems:
 
 
 def _from_items(name: str, classes: tuple[str, ...], train: Any, test: Any, size: Any) -> Data:
-    """Data whose images are decoded later: all of them where they fit in memory, else by workers."""
+    """Data whose images are decoded later: at once if they fit in memory, otherwise by workers."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise DataError(f"'{name}': @size takes a number of pixels, got {size!r}.")
+        raise DataError(f"'{name}': @size takes a number of pixels, such as 224, got {size!r}.")
     width, height = (size, size) if size else _common_size(train) or (224, 224)
     train, test = (Split(torch.tensor(part.labels, dtype=torch.int64), items=part) for part in (train, test))
     return Data(name, classes, (3, height, width), (), (), "crop-flip", train, test)
 
 
 def _common_size(items: Sequence[Any], looked_at: int = 32) -> tuple[int, int] | None:
-    """Width and height if the first images agree on them."""
+    """Width and height of the images, if the first ones agree."""
     sizes = {opened(items, index)[0].size for index in range(min(looked_at, len(items)))}
     return sizes.pop() if len(sizes) == 1 else None
 
 
 def _python(name: str, **options: Any) -> Any:
-    """What a user's factory makes."""
+    """What the user's factory returns."""
     factory = import_factory(name, DataError)
     try:
         return factory(**options)

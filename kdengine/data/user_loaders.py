@@ -1,4 +1,4 @@
-"""Batches from a loader of the user's own."""
+"""Batches from the user's own loader."""
 
 from __future__ import annotations
 
@@ -23,73 +23,101 @@ FORM = (
     "A loader must give normalised images (float, [B, C, H, W]) and class indices (int, [B]), as a pair of tensors "
     "or a mapping with 'image' and 'label'"
 )
+INDEX_FORM = (
+    "The third element of a batch, or 'index' in a mapping, is the position of each image in the data set: a tensor int [B]"
+)
+
+KEYS = ("image", "images", "img", "pixel_values", "x"), ("label", "labels", "y"), ("index", "idx")
+"""What mappings may call the images, the labels and the positions."""
+INTEGERS = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class UserBatches:
-    """A user's own loader of (images, labels), or of mappings with ``image`` and ``label``.
+    """A user's own loader of (images, labels), (images, labels, index), or mappings with ``image`` and ``label``.
 
-    Its order is its own; ``index`` counts the images as they come.
+    The order is the loader's own. Batches have an index only if the loader gives one: as a third element, or as ``index`` or
+    ``idx`` of a mapping. To count images as they arrive would give the same number to another image in every epoch.
 
     Attributes:
         loader: the loader.
         device: where batches go.
         name: what messages call the loader.
-        classes: number of classes K, from where it is known on.
+        classes: number of classes K, once it is known.
+        samples: images in the data set, once it is known.
 
     Raises:
-        DataError: while iterating, when a batch has another form, or a label that is no class.
+        DataError: while iterating, if a batch has another form, a label that is not a class, or an index that is not a
+            position in the data set.
     """
 
     loader: Iterable[Any]
     device: torch.device = CPU
     name: str = "The loader"
     classes: int | None = None
+    samples: int | None = None
 
     def __len__(self) -> int:
         try:
             return len(self.loader)  # type: ignore[arg-type]
         except TypeError:
-            raise DataError(f"{self.name} has no length: give one with __len__, such as a torch DataLoader.") from None
+            raise DataError(
+                f"{self.name} has no length, so no learning-rate schedule can be laid out: give a loader with __len__, such as "
+                "a torch DataLoader."
+            ) from None
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """One pass over the loader; what comes before ``start`` is read and dropped, for the order is the loader's own."""
-        seen = given = 0
+        """One pass over the loader; batches before ``start`` are read and dropped, because the order is the loader's own."""
+        given = 0
         for given, item in enumerate(_drawn(self.loader), 1):
-            x, y = _images_and_labels(item)
+            x, y, index = _parts(item)
             self._check_labels(y)
-            if given == 1:  # a wrong normalisation shows here; to look at every image would cost something
+            self._check_index(index)
+            if given == 1:  # a wrong normalisation shows here; looking at every image would cost time
                 check_finite(x, self.name)
-            index = torch.arange(seen, seen + len(x), device=self.device)
-            seen += len(x)
             if given > start:
-                yield Batch(x.to(self.device), y.to(self.device), index)
+                yield Batch(x.to(self.device), y.to(self.device), None if index is None else index.to(self.device))
         if not given:
-            raise DataError(f"{self.name} gave no batch. Is it used up after one pass? It is read anew in every epoch.")
+            raise DataError(
+                f"{self.name} gave no batch. Is it used up after one pass? It is iterated once an epoch: give a loader that "
+                "can be iterated again, not an iterator."
+            )
         if isinstance(self.loader, Sized) and given != len(self.loader):
-            told = "%s gave %d batches, but its length is %d: the learning rate falls by what it says"
-            log.warning(told, self.name, given, len(self.loader))
+            mismatch = "%s gave %d batches, but its length is %d, which the learning-rate schedule goes by"
+            log.warning(mismatch, self.name, given, len(self.loader))
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Refuse labels [B] that are no classes, before they end in an index out of range or in no loss at all."""
+        """Refuse labels [B] that are not classes, before they end in an index out of range or in no loss at all."""
         low, high = (int(end) for end in labels.aminmax())
         if low < 0:
-            raise DataError(f"{self.name} gives the label {low}: classes count from 0. Leave images without a label out of it.")
+            raise DataError(f"{self.name} gives the label {low}, but classes count from 0. Leave out images without a label.")
         if self.classes is not None and high >= self.classes:
             raise DataError(
-                f"{self.name} gives the label {high}, outside the {self.classes} classes, which count from 0 to "
-                f"{self.classes - 1}. They are as many as the labels of val_loader, 'train_loader.dataset.classes' and the "
-                "networks that came as modules show: give a val_loader with all classes, or a data set with a list 'classes'."
+                f"{self.name} gives the label {high}, but there are {self.classes} classes, which count from 0 to "
+                f"{self.classes - 1}. Their number is taken from the labels of val_loader, 'train_loader.dataset.classes' and "
+                "the networks given as modules: give a val_loader with all classes, or a data set with a list 'classes'."
+            )
+
+    def _check_index(self, index: Tensor | None) -> None:
+        """Refuse positions [B] outside the data set, for methods keep one place for each image."""
+        if index is None:
+            return
+        low, high = (int(end) for end in index.aminmax())
+        if low < 0 or (self.samples is not None and high >= self.samples):
+            allowed = "" if self.samples is None else f" to {self.samples - 1}, for its {self.samples} images"
+            raise DataError(
+                f"{self.name} gives the index {low if low < 0 else high}, but positions count from 0{allowed}. Give each "
+                "image's position in the very data set that the loader reads; in a subset, that is the position in the subset."
             )
 
 
 def check_finite(images: Tensor, name: str) -> None:
-    """Refuse images [B, C, H, W] with values that are no numbers.
+    """Refuse images [B, C, H, W] with values that are NaN or infinite.
 
     Raises:
-        DataError: with the name of the loader.
+        DataError: there are some; the message names the loader.
     """
     bad = ~images.isfinite().flatten(1).all(1)
     if bool(bad.any()):
@@ -100,10 +128,10 @@ def check_finite(images: Tensor, name: str) -> None:
 
 
 def _drawn(loader: Iterable[Any]) -> Iterator[Any]:
-    """What a loader gives.
+    """The items of a loader.
 
-    What torch's loader draws in this process comes from the global random state, never from the one that an engine in
-    another thread has put there for a while.
+    A torch loader draws from the global random state in this process, and must never draw from the state that an engine in
+    another thread has swapped in for a while.
     """
     if not isinstance(loader, DataLoader):
         yield from loader
@@ -118,20 +146,27 @@ def _drawn(loader: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _images_and_labels(item: Any) -> tuple[Tensor, Tensor]:
+def _parts(item: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images [B, C, H, W], labels int64 [B], and positions int64 [B] where the item has them."""
     if isinstance(item, Mapping):
-        images = next((item[key] for key in ("image", "images", "img", "pixel_values", "x") if key in item), None)
-        labels = next((item[key] for key in ("label", "labels", "y") if key in item), None)
+        images, labels, index = (next((item[key] for key in keys if key in item), None) for keys in KEYS)
     else:
-        images, labels = item[:2] if isinstance(item, Sequence) and len(item) >= 2 else (None, None)
+        images, labels, index = (*item[:3], None)[:3] if isinstance(item, Sequence) and len(item) >= 2 else (None,) * 3
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
         raise DataError(f"{FORM}; got {_kind(item)}.")
     fit = images.is_floating_point() and labels.ndim == 1 and not labels.is_floating_point() and len(images) == len(labels)
     if fit and not len(labels):
-        raise DataError("A loader gave a batch without images: leave it out.")
+        raise DataError("A loader gave an empty batch, of 0 images. Leave out empty batches.")
     if not fit:
         raise DataError(f"{FORM}; got {_kind((images, labels))}.")
-    return images, labels.long()
+    if index is None:
+        return images, labels.long(), None
+    if not isinstance(index, Tensor) or index.shape != labels.shape or index.dtype not in INTEGERS:
+        raise DataError(
+            f"{INDEX_FORM}, here int [{len(labels)}]; got {_kind(index)}. Leave anything else out of the batch, or put it in a "
+            "mapping under another name."
+        )
+    return images, labels.long(), index.long()
 
 
 def _kind(item: Any) -> str:

@@ -1,150 +1,117 @@
-"""Batches of images that are too many for memory: worker processes read and transform them."""
+"""Batches of images that do not fit in memory: worker processes read, decode and resize them."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from kdengine.data.batches import CPU, Batch, generator_for
-from kdengine.data.decoding import opened, reason
+from kdengine.data.batches import ImageBatches, generator_for
+from kdengine.data.decoding import pixels, reason
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
 __all__ = ["StreamBatches", "begun"]
 
-Sample = tuple[Tensor, int, int]
 _FIX = (
-    "Often memory is full, or shared memory ('df -h /dev/shm'; in a container, '--shm-size'): lower train.workers or "
-    "train.batch_size. With train.workers=0 the main process reads the images itself, and shows the reason."
+    "This often means that memory is full, or shared memory ('df -h /dev/shm'; in a container, raise '--shm-size'): lower "
+    "train.workers or train.batch_size. With train.workers=0 the main process reads the images itself and shows the cause."
 )
 
 
 @dataclass(frozen=True)
-class StreamBatches:
-    """Batches of images that worker processes read and transform.
+class StreamBatches(ImageBatches):
+    """Batches of images that are read as they are needed: workers decode and resize, this process does the rest.
 
     Attributes:
-        items: sequence of (PIL image, label).
-        transform: PIL image -> normalised tensor [C, H, W].
-        batch_size: images in a batch; the last one may be smaller.
-        seed: seed of order and augmentation; None keeps the order.
-        workers: reading processes; with 0, the images are read as they are asked for.
-        device: where batches go.
-        labels: what the labels of the items have to be, int64 [N]; None for whatever they are.
+        images: sequence of (PIL image, label); the labels must be those of ``labels``.
+        size: (H, W) that images are brought to.
+        workers: processes that read ahead; with 0, this process reads each batch when it is asked for.
     """
 
-    items: Sequence[Any]
-    transform: Callable[[Image.Image], Tensor]
-    batch_size: int
-    seed: int | None = None
-    workers: int = 0
-    device: torch.device = CPU
-    labels: Tensor | None = None
+    images: Sequence[Any]
+    size: tuple[int, int] = field(kw_only=True)
+    workers: int = field(default=0, kw_only=True)
 
-    def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, read ahead by the workers; those before ``start`` are not read.
+    def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
+        """The images of some batches, uint8 [B, 3, H, W] each; no other image is read.
 
         Raises:
             DataError: an image cannot be read or has another label than it should, or a worker died.
         """
-        generator = generator_for(self.seed or 0, number)
-        seed = int(torch.randint(2**62, (), generator=generator))
-        left = self._order(generator)[start:]
-        if not left:
+        if not batches:
             return
+        own = generator_for(self.seed or 0, epoch)  # apart from the draws of order and augmentation
+        seed = int(torch.randint(2**62, (), generator=own))
         loader = DataLoader(
-            _Indexed(self.items, self.transform, seed, self.labels),
-            batch_sampler=left,
+            _Decoded(self.images, self.labels.cpu(), self.size, seed),
+            batch_sampler=[index.tolist() for index in batches],
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_leave_interrupts_to_the_main_process,
-            generator=generator,  # or torch would draw from the global state
+            generator=own,  # or torch would draw from the global state
             pin_memory=self.device.type == "cuda",
         )
-        for read in _read(loader) if self.workers else loader:
-            if isinstance(read, DataError):
-                raise read
-            x, y, index = read
-            yield Batch(
-                x.to(self.device, non_blocking=True),
-                y.to(self.device, non_blocking=True),
-                index.to(self.device, non_blocking=True),
-            )
-
-    def _order(self, random: torch.Generator) -> list[list[int]]:
-        """The places of the images of each batch, as a shuffling ``DataLoader`` with this generator orders them."""
-        order = torch.arange(len(self.items))
-        if self.seed is not None:
-            torch.empty((), dtype=torch.int64).random_(generator=random)  # what a loader draws first, for its workers
-            order = torch.randperm(len(self.items), generator=random)
-        return [places.tolist() for places in torch.split(order, self.batch_size)]
+        for images in _read(loader) if self.workers else loader:
+            if isinstance(images, DataError):
+                raise images
+            yield images.to(self.device, non_blocking=True)
 
 
-class _Indexed(Dataset[Sample | DataError]):
-    """Gives (transformed image, label, index) of each item.
+class _Decoded(Dataset[Tensor | DataError]):
+    """Gives each image as uint8 [3, H, W].
 
-    What is drawn for an image depends on the seed and the index alone, however many workers there are. A fault is given
-    too, and not raised: torch would put the worker's whole traceback into its message.
+    What a data set of the user's own draws for an image depends on the seed and the index alone, however many workers
+    there are. A fault is returned, not raised: torch would put the worker's whole traceback into its message.
     """
 
-    def __init__(
-        self, items: Sequence[Any], transform: Callable[[Image.Image], Tensor], seed: int, labels: Tensor | None
-    ) -> None:
+    def __init__(self, items: Sequence[Any], labels: Tensor, size: tuple[int, int], seed: int) -> None:
         self.items = items
-        self.transform = transform
-        self.seed = seed
         self.labels = labels
+        self.size = size
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample | DataError:
+    def __getitem__(self, index: int) -> Tensor | DataError:
+        height, width = self.size
         try:
             with drawing_from((self.seed + index) % 2**63):
-                image, label = opened(self.items, index, self.labels)
-                return self.transform(image), label, index
+                return pixels(self.items, index, width, height, self.labels)
         except DataError as error:
             return error
-        except Exception as error:
-            fault = DataError(f"Image {index} cannot be transformed: {reason(error)}.")
-            fault.__cause__ = error
-            return fault
 
 
-def _collate(samples: Sequence[Sample | DataError]) -> Any:
-    """Images [B, C, H, W], labels [B] and indices [B]; or the fault of the first image that has one."""
+def _collate(samples: Sequence[Tensor | DataError]) -> Any:
+    """Images [B, 3, H, W]; or the fault of the first image that has one."""
     fault = next((sample for sample in samples if isinstance(sample, DataError)), None)
     try:
         return fault or default_collate(list(samples))
-    except Exception as error:  # shared memory may be full
-        return DataError(f"A batch cannot be put together: {reason(error)}. {_FIX}")
+    except Exception as error:  # such as full shared memory
+        return DataError(f"A batch cannot be assembled: {reason(error)}. {_FIX}")
 
 
 def _read(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What the workers of a loader give.
+    """The batches that a loader's workers read.
 
-    Torch's iterator has no name here, and nothing that is raised keeps torch's frames: so it is gone, and its workers with
-    it, as soon as nobody reads on.
+    No variable here holds torch's iterator, and no exception keeps torch's frames alive: so the iterator goes, and its workers
+    with it, as soon as nobody reads on.
     """
     stopped: BaseException
     try:
         yield from begun(loader)
         return
     except (RuntimeError, OSError) as error:
-        said = reason(error).removeprefix("RuntimeError: ")
-        stopped = DataError(f"A process that reads images has died: {said}. {_FIX}")
+        message = reason(error).removeprefix("RuntimeError: ")
+        stopped = DataError(f"A process that reads images has died: {message}. {_FIX}")
     except KeyboardInterrupt as interrupt:
         interrupt.__context__ = interrupt.__cause__ = None
         stopped = interrupt.with_traceback(None)
@@ -152,10 +119,10 @@ def _read(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def begun(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The iterator of a loader, without the signal handler that torch installs with it.
+    """The iterator of a loader, without the signal handler that torch installs along with it.
 
-    For a worker that died, that would raise wherever the main thread happens to be, such as in the middle of a lane's step;
-    without it, the same is raised where the next batch is waited for, within seconds.
+    When a worker dies, that handler raises wherever the main thread happens to be, such as in the middle of a lane's step.
+    Without it, the same error is raised within seconds, where the next batch is waited for.
     """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return iter(loader)  # torch installs none
@@ -167,5 +134,5 @@ def begun(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """An interrupt from the keyboard reaches every process; when to stop is for the main one to decide."""
+    """A keyboard interrupt reaches every process, but the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

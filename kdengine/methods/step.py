@@ -58,7 +58,8 @@ class Step:
     Attributes:
         x: the images as the data makes them, [B, C, H, W]; the student may receive them in another size or normalisation.
         targets: the targets of the data: class indices [B] or soft targets [B, K]; None if the data has none.
-        index: position of each image in the training set, [B].
+        positions: position of each image in the training set, [B]; None if the user's own loader does not give it. Methods
+            read :attr:`index`.
         student: the student's trace: ``student["stage2"]``, ``student.logits`` [B, K].
         teacher: the teacher's trace, without gradients.
         phase: name of the training phase; the last one is ``"joint"``.
@@ -71,7 +72,7 @@ class Step:
 
     x: Tensor
     targets: Tensor | None
-    index: Tensor
+    positions: Tensor | None
     student: Trace
     teacher: Trace
     phase: str = JOINT
@@ -80,6 +81,22 @@ class Step:
     names: Sequence[tuple[str, str]] = ()
     rectified: Collection[str] = ()
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @property
+    def index(self) -> Tensor:
+        """Position of each image in the training set, [B]: the same number for the same image in every epoch.
+
+        Raises:
+            SettingsError: the run's own loader does not say which images it gives.
+        """
+        if self.positions is None:
+            raise SettingsError(
+                "This method keeps something for each image, so it needs the images' positions in the training set, but "
+                "train_loader gives only (images, labels). Let its data set return (image, label, index), where index is "
+                "the int that __getitem__ was called with, so that the loader gives a third tensor, int [B]; in mappings, "
+                "use the key 'index'."
+            )
+        return self.positions
 
     @property
     def y(self) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.config.trust import check_trusted
+from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
 from kdengine.errors import SettingsError
@@ -34,7 +35,7 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
         trust: run the code of others that the folder names: ``python:`` specs.
 
     Raises:
-        KDError: the folder holds no finished run, or its student does not fit the data.
+        KDError: the folder holds no finished run, or its student does not fit the data, or has other classes.
     """
     place = RunFolder(folder)
     settings = place.settings()
@@ -49,6 +50,7 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     check_trusted(used, place.path / "run.toml", trust)
     log.info("Loading %s", spec)
     loaded = load_data(spec, registry)
+    check_class_names(result.get("data", {}).get("classes"), loaded, f"the student of '{folder}'")
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
     task = registry.task(settings.task or loaded.task).of(loaded, settings.train)
     preprocess = _preprocess(result["student"].get("input"), loaded)

@@ -103,7 +103,7 @@ class DistillerContract:
             shown = {} if trace is None else {name: trace[name] for name in trace}
             if trace is not None and trace.has_logits:
                 shown["logits"] = trace.logits
-            handed = {"x": batch.x, "y": batch.y, "index": batch.index, **shown}
+            handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index}), **shown}
             before = {name: value.detach().clone() for name, value in handed.items()}
             bench.step(batch, trace)
             _check_equal(before, handed, "tensors that the method must not write to (clone() them first)")

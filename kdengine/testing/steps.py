@@ -60,7 +60,7 @@ def make_step(
     return Step(
         x=x,
         targets=torch.zeros(count, dtype=torch.long) if labels is None else labels,
-        index=torch.arange(count) if index is None else index,
+        positions=torch.arange(count) if index is None else index,
         student=Trace(student, student.get("logits", student_logits), inputs=x),
         teacher=Trace(teacher, teacher.get("logits", teacher_logits), inputs=x),
         phase=phase,

@@ -99,7 +99,7 @@ class LaneModule(nn.Module):
         return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
     def forward(
-        self, x: Tensor, y: Tensor | None, index: Tensor, teacher: Trace | None
+        self, x: Tensor, y: Tensor | None, index: Tensor | None, teacher: Trace | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weighted loss terms of one batch, each [], and the student's output where it went that far."""
         phase, precision = self.phase, _precision_of(_casting(x))

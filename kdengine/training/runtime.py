@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
 from kdengine.seeds import undisturbed
+from kdengine.training.launch import Launch, LaunchEnvironment
 
 __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the first of those that ``torchrun`` started: the one that speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the only one, or the first of those started together: the one that writes and reports."""
+    try:
+        return Launch.of(os.environ).rank == 0
+    except SettingsError:
+        return True  # the run will be refused, and somebody has to say so
 
 
 class _BFloat16(MixedPrecision):
@@ -40,37 +44,33 @@ class Runtime:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto`` (bf16 where the hardware has it natively, else fp32), ``fp32`` or ``bf16``.
         channels_last: memory layout of images and convolutions.
-        alone: run in this process only, even if ``torchrun`` started several.
+        alone: run in this process only, even if ``torchrun`` or ``srun`` started several.
 
     Raises:
-        SettingsError: there is no such device.
+        SettingsError: there is no such device, or the environment is wrong about the processes.
     """
 
     def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True, alone: bool = False) -> None:
         self.channels_last = channels_last
-        self.processes = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
+        launch = Launch() if alone else Launch.of(os.environ)
+        self.processes = launch.processes
         try:
             with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
-                accelerator = Fabric(accelerator=device, devices=1).device.type
+                plugins: list[Any] = [LaunchEnvironment(launch)]  # or Fabric looks for Slurm's variables, and refuses some
+                accelerator = Fabric(accelerator=device, devices=1, plugins=plugins).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
-                mixed: list[Any] = [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
-                self.fabric = Fabric(accelerator=device, plugins=mixed, **self._together())
+                plugins += [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
+                self.fabric = Fabric(accelerator=device, plugins=plugins, **_together(launch, accelerator))
                 if self.processes > 1:
+                    if "OMP_NUM_THREADS" not in os.environ:  # Fabric would take all CPUs, for each process
+                        os.environ["OMP_NUM_THREADS"] = str(launch.threads())
+                        torch.set_num_threads(launch.threads())
                     self.fabric.launch()
         except Exception as error:  # Lightning raises of many kinds
             raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
-
-    def _together(self) -> dict[str, Any]:
-        """How Fabric shares the work among the processes that ``torchrun`` started, on one or several machines."""
-        if self.processes == 1:
-            return {"devices": 1}
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
-        # a phase trains what lies below its deepest tap, so parameters without a gradient are no mistake
-        strategy = DDPStrategy(find_unused_parameters=True)
-        return {"devices": local, "num_nodes": self.processes // local, "strategy": strategy}
 
     @property
     def is_main(self) -> bool:
@@ -129,6 +129,16 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "processes": self.processes,
         }
+
+
+def _together(launch: Launch, accelerator: str) -> dict[str, Any]:
+    """How Fabric shares the work among the processes of a launch: one device each."""
+    if launch.processes == 1:
+        return {"devices": 1}
+    devices: int | list[int] = [launch.gpu(torch.cuda.device_count())] if accelerator == "cuda" else 1
+    # a phase trains what lies below its deepest tap, so parameters without a gradient are no mistake
+    strategy = DDPStrategy(find_unused_parameters=True)
+    return {"devices": devices, "num_nodes": launch.processes, "strategy": strategy}
 
 
 def _best_precision(device: str) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from PIL import Image
 
 
 def test_a_finished_run_is_measured_again_and_gives_the_reported_numbers(finished, kdengine):
@@ -22,6 +23,38 @@ def test_it_can_be_measured_on_other_data(finished, kdengine):
     facts = kdengine("evaluate", folder, "--data", "digits@test=100", "--json").json
     assert facts["data"] == "digits@test=100"
     assert facts["top1"] == round(facts["top1"])
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A folder of red and blue images; gives it again with one class renamed, so that the order is another."""
+
+    def write(red="a-red", blue="b-blue"):
+        for part, count in (("train", 24), ("test", 8)):
+            for name, colour in ((red, (200, 30, 30)), (blue, (30, 30, 200))):
+                place = tmp_path / red / part / name
+                place.mkdir(parents=True)
+                for number in range(count):
+                    Image.new("RGB", (16, 16), tuple(value + number for value in colour)).save(place / f"{number}.png")
+        return f"imagefolder:{tmp_path / red}"
+
+    return write
+
+
+def test_data_with_other_classes_or_another_order_is_refused(flowers, kdengine, here):
+    train = ["train", "--model", "resnet8", "--epochs", "1", "-o", "train.batch_size=16", "-o", "train.device=cpu"]
+    assert kdengine(*train, "--data", flowers(), "--out", "run", "--json").code == 0
+    for name in ("manifest.json", "result.json"):
+        assert json.loads((here / "run" / name).read_text())["data"]["classes"] == ["a-red", "b-blue"]
+    renamed = flowers(red="z-red")
+    said = kdengine("evaluate", "run", "--data", renamed, "--json")
+    assert said.code == 2
+    assert "are others than those that the student of 'run' was trained for" in said.json["error"]
+    assert "class 0 is 'b-blue', not 'a-red'; class 1 is 'z-red', not 'b-blue'" in said.json["error"]
+    result = json.loads((here / "run" / "result.json").read_text())
+    del result["data"]["classes"]
+    (here / "run" / "result.json").write_text(json.dumps(result))
+    assert kdengine("evaluate", "run", "--data", renamed, "--json").code == 0, "an older folder does not say its classes"
 
 
 INPUT = ["-o", "student_input.size=24", "-o", "student_input.mean=[0.5, 0.4, 0.3]"]

@@ -48,7 +48,7 @@ def test_images_that_never_came_or_came_again_are_counted(change, missed, repeat
 
 
 def test_the_rest_of_an_epoch_must_be_whole_too():
-    with pytest.raises(TrainingError, match="Epoch 3 was to show 8 images once each, but 5 never came and 0 came more"):
+    with pytest.raises(TrainingError, match="Epoch 3 should show 8 images once each, but 5 never came and 0 came more"):
         list(audited(lambda batches: batches[1:]).epoch(2, 3))
 
 
@@ -76,6 +76,6 @@ def test_a_run_whose_epoch_was_not_one_stops_without_a_row_for_it(monkeypatch, t
     engine = Engine(
         None, "resnet8", data="digits@train=96@test=32", epochs=2, out=tmp_path / "run", batch_size=32, device="cpu"
     )
-    with pytest.raises(TrainingError, match="Epoch 2 was to show 96 images once each, but 32 never came and 32 came more"):
+    with pytest.raises(TrainingError, match="Epoch 2 should show 96 images once each, but 32 never came and 32 came more"):
         engine.fit()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine.data.batches import MemoryBatches, ShardedBatches, random_crop, random_flip
+from kdengine.data.batches import Batch, MemoryBatches, ShardedBatches, random_crop, random_flip
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -44,6 +44,10 @@ def test_every_image_keeps_its_own_label_and_index(images):
     for batch in batches.epoch(0):
         assert torch.equal(batch.x, plain[batch.index])
         assert torch.equal(batch.y, batch.index % 7)
+
+
+def test_the_length_of_a_batch_is_its_number_of_images(images):
+    assert [len(batch) for batch in memory(images).epoch(0)] == [5, 5, 5, 5, 3]
 
 
 def test_the_last_batch_is_as_small_as_it_must_be(images):
@@ -179,6 +183,15 @@ def test_processes_share_each_batch_without_overlap_and_see_the_same_images_as_o
         assert sorted(index.tolist()) == sorted(batch.index.tolist())
         for rank, share in enumerate(shares):
             assert torch.equal(share[number].x, batch.x[rank::processes])
+
+
+def test_batches_without_an_index_are_shared_too():
+    class Unindexed:
+        def epoch(self, number, start):
+            yield Batch(torch.zeros(4, 3, 8, 8), torch.arange(4), None)
+
+    (batch,) = ShardedBatches(Unindexed(), 1, 2).epoch(0)
+    assert (len(batch), batch.y.tolist(), batch.index) == (2, [1, 3], None)
 
 
 def test_a_last_batch_smaller_than_the_processes_goes_to_each_of_them():

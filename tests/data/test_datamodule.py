@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine import DataError, Distiller, Engine, ModelError, Registry
+from kdengine import DataError, Distiller, Engine, ModelError, Registry, SettingsError
 from kdengine.config.settings import LOADERS
 from kdengine.data.datamodule import DataModule
 from kdengine.data.load import load_data
@@ -96,12 +96,34 @@ class Bank(Distiller):
         return {"nothing": 0.0 * step.student.logits.sum()}
 
 
-@pytest.mark.parametrize("wrap", [lambda loader: loader, Dicts], ids=["with a data set", "without one"])
-def test_every_image_has_an_index_below_the_number_of_samples(sets, wrap):
+class Indexed(Dicts):
+    """A loader of mappings with the position of each image."""
+
+    def __iter__(self):
+        return ({"image": images, "label": labels, "idx": index} for images, labels, index in self.loader)
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: loader, Indexed], ids=["with a data set", "without one"])
+def test_an_index_that_the_loader_gives_reaches_the_methods(sets, wrap):
     bank = Bank()
-    train, test = loaders(sets)
-    Engine(network(), "resnet8", [bank], **FAST).fit(wrap(train), test)
+    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(160)), 64, shuffle=True)
+    Engine(network(), "resnet8", [bank], **FAST).fit(wrap(train), loaders(sets)[1])
     assert bank.seen.tolist() == [1] * 160
+
+
+@pytest.mark.parametrize("wrap", [lambda loader: loader, Dicts], ids=["tuples", "mappings"])
+def test_a_method_that_needs_an_index_refuses_a_loader_without_one(sets, wrap):
+    train, test = loaders(sets)
+    with pytest.raises(SettingsError, match=r"Let its data set return \(image, label, index\)"):
+        Engine(network(), "resnet8", [Bank()], **FAST).fit(wrap(train), test)
+
+
+def test_an_index_outside_the_training_set_ends_the_run_with_one_sentence(sets):
+    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(160) + 1), 64)
+    with pytest.raises(
+        DataError, match="train_loader gives the index 160, but positions count from 0 to 159, for its 160 images"
+    ):
+        Engine(None, "resnet8", **FAST).fit(train, loaders(sets)[1])
 
 
 def test_modules_may_know_classes_that_no_image_shows(sets):
@@ -145,13 +167,15 @@ def test_a_label_of_the_training_loader_outside_the_classes_ends_the_run_with_on
     odd = TensorDataset(sets[0].tensors[0], sets[0].tensors[1].clone())
     odd.tensors[1][70] = 10
     for train in (DataLoader(odd, 64), Dicts(DataLoader(odd, 64))):
-        with pytest.raises(DataError, match="train_loader gives the label 10, outside the 10 classes, which count from 0 to 9"):
+        with pytest.raises(
+            DataError, match="train_loader gives the label 10, but there are 10 classes, which count from 0 to 9"
+        ):
             Engine(None, "resnet8", **FAST).fit(train, loaders(sets)[1])
 
 
 def test_images_without_a_label_are_refused_before_anything_is_trained(sets):
     unlabelled = TensorDataset(sets[1].tensors[0], sets[1].tensors[1] - 100)
-    with pytest.raises(DataError, match="val_loader gives the label -100: classes count from 0"):
+    with pytest.raises(DataError, match="val_loader gives the label -100, but classes count from 0"):
         Engine(None, "resnet8", **FAST).plan(loaders(sets)[0], DataLoader(unlabelled, 48))
 
 

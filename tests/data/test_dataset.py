@@ -39,7 +39,7 @@ def test_the_same_images_are_held_out_every_time_and_never_twice(data):
 
 @pytest.mark.parametrize("share", [0.001, 0.999])
 def test_an_empty_part_is_refused(share, data):
-    with pytest.raises(DataError, match=f"train.validation = {share} holds out"):
+    with pytest.raises(DataError, match=rf"train\.validation = {share} holds out .* Choose another share"):
         data.holding_out(share)
 
 

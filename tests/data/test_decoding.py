@@ -37,6 +37,35 @@ def test_an_image_of_another_size_is_resized(array):
     assert resized.flatten(1).unique(dim=1).flatten().tolist() == [10, 20, 30]
 
 
+def test_an_image_of_another_shape_keeps_its_aspect_ratio_and_its_middle():
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, :8], wide[:, 8:24], wide[:, 24:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    for image in (wide, wide.transpose(1, 0, 2)):
+        resized = pixels([(Image.fromarray(image), 0)], 0, width=4, height=4)
+        assert resized.flatten(1).unique(dim=1).flatten().tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 40), (40, 48), (80, 40), (20, 20), (10, 30)])
+def test_resizing_is_covering_the_size_and_cropping_the_centre(width, height):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    factor = max(10 / width, 10 / height)  # the covering size and the margins are whole numbers here
+    covering = Image.fromarray(noise).resize((round(width * factor), round(height * factor)), Image.Resampling.BICUBIC)
+    left, upper = (covering.width - 10) // 2, (covering.height - 10) // 2
+    expected = np.asarray(covering)[upper : upper + 10, left : left + 10].transpose(2, 0, 1)
+    assert np.abs(pixels([(Image.fromarray(noise), 0)], 0, 10, 10).numpy().astype(int) - expected).max() <= 1
+
+
+def test_a_long_thin_image_does_not_become_a_huge_one():
+    assert pixels([(Image.new("RGB", (100_000, 1), (1, 2, 3)), 0)], 0, 224, 224)[:, 5, 5].tolist() == [1, 2, 3]
+
+
+def test_some_images_are_decoded_and_named_by_their_positions(array):
+    items = [(Image.fromarray(image), number) for number, image in enumerate(array)]
+    assert torch.equal(decode(items, 8, 6, torch.arange(5), [3, 1]), decode(items, 8, 6)[[3, 1]])
+    with pytest.raises(DataError, match="Image 3 comes with the label 3, but its split says 4"):
+        decode(items, 8, 6, torch.tensor([0, 1, 2, 4, 4]), [1, 3])
+
+
 def test_an_image_that_cannot_be_read_is_named(array):
     whole = io.BytesIO()
     Image.fromarray(array[0]).save(whole, "png")
@@ -85,5 +114,5 @@ def test_items_must_have_the_labels_that_the_split_says(array):
     labels = torch.arange(5) % 3
     assert torch.equal(decode(items, 8, 6, labels), decode(items, 8, 6))
     labels[3] = 2
-    with pytest.raises(DataError, match="Image 3 comes with the label 0, but the labels of its split say 2"):
+    with pytest.raises(DataError, match="Image 3 comes with the label 0, but its split says 2"):
         decode(items, 8, 6, labels)

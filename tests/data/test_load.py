@@ -140,7 +140,7 @@ def test_a_factory_that_makes_something_else_is_refused(factory):
         ({"train": Split(torch.zeros(3).long(), split(2).images)}, "has 2 images and 3 labels in one split"),
         ({"train": Split(torch.zeros(3).long(), items=[1])}, "has 1 images and 3 labels in one split"),
         ({"train": Split(torch.zeros(2).long(), split(2).images.float())}, "uint8 [N, C, H, W] is needed"),
-        ({"test": split(2, size=16)}, "has images torch.uint8 [2, 3, 16, 16]: uint8 [N, C, H, W] is needed"),
+        ({"test": split(2, size=16)}, "has images torch.uint8 [2, 3, 16, 16], but uint8 [N, C, H, W] is needed"),
     ],
 )
 def test_unsound_data_is_refused_with_what_is_wrong(changes, said, factory):
@@ -244,10 +244,10 @@ def streamed(factory, monkeypatch):
     return load
 
 
-def test_data_too_large_for_memory_is_streamed_and_normalised_as_imagenet(streamed):
+def test_data_too_large_for_memory_is_streamed_and_normalised_by_its_own_statistics(streamed):
     found = streamed()
     assert found.train.images is None
-    assert (found.mean, found.std) == load.IMAGENET
+    assert (found.mean, found.std) == statistics(split(12).images)
     batches = found.train_batches(TrainSettings(batch_size=5, workers=0), 0, CPU)
     assert isinstance(batches, StreamBatches)
     assert [batch.x.shape for batch in batches.epoch(0)] == [(5, 3, 8, 8), (5, 3, 8, 8), (2, 3, 8, 8)]
@@ -258,11 +258,60 @@ def test_data_too_large_for_memory_is_streamed_and_normalised_as_imagenet(stream
 def test_streamed_test_images_are_the_images_normalised(streamed):
     found = streamed(size=32)
     (batch,) = found.test_batches(TrainSettings(workers=0), CPU).epoch(0)
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in load.IMAGENET)
-    expected = (split(12, size=32).images / 255 - mean) / std
-    # timm's evaluation looks at the middle of a slightly enlarged image; means survive that, single pixels do not
-    assert batch.x.shape == expected.shape
-    torch.testing.assert_close(batch.x.mean(), expected.mean(), atol=0.05, rtol=0)
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (found.mean, found.std))
+    torch.testing.assert_close(batch.x, (split(12, size=32).images / 255 - mean) / std)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of images of two classes, none of them square and no two of one size."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 11), ("test", 5)):
+        for label in ("ant", "bee"):
+            place = tmp_path / "pictures" / part / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (20 + 3 * number, 40 - 2 * number, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number:02}.png")
+    return f"imagefolder:{tmp_path}/pictures@size=16"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_gives_the_same_batches_from_memory_and_from_workers(pictures, workers, monkeypatch):
+    held = load_data(pictures)
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
+    streamed = load_data(pictures)
+    assert (held.train.images is None, streamed.train.images is None) == (False, True)
+    assert (held.mean, held.std) == (streamed.mean, streamed.std)
+    settings = TrainSettings(batch_size=4, workers=workers)
+    both = held, streamed
+    for make in (lambda data: data.train_batches(settings, 3, CPU), lambda data: data.test_batches(settings, CPU)):
+        for epoch, start in ((0, 0), (1, 0), (1, 3)):
+            one, other = ([*make(data).epoch(epoch, start)] for data in both)
+            assert [len(batch) for batch in one] == [len(batch) for batch in other]
+            for name in ("x", "y", "index"):
+                pairs = zip(one, other, strict=True)
+                assert all(torch.equal(getattr(ours, name), getattr(theirs, name)) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("limit", [0, decoding.MEMORY_LIMIT])
+def test_statistics_of_items_are_those_of_evenly_spaced_images_in_memory_or_not(pictures, limit, monkeypatch):
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(load, "STATISTICS_PIXELS", 5 * 16 * 16)
+    data = load_data(pictures)
+    images = decoding.decode(load_data(pictures).train.items, 16, 16) if not limit else data.train.images
+    assert (data.mean, data.std) == statistics(images[[0, 4, 8, 13, 17]])
+
+
+def test_statistics_look_at_all_of_cifar_and_at_one_image_however_large():
+    assert torch.equal(load._evenly_spaced(50_000, 32 * 32), torch.arange(50_000))
+    assert len(load._evenly_spaced(1_281_167, 224 * 224)) == 1337
+    assert load._evenly_spaced(9, 2**30).tolist() == [0]
+
+
+def test_statistics_of_images_in_memory_are_of_all_of_them(factory, monkeypatch):
+    monkeypatch.setattr(load, "STATISTICS_PIXELS", 64)
+    assert factory(small).mean == statistics(split(12).images)[0]
 
 
 def test_fingerprints_of_streamed_data_tell_images_apart(streamed):
@@ -293,4 +342,5 @@ def test_a_description_says_what_a_run_folder_keeps(digits):
     description = digits.describe()
     assert (description["train_images"], description["test_images"], description["num_classes"]) == (1438, 359, 10)
     assert description["fingerprint"] == digits.fingerprint
+    assert description["classes"] == list("0123456789")
     assert replace(digits, fingerprint="x").describe()["fingerprint"] == "x"

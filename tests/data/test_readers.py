@@ -8,7 +8,7 @@ from PIL import Image
 
 from kdengine import Engine
 from kdengine.config.settings import TrainSettings
-from kdengine.data import decoding
+from kdengine.data import decoding, load
 from kdengine.data.load import load_data
 from kdengine.errors import DataError
 
@@ -133,7 +133,7 @@ def test_a_folder_without_splits_is_answered_with_what_it_needs(tmp_path, folder
 
 def test_splits_with_different_classes_are_refused_with_the_odd_ones(folder):
     root = folder(classes=("ant", "bee", "cat"), test_classes=("ant", "bee", "dog"))
-    assert refusal(f"imagefolder:{root}").endswith("hold different classes. Only one of the two has: cat, dog.")
+    assert refusal(f"imagefolder:{root}").endswith("have different classes. Found in only one of them: cat, dog.")
 
 
 def test_a_class_without_images_is_named(folder):
@@ -164,6 +164,7 @@ def test_a_damaged_image_of_a_folder_is_named_by_its_file(folder):
 def test_a_damaged_image_that_a_worker_finds_ends_a_run_with_one_line(workers, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
     root = folder(count=40, classes=("ant",), size=(32, 32))
+    monkeypatch.setattr(load, "STATISTICS_PIXELS", 0)  # or every image would be looked at beforehand
     (root / "train" / "ant" / "1.png").write_bytes(b"no image")  # none of those that the fingerprint looks at
     engine = Engine(
         None, "resnet8", data=f"imagefolder:{root}@size=32", epochs=1, batch_size=8, workers=workers, out=tmp_path / "run"
@@ -244,16 +245,16 @@ def test_grey_images_are_streamed_in_three_channels(parquet, monkeypatch):
 
 def test_an_unknown_column_of_labels_is_answered_with_those_there_are(parquet):
     answer = refusal(f"hf:{parquet()}@label=fin")
-    assert "it has img (Image), coarse (ClassLabel), fine (ClassLabel)" in answer
+    assert "but has img (Image), coarse (ClassLabel), fine (ClassLabel)" in answer
     assert "Labels are in coarse, fine: choose with @label=COLUMN." in answer
 
 
 def test_data_without_images_or_labels_is_refused(parquet):
-    assert "needs a column of Image and one of ClassLabel" in refusal(f"hf:{parquet(without=('coarse', 'fine'))}")
+    assert "needs an Image column and a ClassLabel column" in refusal(f"hf:{parquet(without=('coarse', 'fine'))}")
 
 
 def test_data_without_a_test_split_is_answered_with_the_splits_it_has(parquet):
-    assert "has the splits train; 'train' and 'test' or 'validation' are needed" in refusal(f"hf:{parquet(splits=('train',))}")
+    assert "has the splits train, but needs 'train', and 'test' or 'validation'." in refusal(f"hf:{parquet(splits=('train',))}")
 
 
 def test_unlabelled_images_are_refused(parquet):

@@ -18,7 +18,7 @@ X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
     [
         (X, Y),
         [X, Y],
-        (X, Y, ["a", "b", "c", "d"]),
+        (X, Y, None),
         {"image": X, "label": Y},
         {"pixel_values": X, "labels": Y},
         {"img": X, "y": Y, "name": "a"},
@@ -32,12 +32,69 @@ def test_a_loader_may_give_pairs_or_mappings(form):
     assert batch.y.dtype == torch.int64
 
 
-def test_the_images_of_a_loader_are_counted_as_they_come():
+def test_without_positions_there_is_no_index():
     loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
     batches = UserBatches(loader)
-    assert [batch.index.tolist() for batch in batches.epoch(0)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [batch.index.tolist() for batch in batches.epoch(1)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [batch.index for batch in batches.epoch(0)] == [None] * 3
     assert len(batches) == 3
+
+
+PLACES = torch.tensor([5, 0, 9, 2])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        (X, Y, PLACES),
+        [X, Y, PLACES, "more"],
+        (X, Y, PLACES.int()),
+        (X, Y, PLACES.to(torch.uint8)),
+        {"image": X, "label": Y, "index": PLACES},
+        {"pixel_values": X, "labels": Y, "idx": PLACES},
+    ],
+)
+def test_a_third_element_is_the_position_of_each_image(form):
+    (batch,) = foreign(form)
+    assert torch.equal(batch.index, PLACES)
+    assert batch.index.dtype == torch.int64
+
+
+def test_positions_of_a_shuffled_loader_are_those_of_the_same_images_in_every_epoch():
+    images = torch.rand(10, 3, 4, 4)
+    shuffled = DataLoader(TensorDataset(images, torch.arange(10), torch.arange(10)), 4, shuffle=True)
+    batches = UserBatches(shuffled)
+    for epoch in range(2):
+        for batch in batches.epoch(epoch):
+            assert torch.equal(batch.x, images[batch.index])
+
+
+@pytest.mark.parametrize(
+    ("third", "said"),
+    [
+        (["a", "b", "c", "d"], "(str, str, str, str)"),
+        (PLACES.float(), "float32 [4]"),
+        (PLACES > 2, "bool [4]"),
+        (PLACES[:3], "int64 [3]"),
+        (PLACES[:, None], "int64 [4, 1]"),
+        (7, "int"),
+    ],
+)
+def test_a_third_element_that_is_no_position_is_answered_with_what_it_is(third, said):
+    for form in ((X, Y, third), {"image": X, "label": Y, "index": third}):
+        with pytest.raises(DataError) as caught:
+            foreign(form)
+        assert str(caught.value).startswith(
+            "The third element of a batch, or 'index' in a mapping, is the position of each image"
+        )
+        assert f"here int [4]; got {said}. Leave anything else out of the batch" in str(caught.value)
+
+
+@pytest.mark.parametrize(("index", "samples"), [(PLACES, 9), (PLACES - 1, None), (PLACES - 1, 10)])
+def test_a_position_outside_the_data_set_is_refused(index, samples):
+    got = 9 if samples == 9 else -1
+    with pytest.raises(DataError, match=f"train_loader gives the index {got}, but positions count from 0"):
+        list(UserBatches([(X, Y, index)], name="train_loader", samples=samples).epoch(0))
+    assert len(list(UserBatches([(X, Y, PLACES)], samples=10).epoch(0))) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,8 +123,8 @@ def test_a_loader_without_a_length_is_refused():
         len(UserBatches(iter([(X, Y)])))
 
 
-def test_a_loader_of_the_users_own_is_read_from_its_beginning_and_counted_on():
-    loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10)), batch_size=4)
+def test_a_loader_of_the_users_own_is_read_from_its_beginning():
+    loader = DataLoader(TensorDataset(torch.rand(10, 3, 4, 4), torch.arange(10), torch.arange(10)), batch_size=4)
     batches = UserBatches(loader)
     _, second, third = batches.epoch(0)
     for rest, whole in zip(batches.epoch(0, 1), (second, third), strict=True):
@@ -87,21 +144,21 @@ def test_a_label_outside_the_classes_is_answered_with_the_range_and_what_to_do()
     with pytest.raises(DataError) as caught:
         list(UserBatches([(X, Y), (X, Y + 1)], name="train_loader", classes=3).epoch(0))
     assert str(caught.value) == (
-        "train_loader gives the label 3, outside the 3 classes, which count from 0 to 2. They are as many as the labels of "
-        "val_loader, 'train_loader.dataset.classes' and the networks that came as modules show: give a val_loader with all "
+        "train_loader gives the label 3, but there are 3 classes, which count from 0 to 2. Their number is taken from the "
+        "labels of val_loader, 'train_loader.dataset.classes' and the networks given as modules: give a val_loader with all "
         "classes, or a data set with a list 'classes'."
     )
 
 
 @pytest.mark.parametrize("classes", [3, None])
 def test_a_negative_label_is_refused_whether_or_not_the_classes_are_known(classes):
-    with pytest.raises(DataError, match="val_loader gives the label -100: classes count from 0"):
+    with pytest.raises(DataError, match="val_loader gives the label -100, but classes count from 0"):
         list(UserBatches([(X, Y.clone().fill_(-100))], name="val_loader", classes=classes).epoch(0))
 
 
 def test_a_batch_without_images_is_told():
     empty = (torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
-    with pytest.raises(DataError, match="a batch without images"):
+    with pytest.raises(DataError, match="an empty batch"):
         list(UserBatches([empty], classes=3).epoch(0))
 
 

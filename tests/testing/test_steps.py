@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, TapError
+from kdengine import Distiller, SettingsError, TapError
 from kdengine.testing import built, make_step
 
 
@@ -59,6 +61,15 @@ def test_everything_else_has_sensible_defaults_and_can_be_given():
     assert (step.x is x, step.y is y, step.index is index) == (True, True, True)
     assert step.student.input is x
     assert (step.phase, step.epoch, step.progress) == ("hint", 3, 0.5)
+
+
+def test_a_step_without_positions_refuses_to_give_an_index():
+    step = replace(make_step({"e": vectors(2)}, {"e": vectors(2)}), positions=None)
+    assert len(step.x) == 4
+    with pytest.raises(
+        SettingsError, match=r"train_loader gives only \(images, labels\)\. Let its data set return .*third tensor"
+    ):
+        _ = step.index
 
 
 def test_a_network_of_the_method_runs_on_the_images():

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -52,3 +56,35 @@ def test_images_and_convolutions_are_laid_out_as_asked_for():
     assert first.layout(images) is images
     assert first.place(layer).weight.is_contiguous()
     assert last.place(layer).weight.is_contiguous(memory_format=torch.channels_last)
+
+
+TASKS = """
+import os
+from kdengine.training.runtime import Runtime, is_first_process
+
+for rank in range(2):
+    if os.fork() == 0:  # importing torch once, not in each of them, is half of the test's time
+        os.environ |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        runtime = Runtime("cpu", "fp32")
+        facts = runtime.processes, runtime.rank, runtime.is_main, is_first_process(), runtime.total(10.0 + runtime.rank)
+        os.write(1, (repr(facts) + "\\n").encode())
+        os._exit(0)
+for _ in range(2):
+    os.wait()
+"""
+STEP = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "3", "SLURM_NNODES": "1"}
+
+
+def test_tasks_that_srun_started_are_one_group():
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
+    environment = {**kept, **STEP, "SLURM_STEP_NUM_TASKS": "2"}  # of an allocation of three
+    done = subprocess.run([sys.executable, "-c", TASKS], env=environment, capture_output=True, text=True, timeout=120)
+    assert sorted(done.stdout.splitlines()) == ["(2, 0, True, True, 21.0)", "(2, 1, False, False, 21.0)"], done.stderr
+
+
+def test_the_shell_of_an_allocation_runs_alone(monkeypatch):
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID")
+    runtime = Runtime("cpu", "fp32")
+    assert (runtime.processes, runtime.rank, runtime.is_main) == (1, 0, True)
