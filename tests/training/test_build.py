@@ -66,7 +66,7 @@ def test_the_stages_of_all_methods_come_in_their_order_and_the_joint_one_last(co
 
 
 def test_a_stage_in_which_nothing_is_read_is_an_error(context):
-    with pytest.raises(SettingsError, match=r"stage 'first' but reads no taps in it"):
+    with pytest.raises(SettingsError, match=r"phase 'first' but reads no taps in it"):
         phases(context, 4, mute=Mute())
 
 

@@ -4,6 +4,7 @@ from torch import nn
 
 from kdengine import TrainingError
 from kdengine.data.batches import Batch
+from kdengine.tasks import Classification
 from kdengine.training.evaluation import evaluate
 from kdengine.training.runtime import Runtime
 
@@ -42,7 +43,7 @@ def runtime():
 @pytest.mark.parametrize("sizes", [(42,), (5, 30, 7)])
 def test_accuracies_are_shares_of_all_images_whatever_the_batches(sizes, runtime):
     # 42 images: at each of the places 0 to 5 stand seven
-    found = evaluate(Ranking(), Fixed(*sizes), runtime)
+    found = evaluate(Ranking(), Fixed(*sizes), Classification(7), runtime)
     assert found["top1"] == pytest.approx(100 / 6)
     assert found["top5"] == pytest.approx(500 / 6)
     logs = torch.arange(0, -7, -1, dtype=torch.float64).log_softmax(0)
@@ -52,7 +53,7 @@ def test_accuracies_are_shares_of_all_images_whatever_the_batches(sizes, runtime
 def test_with_fewer_than_five_classes_every_answer_is_among_the_first_five(runtime):
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3))
     batch = Batch(torch.zeros(6, 1, 1, 1), torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6))
-    found = evaluate(model, type("One", (), {"epoch": lambda self, number: iter([batch])})(), runtime)
+    found = evaluate(model, type("One", (), {"epoch": lambda self, number: iter([batch])})(), Classification(3), runtime)
     assert found["top5"] == 100.0
     assert found["top1"] == pytest.approx(100 / 3)
 
@@ -62,11 +63,11 @@ def test_the_network_runs_in_eval_without_gradients_and_returns_to_its_mode(trai
     seen = []
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 7)).train(training)
     model[1].register_forward_hook(lambda module, args, output: seen.append((module.training, output.requires_grad)))
-    evaluate(model, Fixed(3), runtime)
+    evaluate(model, Fixed(3), Classification(7), runtime)
     assert seen == [(False, False)]
     assert model.training is training
 
 
 def test_no_test_images_are_an_error(runtime):
     with pytest.raises(TrainingError, match="no test images"):
-        evaluate(nn.Identity(), Fixed(), runtime)
+        evaluate(nn.Identity(), Fixed(), Classification(7), runtime)

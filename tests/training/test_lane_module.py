@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Engine, Phase, Step, Trace, TrainingError
+from kdengine import Distiller, Engine, Step, Trace, TrainingError
 from kdengine.methods.pairing import TapBinding
 from kdengine.methods.step import JOINT
+from kdengine.tasks import Classification
 from kdengine.testing import tiny_pair
 from kdengine.training.lane_module import LaneModule, ResolvedPhase
 
@@ -29,8 +30,8 @@ def terms():
     def make(found, task_weight=1.0, label_smoothing=0.0, **options):
         torch.manual_seed(0)
         student = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-        module = LaneModule(student, {"method": Method(found, **options)}, label_smoothing)
-        module.phase = ResolvedPhase(Phase(JOINT, 1, task=True), 1, {"method": TapBinding()}, task_weight)
+        module = LaneModule(student, {"method": Method(found, **options)}, Classification(4, label_smoothing))
+        module.phase = ResolvedPhase(JOINT, 1, True, {"method": TapBinding()}, task_weight)
         x, y = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0])
         found, logits = module(x, y, torch.arange(5), Trace({}, torch.zeros(5, 4)))
         assert logits.shape == (5, 4)
@@ -72,7 +73,7 @@ def test_what_is_no_mapping_of_scalars_is_refused(terms, found, message):
 def test_the_methods_are_part_of_what_is_trained():
     method = Method({})
     method.connector = nn.Linear(2, 2)
-    module = LaneModule(nn.Linear(2, 2), {"method": method})
+    module = LaneModule(nn.Linear(2, 2), {"method": method}, Classification(2))
     assert module.methods == {"method": method}
     assert {id(parameter) for parameter in method.parameters()} <= {id(parameter) for parameter in module.parameters()}
 

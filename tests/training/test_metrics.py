@@ -2,13 +2,19 @@ import pytest
 import torch
 
 from kdengine.data.batches import Batch
+from kdengine.tasks import Classification
 from kdengine.training.metrics import Meter
+from kdengine.training.runtime import Runtime
 
 LABELS = (torch.tensor([0, 1, 2]), torch.tensor([1]))
 
 
 def batch(labels):
     return Batch(torch.zeros(len(labels), 1, 1, 1), labels, torch.arange(len(labels)))
+
+
+def meter():
+    return Meter(Runtime("cpu", "fp32", alone=True), Classification(3))
 
 
 def filled(meter):
@@ -19,22 +25,22 @@ def filled(meter):
 
 
 def test_its_means_are_over_images_not_over_batches():
-    row = filled(Meter(torch.device("cpu"))).row(float, with_accuracy=True)
+    row = filled(meter()).row(scored=True)
     assert row["terms"] == {"task": pytest.approx(2.0), "st.soft": pytest.approx(4.0)}
     assert row["loss"] == pytest.approx(6.0)
     assert row["train_top1"] == pytest.approx(75.0)
     assert (row["seconds"], row["images_per_second"]) == (2.0, 2.0)
-    assert "train_top1" not in filled(Meter(torch.device("cpu"))).row(float, with_accuracy=False)
+    assert "train_top1" not in filled(meter()).row(scored=False)
 
 
 def test_it_goes_on_from_a_state_as_if_nothing_had_happened():
-    one, other = filled(Meter(torch.device("cpu"))), Meter(torch.device("cpu"))
+    one, other = filled(meter()), meter()
     other.load_state_dict(one.state_dict())
     assert other.steps == 2
-    assert filled(other).row(float, True) == filled(one).row(float, True)
+    assert filled(other).row(scored=True) == filled(one).row(scored=True)
 
 
 def test_a_step_without_logits_counts_no_accuracy():
-    meter = Meter(torch.device("cpu"))
-    meter.note(batch(LABELS[0]), {"fitnet.hint": torch.tensor(1.0)}, None)
-    assert meter.row(float, with_accuracy=False)["terms"] == {"fitnet.hint": 1.0}
+    alone = meter()
+    alone.note(batch(LABELS[0]), {"fitnet.hint": torch.tensor(1.0)}, None)
+    assert alone.row(scored=False)["terms"] == {"fitnet.hint": 1.0}

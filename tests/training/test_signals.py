@@ -87,6 +87,7 @@ def test_a_run_that_is_stopped_goes_on_after_that_step_and_ends_as_if_nothing_ha
 
 def test_measuring_is_stopped_too(tmp_path, undisturbed):
     from kdengine.data.batches import Batch
+    from kdengine.tasks import Classification
     from kdengine.training.evaluation import evaluate
     from kdengine.training.runtime import Runtime
 
@@ -98,5 +99,5 @@ def test_measuring_is_stopped_too(tmp_path, undisturbed):
     stop.asked = True
     model = undisturbed.student.train()
     with pytest.raises(Stopped):
-        evaluate(model, Batches(), Runtime("cpu", "fp32"), stop.check)
+        evaluate(model, Batches(), Classification(10), Runtime("cpu", "fp32"), stop.check)
     assert model.training

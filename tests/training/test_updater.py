@@ -4,6 +4,7 @@ from torch import nn
 
 from kdengine import Distiller
 from kdengine.config.settings import TrainSettings
+from kdengine.tasks import Classification
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.runtime import Runtime
 from kdengine.training.updater import OptimizerStep
@@ -25,7 +26,7 @@ class Quiet(Distiller):
 
 def make(clip_to_task=False, **settings):
     torch.manual_seed(0)
-    module = LaneModule(nn.Linear(2, 2, bias=False), {"quiet": Quiet()})
+    module = LaneModule(nn.Linear(2, 2, bias=False), {"quiet": Quiet()}, Classification(2))
     module.distillers["quiet"].clips_to_task = clip_to_task
     plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "lr": 0.1, **settings}
     return module, OptimizerStep(module, TrainSettings(**plain), Runtime("cpu", "fp32", alone=True))
