@@ -18,7 +18,7 @@ from pathlib import Path
 import timm
 import torch
 
-from kdengine import Distiller, KDError, Registry
+from kdengine import Curriculum, KDError, Registry
 from kdengine.networks.network import Network
 from kdengine.storage.writing import write_json
 from kdengine.testing.families import SMALLEST
@@ -79,7 +79,7 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
 def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
     """Why each method fails; those that are not curricula are tried in one lane first, which saves time."""
     registry = Registry()
-    alone = [name for name in methods if any(method.route is not Distiller.route for method in registry.methods(name))]
+    alone = [name for name in methods if any(issubclass(method, Curriculum) for method in registry.methods(name))]
     together = [name for name in methods if name not in alone]
     if pairing.attempt(*together) is None:
         return {method: pairing.attempt(method) if method in alone else None for method in methods}

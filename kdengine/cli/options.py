@@ -68,8 +68,9 @@ def values_from(
     Raises:
         SettingsError: one of them cannot be read, or the file names code and is not trusted.
     """
-    from kdengine.config.settings import from_assignments, merge, read_toml
+    from kdengine.config.settings import from_assignments
     from kdengine.config.trust import check_trusted
+    from kdengine.config.values import merge, read_toml
 
     read = read_toml(config) if config else {}
     check_trusted(read, config or "", trust)
@@ -131,7 +132,7 @@ def settings_from(
     Raises:
         KDError: with every fault found.
     """
-    from kdengine.config.settings import merge
+    from kdengine.config.values import merge
     from kdengine.errors import KDError, SettingsError, together
     from kdengine.plugins.recipes import recipe_values
     from kdengine.plugins.selection import checked_settings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdengine.config.settings import merge, parse_assignment
+from kdengine.config.values import merge, parse_assignment
 from kdengine.errors import KDError, cause, did_you_mean
 
 __all__ = ["Spec", "import_factory"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdengine.config.settings import read_toml
 from kdengine.config.trust import check_trusted
+from kdengine.config.values import read_toml
 from kdengine.errors import KDError
 from kdengine.plugins.selection import belongs_to, names_of
 

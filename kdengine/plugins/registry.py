@@ -7,27 +7,22 @@ stops a run that does not use it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
-from importlib_metadata import EntryPoint
 
 from kdengine.errors import PluginError, cause, did_you_mean
 from kdengine.plugins import hookspecs
 from kdengine.plugins.discovery import (
-    GROUP,
     Composition,
     Plugin,
-    Registrar,
     canonical,
     discover,
-    distillers_in,
-    import_file,
 )
 from kdengine.plugins.hooks import Hooks
+from kdengine.plugins.loader import PluginLoader, isolated, make_manager
 
 if TYPE_CHECKING:
     import click
@@ -49,7 +44,8 @@ class Registry:
     """
 
     def __init__(self, allow: Iterable[str] | None = None) -> None:
-        self.manager = _manager()
+        self.manager = make_manager()
+        self._loader = PluginLoader(self.manager)
         self.plugins = list(discover())
         self.files: dict[Path, Plugin] = {}
         if allow is None and ALLOW in os.environ:
@@ -135,7 +131,7 @@ class Registry:
         Raises:
             PluginError: an observer implements a hook that does not exist.
         """
-        manager = _manager()
+        manager = make_manager()
         selected = {plugin.module: plugin for plugin in self._everything if plugin.selected}
         for observer in (*selected, *observers):
             manager.register(observer)
@@ -152,7 +148,7 @@ class Registry:
         modules = set(self.manager.get_plugins())
         for plugin in self.plugins:
             if plugin.status == "loaded":
-                with _isolated(plugin):
+                with isolated(plugin):
                     self.manager.subset_hook_caller("kdengine_commands", modules - {plugin.module})(cli=cli)
 
     def load_models(self) -> None:
@@ -264,10 +260,7 @@ class Registry:
 
     def _load(self, plugin: Plugin, needed: bool = False) -> None:
         """Import and register a plugin once; a failure is recorded, and raised only if the plugin is needed."""
-        if plugin.status == "found":
-            with _isolated(plugin):
-                self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
-                plugin.status = "loaded"
+        self._loader.load(plugin)
         if needed and plugin.status in ("broken", "blocked"):
             fix = (
                 f"Reinstall or update it: pip install -U {plugin.distribution}."
@@ -278,60 +271,11 @@ class Registry:
                 f"The plugin '{plugin.name}' of {plugin.title} is {plugin.status}: {plugin.reason.rstrip('.')}. {fix}"
             )
 
-    def _register(self, plugin: Plugin, module: Any) -> None:
-        """Register the module with pluggy, reject misspelt hooks, and call its ``kdengine_register``."""
-        name = f"{plugin.distribution}:{plugin.name}"
-        others = set(self.manager.get_plugins())
-        known = module in others
-        try:
-            if not known:
-                self.manager.register(module, name)
-            self.manager.check_pending()
-            plugin.module = module
-            self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
-        except BaseException:
-            if not known and self.manager.get_plugin(name) is module:  # else the name belongs to another plugin
-                self.manager.unregister(name=name)
-            raise
-
     def _load_file(self, path: Path) -> Plugin:
-        """Load a plugin from a single file; if it registers nothing itself, its distillers are registered."""
+        """The plugin in a single file, loaded once."""
         if not os.path.isfile(path):  # unlike Path.is_file, false for text that cannot be a path
             raise PluginError(f"There is no file '{path}'. --plugin takes a method, a distribution, or a Python file.")
         resolved = path.resolve()
         if resolved not in self.files:
-            plugin = Plugin(path.stem, str(path), "", str(resolved), status="loaded")
-            try:
-                module = import_file(path)
-                self._register(plugin, module)
-                if not plugin.selectable:
-                    plugin.methods.update(distillers_in(module))
-                if not plugin.selectable and not self.manager.get_hookcallers(module):
-                    raise PluginError("it has neither a subclass of kdengine.Distiller nor a function marked @hookimpl")
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # the user's file may raise anything
-                name = f"{plugin.distribution}:{plugin.name}"
-                if self.manager.has_plugin(name):
-                    self.manager.unregister(name=name)  # the user may fix the file and select it again
-                raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
-            self.files[resolved] = plugin
+            self.files[resolved] = self._loader.load_file(path)
         return self.files[resolved]
-
-
-@contextmanager
-def _isolated(plugin: Plugin) -> Iterator[None]:
-    """Inside, any error marks the plugin as broken and withdraws its offers instead of propagating."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may raise anything
-        plugin.status, plugin.reason = "broken", cause(error)
-        plugin.withdraw()
-
-
-def _manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdengine.config.settings import NEUTRAL, flat
+from kdengine.config.settings import NEUTRAL
+from kdengine.config.values import flat
 from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
 from kdengine.storage.scores import Scoring

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdengine._version import __version__
-from kdengine.config.settings import flat
+from kdengine.config.values import flat
 from kdengine.report.columns import axis_label, in_words, number, with_low_best
 from kdengine.report.curves import TEST, TRAIN, Plot
 from kdengine.report.differences import common_scoring, differing, obstacles

@@ -9,7 +9,8 @@ from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from kdengine.config.settings import NEUTRAL, flat
+from kdengine.config.settings import NEUTRAL
+from kdengine.config.values import flat
 from kdengine.report.columns import rank
 from kdengine.report.differences import common_scoring, differing, is_teacher_training
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import Settings, merge
+from kdengine.config.settings import Settings
+from kdengine.config.values import merge
 from kdengine.data.dataset import Data
 from kdengine.data.load import ready
 from kdengine.errors import SettingsError

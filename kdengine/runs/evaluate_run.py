@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from kdengine.config.settings import Settings
 from kdengine.config.trust import check_trusted
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
@@ -16,6 +19,8 @@ from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource
 from kdengine.networks.weights import load_weights
 from kdengine.plugins.registry import Registry
+from kdengine.plugins.selection import choose_distillers
+from kdengine.runs.session import Session
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.evaluation import evaluate
 from kdengine.training.runtime import Runtime
@@ -37,30 +42,52 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
     Raises:
         KDError: the folder holds no finished run, or its student does not fit the data, or has other classes.
     """
-    place = RunFolder(folder)
-    settings = place.settings()
-    result = place.result()
+    files = RunFolder(folder)
+    settings, result = files.settings(), files.result()
     if result is None:
-        raise SettingsError(f"The run in '{folder}' is not finished. Go on with it: kdengine run --resume {folder}.")
+        raise SettingsError(f"The run in '{folder}' is not finished. Resume it: kdengine run --resume {folder}.")
     if settings.student.startswith("module:"):
         raise SettingsError(f"The student of '{folder}' was a module of the caller's own; only a named network can be rebuilt.")
-    registry = Registry()
-    spec = data or settings.data
-    used = {"student": settings.student, **({} if data else {"data": settings.data})}
-    check_trusted(used, place.path / "run.toml", trust)
+    deployed_by = result.get("deployed_by", ())
+    check_trusted(_used(settings, data, bool(deployed_by)), files.path / "run.toml", trust)
+    registry, spec = Registry(), data or settings.data
     log.info("Loading %s", spec)
     loaded = load_data(spec, registry)
     check_class_names(result.get("data", {}).get("classes"), loaded, f"the student of '{folder}'")
     runtime = Runtime(settings.train.device, "fp32", settings.train.channels_last)
     task = registry.task(settings.task or loaded.task).of(loaded, settings.train)
     preprocess = _preprocess(result["student"].get("input"), loaded)
-    model = ModelSource(settings.student, task.network_options(), preprocess.wanted.size, registry).create(settings.seed)
+    if deployed_by:
+        network = _deployed(settings, files, loaded, registry)
+    else:
+        network = ModelSource(settings.student, task.network_options(), preprocess.wanted.size, registry).create(settings.seed)
     file = {"last": "student.safetensors", "best": "student-best.safetensors"}[weights]
-    load_weights(model, place.path / file, f"'{settings.student}'")
-    accuracy = evaluate(
-        preprocess.before(runtime.place(model)), loaded.test_batches(settings.train, runtime.device), task, runtime
-    )
-    return {"student": settings.student, "weights": weights, "data": spec, **accuracy}
+    load_weights(network, files.path / file, f"'{settings.student}'")
+    batches = loaded.test_batches(settings.train, runtime.device)
+    scores = evaluate(preprocess.before(runtime.place(network)), batches, task, runtime)
+    return {"student": settings.student, "weights": weights, "data": spec, **scores}
+
+
+def _used(settings: Settings, data: str | None, with_methods: bool) -> dict[str, Any]:
+    """The settings by which code is named that would run here."""
+    used: dict[str, Any] = {"student": settings.student, **({} if data else {"data": settings.data})}
+    return {**used, "teacher": settings.teacher, "methods": settings.methods} if with_methods else used
+
+
+def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Registry) -> nn.Module:
+    """The network that the methods of a run made of its student: its lane is put together again, for its form alone.
+
+    Raises:
+        KDError: a network or a method cannot be made again, or came as an object.
+    """
+    own = settings.model_copy(update={"teacher_weights": None})
+    session = Session.open(own, registry, data=data, alone=True)
+    distillers = choose_distillers(settings.methods, settings.options, registry)
+    lane = session.lane("evaluate", session.student(), distillers)
+    connectors = files.path / "connectors.safetensors"
+    if connectors.is_file():
+        load_weights(lane.chain[-1].module.distillers, connectors, "the connectors")
+    return lane.deployment.of(lane.student)
 
 
 def _preprocess(received: Mapping[str, Any] | None, data: Data) -> Preprocess:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kdengine.config.settings import merge, parse_assignment, split_names
+from kdengine.config.values import merge, parse_assignment, split_names
 from kdengine.errors import SettingsError
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.axis import Axis, label_of_cell

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdengine.config.settings import InputSettings, Settings, TrainSettings, merge
+from kdengine.config.settings import InputSettings, Settings, TrainSettings
+from kdengine.config.values import merge
 from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry

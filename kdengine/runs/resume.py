@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdengine.config.settings import NEUTRAL, Settings, flat, merge
+from kdengine.config.settings import NEUTRAL, Settings
+from kdengine.config.values import flat, merge
 from kdengine.errors import SettingsError
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import checked_settings

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import LOADERS, InputSettings, Settings
+from kdengine.config.settings import LOADERS, Settings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
@@ -28,6 +28,7 @@ from kdengine.networks.preprocess import preprocess_for
 from kdengine.networks.weights import load_weights
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
+from kdengine.runs.past_weights import check_classes, input_of_run
 from kdengine.runs.recorder import FolderRecorder
 from kdengine.runs.run import Run
 from kdengine.runs.teacher_cache import CachedTeacher
@@ -217,6 +218,7 @@ class Session:
         network = self._network(name, "teacher", self.settings.seed + TEACHER_SEED)
         network.announce()
         if self.settings.teacher_weights is not None:
+            check_classes(self.settings.teacher_weights, self.data.dataset)
             load_weights(network.module, self.settings.teacher_weights, f"the teacher '{name}'")
         return replace(self, teacher_network=network, teacher=FrozenTeacher(network.preprocessed, self.runtime))
 
@@ -238,7 +240,7 @@ class Session:
             raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
         weights = self.settings.teacher_weights if role == "teacher" else None
-        trained_on = None if weights is None else _input_of_run(weights)
+        trained_on = None if weights is None else input_of_run(weights)
         preprocess = preprocess_for(name if module is None else module, self.data.images, wanted, f"{role}_input", trained_on)
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
         return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
@@ -286,15 +288,3 @@ def _batches(
     if data is None:
         log.info("Loading %s", settings.data)
     return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device)
-
-
-def _input_of_run(weights: str) -> InputSettings:
-    """What the student of a run received, where a file of weights, or the folder itself, is that of a finished run."""
-    path = Path(os.path.expanduser(weights))
-    is_folder = os.path.isdir(path)
-    of_a_run = is_folder or path.name in ("student.safetensors", "student-best.safetensors")
-    result = RunFolder(path if is_folder else path.parent).result() if of_a_run else None
-    received = {} if result is None else dict(result["student"].get("input", {}))
-    if received:
-        received["size"] = received["size"][1:]
-    return InputSettings.checked(received, owner=weights)

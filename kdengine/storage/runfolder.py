@@ -11,7 +11,8 @@ from typing import Any
 import tomli_w
 import torch
 
-from kdengine.config.settings import Settings, read_toml
+from kdengine.config.settings import Settings
+from kdengine.config.values import read_toml
 from kdengine.errors import SettingsError, StorageError, cause
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock

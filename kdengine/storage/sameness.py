@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdengine.config.settings import flat
+from kdengine.config.values import flat
 from kdengine.errors import SettingsError
 from kdengine.storage.manifest import differences_that_round, versions
 

@@ -47,4 +47,5 @@ def evaluate(
         model.train(was_training)
     if seen == 0:
         raise TrainingError("There are no test images, so nothing can be measured.")
-    return computed(metrics)
+    values = computed(metrics)
+    return {measure.name: values[measure.name] for measure in task.scoring.measures if measure.name in values}

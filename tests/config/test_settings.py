@@ -1,7 +1,8 @@
 import pytest
 import tomli_w
 
-from kdengine.config.settings import Settings, TrainSettings, from_assignments, merge, parse_assignment, read_toml, split_names
+from kdengine.config.settings import Settings, TrainSettings, from_assignments
+from kdengine.config.values import merge, parse_assignment, read_toml, split_names
 from kdengine.errors import SettingsError
 from kdengine.storage.runfolder import RunFolder
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from kdengine import KDError, Registry, SettingsError
 from kdengine.cli.options import settings_from
-from kdengine.config.settings import InputSettings, Settings, TrainSettings, parse_assignment, read_toml, split_names
+from kdengine.config.settings import InputSettings, Settings, TrainSettings
+from kdengine.config.values import parse_assignment, read_toml, split_names
 
 OPTIONS = [
     "weight",

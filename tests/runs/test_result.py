@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdengine import Distiller, Engine, Registry
+from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
+from kdengine.runs.evaluate_run import evaluate_folder
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 
@@ -93,3 +95,43 @@ def test_a_method_that_ships_another_network_has_it_in_the_result_and_in_the_fol
     assert not result.student.training
     assert "scale" in load_file(tmp_path / "student.safetensors")
     assert result.facts["student"]["parameters"] == 1 + sum(v.numel() for v in result.student.student.parameters())
+
+
+FLIPPED = """
+import torch
+from kdengine import Distiller
+
+class Negated(torch.nn.Module):
+    def __init__(self, student):
+        super().__init__()
+        self.student = student
+        self.scale = torch.nn.Parameter(torch.tensor(-1.0))
+
+    def forward(self, x):
+        return self.scale * self.student(x)
+
+class Flipping(Distiller):
+    name = "flipping"
+
+    def forward(self, step):
+        return {"loss": (step.student.logits - step.teacher.logits).square().mean()}
+
+    def deploy(self, student):
+        return Negated(student)
+"""
+
+
+def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evaluated_again(tmp_path):
+    plugin, out, data = tmp_path / "flipping.py", tmp_path / "run", load_data(FAST["data"])
+    plugin.write_text(FLIPPED, encoding="utf-8")
+    load = {"out": tmp_path / "teacher", **FAST}
+    teacher = Engine(None, "resnet14", **load).fit().folder
+    result = Engine("resnet14", "resnet8", [str(plugin)], teacher_weights=teacher, out=out, **FAST | {"epochs": 2}).fit()
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    with torch.no_grad():
+        guessed = result.student((data.test.images.float() / 255 - mean) / std).argmax(1)
+    accuracy = 100.0 * int((guessed == data.test.labels).sum()) / len(guessed)
+    assert result.top1 == result.history[-1]["test_top1"] == pytest.approx(accuracy)
+    assert float(load_file(out / "student-best.safetensors")["scale"]) == -1.0
+    for weights, value in (("last", result.top1), ("best", result.best_top1)):
+        assert evaluate_folder(out, weights, trust=True)["top1"] == value

@@ -209,6 +209,22 @@ def test_a_method_that_reads_logits_it_has_not_declared_gets_them_and_later_forw
     assert nosy.history[0]["terms"]["nosy.loss"] == honest.history[0]["terms"]["honest.loss"]
 
 
+class Bare(Nosy):
+    """Reads logits, and no tap."""
+
+    name = "bare"
+    taps = ()
+
+
+def test_a_method_without_taps_sees_the_logits_of_both_networks():
+    lab = Lab(epochs=1)
+    (bare,) = lab.teach(lab.lane("bare", [Bare()]))
+    (honest,) = lab.teach(lab.lane("honest", [Honest()]))
+    assert bare.failure is None
+    assert bare.history[0]["terms"]["bare.loss"] == honest.history[0]["terms"]["honest.loss"]
+    assert bare.needs_teacher
+
+
 class Meddling(Distiller):
     """Puts the teacher into training mode."""
 

@@ -1,0 +1,93 @@
+"""Loading plugins: each is imported alone and registered with pluggy; what fails marks that plugin only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pluggy
+from importlib_metadata import EntryPoint
+
+from kdengine.errors import PluginError, cause
+from kdengine.plugins import hookspecs
+from kdengine.plugins.discovery import GROUP, Plugin, Registrar, distillers_in, import_file
+
+__all__ = ["PluginLoader", "isolated", "make_manager"]
+
+
+class PluginLoader:
+    """Imports plugins and registers them.
+
+    Args:
+        manager: where they are registered.
+    """
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self.manager = manager
+
+    def load(self, plugin: Plugin) -> None:
+        """Import and register the plugin of an entry point, once; a failure is recorded in its status."""
+        if plugin.status == "found":
+            with isolated(plugin):
+                self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
+                plugin.status = "loaded"
+
+    def load_file(self, path: Path) -> Plugin:
+        """Load a plugin from a single file; if it registers nothing itself, its distillers are registered.
+
+        Raises:
+            PluginError: the file fails, or holds neither a method nor a hook.
+        """
+        plugin = Plugin(path.stem, str(path), "", str(path.resolve()), status="loaded")
+        try:
+            module = import_file(path)
+            self._register(plugin, module)
+            if not plugin.selectable:
+                plugin.methods.update(distillers_in(module))
+            if not plugin.selectable and not self.manager.get_hookcallers(module):
+                raise PluginError("it has neither a subclass of kdengine.Distiller nor a function marked @hookimpl")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's file may raise anything
+            name = f"{plugin.distribution}:{plugin.name}"
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)  # the user may fix the file and select it again
+            raise PluginError(f"The plugin file '{path}' failed: {cause(error).rstrip('.')}.") from error
+        return plugin
+
+    def _register(self, plugin: Plugin, module: Any) -> None:
+        """Register the module with pluggy, reject misspelt hooks, and call its ``kdengine_register``."""
+        name = f"{plugin.distribution}:{plugin.name}"
+        others = set(self.manager.get_plugins())
+        known = module in others
+        try:
+            if not known:
+                self.manager.register(module, name)
+            self.manager.check_pending()
+            plugin.module = module
+            self.manager.subset_hook_caller("kdengine_register", others - {module})(registry=Registrar(plugin))
+        except BaseException:
+            if not known and self.manager.get_plugin(name) is module:  # else the name belongs to another plugin
+                self.manager.unregister(name=name)
+            raise
+
+
+@contextmanager
+def isolated(plugin: Plugin) -> Iterator[None]:
+    """Inside, any error marks the plugin as broken and withdraws its offers instead of propagating."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may raise anything
+        plugin.status, plugin.reason = "broken", cause(error)
+        plugin.withdraw()
+
+
+def make_manager() -> pluggy.PluginManager:
+    """A manager that knows the hooks of kdengine."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager

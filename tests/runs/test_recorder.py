@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from kdengine import Engine, hookimpl
+
+FAST = {"data": "digits@train=32@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Adding:
+    """Adds a number of its own to each row."""
+
+    @hookimpl
+    def kdengine_after_epoch(self, record):
+        record["mine"] = 7
+
+
+class Failing:
+    @hookimpl
+    def kdengine_after_epoch(self):
+        raise ValueError("no more")
+
+
+def test_what_an_observer_adds_to_the_record_of_the_last_epoch_is_written_too(tmp_path):
+    Engine(None, "resnet8", out=tmp_path / "run", observers=[Adding()], **FAST).fit()
+    assert [row["mine"] for row in rows(tmp_path / "run")] == [7]
+
+
+def test_the_row_of_an_epoch_is_written_though_an_observer_fails(tmp_path):
+    with pytest.raises(ValueError, match="no more"):
+        Engine(None, "resnet8", out=tmp_path / "run", observers=[Failing()], **FAST).fit()
+    assert [row["epoch"] for row in rows(tmp_path / "run")] == [1]
+    assert (tmp_path / "run" / "state" / "lane.pt").is_file()
