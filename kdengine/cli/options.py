@@ -47,6 +47,7 @@ def training_options(command: Command) -> Command:
             metavar="SPEC",
             help="digits, cifar10, cifar100, imagefolder:PATH or hf:NAME-OR-FOLDER.",
         ),
+        click.option("--task", metavar="NAME", help="What the student is for.  [default: what the data is for]"),
         click.option("--epochs", type=int, help="Epochs of the joint phase."),
         click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
         click.option("--recipe", metavar="NAME", help="Published training protocol, or a TOML file of settings."),

@@ -14,7 +14,7 @@ from kdengine.plugins.selection import checked_settings
 
 __all__ = ["changed_settings"]
 
-FIXED = ("student", "teacher", "methods", "seed", "student_input", "train.optimizer", "train.reset_optimizer")
+FIXED = ("student", "teacher", "methods", "task", "seed", "student_input", "train.optimizer", "train.reset_optimizer")
 """Settings without which the saved state is that of another run."""
 
 

@@ -78,5 +78,5 @@ def test_a_network_with_outputs_of_another_task_is_refused(plugin, tmp_path):
 def test_a_task_that_nobody_offers_is_refused_with_the_nearest():
     with pytest.raises(PluginError, match=r"no task 'clasification'. Did you mean 'classification'\?"):
         Registry().task("clasification")
-    with pytest.raises(PluginError, match="There are: classification"):
+    with pytest.raises(PluginError, match="Available: classification"):
         Registry().task("poetry")
