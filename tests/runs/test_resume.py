@@ -63,7 +63,7 @@ def test_whatever_else_was_changed_is_refused_by_its_name_all_at_once(stored):
 
 def test_it_may_be_overridden_but_not_what_the_state_belongs_to(stored):
     assert wish(stored, override=True, train={"epochs": 50}).train.epochs == 50
-    with pytest.raises(SettingsError, match=r"Nobody can change student or seed in a run that has begun"):
+    with pytest.raises(SettingsError, match=r"A run that has started cannot change student or seed"):
         wish(stored, override=True, student="resnet14", seed=3, train={"epochs": 50})
 
 
