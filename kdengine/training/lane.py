@@ -158,7 +158,7 @@ class Lane:
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
             if not terms:
                 raise TrainingError(
-                    f"{self.name}: the phase '{self.phase.name}' has no loss term. Train on labels, or return a term."
+                    f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
                 )
             updated = self._optimizer_step.update(terms, updates, self._phase_epoch)
         if not updated:
