@@ -53,15 +53,15 @@ class Classification(Task):
         if tuple(output.shape[1:]) != (classes,):
             raise ModelError(
                 f"'{owner}' returns {list(output.shape)} for a batch of {count}, but the data has {classes} classes: "
-                f"expected [{count}, {classes}]. Give it one output per class."
+                f"[{count}, {classes}] is needed. Give it one output per class."
             )
         if target is None:
             return
         soft = target.is_floating_point()
         if tuple(target.shape) != ((count, classes) if soft else (count,)):
             raise DataError(
-                f"The targets are {list(target.shape)} for a batch of {count}: expected class indices [{count}] or soft targets "
-                f"[{count}, {classes}]. Fix what the data returns as targets."
+                f"The targets are {list(target.shape)} for a batch of {count}: class indices [{count}] or soft targets "
+                f"[{count}, {classes}] are needed. Fix the targets that the data returns."
             )
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:

@@ -133,7 +133,7 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> Non
             raise  # other processes may not see this error, and would wait for this one forever
         if len(batch.x) == 1 and isinstance(error, ValueError):
             error = TrainingError(
-                f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch holds the remaining "
-                "images: choose another train.batch_size."
+                f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
+                "smaller than the others: choose another train.batch_size."
             )
         lane.fail(error)

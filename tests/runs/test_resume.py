@@ -112,7 +112,7 @@ def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
 
 
 def test_other_batches_cannot_follow_within_an_epoch(stopped):
-    with pytest.raises(SettingsError, match=r"stopped within an epoch, in which batch_size cannot be changed"):
+    with pytest.raises(SettingsError, match=r"stopped within an epoch, so batch_size cannot change now"):
         Engine.resume("run", changes={"train": {"batch_size": 16}}, override=True).fit()
     assert len(Engine.resume("run").fit().history) == 2
 
@@ -183,7 +183,7 @@ def test_a_state_of_another_run_is_told(stopped, tmp_path):
     with pytest.raises(Stopped):
         Engine("resnet14", "resnet14", ["st"], out="other", observers=[Stop()], **FAST).fit()
     os.replace("other/state/lane.pt", "run/state/lane.pt")
-    with pytest.raises(SettingsError, match="does not fit its run"):
+    with pytest.raises(SettingsError, match="does not match its run"):
         Engine.resume("run").fit()
 
 
