@@ -87,7 +87,7 @@ class OptimizerStep:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a saved state; the options in ``FROM_SETTINGS`` keep their current values, which the user may have changed."""
+        """Restore a saved state, except for the options in ``FROM_SETTINGS``, which the user may have changed."""
         current = [{name: group[name] for name in FROM_SETTINGS if name in group} for group in self._bare.param_groups]
         self._optimizer.load_state_dict(state)
         for group, values in zip(self._bare.param_groups, current, strict=True):
