@@ -167,9 +167,8 @@ class Comparison:
         note.pop("at_once", None)
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         start = Resume(Path(folder), override)
-        return cls(
-            methods=lanes, trials=trials, at_once=at_once or stored_at_once, note=note, assignment=assignment, start=start
-        )
+        width = at_once or stored_at_once
+        return cls(methods=lanes, trials=trials, at_once=width, note=note, assignment=assignment, start=start)
 
     def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
         """Train all lanes of all trials; the teacher is trained first if it has no weights.
@@ -221,15 +220,11 @@ class Comparison:
         used = {name for lane in self.lanes for name in names_of(lane.plugins, registry)}
         unused = [key for key in settings.options if not belongs_to(key, used)]
         if unused:
-            raise SettingsError(
-                f"No lane uses the options of {', '.join(unused)}. Remove them, or add a lane with that method."
-            )
+            raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
         for lane in self.lanes:
             shared = [name for name in lane.train if name in SHARED]
             if shared:
-                raise SettingsError(
-                    f"train.{shared[0]} cannot differ between lanes: they share batches and device. Run two comparisons."
-                )
+                raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
             choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
 
     def _begin(self, runtime: Runtime) -> None:

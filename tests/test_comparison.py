@@ -282,7 +282,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
 
     for methods, settings, said in (
         (["rdk"], {}, "rkd"),
-        (["st"], {"options": {"rkd": {"angle": 1.0}}}, "rkd, which no lane"),
+        (["st"], {"options": {"rkd": {"angle": 1.0}}}, "No lane uses the options of rkd"),
         (["st"], {"options": {"st": {"alpah": 1.0}}}, "alpha"),
         (["st", "st"], {}, "Several lanes are called st"),
         (["st"], {"trials": 0}, "trials = 0"),
