@@ -46,7 +46,7 @@ def gradient_fault(where: str, terms: Mapping[str, Tensor], parameters: Mapping[
     bad = [f"{term} (at {', '.join(names[:3])})" for term in terms if (names := list(_unfit(terms[term], parameters)))]
     if not bad:
         return None
-    return TrainingError(f"{where}: the loss is finite, but its gradient is not; the cause is {'; '.join(bad)}. {ADVICE}")
+    return TrainingError(f"{where}: the loss is finite, but not the gradient of {'; '.join(bad)}. {ADVICE}")
 
 
 def fault_of(
