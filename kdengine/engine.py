@@ -156,7 +156,7 @@ class Engine:
         files = RunFolder(folder)
         stored = files.settings()
         if files.result() is not None:
-            raise SettingsError(f"The run in '{folder}' is already finished. To re-evaluate it: kdengine evaluate {folder}.")
+            raise SettingsError(f"The run in '{folder}' is finished. To re-evaluate it: kdengine evaluate {folder}.")
         check_trusted(stored.model_dump(), files.path / "run.toml", trust)
         registry = registry or Registry()
         settings = stored
