@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when the packages are imported
 # the same examples on every machine, and none kept; the slow first example of a test is an import, and no fault
-for profile, examples in (("quick", 25), ("thorough", 100)):
+for profile, examples in (("quick", 25), ("thorough", 300)):
     settings.register_profile(
         profile,
         max_examples=examples,
