@@ -48,6 +48,7 @@ def plain(tmp_path_factory):
     return Engine(None, "resnet8", **FAST, out=tmp_path_factory.mktemp("plain")).fit()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_weight_zero_equals_plain_training_bit_for_bit(method, plain):
     result = fit([method], options={method: {"weight": 0}})
@@ -56,6 +57,7 @@ def test_weight_zero_equals_plain_training_bit_for_bit(method, plain):
     assert result.facts["methods"] == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_with_weight_changes_the_student(method, plain):
     result = fit([method])

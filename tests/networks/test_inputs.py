@@ -284,6 +284,7 @@ def pair(tmp_path, monkeypatch):
     return {"teacher": "resnet14", "student": "resnet8", "plugins": ["st"], **inputs, **FAST, "epochs": 2}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_inputs_and_its_settings_repeat_it(pair, tmp_path):
     whole = Engine(**pair, out=tmp_path / "whole").fit()
     with pytest.raises(KeyboardInterrupt):
@@ -297,6 +298,7 @@ def test_an_interrupted_run_goes_on_with_the_same_inputs_and_its_settings_repeat
     assert whole.facts["student"]["input"]["size"] == [3, 24, 28]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_trained_here_learns_from_the_images_it_will_teach_on(pair, tmp_path):
     result = Engine(**pair, out=tmp_path / "run").fit()
     own = RunFolder(result.facts["teacher"]["folder"])
@@ -320,6 +322,7 @@ def test_operations_are_counted_at_the_size_that_a_network_receives(pair):
     assert facts["student"]["input"] == {"size": [3, 24, 28]}
 
 
+@pytest.mark.slow
 def test_lanes_of_a_comparison_equal_the_same_runs_alone(pair, tmp_path):
     from kdengine import Comparison
 
