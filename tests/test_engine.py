@@ -248,7 +248,7 @@ def nothing_written(path):
         (SettingsError, {"plugins": ["st"], "teacher": None}, "needs a teacher"),
         (PluginError, {"plugins": ["sd"], "teacher": "resnet8"}, "no plugin 'sd'"),
         (TapError, {"plugins": ["at"], "options": {"at": {"taps": "layer2.0.cnv1"}}}, "'layer2.0.conv1'"),
-        (TapError, {"plugins": ["at"], "options": {"at": {"taps": "embedding"}}}, r"gives \[2, 64\].*maps \[B, C, H, W\]"),
+        (TapError, {"plugins": ["at"], "options": {"at": {"taps": "embedding"}}}, r"has \[2, 64\].*maps \[B, C, H, W\]"),
         (SettingsError, {"plugins": ["rkd"], "options": {"rkd": {"angel": 1}}}, "'angle'"),
         (SettingsError, {"learning_rate": 3}, "learning_rate"),
         (SettingsError, {"optimizer": "sdg"}, "'sgd'"),

@@ -118,7 +118,7 @@ def test_a_fitted_network_runs_the_network_itself_in_the_mode_that_it_is_in(trai
     assert fitted.module is network
     assert fitted.training is network.training is training
     network.eval()
-    assert torch.equal(fitted(NOISE), network(fitted.fit(NOISE)))
+    assert torch.equal(fitted(NOISE), network(fitted.preprocess(NOISE)))
 
 
 def test_taps_are_found_in_the_network_itself_and_the_trace_begins_with_the_images_of_the_data():
@@ -157,10 +157,10 @@ def check(plugins, out, **settings):
     """Train a pair on digits; what each received must be what an independent computation makes of the data's pixels."""
     watched = Watched()
     engine = Engine(**watched.networks, plugins=plugins, out=out, teacher_input=TEACHERS, **{**FAST, **settings})
-    data = engine.room().source.data
+    data = engine.session().data.dataset
     own = {"mean": data.mean, "std": data.std}
     engine.fit()
-    shown = list(engine.room().source.train.epoch(0))
+    shown = list(engine.session().data.train.epoch(0))
     teacher, student = watched.seen["teacher"], watched.seen["student"]
     assert len(student[True]) == len(shown) == 2
     for batch, received in zip(shown, student[True], strict=True):
@@ -211,7 +211,7 @@ def test_a_fault_in_what_is_done_would_be_noticed(fault, tmp_path, monkeypatch):
 def test_a_fit_that_never_reaches_the_teacher_would_be_noticed(tmp_path, monkeypatch):
     from kdengine.networks.network import Network
 
-    monkeypatch.setattr(Network, "fitted", property(lambda self: self.module))
+    monkeypatch.setattr(Network, "preprocessed", property(lambda self: self.module))
     with pytest.raises(AssertionError):
         check(["st"], tmp_path / "run")
 
@@ -245,8 +245,8 @@ def test_input_gradients_of_both_networks_are_those_of_the_common_batch(tmp_path
     x, (of_student, of_teacher) = seen[0]
     assert of_student.shape == of_teacher.shape == x.shape == (64, 3, 32, 32)
     # the chain rule by hand: the gradient at the network's own input, through the transposed resizing and the scale
-    room = Engine(teacher, "resnet8", ["st"], teacher_input=TEACHERS, **FAST).room()
-    data = room.source.data
+    session = Engine(teacher, "resnet8", ["st"], teacher_input=TEACHERS, **FAST).session()
+    data = session.data.dataset
     own = {"mean": data.mean, "std": data.std}
     received = expected(x, own, IMAGENET, (64, 64)).float().requires_grad_()
     (gradient,) = torch.autograd.grad(teacher(received)[:, 1].sum(), received)

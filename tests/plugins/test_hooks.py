@@ -35,7 +35,7 @@ def test_a_plugin_that_fails_in_a_hook_is_named_and_what_was_computed_is_kept(ho
     assert len(place.metrics()) == epochs
     assert (place.result() is not None) == (hook == "kdengine_after_fit")
     if epochs == 2:
-        assert caught.value.__notes__ == [f"2 finished epochs are saved. To go on: kdengine run --resume {tmp_path / 'run'}"]
+        assert caught.value.__notes__ == [f"2 finished epochs are saved. To resume: kdengine run --resume {tmp_path / 'run'}"]
 
 
 def test_what_an_observer_of_the_caller_raises_is_the_callers_to_catch(tmp_path):

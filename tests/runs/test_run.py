@@ -67,7 +67,7 @@ def test_a_write_that_fails_stops_the_run_with_the_reason_and_it_goes_on_to_the_
     with pytest.raises(StorageError, match=rf"{WRITES[number - 1]}' cannot be written: No space left on device") as caught:
         engine(out).fit()
     if number > 4:
-        assert "finished epochs are saved. To go on: kdengine run --resume" in caught.value.__notes__[0]
+        assert "finished epochs are saved. To resume: kdengine run --resume" in caught.value.__notes__[0]
     failing_write(0)
     (Engine.resume(out) if (out / "run.toml").exists() else engine(out)).fit()
     assert numbers(out) == numbers(undisturbed)
@@ -98,7 +98,7 @@ def test_a_loss_that_turns_into_no_number_keeps_every_epoch_before(tmp_path):
             **{**FAST, "epochs": 5},
         ).fit()
     place = RunFolder(tmp_path / "run")
-    assert caught.value.__notes__[-1].startswith("3 finished epochs are saved. To go on otherwise: Engine.resume(")
+    assert caught.value.__notes__[-1].startswith("3 finished epochs are saved. To resume with changed settings: Engine.resume(")
     assert [row["epoch"] for row in place.metrics()] == [1, 2, 3]
     assert "turning.worm" in place.failure()
     assert len(place.load_state()["history"]) == 3
