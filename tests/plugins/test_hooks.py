@@ -25,7 +25,7 @@ def engine(out, plugins=(), **more):
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_plugin_that_fails_in_a_hook_is_named_and_what_was_computed_is_kept(hook, tmp_path, distribution, digits):
     epochs = {"kdengine_before_fit": 0, "kdengine_after_fit": 3}.get(hook, 2)
-    distribution("draughtsman", SOURCE.format(hooks=hook, epochs=epochs), module=f"draughtsman_{hook}")
+    distribution("draughtsman", SOURCE.format(hook=hook, epochs=epochs), module=f"draughtsman_{hook}")
     with pytest.raises(PluginError) as caught:
         engine(tmp_path / "run", ["draughtsman"]).fit()
     said = str(caught.value)
