@@ -1,4 +1,4 @@
-"""Many methods on one pair of networks: one stream of batches, one pass of the teacher, a lane for each method.
+"""Compare methods on one pair of networks: a lane for each, with shared batches and teacher forwards.
 
 Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 """
@@ -42,29 +42,29 @@ from kdengine.training.runtime import Runtime
 __all__ = ["Comparison", "LaneSpec", "lane_specs"]
 
 SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
-"""Training settings that all lanes share, because they share batches and device."""
+"""Training settings that all lanes must share, because they share batches and device."""
 
 
 class Comparison:
-    """A fair comparison: in each trial all methods start from the same student and see the same batches.
+    """A fair comparison: within a trial, all methods start from the same student and see the same batches.
 
     Args:
-        teacher: a model spec, or a module that is already trained.
-        student: a model spec, or a module; copies of it are trained.
-        methods: what to compare: names, with ``+`` between those that share a lane, label -> methods, or lane specs. The
-            student without a method is always among them.
+        teacher: a model spec, or a trained module.
+        student: a model spec, or a module, of which copies are trained.
+        methods: what to compare: names (``+`` combines methods in one lane), label -> methods, or lane specs. A plain
+            student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
-        trials: how often; each has a seed of its own, counted up from ``seed``.
-        at_once: lanes to train side by side; by default as many as fit into memory. The others follow in another pass,
-            on the same batches.
-        out: the folder; by default a new one below ``runs/``.
-        note: what else to keep in the folder's ``comparison.json``.
-        assignment: complete settings with their objects, in place of all that they hold; see :meth:`of`.
-        start: where to start, in place of ``out``; see :meth:`resume`.
-        **settings: whatever else :class:`kdengine.Engine` takes.
+        trials: number of repetitions; trial k uses ``seed`` + k - 1.
+        at_once: number of lanes to train side by side; by default, as many as fit into memory. The remaining lanes follow
+            in further passes over the same batches.
+        out: the folder; by default a new one under ``runs/``.
+        note: further entries of the folder's ``comparison.json``.
+        assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
+        start: how to start; replaces ``out``. See :meth:`resume`.
+        **settings: any other argument of :class:`kdengine.Engine`.
 
     Raises:
-        KDError: for whatever of this the user can mend.
+        KDError: for anything the user can fix.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Comparison:
     ) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
-                raise SettingsError(f"{name} = {count}: at least one is needed.")
+                raise SettingsError(f"{name} = {count} is not allowed: it must be at least 1.")
         self.assignment = assignment or assign(teacher, student, (), data, **settings)
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
         self.lanes = with_plain(lane_specs(methods, self.assignment.registry))
@@ -109,16 +109,16 @@ class Comparison:
         note: Mapping[str, Any] | None = None,
         **tools: Any,
     ) -> Comparison:
-        """A comparison from complete settings, whose methods do not count.
+        """Create a comparison from complete settings; their ``methods`` are ignored.
 
         Args:
-            settings: of all lanes.
+            settings: settings shared by all lanes.
             lanes: the lanes.
-            trials: how often.
+            trials: number of repetitions.
             out: the folder.
-            at_once: lanes to train side by side.
-            note: what else to keep in the folder's ``comparison.json``.
-            **tools: as :meth:`kdengine.runs.assignment.Assignment.complete` takes them.
+            at_once: number of lanes to train side by side.
+            note: further entries of the folder's ``comparison.json``.
+            **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
         """
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, assignment=assignment)
@@ -134,31 +134,31 @@ class Comparison:
         trust: bool = False,
         **tools: Any,
     ) -> Comparison:
-        """A comparison that goes on where it was interrupted: every lane where its state was saved last.
+        """Resume an interrupted comparison: every lane continues from its last saved state.
 
         Args:
-            folder: of the comparison.
-            changes: settings to go on with otherwise; only those that decide no numbers, such as ``train.workers``.
-            at_once: lanes to train side by side from now on.
-            override: go on even with other data, another teacher or in another precision.
-            trust: run the code of others that the folder names: ``python:`` specs and plugin files.
-            **tools: as :meth:`kdengine.runs.assignment.Assignment.complete` takes them.
+            folder: folder of the comparison.
+            changes: settings to change; only those that do not affect the numbers, such as ``train.workers``.
+            at_once: number of lanes to train side by side from now on.
+            override: resume even with a different data set, teacher or precision.
+            trust: run third-party code that the folder names: ``python:`` specs and plugin files.
+            **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
 
         Raises:
-            SettingsError: no comparison lies in the folder, or it may not go on like that.
-            StorageError: what lies there is damaged.
-            PluginError: a method came as an object of a class that no plugin offers.
+            SettingsError: the folder holds no comparison, or the changes are not allowed.
+            StorageError: a file in the folder is damaged.
+            PluginError: a method was passed as an object of a class that no plugin registers.
         """
         file = Path(folder) / NOTE
         if not file.is_file():
-            raise SettingsError(f"'{folder}' holds no comparison: there is no {NOTE}.")
+            raise SettingsError(f"'{folder}' holds no comparison: it has no {NOTE}. Name the folder of a comparison.")
         note = read_json(file)
         try:
             lanes = [LaneSpec(**lane) for lane in note.pop("lanes")]
             stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
-            before = None if note.get("at_once") is None else int(note["at_once"])
+            stored_at_once = None if note.get("at_once") is None else int(note["at_once"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"'{file}' is not what a comparison notes: {cause(error)}.") from error
+            raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
         check_trusted({"settings": stored.model_dump(), "lanes": [vars(lane) for lane in lanes]}, file, trust)
         for lane in lanes:
             check_trusted({"methods": lane.plugins}, file, trust)
@@ -167,14 +167,15 @@ class Comparison:
         note.pop("at_once", None)
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         start = Resume(Path(folder), override)
-        return cls(methods=lanes, trials=trials, at_once=at_once or before, note=note, assignment=assignment, start=start)
+        width = at_once or stored_at_once
+        return cls(methods=lanes, trials=trials, at_once=width, note=note, assignment=assignment, start=start)
 
     def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
-        """Train all lanes of all trials; the teacher is trained first where it has no weights.
+        """Train all lanes of all trials; the teacher is trained first if it has no weights.
 
         Raises:
-            KDError: for whatever the user can mend, but not for what fails a single lane: that is a row of the table.
-            KeyboardInterrupt: it was interrupted; the state after the last step has been saved.
+            KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
+            KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
         self._check()
         session = self.assignment.session(Loaders(train_loader, val_loader))
@@ -184,24 +185,24 @@ class Comparison:
         finally:
             if self._lock is not None:
                 self._lock.free()
-        session.runtime.same(None)  # every process waits until the first one has written everything
+        session.runtime.same(None)  # wait until the first process has written everything
         return Leaderboard.of([self.folder])
 
     def _train(self, session: Session) -> None:
-        """All trials, one after the other."""
+        """Train all trials in turn."""
         facts: dict[str, Any] | None = None
-        taught = False
+        trained = False
         for trial in range(1, self.trials + 1):
-            own = session.for_seed(session.settings.seed + trial - 1)
-            for runs in self._passes(own, self.folder / f"trial-{trial}"):
+            trial_session = session.for_seed(session.settings.seed + trial - 1)
+            for runs in self._passes(trial_session, self.folder / f"trial-{trial}"):
                 needed = any(run.lane.needs_teacher for run in runs)
-                if facts is None or (needed and not taught):
+                if facts is None or (needed and not trained):
                     facts = session.ready_teacher(needed, partial(train_teacher, session))
-                    taught = needed
-                self._train_pass(runs, own, facts)
+                    trained = needed
+                self._train_pass(runs, trial_session, facts)
 
     def _train_pass(self, runs: Sequence[Run], session: Session, facts: Mapping[str, Any] | None) -> None:
-        """Lanes side by side; afterwards nothing here keeps them alive."""
+        """Train one pass of lanes side by side, then unlock their folders."""
         try:
             train_all([self._entered(run, session, facts) for run in runs], session.data, facts)
         finally:
@@ -209,7 +210,7 @@ class Comparison:
                 run.folder.free()
 
     def _check(self) -> None:
-        """Refuse a folder that is taken, options of no method, and methods that cannot be made, before any work is done."""
+        """Refuse a folder in use, options of unused methods, and invalid methods before any work is done."""
         if isinstance(self.start, Fresh) and (self.folder / NOTE).exists():
             raise SettingsError(
                 f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
@@ -217,65 +218,65 @@ class Comparison:
             )
         settings, registry = self.assignment.settings, self.assignment.registry
         used = {name for lane in self.lanes for name in names_of(lane.plugins, registry)}
-        strange = [key for key in settings.options if not belongs_to(key, used)]
-        if strange:
-            raise SettingsError(f"Options are given for {', '.join(strange)}, which no lane of this comparison uses.")
+        unused = [key for key in settings.options if not belongs_to(key, used)]
+        if unused:
+            raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
         for lane in self.lanes:
             shared = [name for name in lane.train if name in SHARED]
             if shared:
-                raise SettingsError(f"All lanes share train.{shared[0]}, because they share their batches. Run them apart.")
+                raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
             choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
 
     def _begin(self, runtime: Runtime) -> None:
-        """Make the folder, and note in it what is compared."""
+        """Create and lock the folder, and write ``comparison.json``."""
         self.folder = runtime.same(self.folder)
         if not runtime.is_main:
             return
         settings, registry = self.assignment.settings, self.assignment.registry
         lanes = [noted(lane, lane.settings_in(settings, registry).options, registry) for lane in self.lanes]
-        shape = {"trials": self.trials, "at_once": self.at_once}
-        note = {"lanes": lanes, **shape, "settings": settings.model_dump(mode="json", exclude_none=True)}
+        counts = {"trials": self.trials, "at_once": self.at_once}
+        note = {"lanes": lanes, **counts, "settings": settings.model_dump(mode="json", exclude_none=True)}
         self._lock = FolderLock(self.folder)
         self._lock.take()
         remove_leftovers(self.folder)
         write_json(self.folder / NOTE, {**note, **self.note})
 
     def _passes(self, session: Session, folder: Path) -> Iterator[list[Run]]:
-        """The runs of a trial that are not at their end yet, as many together as there is room for.
+        """The unfinished runs of a trial, in passes of as many as fit.
 
-        A pass is put together when the one before it is over.
+        Each pass is built only after the previous one is over.
         """
         ended = session.runtime.same([RunFolder(folder / lane.label).ended for lane in self.lanes])
-        waiting = [lane for lane, over in zip(self.lanes, ended, strict=True) if not over]
+        waiting = [lane for lane, done in zip(self.lanes, ended, strict=True) if not done]
         while waiting:
             runs = self._next_pass(waiting, session, folder)
             if runs:
                 yield runs
-            runs.clear()  # their memory is free for the next pass
+            runs.clear()  # frees their memory for the next pass
 
     def _next_pass(self, waiting: list[LaneSpec], session: Session, folder: Path) -> list[Run]:
-        """As many of the waiting entries as there is room for, which then wait no more."""
+        """Take as many of the waiting lanes as fit into the next pass."""
         space = CROWDED * free_bytes(session.runtime.device)
         runs: list[Run] = []
         while waiting and not self._is_full(runs, space, session.runtime):
-            run = self._made(waiting.pop(0), session, folder)
+            run = self._prepared(waiting.pop(0), session, folder)
             runs += [] if run is None else [run]
         return runs
 
     def _is_full(self, runs: Sequence[Run], space: float, runtime: Runtime) -> bool:
-        """Whether no further lane is to join a pass; the same in every process."""
+        """Whether the pass can take no further lane; all processes agree."""
         if self.at_once is not None:
             return len(runs) >= self.at_once
         return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
 
-    def _made(self, spec: LaneSpec, session: Session, folder: Path) -> Run | None:
-        """The run of a lane; None for what cannot be put together, which is noted as failed."""
+    def _prepared(self, spec: LaneSpec, session: Session, folder: Path) -> Run | None:
+        """Build the run of a lane; if that fails, record the failure in its folder and return None."""
         files = RunFolder(folder / spec.label)
         settings = spec.settings_in(session.settings, session.registry)
         distillers = choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
         try:
             lane = session.lane(spec.label, session.twin(), distillers, settings)
-        except Exception as error:  # a method may fail in any way; the others continue
+        except Exception as error:  # methods raise errors of any type; the other lanes continue
             if session.runtime.is_main:
                 files.begin(settings, session.facts(None), fresh=False)
                 files.write_json("failed.json", {"error": cause(error), "epoch": 0})
@@ -286,7 +287,7 @@ class Comparison:
         return session.run(settings, lane, files, advice)
 
     def _entered(self, run: Run, session: Session, teacher: Mapping[str, Any] | None) -> Run:
-        """The run with its folder made, or its state loaded; it can be repeated alone with the same teacher."""
+        """Create the folder of a run or restore its state; its settings name the cached teacher, so it can be rerun alone."""
         if teacher and "folder" in teacher and run.lane.needs_teacher:
             weights = str(Path(teacher["folder"]) / "student.safetensors")
             run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))

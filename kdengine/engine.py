@@ -1,4 +1,4 @@
-"""The engine: what a library user calls.
+"""The engine: the library's entry point for a single run.
 
 Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 """
@@ -36,31 +36,30 @@ class Engine:
     """Distils a teacher into a student.
 
     Args:
-        teacher: a model spec or a module that is already trained; None for plain training.
-        student: a model spec or a module; a module is trained in place.
-        plugins: methods by name, distribution or file, or distillers.
-        data: a data spec, or a :class:`kdengine.Data`; ``digits`` by default, and not used when ``fit`` is given
-            loaders.
-        epochs: epochs of the joint phase.
-        seed: of weights, batches, augmentation and dropout; 0 by default.
-        out: the run folder; by default a new one below ``runs/``.
-        teacher_weights: file of the teacher's weights; without it a teacher named by a spec is trained first.
+        teacher: a model spec, or a trained module; None for plain training.
+        student: a model spec, or a module, which is trained in place.
+        plugins: methods, given by name, distribution or file, or as distillers.
+        data: a data spec or a :class:`kdengine.Data`; ``digits`` by default. Not used if loaders are passed to ``fit``.
+        epochs: length of the joint phase.
+        seed: seed of weights, batches, augmentation and dropout; 0 by default.
+        out: the run folder; by default a new one under ``runs/``.
+        teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first.
         teacher_train: overrides of the train settings for the teacher's own training, such as ``{"epochs": 100}``.
-        teacher_input: images that the teacher receives, such as ``{"size": 224}``, with ``mean`` and ``std`` on the scale 0
-            to 1; what is left out is as its pretrained weights were made for, else as the data has it.
-        student_input: the same of the student.
-        options: method -> its options, for methods named by text.
-        task: what the student is for; by default what the data is for.
-        recipe: name of a recipe, or a TOML file of settings; explicit arguments override it.
-        trust: run the code of others that a file given as recipe names: ``python:`` specs and plugin files.
+        teacher_input: the teacher's input, such as ``{"size": 224}``, with ``mean`` and ``std`` on a scale from 0 to 1;
+            anything left out is taken from its pretrained weights, else from the data.
+        student_input: the student's input, likewise.
+        options: method -> its options, for methods given by name.
+        task: what the student is trained for; by default, the task of the data.
+        recipe: name of a recipe, or path of a TOML settings file; explicit arguments override it.
+        trust: run third-party code that a recipe file names: ``python:`` specs and plugin files.
         registry: finds plugins; a new one by default.
         observers: objects with ``kdengine_...`` hooks.
-        assignment: complete settings with their objects, in place of all that they hold; see :meth:`of`.
-        start: where to start, in place of ``out``; see :meth:`resume`.
+        assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
+        start: how to start; replaces ``out``. See :meth:`resume`.
         **train: any of the ``train`` settings, such as ``lr=0.05``.
 
     Raises:
-        KDError: for whatever of this the user can fix.
+        KDError: for anything the user can fix.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class Engine:
 
     @property
     def settings(self) -> Settings:
-        """Complete and checked; the options of methods as they were given."""
+        """Complete and validated; method options are as given, without defaults."""
         return self.assignment.settings
 
     @classmethod
@@ -122,7 +121,7 @@ class Engine:
         observers: Iterable[object] = (),
         data: Data | None = None,
     ) -> Engine:
-        """An engine from complete settings, as a run folder or the command line has them."""
+        """Create an engine from complete settings, such as those of a run folder or the command line."""
         assignment = Assignment.complete(settings, registry=registry, data=data, observers=observers)
         return cls(assignment=assignment, out=out)
 
@@ -139,7 +138,7 @@ class Engine:
         override: bool = False,
         trust: bool = False,
     ) -> Engine:
-        """An engine that resumes an interrupted run where its state was saved last.
+        """Create an engine that resumes an interrupted run from its last saved state.
 
         Args:
             folder: the run folder.
@@ -148,16 +147,16 @@ class Engine:
             teacher: teacher module, required if the original run was given a module.
             student: student module, required if the original run was given a module.
             changes: settings to change, such as ``{"train": {"workers": 8}}``.
-            override: allow changes that decide the numbers, another precision, other data or another teacher.
-            trust: run the code of others that the folder names: ``python:`` specs and plugin files.
+            override: allow changes that affect the numbers, including a different precision, data set or teacher.
+            trust: run third-party code that the folder names: ``python:`` specs and plugin files.
 
         Raises:
-            SettingsError: there is no run in the folder, it is already finished, or it cannot be resumed like that.
+            SettingsError: the folder holds no run, the run is finished, or the changes are not allowed.
         """
         files = RunFolder(folder)
         stored = files.settings()
         if files.result() is not None:
-            raise SettingsError(f"The run in '{folder}' is finished: 'kdengine evaluate {folder}' measures it again.")
+            raise SettingsError(f"The run in '{folder}' is already finished. To re-evaluate it: kdengine evaluate {folder}.")
         check_trusted(stored.model_dump(), files.path / "run.toml", trust)
         registry = registry or Registry()
         settings = stored
@@ -171,11 +170,11 @@ class Engine:
         """Train the student.
 
         Args:
-            train_loader: gives (images [B, C, H, W], labels [B]); the data of the engine by default.
-            val_loader: the same, to evaluate on.
+            train_loader: yields (images [B, C, H, W], labels [B]); by default, the engine's data is used.
+            val_loader: likewise, for evaluation.
 
         Raises:
-            KDError: for whatever the user can fix; before anything is written, wherever that can be known.
+            KDError: for anything the user can fix; where possible, before anything is written.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
         return train_plan(self.plan(train_loader, val_loader), self.start)
@@ -189,14 +188,14 @@ class Engine:
         return self.assignment.session(Loaders(train_loader, val_loader))
 
     def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
-        """Put the run together and check it, without training or writing anything; takes what :meth:`fit` takes.
+        """Build and check the run without training or writing anything; the arguments are those of :meth:`fit`.
 
         Raises:
-            KDError: for whatever the user can fix.
+            KDError: for anything the user can fix.
         """
-        asked = self.assignment
-        distillers = choose_distillers(asked.plugins, asked.settings.options, asked.registry)
-        label = label_of(asked.plugins, asked.registry)
+        assignment = self.assignment
+        distillers = choose_distillers(assignment.plugins, assignment.settings.options, assignment.registry)
+        label = label_of(assignment.plugins, assignment.registry)
         folder = self._folder(label)
         return Plan.of(self.session(train_loader, val_loader), distillers, folder, label)
 
@@ -207,7 +206,7 @@ class Engine:
 
 
 def _with_its_teacher(settings: Settings) -> Settings:
-    """The same settings, in which the teacher's own training no longer follows the student's."""
+    """These settings with the teacher's training written out, so that it no longer inherits from the student's."""
     if settings.teacher is None:
         return settings
     return settings.model_copy(update={"teacher_train": settings.teacher_training.model_dump(mode="json", exclude_none=True)})

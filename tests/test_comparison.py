@@ -186,7 +186,7 @@ def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_not
     with pytest.raises(KeyboardInterrupt):
         Comparison("resnet14", "resnet8", ["st"], observers=[Stop(2)], **settings).fit()
     for override in (False, True):
-        with pytest.raises(SettingsError, match=r"train.lr is 0.02, got 0.5.* trained alike"):
+        with pytest.raises(SettingsError, match=r"train.lr is 0.02, got 0.5.* trained with the same settings"):
             Comparison.resume(tmp_path / "part", changes={"train": {"lr": 0.5}}, override=override)
     changes = {"train": {"save_minutes": 3, "lr": 0.02}}
     board = Comparison.resume(tmp_path / "part", changes=changes, at_once=1).fit()
@@ -287,9 +287,9 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
 
     for methods, settings, said in (
         (["rdk"], {}, "rkd"),
-        (["st"], {"options": {"rkd": {"angle": 1.0}}}, "rkd, which no lane"),
+        (["st"], {"options": {"rkd": {"angle": 1.0}}}, "No lane uses the options of rkd"),
         (["st"], {"options": {"st": {"alpah": 1.0}}}, "alpha"),
-        (["st", "st"], {}, "Named twice: st"),
+        (["st", "st"], {}, "Several lanes are called st"),
         (["st"], {"trials": 0}, "trials = 0"),
     ):
         with pytest.raises(KDError, match=said):

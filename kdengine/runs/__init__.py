@@ -1,1 +1,1 @@
-"""Runs: put together, trained, resumed, measured again and compared."""
+"""Runs: planning, training, resuming and re-evaluating them."""

@@ -1,4 +1,4 @@
-"""What a caller of the library asks for: settings, and the objects that no settings can hold."""
+"""What a caller asks for: settings, plus the objects that settings cannot hold."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Network = str | nn.Module
 
 @dataclass(frozen=True)
 class Assignment:
-    """Complete settings, with the modules, methods and data that came as objects.
+    """Complete settings, plus the modules, methods and data that were passed as objects.
 
     Attributes:
-        settings: complete and checked.
+        settings: complete and validated.
         registry: finds plugins.
-        plugins: methods by name, distribution or file, or distillers.
-        modules: ``"student"`` and ``"teacher"``, where the caller gave modules.
-        data: a data set of the caller's.
+        plugins: methods, given by name, distribution or file, or as distillers.
+        modules: ``"student"`` and ``"teacher"``, if passed as modules.
+        data: the data set, if passed as an object.
         observers: objects with hooks.
     """
 
@@ -55,23 +55,23 @@ class Assignment:
         data: Data | None = None,
         observers: Iterable[object] = (),
     ) -> Assignment:
-        """From complete settings, as a run folder or the command line has them.
+        """Build an assignment from complete settings, such as those of a run folder or the command line.
 
         Args:
             settings: complete.
             registry: finds plugins; a new one by default.
-            modules: in place of the networks that the settings name.
-            data: in place of what the settings name.
+            modules: replace the networks named in the settings.
+            data: replaces the data set named in the settings.
             observers: objects with hooks.
         """
         own = ready(data) if data is not None else None
         return cls(settings, registry or Registry(), settings.methods, _modules(modules or {}), own, tuple(observers))
 
     def session(self, loaders: Loaders | None = None) -> Session:
-        """Data, device and teacher, checked and ready.
+        """Open the session: data, device and teacher, checked and ready.
 
         Raises:
-            KDError: for whatever the user can fix.
+            KDError: for anything the user can fix.
         """
         return Session.open(
             self.settings, self.registry, modules=self.modules, data=self.data, loaders=loaders, observers=self.observers
@@ -92,26 +92,26 @@ def assign(
     observers: Iterable[object] = (),
     **values: Any,
 ) -> Assignment:
-    """The assignment that arguments describe; explicit ones override the recipe.
+    """Build an assignment from arguments; explicit arguments override the recipe.
 
     Args:
-        teacher: a spec or a module, if any.
-        student: a spec or a module.
-        plugins: methods by name, distribution or file, or distillers.
+        teacher: a model spec or a module, if any.
+        student: a model spec or a module.
+        plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a data set.
-        epochs: of the joint phase.
-        teacher_weights: file of the teacher's weights.
-        recipe: name of a recipe, or a TOML file of settings.
-        trust: run the code of others that such a file names.
+        epochs: length of the joint phase.
+        teacher_weights: path of the teacher's weights.
+        recipe: name of a recipe, or path of a TOML settings file.
+        trust: run third-party code that such a file names.
         registry: finds plugins; a new one by default.
         observers: objects with hooks.
-        **values: other settings by name, and any of the ``train`` settings; None where nothing was given.
+        **values: other settings by name, including any of the ``train`` settings; None means not given.
 
     Raises:
-        KDError: with every fault found.
+        KDError: lists every fault in the settings.
     """
     if student is None:
-        raise SettingsError("There is no student. Name a network to train.")
+        raise SettingsError("No student was given. Name a network to train.")
     registry = registry or Registry()
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}

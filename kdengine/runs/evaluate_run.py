@@ -1,4 +1,4 @@
-"""Measuring the student of a run folder again."""
+"""Re-evaluation of the student in a run folder."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None = None, trust: bool = False) -> dict[str, Any]:
-    """Measure the student of a finished run again.
+    """Re-evaluate the student of a finished run.
 
     Args:
         folder: the run folder.
         weights: ``"last"`` or ``"best"``.
-        data: another data spec than the run's.
-        trust: run the code of others that the folder names: ``python:`` specs.
+        data: a data spec to use instead of the run's.
+        trust: run third-party code that the folder names: ``python:`` specs.
 
     Raises:
-        KDError: the folder holds no finished run, or its student does not fit the data, or has other classes.
+        KDError: the folder holds no finished run, or its student does not match the shape or classes of the data.
     """
     files = RunFolder(folder)
     settings, result = files.settings(), files.result()
     if result is None:
         raise SettingsError(f"The run in '{folder}' is not finished. Resume it: kdengine run --resume {folder}.")
     if settings.student.startswith("module:"):
-        raise SettingsError(f"The student of '{folder}' was a module of the caller's own; only a named network can be rebuilt.")
+        raise SettingsError(f"The student of '{folder}' was passed as a module; only a network given by name can be rebuilt.")
     deployed_by = result.get("deployed_by", ())
     check_trusted(_used(settings, data, bool(deployed_by)), files.path / "run.toml", trust)
     registry, spec = Registry(), data or settings.data
@@ -69,16 +69,16 @@ def evaluate_folder(folder: str | Path, weights: str = "last", data: str | None 
 
 
 def _used(settings: Settings, data: str | None, with_methods: bool) -> dict[str, Any]:
-    """The settings by which code is named that would run here."""
+    """The settings that may name code to run."""
     used: dict[str, Any] = {"student": settings.student, **({} if data else {"data": settings.data})}
     return {**used, "teacher": settings.teacher, "methods": settings.methods} if with_methods else used
 
 
 def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Registry) -> nn.Module:
-    """The network that the methods of a run made of its student: its lane is put together again, for its form alone.
+    """The network that the run's methods deploy; its lane is rebuilt only to obtain the architecture.
 
     Raises:
-        KDError: a network or a method cannot be made again, or came as an object.
+        KDError: a network or a method cannot be rebuilt, or was passed as an object.
     """
     own = settings.model_copy(update={"teacher_weights": None})
     session = Session.open(own, registry, data=data, alone=True)
@@ -91,7 +91,7 @@ def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Regist
 
 
 def _preprocess(received: Mapping[str, Any] | None, data: Data) -> Preprocess:
-    """What turns images of the data into what the student received in its run, as far as the folder says that."""
+    """The preprocessing that the student had in its run; none if the folder does not record it."""
     if received is None:
         return Preprocess.none(data.input_size)
     channels, rows, columns = received["size"]

@@ -1,4 +1,4 @@
-"""Sweeps: every combination of some options as a lane of a comparison."""
+"""Grid search: each combination of option values becomes a lane of a comparison."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from kdengine.storage.axis import Axis, label_of_cell
 __all__ = ["cells", "parse_axis"]
 
 MOST = 10_000
-"""Combinations that one sweep may have; each is a run with a folder of its own."""
+"""Upper limit on the combinations in one sweep; each is a run with its own folder."""
 
 
 def parse_axis(text: str) -> Axis:
-    """``"st.alpha=0.1,0.5"`` as an axis.
+    """Parse ``"st.alpha=0.1,0.5"`` into an axis.
 
     Raises:
-        SettingsError: there is no option or no value.
+        SettingsError: the option or its values are missing, or a value is repeated.
     """
     name, sign, values = text.partition("=")
-    found = tuple(value for value in split_names(values) if value)
-    if not sign or "." not in name.strip(". ") or not found:
+    choices = tuple(value for value in split_names(values) if value)
+    if not sign or "." not in name.strip(". ") or not choices:
         raise SettingsError(f"'{text}' is not a grid. Write METHOD.OPTION=VALUE,VALUE or train.OPTION=VALUE,VALUE.")
-    if len(set(found)) < len(found):
-        raise SettingsError(f"'{text}' has a value twice.")
-    return Axis(name.strip(), found)
+    if len(set(choices)) < len(choices):
+        raise SettingsError(f"The grid '{text}' repeats a value. Give each value once.")
+    return Axis(name.strip(), choices)
 
 
 def cells(plugins: Sequence[str], axes: Sequence[Axis]) -> list[LaneSpec]:
-    """A lane for every combination of the values, the last axis changing fastest.
+    """One lane for each combination of values; the last axis varies fastest.
 
     Raises:
-        SettingsError: there is no axis, two have one name, or there are too many combinations.
+        SettingsError: there is no axis, two axes share a name, or there are too many combinations.
     """
     if not axes:
-        raise SettingsError("There is no grid. Write --grid METHOD.OPTION=VALUE,VALUE.")
+        raise SettingsError("No grid was given. Write --grid METHOD.OPTION=VALUE,VALUE.")
     if len({axis.name for axis in axes}) < len(axes):
-        raise SettingsError("Two grids are for the same option. Give all its values in one.")
+        raise SettingsError("Two grids vary the same option. Put all of its values in one --grid.")
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST:
-        raise SettingsError(f"The grids have {count} combinations, and {MOST} at most can be lanes. Give fewer values.")
+        raise SettingsError(f"The grids have {count} combinations, but a sweep allows at most {MOST}. Give fewer values.")
     return [_cell(plugins, axes, values) for values in itertools.product(*(axis.values for axis in axes))]
 
 

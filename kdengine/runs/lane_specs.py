@@ -1,4 +1,4 @@
-"""The lanes of a comparison: what each is called, its methods, and what it does otherwise than the others."""
+"""The lanes of a comparison: label, methods, and settings that differ from the shared ones."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LaneSpec:
     """One lane of a comparison, in every trial.
 
     Attributes:
-        label: what tables and folders call it.
-        plugins: its methods, by name or as objects; none for plain training.
-        options: method -> options, over those of the whole comparison.
-        train: training settings that this lane has otherwise; not those that all lanes share, such as the batch size.
+        label: its name in tables and folders.
+        plugins: its methods, by name or as objects; empty for plain training.
+        options: method -> options; these override the options of the whole comparison.
+        train: overrides of the training settings; settings that all lanes share, such as the batch size, are not allowed.
     """
 
     label: str
@@ -35,7 +35,7 @@ class LaneSpec:
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_in(self, settings: Settings, registry: Registry) -> Settings:
-        """The settings of the lane as a run of its own.
+        """The settings of this lane as a standalone run.
 
         Args:
             settings: of the whole comparison.
@@ -54,10 +54,10 @@ class LaneSpec:
 def lane_specs(
     methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]], registry: Registry
 ) -> list[LaneSpec]:
-    """The lanes that are named: ``fitnet+st`` is a lane of two methods, ``plain`` one of none.
+    """Expand names into lanes: ``fitnet+st`` combines two methods, ``plain`` has none.
 
     Args:
-        methods: names, specs, or label -> methods.
+        methods: names, lane specs, or label -> methods.
         registry: finds methods.
 
     Raises:
@@ -75,34 +75,36 @@ def _named(name: str, registry: Registry) -> LaneSpec:
 
 
 def with_plain(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
-    """The lanes, preceded by the student without a method where that is missing.
+    """Prepend a plain lane unless one is already present.
 
     Raises:
-        SettingsError: two have one label, or one cannot be the name of a folder.
+        SettingsError: two lanes share a label, or a label is not a valid folder name.
     """
     every = list(lanes) if any(not lane.plugins for lane in lanes) else [LaneSpec(PLAIN, ()), *lanes]
     labels = [lane.label for lane in every]
     unfit = [label for label in labels if not isinstance(label, str) or label in ("", ".", "..") or set(label) & set("/\\\0")]
     if unfit:
-        raise SettingsError(f"A label names a folder of its own, without a '/': {unfit[0]!r} cannot be one.")
+        raise SettingsError(
+            f"{unfit[0]!r} cannot be the label of a lane: a label must be a valid folder name, without '/'. Choose another."
+        )
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise SettingsError(f"Named twice: {', '.join(twice)}. Give every lane a label of its own.")
+        raise SettingsError(f"Several lanes are called {', '.join(twice)}. Give every lane a label of its own.")
     return every
 
 
 def name_of(plugin: str | Distiller) -> str:
-    """What a method is called in settings and folders."""
+    """The name of a method in settings and folders."""
     return plugin.name if isinstance(plugin, Distiller) else plugin
 
 
 def noted(lane: LaneSpec, options: Mapping[str, Mapping[str, Any]], registry: Registry) -> dict[str, Any]:
-    """A lane spec as plain data; methods that came as objects are named, with all of their options.
+    """Convert a lane spec to plain data; methods passed as objects become names with all of their options.
 
     Args:
         lane: the lane.
-        options: of its methods that were named.
-        registry: finds those.
+        options: options of the methods given by name.
+        registry: finds those methods.
     """
     plain = {**vars(lane), "plugins": [name_of(plugin) for plugin in lane.plugins]}
     if not any(isinstance(plugin, Distiller) for plugin in lane.plugins):

@@ -1,4 +1,4 @@
-"""What a run folder says of the weights that it holds."""
+"""Metadata that a run folder keeps about its weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OF_A_STUDENT = ("student.safetensors", "student-best.safetensors")
 
 
 def input_of_run(weights: str) -> InputSettings:
-    """The images that the student of a run received; nothing where the weights are not those of a finished run.
+    """The input that the student of a run was trained on; empty if the weights do not come from a finished run.
 
     Args:
-        weights: a file of weights, or a run folder.
+        weights: a weights file or a run folder.
     """
     received = dict(_result(weights).get("student", {}).get("input", {}))
     if received:
@@ -30,21 +30,21 @@ def input_of_run(weights: str) -> InputSettings:
 
 
 def check_classes(weights: str, data: Data | None) -> None:
-    """Refuse weights of a run whose data had other classes, or had them in another order.
+    """Reject weights from a run whose class names, or their order, differ from those of the data.
 
     Args:
-        weights: a file of weights, or a run folder.
-        data: what the network is to be used on; None where its classes have no names.
+        weights: a weights file or a run folder.
+        data: the data that the network will be used on; None if its classes have no names.
 
     Raises:
-        DataError: with the first differences.
+        DataError: lists the first differences.
     """
     if data is not None:
         check_class_names(_result(weights).get("data", {}).get("classes"), data, f"the weights of '{weights}'")
 
 
 def _result(weights: str) -> Mapping[str, Any]:
-    """What the run says that the weights came from; empty where they are not those of a finished run's student."""
+    """The result of the run that the weights come from; empty unless they are the student of a finished run."""
     path = Path(os.path.expanduser(weights))
     is_folder = os.path.isdir(path)
     if not is_folder and path.name not in OF_A_STUDENT:

@@ -1,4 +1,4 @@
-"""What a run is going to do, known before anything is trained or written."""
+"""The plan of a run: everything known before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """All parts of a run, put together and checked.
+    """All parts of a run, built and checked.
 
     Attributes:
         settings: as resolved.
-        folder: where it will be kept; not created yet.
-        session: its data, its device and its teacher.
+        folder: the run folder; not created yet.
+        session: data, device and teacher.
         student: the network to train.
         lane: the student with its methods and phases.
     """
@@ -45,16 +45,16 @@ class Plan:
 
     @classmethod
     def of(cls, session: Session, distillers: Mapping[str, Distiller], folder: RunFolder, label: str) -> Plan:
-        """Put a run together and check it, without training or writing anything.
+        """Build and check a run without training or writing anything.
 
         Args:
             session: data, device and teacher.
             distillers: id -> distiller.
-            folder: where the run will be kept.
-            label: what to call its lane.
+            folder: the run folder.
+            label: name of its lane.
 
         Raises:
-            KDError: for whatever the user can fix.
+            KDError: for anything the user can fix.
         """
         runtime = session.runtime
         path = runtime.same(folder.path)
@@ -94,22 +94,22 @@ class Plan:
         }
 
     def _forward(self, network: Network, points: Mapping[str, TapPoint], whole: bool) -> dict[str, Any]:
-        """How deep a network runs, and what that costs for one image, beside what the whole of it would."""
+        """How deep a network runs, and the FLOPs per image of that part and of the whole network."""
         size = network.input_size
-        everything = count_flops(network.module, size)
+        whole_flops = count_flops(network.module, size)
         if whole or not points:
-            return {"until": None, "flops": everything, "whole_flops": everything}
+            return {"until": None, "flops": whole_flops, "whole_flops": whole_flops}
         last = max(points.values(), key=network.anatomy.when)
-        return {"until": str(last), "flops": count_flops(network.module, size, points), "whole_flops": everything}
+        return {"until": str(last), "flops": count_flops(network.module, size, points), "whole_flops": whole_flops}
 
     def _memory(self) -> dict[str, int]:
-        """Bytes that the lane keeps from batch to batch, and those that taps keep of each image of one, at most."""
+        """Bytes that the lane holds between batches, and the most that taps hold per image."""
         captured = [_captured(step, phase) for step in self.lane.chain for phase in step.phases]
         return {"lane": bytes_of(self.lane), "taps_per_image": max(captured)}
 
 
 def _network(network: Network) -> dict[str, Any]:
-    """A network; the normalisation of its images, where that is not the data's."""
+    """Describe a network; its normalisation is included only if it differs from the data's."""
     received = network.preprocess.wanted.describe()
     return {
         "name": network.name,
@@ -120,7 +120,7 @@ def _network(network: Network) -> dict[str, Any]:
 
 
 def _method(name: str, method: Distiller) -> dict[str, Any]:
-    """A method with its connectors: what is trained beside the student and thrown away afterwards."""
+    """Describe a method and its connectors, which are trained with the student and not deployed."""
     connectors = [
         {"name": path, "kind": type(module).__name__, "parameters": count_parameters(module)}
         for path, module in _parts(method)
@@ -130,7 +130,7 @@ def _method(name: str, method: Distiller) -> dict[str, Any]:
 
 
 def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """What a module is made of, with lists of modules opened."""
+    """The submodules of a module, descending into containers."""
     for name, part in module.named_children():
         if isinstance(part, nn.ModuleList | nn.ModuleDict | nn.Sequential):
             yield from _parts(part, f"{prefix}{name}.")
@@ -139,7 +139,7 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _captured(step: ChainStep, phase: ResolvedPhase) -> int:
-    """Bytes of everything that is recorded of one image, in float32."""
+    """Bytes that the taps record per image, in float32."""
     sides = ((step.student, phase.student_points), (step.teacher, phase.teacher_points))
     shapes = [network.anatomy.tensor(point).shape[1:] for network, points in sides if network for point in points.values()]
     return 4 * sum(shape.numel() for shape in shapes)
@@ -151,13 +151,13 @@ def _tap(step: ChainStep, phase: ResolvedPhase, method: str, student: str, teach
     student, teacher = (name.removeprefix("=") for name in (student, teacher))
     here, there = binding.student[student], binding.teacher[teacher]
     sides = (("student", step.student, student, here), ("teacher", step.teacher, teacher, there))
-    found: dict[str, Any] = {"method": method}
+    description: dict[str, Any] = {"method": method}
     for side, network, name, point in sides:
-        found |= {
+        description |= {
             side: name,
             f"{side}_place": str(point),
             f"{side}_shape": list(network.anatomy.tensor(point).shape[1:]),
             f"{side}_layout": point.layout.kind,
             f"{side}_cloned": point.overwritten,
         }
-    return found
+    return description

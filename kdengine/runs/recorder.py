@@ -1,4 +1,4 @@
-"""The observer that fills a run folder."""
+"""The observer that writes the run folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["FolderRecorder"]
 
 
 class FolderRecorder:
-    """Writes rows, states, weights and the result of one run, so that its folder is readable at any instant.
+    """Writes the rows, states, weights and result of one run, keeping its folder readable at all times.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -32,12 +32,12 @@ class FolderRecorder:
 
     @hookimpl(tryfirst=True)
     def kdengine_before_fit(self) -> None:
-        """Count the minutes to the next save from here."""
+        """Start the save timer."""
         self._saved_at = time.monotonic()
 
     @hookimpl(tryfirst=True)
     def kdengine_after_step(self, run: Run) -> None:
-        """Save the state now and then, for long epochs; several processes only save between epochs."""
+        """Save the state periodically during long epochs; multi-process runs save only between epochs."""
         minutes = run.settings.train.save_minutes
         if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
             self.save(run)
@@ -55,7 +55,7 @@ class FolderRecorder:
 
     @hookimpl(tryfirst=True)
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
-        """Write the weights and the result, and drop what only a resumed run would need."""
+        """Write the weights and the result, and delete the state, which only a resumed run needs."""
         lane, folder = run.lane, self.folder
         folder.write_weights("student.safetensors", result.student.state_dict())
         for number, step in enumerate(lane.chain[:-1], 1):
@@ -69,7 +69,7 @@ class FolderRecorder:
 
     @hookimpl(tryfirst=True)
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
-        """Note why the lane failed; when it was asked to stop, which is no failure, save where it stands."""
+        """Record why the lane failed; if it was asked to stop, which is not a failure, save its state."""
         if run.lane.failure is not None:
             self.folder.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
         elif isinstance(error, Stopped) and run.can_save_within_epochs:
@@ -80,7 +80,7 @@ class FolderRecorder:
         self.save(run)
 
     def save(self, run: Run) -> None:
-        """Keep what a resumed run needs; the first state is read back."""
+        """Save the state to resume from; the first one is read back as a check."""
         self.folder.write_state(run.lane.state_dict(), check=not self._checked)
         self._checked = True
         self._saved_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a run came to."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Result"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        student: the trained network with its last weights, in ``eval()``, free of hooks and wrappers; what a method made of
-            it for deployment, where one does.
-        history: one row an epoch, as in ``metrics.jsonl``.
+        student: the trained network with its last weights, in ``eval()``, without hooks or wrappers; if a method defines
+            ``deploy``, the network that it returns.
+        history: one row per epoch, as in ``metrics.jsonl``.
         folder: the run folder.
         scoring: what the task measures.
-        facts: what ``result.json`` holds.
+        facts: the content of ``result.json``.
     """
 
     student: nn.Module
@@ -41,19 +41,19 @@ class Result:
     def from_lane(
         cls, lane: Lane, settings: Settings, folder: Path, teacher: Mapping[str, Any] | None, data: Mapping[str, Any]
     ) -> Result:
-        """The result of a lane that is at its end.
+        """Collect the result of a finished lane.
 
         Args:
             lane: the lane.
-            settings: of its run, as resolved.
-            folder: of its run.
-            teacher: what is known of the teacher, where there is one.
-            data: what is known of the data.
+            settings: settings of its run, as resolved.
+            folder: its run folder.
+            teacher: facts about the teacher, if any.
+            data: facts about the data.
         """
         received = lane.chain[-1].student.preprocess.wanted
         student = lane.deployment.of(lane.student)
-        before = enumerate(lane.chain[:-1])
-        assistants = [{"name": step.student.name, **lane.history.score(number)} for number, step in before]
+        taught_before = enumerate(lane.chain[:-1])
+        assistants = [{"name": step.student.name, **lane.history.score(number)} for number, step in taught_before]
         sizes = {
             "parameters": count_parameters(student),
             "training_parameters": count_parameters(lane.module),
@@ -74,32 +74,32 @@ class Result:
 
     @property
     def score(self) -> float | None:
-        """The headline on the test images after the last epoch."""
+        """The headline measure on the test images after the last epoch."""
         return self._of("student", self.scoring.headline.name)
 
     @property
     def best_score(self) -> float | None:
-        """The headline on the test images after the best epoch."""
+        """The headline measure on the test images after the best epoch."""
         return self._of("student", f"best_{self.scoring.headline.name}")
 
     @property
     def teacher_score(self) -> float | None:
-        """The teacher's headline; None for plain training."""
+        """The teacher's headline measure; None for plain training."""
         return self._of("teacher", self.scoring.headline.name)
 
     @property
     def top1(self) -> float | None:
-        """Of classification: accuracy on the test images after the last epoch, in percent."""
+        """Classification only: test accuracy after the last epoch, in percent."""
         return self._of("student", "top1")
 
     @property
     def best_top1(self) -> float | None:
-        """Of classification: accuracy on the test images after the best epoch, in percent."""
+        """Classification only: test accuracy after the best epoch, in percent."""
         return self._of("student", "best_top1")
 
     @property
     def teacher_top1(self) -> float | None:
-        """Of classification: the teacher's accuracy in percent, or None for plain training."""
+        """Classification only: the teacher's accuracy in percent; None for plain training."""
         return self._of("teacher", "top1")
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,5 +107,5 @@ class Result:
         return dict(self.facts)
 
     def _of(self, role: str, name: str) -> float | None:
-        known: Mapping[str, float | None] = self.facts[role] or {}
-        return known.get(name)
+        scores: Mapping[str, float | None] = self.facts[role] or {}
+        return scores.get(name)

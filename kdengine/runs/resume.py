@@ -1,4 +1,4 @@
-"""With which settings a run may go on that has begun with others."""
+"""Which settings may change on resume."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from kdengine.plugins.selection import checked_settings
 __all__ = ["changed_settings"]
 
 FIXED = ("student", "teacher", "methods", "task", "seed", "student_input", "train.optimizer", "train.reset_optimizer")
-"""Settings without which the saved state is that of another run."""
+"""Settings that no override may change, because the saved state depends on them."""
 
 
 def changed_settings(
-    stored: Settings, said: Mapping[str, Any], place: Path, registry: Registry, override: bool | None = None
+    stored: Settings, changes: Mapping[str, Any], folder: Path, registry: Registry, override: bool | None = None
 ) -> Settings:
-    """The settings to go on with.
+    """Apply changes to the settings of a run that is to be resumed.
 
     Args:
-        stored: those of the run.
-        said: what is wished otherwise.
-        place: the folder of a run or a comparison.
+        stored: settings of the run.
+        changes: settings to change.
+        folder: the folder of the run or comparison.
         registry: finds methods.
-        override: whether what decides the numbers may be changed too; None where nobody may.
+        override: also allow changes that affect the numbers; None means that such changes are never allowed.
 
     Raises:
-        SettingsError: with every setting that was changed and may not be.
+        SettingsError: lists every changed setting if one of them may not change.
     """
     old = stored.model_dump(mode="json", exclude_none=True)
-    wanted = checked_settings(merge(old, said), stored.methods, registry, one_lane=bool(stored.methods))
+    wanted = checked_settings(merge(old, changes), stored.methods, registry, one_lane=bool(stored.methods))
     before, after = flat(old), flat(wanted.model_dump(mode="json", exclude_none=True))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name) and name not in NEUTRAL]
-    told = "; ".join(f"{name} is {before.get(name, 'not set')}, got {after.get(name, 'nothing')}" for name in changed)
+    listed = "; ".join(f"{name} is {before.get(name, 'not set')}, got {after.get(name, 'nothing')}" for name in changed)
     fixed = [name for name in changed if name in FIXED or name.partition(".")[0] in FIXED]
     if fixed:
         raise SettingsError(
-            f"'{place}' was begun otherwise: {told}. Nobody can change {' or '.join(fixed)} in a run that has begun: "
-            "leave that out, or begin a new run."
+            f"Cannot resume '{folder}': these settings changed: {listed}. A run that has started cannot change "
+            f"{' or '.join(fixed)}: leave that out, or start a new run."
         )
     if changed and override is None:
-        raise SettingsError(f"'{place}' was begun otherwise: {told}. Leave that out: all of its lanes are trained alike.")
+        raise SettingsError(
+            f"Cannot resume '{folder}': these settings changed: {listed}. Leave them out: all lanes of a comparison must be "
+            "trained with the same settings."
+        )
     if changed and not override:
         raise SettingsError(
-            f"'{place}' was begun otherwise: {told}. Leave that out, or go on with the new values by adding --override "
-            "(in Python, override=True): the run is then no longer one that its settings alone can repeat."
+            f"Cannot resume '{folder}': these settings changed: {listed}. Leave them out, or accept the new values with "
+            "--override (in Python, override=True); the run can then no longer be reproduced from its settings alone."
         )
     return wanted

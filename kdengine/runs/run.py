@@ -1,4 +1,4 @@
-"""A run in progress, as observers see it."""
+"""A run in progress, as seen by observers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Run"]
 
 @dataclass(frozen=True)
 class Run:
-    """What is being trained, and where it is kept.
+    """The lane in training, with its data, runtime and folder.
 
     Attributes:
         settings: as resolved, with the options of every method.
-        lane: the student being taught.
-        data: what it is trained on.
-        runtime: where it runs.
+        lane: the student being trained.
+        data: the training data; None for loaders of the user's own.
+        runtime: device and precision.
         folder: the run folder.
         hooks: the hooks of all observers.
-        advice: custom resume instructions; by default, to resume the folder.
+        advice: custom resume instructions; by default, the command that resumes the folder.
     """
 
     settings: Settings
@@ -39,29 +39,29 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What to call it: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
+        """A one-line title: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
         if self.settings.teacher is None:
             return f"{self.settings.student} on {self.settings.data}"
         return f"{self.settings.student} <- {self.settings.teacher} ({self.lane.name}) on {self.settings.data}"
 
     @property
     def again(self) -> str:
-        """What to do to resume the run after an interruption."""
+        """How to resume the run after an interruption."""
         if self.advice and not self.advice.startswith("kdengine "):
             return self.advice
-        given = [role for role in ("teacher", "student") if str(getattr(self.settings, role)).startswith("module:")]
-        if given and not self.advice:
-            modules = ", ".join(f"{role}=..." for role in given)
+        as_modules = [role for role in ("teacher", "student") if str(getattr(self.settings, role)).startswith("module:")]
+        if as_modules and not self.advice:
+            modules = ", ".join(f"{role}=..." for role in as_modules)
             return f'Engine.resume("{self.folder.path}", {modules}).fit() with the same modules as before'
         trust = " --trust" if names_code(self.settings.model_dump()) else ""
         return (self.advice or f"kdengine run --resume {self.folder.path}") + trust
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all phases."""
+        """Total epochs of all phases."""
         return self.lane.total_epochs
 
     @property
     def can_save_within_epochs(self) -> bool:
-        """Whether an epoch can be resumed in its middle: one process, and batches that can be made again."""
+        """Whether an epoch can be resumed midway: requires a single process and reproducible batches."""
         return self.runtime.processes == 1 and self.data is not None

@@ -1,4 +1,4 @@
-"""Data, device and teacher, checked and ready: what the lanes of a run share, and what makes the lanes."""
+"""The session: data, device and teacher that the lanes of a run share; it also creates the lanes."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ __all__ = ["Loaders", "Session"]
 
 log = logging.getLogger(__name__)
 TEACHER_SEED = 1_000_003
-"""Added to the seed for the teacher's fresh weights, so that it and a student of its kind begin differently."""
+"""Added to the seed of the teacher's weights, so that a teacher and student of the same architecture start differently."""
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders of the user's own, in place of a data set; both or neither."""
+    """The user's own loaders, used instead of a data set; both or neither."""
 
     train: Iterable[Any] | None = None
     validation: Iterable[Any] | None = None
@@ -58,17 +58,17 @@ class Loaders:
 
 @dataclass(frozen=True)
 class Session:
-    """Data, device and teacher, checked and ready, and what makes lanes for them.
+    """Data, device and teacher, checked and ready; creates lanes for them.
 
     Attributes:
-        settings: of the run; the seed decides the weights of new networks.
+        settings: settings of the run; the seed determines the initial weights of networks.
         registry: finds networks.
-        runtime: where everything runs.
-        data: batches.
-        task: what the student is for.
-        modules: ``"student"`` and ``"teacher"``, where the caller gave modules.
+        runtime: device and precision.
+        data: batches for training and evaluation.
+        task: what the student is trained for.
+        modules: ``"student"`` and ``"teacher"``, if passed as modules.
         observers: objects with hooks.
-        teacher_network: the network to learn from, if any; it may have no weights yet.
+        teacher_network: the teacher, if any; it may still have random weights.
         teacher: runs that network, frozen.
     """
 
@@ -97,16 +97,16 @@ class Session:
         """Check device and networks, load the data, and build the teacher.
 
         Args:
-            settings: of the run.
+            settings: settings of the run.
             registry: finds networks, data and tasks.
-            modules: ``"student"`` and ``"teacher"``, in place of the networks that the settings name.
-            data: a data set, in place of the one that the settings name.
-            loaders: loaders of the user's own.
+            modules: ``"student"`` and ``"teacher"``; replace the networks named in the settings.
+            data: replaces the data set named in the settings.
+            loaders: the user's own loaders.
             observers: objects with hooks.
             alone: run in this process only, even if several were started.
 
         Raises:
-            KDError: for whatever the user can fix.
+            KDError: for anything the user can fix.
         """
         train, modules = settings.train, dict(modules or {})
         for own in (train, *([settings.teacher_training] if settings.teacher else [])):
@@ -119,55 +119,55 @@ class Session:
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
 
     def for_seed(self, seed: int) -> Session:
-        """The same session under another seed: other students, other batches, the same teacher."""
+        """This session with another seed: different students and batches, the same teacher."""
         if seed == self.settings.seed:
             return self
         settings, data = self.settings.model_copy(update={"seed": seed}), self.data
         if data.dataset is not None:
-            made = DataModule.of_data(data.dataset, settings, self.runtime.device)
-            data = made.shared(self.runtime.rank, self.runtime.processes)
+            reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device)
+            data = reseeded.shared(self.runtime.rank, self.runtime.processes)
         return replace(self, settings=settings, data=data)
 
     def student(self) -> Network:
-        """The student that was given, or a new one with the weights that the seed decides."""
+        """The student: the module passed in, or a new network initialised from the seed."""
         return self._network(self.settings.student, "student", self.settings.seed)
 
     def twin(self) -> Network:
-        """One more student with the same weights as :meth:`student` has before it is trained."""
+        """A copy of the student with the initial weights of :meth:`student`."""
         copied = {role: copy.deepcopy(module) for role, module in self.modules.items() if role == "student"}
         return replace(self, modules=copied).student()
 
     def lane(self, name: str, student: Network, distillers: Mapping[str, Distiller], settings: Settings | None = None) -> Lane:
-        """A lane for a student, ready to train.
+        """Create a lane for a student, ready to train.
 
         Args:
-            name: of the lane.
+            name: name of the lane.
             student: the network to train.
             distillers: id -> distiller.
-            settings: of the lane, where they differ from those of the session.
+            settings: settings of the lane; those of the session by default.
 
         Raises:
-            KDError: the methods do not fit the networks, or each other.
+            KDError: the methods are incompatible with the networks or with each other.
         """
         data, settings = self.data, settings or self.settings
-        kinds: dict[str, str | nn.Module] = {"student": self.modules.get("student", settings.student)}
+        sources: dict[str, str | nn.Module] = {"student": self.modules.get("student", settings.student)}
         preprocess = {"student": student.preprocess}
         teacher = self.teacher_network if settings.teacher is not None else None
         if teacher is not None and settings.teacher is not None:
-            kinds["teacher"] = self.modules.get("teacher", settings.teacher)
+            sources["teacher"] = self.modules.get("teacher", settings.teacher)
             preprocess["teacher"] = teacher.preprocess
         options = self.task.network_options()
-        factory = NetworkFactory(kinds, options, data.images, self.registry, settings.seed + 1, preprocess)
+        factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
         context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory)
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), self.teacher if teacher else None)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:
-        """A run of a lane, with the hooks of its observers; only the main process has any.
+        """Create the run of a lane with the hooks of its observers; only the main process has observers.
 
         Args:
-            settings: of the lane, as resolved.
+            settings: settings of the lane, as resolved.
             lane: the lane.
-            folder: where the run is kept.
+            folder: the run folder.
             advice: custom resume instructions.
         """
         observers = [*self.observers, FolderRecorder(folder)] if self.runtime.is_main else []
@@ -175,43 +175,43 @@ class Session:
         return Run(settings, lane, self.data.dataset, self.runtime, folder, hooks, advice)
 
     def facts(self, teacher: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What a manifest says of machine, task, data and teacher.
+        """Facts about machine, task, data and teacher for the manifest.
 
         Args:
-            teacher: what is known of the teacher, where there is one.
+            teacher: facts about the teacher, if any.
         """
         known = {"task": self.task.scoring.to_dict(), "data": self.data.describe()}
         return {**self.runtime.describe(), **known, **({"teacher": teacher} if teacher else {})}
 
     def ready_teacher(self, needed: bool, train: Callable[[Settings, Path], None]) -> dict[str, Any] | None:
-        """Give the teacher its weights where it has none, measure it, and say what is known of it.
+        """Train or load the teacher if it has no weights, evaluate it, and return facts about it.
 
         Args:
             needed: whether any lane learns from it.
-            train: trains a network by its settings into a folder.
+            train: trains a network with the given settings into a folder.
 
         Raises:
-            ModelError: it has no weights, and cannot be trained here.
+            ModelError: it has no weights and cannot be trained here.
         """
         network = self.teacher_network
         if network is None:
             return None
         best = f"best_{self.task.scoring.headline.name}"
         if "teacher" in self.modules or self.settings.teacher_weights is not None or self._brings_weights(network.name):
-            log.info("Measuring the teacher %s", network.name)
+            log.info("Evaluating the teacher %s", network.name)
             facts: dict[str, Any] = dict(evaluate(network.preprocessed, self.data.test, self.task, self.runtime))
             facts[best] = facts[self.task.scoring.headline.name]
         elif needed:
             facts = dict(self._cached_teacher(network, train))
         else:
-            log.info("The teacher %s is not trained first: nothing here learns from its weights", network.name)
+            log.info("Not training the teacher %s: no lane learns from its weights", network.name)
             facts = {self.task.scoring.headline.name: None, best: None}
         sizes = {"parameters": count_parameters(network.module), "flops": count_flops(network.module, network.input_size)}
-        marks = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
-        return {"name": network.name, **facts, **sizes, **marks}
+        identity = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
+        return {"name": network.name, **facts, **sizes, **identity}
 
     def _with_teacher(self) -> Session:
-        """The same session with its teacher built, with the weights of its file where there is one."""
+        """This session with its teacher built; weights are loaded if a file was given."""
         name = self.settings.teacher
         if name is None:
             return self
@@ -225,7 +225,7 @@ class Session:
     def _cached_teacher(self, teacher: Network, train: Callable[[Settings, Path], None]) -> Mapping[str, Any]:
         if self.data.dataset is None:
             raise ModelError(
-                f"The teacher '{teacher.name}' has no weights, and with loaders of your own it cannot be trained for you. "
+                f"The teacher '{teacher.name}' has no weights, and it cannot be trained automatically with your own loaders. "
                 "Give teacher_weights, or a trained module."
             )
         ours = self.settings
@@ -237,7 +237,7 @@ class Session:
     def _network(self, name: str, role: str, seed: int) -> Network:
         module = self.modules.get(role)
         if module is None and name.startswith("module:"):
-            raise ModelError(f"'{name}' was a module of the caller's own; only a run of named networks can be repeated.")
+            raise ModelError(f"'{name}' was passed as a module; only a run of networks given by name can be repeated.")
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
         weights = self.settings.teacher_weights if role == "teacher" else None
         trained_on = None if weights is None else input_of_run(weights)
@@ -253,16 +253,18 @@ class Session:
 
 
 def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], registry: Registry) -> None:
-    """Refuse unknown networks and missing weights before the data are read, which may take a while.
+    """Reject unknown networks and missing weights before reading the data, which may take a while.
 
     Raises:
-        ModelError: a network or a file of weights does not exist.
+        ModelError: a network or a weights file does not exist.
     """
     for role, name in (("teacher", settings.teacher), ("student", settings.student)):
         if name is not None and role not in modules:
             check_name(name, registry)
     if settings.teacher_weights is not None and not os.path.exists(os.path.expanduser(settings.teacher_weights)):
-        raise ModelError(f"There is no file of weights '{settings.teacher_weights}'.")
+        raise ModelError(
+            f"The weights file '{settings.teacher_weights}' does not exist. Check teacher_weights (--teacher-weights)."
+        )
 
 
 def _batches(
@@ -273,18 +275,18 @@ def _batches(
     data: Data | None,
     loaders: Loaders,
 ) -> DataModule:
-    """Batches of the user's loaders, of a data set, or of what the settings name."""
+    """Batches from the user's loaders, a data set, or the data named in the settings."""
     train, validation = loaders.train, loaders.validation
     if train is not None and validation is not None:
         if settings.train.validation:
-            raise SettingsError("train.validation is for data that kdengine loads. Split loaders of your own yourself.")
+            raise SettingsError("train.validation applies only to data that kdengine loads. Split your own loaders yourself.")
         sizes = {"teacher": settings.teacher_input.size, "student": settings.student_input.size}
         networks = [(module, sizes[role]) for role, module in modules.items()]
         return DataModule.of_loaders(train, validation, runtime.device, networks)
     if train is not None or validation is not None:
-        raise SettingsError("fit() takes a train_loader and a val_loader together, or neither.")
+        raise SettingsError("fit() takes both a train_loader and a val_loader, or neither.")
     if data is None and settings.data == LOADERS:
-        raise SettingsError("This run was trained on loaders of your own. Give them again: fit(train_loader, val_loader).")
+        raise SettingsError("This run was trained on your own loaders. Pass them again: fit(train_loader, val_loader).")
     if data is None:
         log.info("Loading %s", settings.data)
     return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device)

@@ -1,4 +1,4 @@
-"""How a run starts: fresh in a folder of its own, or resumed from the state in one."""
+"""How a run starts: fresh in a new folder, or resumed from a saved state."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from kdengine.storage.sameness import check_same
 __all__ = ["Fresh", "Resume", "Start", "enter", "start_in"]
 
 OF_BATCHES = ("batch_size", "validation", "augment")
-"""Train settings that decide which images are in a batch."""
+"""Train settings that determine which images are in a batch."""
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """Start anew.
+    """Start a new run.
 
     Attributes:
-        out: the run folder; by default a new one below ``runs/``.
+        out: the run folder; by default a new one under ``runs/``.
     """
 
     out: Path | None = None
 
     def folder(self, name: str, check: bool = True) -> RunFolder:
-        """The folder that the run will make.
+        """The folder that the run will create.
 
         Args:
-            name: what to call it where none was given.
-            check: whether to look if it is free; one process of several does.
+            name: its name if ``out`` is not set.
+            check: verify that the folder is free; in a multi-process run, only one process checks.
 
         Raises:
-            SettingsError: a run already lies there, or it cannot be made.
+            SettingsError: the folder already holds a run, or it cannot be created.
         """
         folder = RunFolder.default(name) if self.out is None else RunFolder(self.out)
         if check:
@@ -47,7 +47,7 @@ class Fresh:
         return folder
 
     def enter(self, run: Run, facts: Mapping[str, Any]) -> None:
-        """Make the folder, with its settings and ``facts`` in its manifest."""
+        """Create the folder and write the settings, and ``facts`` to the manifest."""
         if run.runtime.is_main:
             run.folder.begin(run.settings, facts)
             run.folder.forget_failure()
@@ -55,37 +55,39 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Resume:
-    """Continue from the state that was saved last.
+    """Continue from the last saved state.
 
     Attributes:
         path: the run folder.
-        override: whether it may continue with other data, another teacher or in another precision.
+        override: allow different data, a different teacher or a different precision.
     """
 
     path: Path
     override: bool = False
 
     def folder(self, name: str, check: bool = True) -> RunFolder:
-        """The folder of the run, whatever it is called."""
+        """The folder of the run; ``name`` and ``check`` are ignored."""
         return RunFolder(self.path)
 
     def enter(self, run: Run, facts: Mapping[str, Any]) -> None:
-        """Lock the folder and return the lane to its state; without a saved state it starts at its first step.
+        """Lock the folder and restore the lane; if no state was saved, it starts at its first step.
 
         Raises:
-            SettingsError: the run is finished, another process trains in its folder, or it cannot continue as what it was.
+            SettingsError: the run is finished, another process is using its folder, or something it depends on has changed.
             StorageError: the state cannot be read.
         """
         folder = run.folder
         if run.runtime.is_main:
             folder.take()
         if folder.result() is not None:
-            raise SettingsError(f"The run in '{folder.path}' was finished by another process meanwhile.")
+            raise SettingsError(
+                f"The run in '{folder.path}' was finished by another process in the meantime. Nothing is left to resume."
+            )
         state = folder.load_state()
         before = folder.manifest() if state else {}
         if state:
             check_same(before, facts, folder.path, self.override)
-            _check_place(folder, run.settings, state)
+            _check_batches(folder, run.settings, state)
             _load(run, state)
         if not run.runtime.is_main:
             return
@@ -103,16 +105,16 @@ Start = Fresh | Resume
 
 
 def enter(run: Run, start: Start, facts: Mapping[str, Any]) -> None:
-    """Start a run: its folder is made or locked, and its lane stands where it is to continue.
+    """Start a run: create or lock its folder, and restore its lane if it is resumed.
 
     Args:
         run: the run.
-        start: anew, or from a saved state.
-        facts: what the manifest says of the machine, the task, the data and the teacher.
+        start: fresh, or from a saved state.
+        facts: facts about machine, task, data and teacher for the manifest.
 
     Raises:
-        SettingsError: another run lies in the folder, or is in it, or cannot continue as what it was.
-        StorageError: the folder cannot be made, or its state cannot be read.
+        SettingsError: the folder holds another run or is in use, or something that the run depends on has changed.
+        StorageError: the folder cannot be created, or its state cannot be read.
     """
     try:
         start.enter(run, facts)
@@ -122,19 +124,19 @@ def enter(run: Run, start: Start, facts: Mapping[str, Any]) -> None:
 
 
 def start_in(folder: Path, override: bool = False) -> Start:
-    """Resume what lies in a folder, or start anew in it."""
+    """Resume the run in a folder, or start a new one if there is none."""
     return Resume(folder, override) if (folder / "run.toml").exists() else Fresh(folder)
 
 
-def _check_place(folder: RunFolder, new: Settings, state: Mapping[str, Any]) -> None:
-    """Refuse to resume within an epoch whose batches would now be other ones."""
+def _check_batches(folder: RunFolder, new: Settings, state: Mapping[str, Any]) -> None:
+    """Refuse to resume mid-epoch if the remaining batches would change."""
     old = folder.settings()
     names = [name for name in OF_BATCHES if getattr(old.train, name) != getattr(new.train, name)]
     names += ["data"] if old.data != new.data else []
     if names and state["meter"]["steps"]:
         raise SettingsError(
-            f"'{folder.path}' was stopped within an epoch, in which {' and '.join(names)} cannot be changed: the "
-            "rest of its batches would be other ones. Leave that out."
+            f"'{folder.path}' was stopped within an epoch, so {' and '.join(names)} cannot change now: the rest of the "
+            "epoch would see different batches. Leave that out."
         )
 
 
@@ -145,6 +147,6 @@ def _load(run: Run, state: Mapping[str, Any]) -> None:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"The state saved in '{run.folder.path}' does not fit its run ({cause(error)}): it is that of another version "
-            "or of other methods. Begin a new run."
+            f"The state saved in '{run.folder.path}' does not match its run ({cause(error)}): it was saved by another version "
+            "or with other methods. Start a new run."
         ) from error

@@ -1,4 +1,4 @@
-"""Teachers: given, read from a file, or trained once and kept in the user's cache."""
+"""The cache of teachers that kdengine trains itself."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from kdengine.storage.runfolder import RunFolder
 __all__ = ["CachedTeacher"]
 
 log = logging.getLogger(__name__)
-OTHERWISE = {name.removeprefix("train.") for name in NEUTRAL} | {"precision"}
-"""Train settings that make no other teacher; what the precision came to is a part of the key of its own."""
+IRRELEVANT = {name.removeprefix("train.") for name in NEUTRAL} | {"precision"}
+"""Train settings that do not change the teacher; the resolved precision is a separate part of the key."""
 
 
 @dataclass(frozen=True)
 class CachedTeacher:
-    """The place in the cache of a teacher that kdengine trains itself.
+    """The cache entry of a teacher that kdengine trains itself.
 
     Attributes:
-        settings: the settings of its own training, a run without a teacher.
-        data: what it is trained on.
-        precision: of its training.
-        preprocess: what is done to the images before it receives them.
+        settings: settings of its own training, which is a run without a teacher.
+        data: the data it is trained on.
+        precision: the precision it is trained in.
+        preprocess: turns images of the data into its input.
     """
 
     settings: Settings
@@ -50,14 +50,14 @@ class CachedTeacher:
 
     @property
     def folder(self) -> RunFolder:
-        """Keyed by data, network, its input, settings and version: another key is another folder."""
+        """Its folder, keyed by data, network, input, settings and version."""
         key = {
             "version": __version__,
             "data": self.data.fingerprint,
             "network": self.settings.student,
             "seed": self.settings.seed,
             "precision": self.precision,
-            "train": self.settings.train.model_dump(mode="json", exclude=OTHERWISE),
+            "train": self.settings.train.model_dump(mode="json", exclude=IRRELEVANT),
             **({"input": self.preprocess.wanted.describe()} if self.preprocess.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
@@ -65,27 +65,27 @@ class CachedTeacher:
         return RunFolder(cache_folder("teachers", f"{name}-{digest}"))
 
     def fetch(self, model: nn.Module, train: Callable[[Path], Any]) -> Mapping[str, Any]:
-        """Load the teacher's weights into ``model``, training it first when the cache has none.
+        """Load the teacher's weights into ``model``, training it first if it is not cached.
 
         Args:
             model: receives the weights.
-            train: trains the teacher into the run folder it is given.
+            train: trains the teacher into the given run folder.
 
         Returns:
             The teacher's ``result.json``, with ``cached`` added.
         """
-        place = self.folder
-        cached = place.result() is not None or not self._train(train)
-        load_weights(model, place.path / "student.safetensors", self.settings.student)
-        result = place.result()
+        folder = self.folder
+        cached = folder.result() is not None or not self._train(train)
+        load_weights(model, folder.path / "student.safetensors", self.settings.student)
+        result = folder.result()
         assert result is not None
-        return {**result["student"], "cached": cached, "folder": str(place.path)}
+        return {**result["student"], "cached": cached, "folder": str(folder.path)}
 
     def _train(self, train: Callable[[Path], Any]) -> bool:
-        """Train under a temporary name, so that the cache only ever holds finished teachers; one process at a time.
+        """Train under a temporary name, so that the cache holds only finished teachers; one process at a time.
 
         Returns:
-            Whether it was trained here, and not by another process that was waited for.
+            Whether this process trained it, rather than waiting for another that did.
         """
         final = self.folder.path
         working = final.with_name(f".{final.name}")
@@ -93,7 +93,7 @@ class CachedTeacher:
             final.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"The cache for teachers '{final.parent}' cannot be made: {error.strerror}. Set KDENGINE_CACHE to another."
+                f"Cannot create the teacher cache '{final.parent}': {error.strerror}. Set KDENGINE_CACHE to another folder."
             ) from error
         with _alone(final.with_name(f".{final.name}.lock"), self.settings.student):
             if self.folder.result() is not None:
@@ -106,15 +106,15 @@ class CachedTeacher:
 
 @contextmanager
 def _alone(path: Path, name: str) -> Iterator[None]:
-    """Hold a lock file; it is free again when this process ends, however it ends."""
+    """Hold a lock file; the lock is released when this process ends, even if it is killed."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("Waiting for another process that trains the teacher %s", name)
+        log.info("Waiting for another process to train the teacher %s", name)
         lock.acquire()
     except OSError as error:
-        raise StorageError(f"'{path}' cannot be written: {error.strerror}. Set KDENGINE_CACHE to another folder.") from error
+        raise StorageError(f"Cannot write '{path}': {error.strerror}. Set KDENGINE_CACHE to another folder.") from error
     try:
         yield
     finally:

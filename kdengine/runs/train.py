@@ -1,4 +1,4 @@
-"""Training runs to their ends: one, many side by side, and the teacher before them where it has no weights."""
+"""Train runs: one, several side by side, and the teacher first if it has no weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["train_all", "train_one", "train_plan", "train_teacher"]
 
 
 def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
-    """Train what was planned; the teacher is trained first where it has no weights.
+    """Carry out a plan; the teacher is trained first if it has no weights.
 
     Args:
-        plan: the run.
-        start: anew, or from a saved state.
+        plan: the plan of the run.
+        start: fresh, or from a saved state.
         advice: custom resume instructions.
     """
     session = plan.session
@@ -39,38 +39,41 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
 
 
 def train_teacher(session: Session, settings: Settings, folder: Path) -> None:
-    """Train the teacher of a session by itself into a folder of the cache, or resume that; other processes wait for it."""
+    """Train the session's teacher into a cache folder, or resume that training; other processes wait for it."""
     own = Session.open(settings, session.registry, data=session.data.dataset, observers=session.observers, alone=True)
     start = start_in(folder)
     plan = Plan.of(own, {}, start.folder(folder.name), "plain")
-    train_plan(plan, start, "the same command: the teacher's training goes on where it stopped")
+    train_plan(plan, start, "run the same command again; the teacher's training resumes where it stopped")
 
 
 def train_one(run: Run, data: DataModule, teacher: Mapping[str, Any] | None) -> Result:
-    """Train one run; what fails it is raised.
+    """Train one run; if it fails, its error is raised.
 
     Args:
-        run: the run; its folder is made.
-        data: batches to train on and to evaluate on.
-        teacher: what the result says of the teacher.
+        run: the run; its folder exists.
+        data: batches for training and evaluation.
+        teacher: facts about the teacher for the result.
     """
     results = train_all([run], data, teacher)
     failure = run.lane.failure
     if failure is not None:
         if run.lane.history:
             changed = " --override -o NAME=VALUE" if run.again.startswith("kdengine ") else ""
-            failure.add_note(f"{_kept(run)} To resume with changed settings: {run.again}{changed}")
+            failure.add_note(f"{_saved_epochs(run)} To resume with changed settings: {run.again}{changed}")
         raise failure
     return results[run.lane.name]
 
 
 def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] | None) -> dict[str, Result]:
-    """Train runs side by side, under the eyes of their observers; the results, by lane, of those that did not fail.
+    """Train runs side by side and call their observers.
 
     Args:
-        runs: with lanes of different names; their folders are made.
-        data: batches to train on and to evaluate on.
-        teacher: what the results say of the teacher.
+        runs: runs whose lanes have distinct names; their folders exist.
+        data: batches for training and evaluation.
+        teacher: facts about the teacher for the results.
+
+    Returns:
+        lane name -> result, for the runs that did not fail.
     """
     board = _Board(runs, data, teacher)
     try:
@@ -82,12 +85,12 @@ def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] 
             except DataError as error:
                 if not stop.asked:
                     raise
-                raise Stopped from error  # who asked this process to stop has ended those that read its data
+                raise Stopped from error  # the signal that asked this process to stop also ended its data workers
     except BaseException as error:
         unfinished = [run for run in runs if run.lane.name not in board.results and run.lane.failure is None]
-        others = [another for run in unfinished if (another := _tell(run, error)) is not None]
-        if others and isinstance(error, Stopped):
-            raise others[0] from error  # what was to be saved is not
+        secondary = [failure for run in unfinished if (failure := _report_error(run, error)) is not None]
+        if secondary and isinstance(error, Stopped):
+            raise secondary[0] from error  # the state could not be saved
         raise
     finally:
         for run in runs:
@@ -97,7 +100,7 @@ def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] 
 
 
 class _Board:
-    """Passes what happens to the lanes on to the hooks of their runs, and collects the results."""
+    """Forwards lane events to the hooks of their runs, and collects the results."""
 
     def __init__(self, runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] | None) -> None:
         self.results: dict[str, Result] = {}
@@ -116,19 +119,19 @@ class _Board:
         run.hooks.kdengine_after_epoch(run=run, record=record)
 
     def ended(self, lane: Lane) -> None:
-        """Write the result as soon as there is one."""
+        """Report the result or failure of a lane that has ended."""
         run = self._runs[lane.name]
         lane.retire()
         result = self._result(run)
         if result is None:
             assert lane.failure is not None
-            _tell(run, lane.failure)
+            _report_error(run, lane.failure)
             return
         run.hooks.kdengine_after_fit(run=run, result=result)
         self.results[lane.name] = result
 
     def _result(self, run: Run) -> Result | None:
-        """The result, or None of a lane that failed; a method may fail in making the network to ship."""
+        """The result, or None if the lane failed, which can happen as late as in a method's ``deploy``."""
         if run.lane.failure is not None:
             return None
         teacher = self._teacher if run.settings.teacher else None
@@ -139,21 +142,21 @@ class _Board:
             return None
 
 
-def _tell(run: Run, error: BaseException) -> Exception | None:
-    """Tell the observers of a run why it ends; what fails in that must not hide the reason, and is returned."""
-    failed = None
+def _report_error(run: Run, error: BaseException) -> Exception | None:
+    """Call the error hooks of a run; an error raised by a hook is noted on the original error and returned."""
+    hook_error = None
     try:
         run.hooks.kdengine_on_error(run=run, error=error)
-    except Exception as another:
-        error.add_note(f"and then: {type(another).__name__}: {another}")
-        failed = another
+    except Exception as raised:
+        error.add_note(f"and then: {type(raised).__name__}: {raised}")
+        hook_error = raised
     if isinstance(error, Exception) and run.lane.failure is None and run.lane.history and not run.folder.is_finished:
-        note = f"{_kept(run)} To resume: {run.again}"
-        if note not in getattr(error, "__notes__", ()):  # lanes side by side say the same
+        note = f"{_saved_epochs(run)} To resume: {run.again}"
+        if note not in getattr(error, "__notes__", ()):  # lanes side by side add the same note
             error.add_note(note)
-    return failed
+    return hook_error
 
 
-def _kept(run: Run) -> str:
-    kept = len(run.folder.metrics()) if run.folder.state_file.exists() else 0
-    return f"{kept} finished epochs are saved."
+def _saved_epochs(run: Run) -> str:
+    saved = len(run.folder.metrics()) if run.folder.state_file.exists() else 0
+    return f"{saved} finished epochs are saved."

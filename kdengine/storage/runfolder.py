@@ -1,4 +1,4 @@
-"""The run folder: everything that a run leaves behind, written so that it is readable at any instant."""
+"""The run folder: all files of a run, readable at all times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunFolder:
 
     Args:
         path: the folder.
-        proposed: whether the name is only a proposal, to be changed where another run has taken it.
+        proposed: whether the name may be changed if another run has already taken it.
     """
 
     def __init__(self, path: str | Path, proposed: bool = False) -> None:
@@ -38,24 +38,26 @@ class RunFolder:
 
     @classmethod
     def default(cls, name: str) -> RunFolder:
-        """A new folder below ``runs/``, named after the run and the time."""
+        """A new folder under ``runs/``, named after the run and the time."""
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         return cls(Path("runs") / f"{name}-{stamp}", proposed=True)
 
     @property
     def state_file(self) -> Path:
-        """What a resumed run begins from; only there while the run is not finished."""
+        """The state to resume from; exists only while the run is unfinished."""
         return self.path / "state" / "lane.pt"
 
     def check_new(self) -> None:
-        """Refuse a folder in which a run already lies, or which cannot be made.
+        """Refuse a folder that already holds a run or cannot be created.
 
         Raises:
-            SettingsError: with the line that resumes it, or the advice to choose another.
+            SettingsError: says how to resume the run, or to choose another folder.
         """
         parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if parent != self.path and not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise SettingsError(f"The run folder '{self.path}' cannot be made: '{parent}' is no folder that can be written to.")
+            raise SettingsError(
+                f"Cannot create the run folder '{self.path}': '{parent}' is not a writable folder. Choose another --out."
+            )
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
         if (self.path / "run.toml").exists() and not self._proposed:
@@ -70,11 +72,11 @@ class RunFolder:
         Args:
             settings: as resolved.
             facts: further entries of the manifest.
-            fresh: whether no run may lie there yet.
+            fresh: require that the folder holds no run.
 
         Raises:
-            SettingsError: another run has taken the folder meanwhile, or is in it.
-            StorageError: it cannot be made.
+            SettingsError: another run has taken the folder in the meantime, or is using it.
+            StorageError: it cannot be created.
         """
         if fresh:
             self.check_new()
@@ -82,7 +84,7 @@ class RunFolder:
             self._make()
         except OSError as error:
             raise StorageError(
-                f"The run folder '{self.path}' cannot be made: {error.strerror}. Choose another --out."
+                f"Cannot create the run folder '{self.path}': {error.strerror}. Choose another --out."
             ) from error
         self.take()
         if fresh:
@@ -92,7 +94,7 @@ class RunFolder:
         self.write_settings(settings)
 
     def take(self) -> None:
-        """Lock the folder, and remove what a killed process had begun to write.
+        """Lock the folder, and remove partial files left by a killed process.
 
         Raises:
             SettingsError: another process is training into it.
@@ -106,7 +108,7 @@ class RunFolder:
         self._lock.free(keep=self.state_file.exists())
 
     def _make(self) -> None:
-        """Make the folder; of two runs that propose one name at the same time, the later one adds a number."""
+        """Create the folder; if two runs propose the same name at once, the later one appends a number."""
         proposal, number = self.path, 1
         while True:
             try:
@@ -120,13 +122,13 @@ class RunFolder:
             self._lock = FolderLock(self.path)
 
     def settings(self) -> Settings:
-        """The settings of the run that lies here.
+        """The settings of the run.
 
         Raises:
-            SettingsError: there is no run here.
+            SettingsError: the folder holds no run.
         """
         if not (self.path / "run.toml").is_file():
-            raise SettingsError(f"'{self.path}' is no run folder: it holds no run.toml.")
+            raise SettingsError(f"'{self.path}' is not a run folder: it has no run.toml. Name the folder of a run.")
         return Settings.checked(read_toml(self.path / "run.toml"))
 
     def write_settings(self, settings: Settings) -> None:
@@ -134,20 +136,20 @@ class RunFolder:
         self.write_text("run.toml", tomli_w.dumps(_without_none(settings.model_dump(mode="json"))))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file whole or not at all."""
+        """Write a text file atomically."""
         write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file atomically."""
         write_json(self.path / name, value)
 
     def result(self) -> dict[str, Any] | None:
-        """What ``result.json`` says, or None while the run is not finished."""
+        """The content of ``result.json``, or None while the run is unfinished."""
         file = self.path / "result.json"
         return read_json(file, needed={"student": dict}) if file.is_file() else None
 
     def failure(self) -> str | None:
-        """Why the lane failed, or None where it did not."""
+        """Why the lane failed, or None if it did not."""
         file = self.path / "failed.json"
         return str(read_json(file).get("error")) if file.is_file() else None
 
@@ -158,15 +160,15 @@ class RunFolder:
 
     @property
     def ended(self) -> bool:
-        """Whether the run is finished or has failed."""
+        """Whether the run has finished or failed."""
         return self.result() is not None or self.failure() is not None
 
     def forget_failure(self) -> None:
-        """Let a run that failed be tried again."""
+        """Clear the failure so that the run can be retried."""
         (self.path / "failed.json").unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
-        """What ``manifest.json`` says of versions and hardware."""
+        """The content of ``manifest.json``: versions, hardware, task, data and teacher."""
         return read_json(self.path / "manifest.json")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -174,7 +176,7 @@ class RunFolder:
         return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch"))
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``metrics.jsonl``, one row a line."""
+        """Write ``metrics.jsonl``, one row per line."""
         self.write_text("metrics.jsonl", "".join(f"{json_text(row)}\n" for row in rows))
 
     def write_weights(self, name: str, tensors: Mapping[str, Any]) -> None:
@@ -182,14 +184,14 @@ class RunFolder:
         write_tensors(self.path / name, tensors)
 
     def write_state(self, state: Mapping[str, Any], check: bool = False) -> None:
-        """Keep what a resumed run needs.
+        """Save the state to resume from.
 
         Args:
             state: tensors and plain data.
-            check: read it back, so that a state that cannot be resumed is reported now, and not when it is needed.
+            check: read it back, to detect a state that cannot be loaded now rather than on resume.
 
         Raises:
-            StorageError: it cannot be written, or not be read back.
+            StorageError: it cannot be written or read back.
         """
         write_state(self.state_file, state)
         if check:
@@ -201,16 +203,16 @@ class RunFolder:
         except Exception as error:
             self.state_file.unlink()
             raise StorageError(
-                f"'{self.path.name}' cannot be saved so that it can be resumed: a state dict of its networks or methods holds "
+                f"The run '{self.path.name}' could not be resumed later: a state dict of its networks or methods holds "
                 f"more than tensors and plain data ({cause(error)[:200]}). Keep state in buffers."
             ) from error
 
     def forget_state(self) -> None:
-        """Drop what only a resumed run would need."""
+        """Delete the saved state, which only a resumed run needs."""
         self.state_file.unlink(missing_ok=True)
 
     def load_state(self) -> dict[str, Any]:
-        """The saved state of the lane; empty when nothing was saved yet.
+        """The saved state of the lane; empty if none was saved yet.
 
         Raises:
             StorageError: it is damaged.
@@ -219,19 +221,19 @@ class RunFolder:
             return {}
         try:
             state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
-        except Exception as error:  # what is wrong with it decides who complains, and how
+        except Exception as error:  # the type of the error depends on the kind of damage
             raise StorageError(
-                f"The saved state '{self.state_file}' cannot be read: it is damaged. The rows up to there are kept in "
-                f"'{self.path / 'metrics.jsonl'}'. Remove the file, and --resume trains from the beginning."
+                f"The saved state '{self.state_file}' cannot be read: it is damaged. The rows so far are kept in "
+                f"'{self.path / 'metrics.jsonl'}'. Remove the state file, and --resume trains from the beginning."
             ) from error
         return state
 
 
 def folder_named(out: str | Path) -> Path:
-    """The folder that was asked for.
+    """Convert ``--out`` to a path.
 
     Raises:
-        SettingsError: the name is empty, as that of a shell variable that is not set.
+        SettingsError: it is empty, for example because of an unset shell variable.
     """
     if not str(out):
         raise SettingsError("--out is empty. Name a folder, or leave it out.")
@@ -239,7 +241,7 @@ def folder_named(out: str | Path) -> Path:
 
 
 def _without_none(value: Any) -> Any:
-    """TOML knows no null: what is None is left out."""
+    """Drop entries that are None, because TOML has no null."""
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value

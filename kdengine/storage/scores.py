@@ -1,4 +1,4 @@
-"""What a task measures, and the scores of a network over its epochs: the last, and that of the best epoch."""
+"""The measures of a task, and a network's scores after its last and its best epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["CLASSIFICATION", "Measure", "Scoring"]
 
 @dataclass(frozen=True)
 class Measure:
-    """One number by which a network is judged.
+    """One evaluation measure.
 
     Attributes:
         name: its key in ``metrics.jsonl`` and ``result.json``: ``top1``.
-        label: what tables call it: ``top-1``.
-        unit: ``%``, or nothing.
-        higher_is_better: the direction.
+        label: its name in tables: ``top-1``.
+        unit: ``%``, or empty.
+        higher_is_better: whether a higher value is better.
     """
 
     name: str
@@ -27,25 +27,25 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """Label and unit, for the head of a column."""
+        """Label and unit, for a column heading."""
         return f"{self.label} {self.unit}".strip()
 
     def shown(self, value: float) -> str:
-        """A value with its unit: ``98.61 %``."""
+        """Format a value with its unit: ``98.61 %``."""
         return f"{value:.2f} {self.unit}" if self.unit else f"{value:.4f}"
 
     def better(self, value: float, other: float) -> bool:
-        """Whether a value is better than another."""
+        """Whether ``value`` is better than ``other``."""
         return value > other if self.higher_is_better else value < other
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The measures of a task, as run folders keep them.
+    """The measures of a task, as stored in run folders.
 
     Attributes:
         task: name of the task.
-        measures: what is measured after each epoch; the first is the headline, by which the best epoch is chosen.
+        measures: measures of each epoch; the first is the headline, which selects the best epoch.
     """
 
     task: str
@@ -53,11 +53,11 @@ class Scoring:
 
     @property
     def headline(self) -> Measure:
-        """The measure that stands for the network."""
+        """The measure that summarises the network."""
         return self.measures[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, for ``manifest.json`` and ``result.json``."""
+        """Convert to plain data, for ``manifest.json`` and ``result.json``."""
         return {
             "name": self.task,
             "headline": self.headline.name,
@@ -66,29 +66,29 @@ class Scoring:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Scoring:
-        """From plain data."""
+        """Create from plain data."""
         return cls(stored["name"], tuple(Measure(**measure) for measure in stored["measures"]))
 
     def measured(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row of ``metrics.jsonl`` holds scores; those of phases without the task do not."""
+        """Whether a row of ``metrics.jsonl`` holds scores; rows of phases without the task do not."""
         return f"test_{self.headline.name}" in row
 
     def judged_by(self, row: Mapping[str, Any]) -> float:
-        """What the best epoch is chosen by: the headline on held-out images where there are some, else on the test images."""
+        """The value that selects the best epoch: the headline on held-out images if any, else on the test images."""
         name = self.headline.name
         value: float = row[f"val_{name}"] if f"val_{name}" in row else row[f"test_{name}"]
         return value
 
     def is_best(self, row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether an epoch is better than all before it."""
+        """Whether an epoch is better than all earlier ones."""
         others = (self.judged_by(other) for other in before if self.measured(other))
         return all(self.headline.better(self.judged_by(row), other) for other in others)
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Every measure on the test images after the last epoch, and the headline after the best one.
+        """All measures on the test images after the last epoch, and the headline after the best one.
 
         Args:
-            rows: of one network, as in ``metrics.jsonl``.
+            rows: rows of one network, as in ``metrics.jsonl``.
         """
         name = self.headline.name
         measured = [row for row in rows if self.measured(row)]
@@ -110,4 +110,4 @@ CLASSIFICATION = Scoring(
     "classification",
     (Measure("top1", "top-1", "%"), Measure("top5", "top-5", "%"), Measure("loss", "loss", higher_is_better=False)),
 )
-"""What is assumed of a folder that does not name its task, and what the task itself measures."""
+"""The measures of classification, also assumed for folders that do not name their task."""

@@ -1,4 +1,4 @@
-"""Tasks: what a student is for, its loss against the targets and its metrics."""
+"""Tasks: what a student is trained for, with its loss and metrics."""
 
 from kdengine.tasks.classification import Classification
 from kdengine.tasks.task import DataInfo, Task
@@ -6,4 +6,4 @@ from kdengine.tasks.task import DataInfo, Task
 __all__ = ["BUILT_IN", "Classification", "DataInfo", "Task"]
 
 BUILT_IN: dict[str, type[Task]] = {Classification.name: Classification}
-"""The tasks that kdengine itself offers, by name."""
+"""The built-in tasks, by name."""

@@ -1,4 +1,4 @@
-"""Classification: one class for each image."""
+"""Image classification with one class per image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Classification", "CrossEntropy", "TopK"]
 
 
 class Classification(Task):
-    """One class for each image: targets are class indices [B], or soft targets [B, K].
+    """One class per image: targets are class indices [B] or soft targets [B, K].
 
     Args:
-        num_classes: classes K.
-        label_smoothing: of the cross-entropy.
+        num_classes: number of classes K.
+        label_smoothing: label smoothing of the cross-entropy.
     """
 
     name = "classification"
@@ -34,26 +34,26 @@ class Classification(Task):
 
     @classmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
-        """With the classes of the data and the label smoothing of the settings."""
+        """Take the classes from the data and the label smoothing from the settings."""
         return cls(data.num_classes, train.label_smoothing)
 
     @property
     def num_outputs(self) -> int:
-        """One logit for each class."""
+        """One logit per class."""
         return self.num_classes
 
     def check(self, output: Tensor, target: Tensor | None = None, owner: str = "The network") -> None:
-        """Logits [B, K]; class indices [B] in 0 ... K - 1, or soft targets [B, K].
+        """Require logits [B, K], and class indices [B] in 0 ... K - 1 or soft targets [B, K].
 
         Raises:
             ModelError: the output is not [B, K].
-            DataError: the targets are neither.
+            DataError: the targets have neither form.
         """
         count, classes = len(output), self.num_classes
         if tuple(output.shape[1:]) != (classes,):
             raise ModelError(
                 f"'{owner}' returns {list(output.shape)} for a batch of {count}, but the data has {classes} classes: "
-                f"[{count}, {classes}] is needed. Give it as many outputs as classes."
+                f"[{count}, {classes}] is needed. Give it one output per class."
             )
         if target is None:
             return
@@ -61,7 +61,7 @@ class Classification(Task):
         if tuple(target.shape) != ((count, classes) if soft else (count,)):
             raise DataError(
                 f"The targets are {list(target.shape)} for a batch of {count}: class indices [{count}] or soft targets "
-                f"[{count}, {classes}] are needed."
+                f"[{count}, {classes}] are needed. Fix the targets that the data returns."
             )
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
@@ -78,7 +78,7 @@ class Classification(Task):
 
 
 class Counting(Metric):
-    """Sums over images; the sums, not their quotient, are added up over processes."""
+    """Base of metrics that average over images; processes add up the sums, not the averages."""
 
     full_state_update = False
     count: Tensor
@@ -91,11 +91,11 @@ class Counting(Metric):
 class TopK(Counting):
     """Accuracy in percent: the share of images whose class is among the k largest logits.
 
-    Counts are integers and the quotient is float64, which torchmetrics' own accuracy rounds to float32: two runs then agree
-    to the last digit exactly when they agree on every image. Of soft targets the largest counts as the class.
+    Counts are integers and the quotient is float64 (torchmetrics' own accuracy rounds to float32), so equal counts always give
+    equal values. For soft targets, the class is the one with the largest value.
 
     Args:
-        k: how many logits may hold the class.
+        k: number of top logits that may include the class.
     """
 
     right: Tensor
@@ -115,7 +115,7 @@ class TopK(Counting):
         self.count += len(output)
 
     def compute(self) -> Tensor:
-        """In percent, []."""
+        """The accuracy in percent, []."""
         return _quotient(100 * self.right, self.count)
 
 
@@ -136,11 +136,11 @@ class CrossEntropy(Counting):
         self.count += len(output)
 
     def compute(self) -> Tensor:
-        """Of one image, []."""
+        """The mean, []."""
         return _quotient(self.total, self.count)
 
 
 def _quotient(total: Tensor, count: Tensor) -> Tensor:
-    """In float64 where the device has it."""
+    """Divide in float64 if the device supports it."""
     dtype = torch.float32 if count.device.type == "mps" else torch.float64
     return total.to(dtype) / count.to(dtype)

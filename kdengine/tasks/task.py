@@ -1,4 +1,4 @@
-"""The contract of a task: what a student is for, its loss against the targets, and its metrics."""
+"""The contract of a task: what a student is trained for, with its loss and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DataInfo", "Task"]
 
 
 class DataInfo(Protocol):
-    """What a task may know of the data."""
+    """The properties of the data that a task may use."""
 
     @property
     def num_classes(self) -> int:
@@ -23,7 +23,7 @@ class DataInfo(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their indices; empty where nobody knows them."""
+        """Names of the classes in the order of their indices; empty if unknown."""
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -31,58 +31,58 @@ class DataInfo(Protocol):
 
 
 class Task(ABC):
-    """What a student is for. Nothing outside a task knows what a target is.
+    """What a student is trained for. Only the task interprets the targets.
 
-    A plugin offers a task with ``registry.task(MyTask)``; the data set names the one it needs.
+    A plugin registers a task with ``registry.task(MyTask)``; a data set names the task that it is for.
     """
 
     name: ClassVar[str]
-    """What data sets, settings and folders call the task."""
+    """Name of the task in data sets, settings and folders."""
     scoring: ClassVar[Scoring]
-    """What is measured: the names of :meth:`metrics`, the headline first."""
+    """The measures, named like the items of :meth:`metrics`; the headline comes first."""
 
     @classmethod
     @abstractmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
-        """The task on some data, under the settings of a run."""
+        """Create the task for a data set and the settings of a run."""
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Channels K of the networks' output."""
+        """Number of outputs K of the networks."""
 
     def network_options(self) -> dict[str, Any]:
-        """What the factories of networks receive: ``{"num_classes": K}``."""
+        """Keyword arguments for network factories: ``{"num_classes": K}``."""
         return {"num_classes": self.num_outputs}
 
     @abstractmethod
     def check(self, output: Tensor, target: Tensor | None = None, owner: str = "The network") -> None:
-        """Refuse an output, or targets, of another form.
+        """Refuse outputs or targets of the wrong form.
 
         Args:
-            output: what a network returns for a batch; on the meta device when a network is probed.
-            target: what the data gives for it, where there is one.
-            owner: whose output it is, for errors.
+            output: output of a network for a batch; on the meta device when a network is probed.
+            target: targets of the batch, if any.
+            owner: name of the network, for errors.
 
         Raises:
-            ModelError: the output has another shape than the task needs.
-            DataError: the targets are no targets of this task.
+            ModelError: the output has the wrong shape for the task.
+            DataError: the targets do not suit the task.
         """
 
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
-        """The task loss [] of a batch; None where there is nothing to learn from the targets.
+        """The task loss [] of a batch; None if there are no targets to learn from.
 
         Args:
-            output: float32, as a network returns it.
-            target: hard or soft, as the data gives it, or None.
+            output: output of the network, in float32.
+            target: targets from the data, or None.
         """
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh metrics by the names of :attr:`scoring`; ``update(output, target)`` takes what :meth:`loss` takes."""
+        """Fresh metrics, named as in :attr:`scoring`; ``update(output, target)`` takes the arguments of :meth:`loss`."""
 
     def training_metrics(self) -> MetricCollection:
-        """Fresh metrics of the training batches: the headline, unless a task says otherwise."""
+        """Fresh metrics for the training batches; by default only the headline."""
         headline = self.scoring.headline.name
         return MetricCollection({headline: self.metrics()[headline]}, compute_groups=False)

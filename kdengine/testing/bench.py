@@ -1,4 +1,4 @@
-"""A lane on a workbench: one method on two tiny networks, stepped by hand on random images."""
+"""A test bench: one method on two tiny networks, stepped manually on random images."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CLASSES = 10
 
 
 class Bench:
-    """A lane with a method, or without one, that is trained step by step.
+    """A lane with at most one method, trained step by step by the caller.
 
     Args:
-        method: a method or composition by name, or a class; None for plain training.
+        method: name of a method or composition, or a class; None for plain training.
         pair: teacher and student; they are copied.
-        options: of the method; ``weight`` also of those that come with it.
+        options: options of the method; ``weight`` also applies to the other methods of a composition.
         precision: ``fp32`` or ``bf16``.
-        epochs: of the joint phase; an epoch is as many steps as the caller takes.
+        epochs: length of the joint phase; the caller decides how many steps an epoch has.
     """
 
     def __init__(
@@ -59,24 +59,24 @@ class Bench:
         self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
     def trace(self, batch: Batch) -> Trace | None:
-        """What the teacher shows for a batch in the phase in progress."""
-        teacher_query = self.lane.teacher_query
-        if teacher_query is None:
+        """The teacher's trace of a batch in the current phase; None if the phase needs no teacher."""
+        query = self.lane.teacher_query
+        if query is None:
             return None
-        return teacher_query.teacher.trace(batch.x, self.lane.phase.teacher_points, teacher_query.input_gradients)
+        return query.teacher.trace(batch.x, self.lane.phase.teacher_points, query.input_gradients)
 
     def step(self, batch: Batch, trace: Trace | None = None) -> None:
-        """One update."""
+        """Update the student once."""
         self.lane.step(batch, self.trace(batch) if trace is None else trace)
         self._stepped = True
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of the phase in progress, by name; nothing is updated."""
-        found: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
-        return found
+        """The weighted terms of the current phase, name -> []; nothing is updated."""
+        terms: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
+        return terms
 
     def phases(self) -> Iterator[Lane]:
-        """Goes through all epochs of all phases and networks; the caller takes the steps of each."""
+        """Iterate over all epochs of all phases and networks; the caller takes the steps of each epoch."""
         while not self.lane.finished:
             self.lane.begin_epoch()
             self._stepped = False
@@ -87,7 +87,7 @@ class Bench:
 
 
 def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, Any]) -> dict[str, Distiller]:
-    """The distillers of a lane with one method, by id."""
+    """The distillers of a lane with one method or composition, by id."""
     if method is None:
         return {}
     registry = Registry()
@@ -99,14 +99,14 @@ def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, An
 
 
 def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
-    """A data set of grey images [C, H, W], which only says how many there are and of what size."""
+    """A data set of grey images [C, H, W], for code that only needs their number and size."""
     split = Split(torch.zeros(count, dtype=torch.int64), torch.full((count, *size), 128, dtype=torch.uint8))
     channels, names = size[0], tuple(map(str, range(classes)))
     return Data("grey", names, size, (0.5,) * channels, (0.25,) * channels, "none", split, split, fingerprint="grey")
 
 
 def random_batch(count: int, seed: int = 0) -> Batch:
-    """Images [count, 3, 32, 32] of noise, with random labels."""
+    """A batch of noise images [count, 3, 32, 32] with random labels [count]."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *SIZE, generator=generator)
     return Batch(images, torch.randint(CLASSES, (count,), generator=generator), torch.arange(count))

@@ -1,4 +1,4 @@
-"""Whether methods can be trained on a pair of networks: one step, for real or on the meta device."""
+"""Check whether methods train on a pair of networks: one step, with real tensors or on the meta device."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ CLASSES = 10
 TASK = Classification(CLASSES)
 BATCH = 4
 SIDES = (64, 96, 128, 224, 256, 384)
-"""Sides of images to try on a network, one after the other; a transformer of patches 16 by 16 takes them all."""
+"""Image sides to try, in order; a transformer with 16 x 16 patches accepts all of them."""
 
 
 class MetaRuntime(Runtime):
-    """Runs networks whose tensors have shapes and no values."""
+    """Runs networks on the meta device, where tensors have shapes but no values."""
 
     def __init__(self) -> None:
         super().__init__("cpu", "fp32", channels_last=False, alone=True)
         self.device = torch.device("meta")
 
     def total(self, value: Tensor | float) -> float:
-        """Zero for what has no value."""
+        """The value, or 0 for a meta tensor."""
         return 0.0 if isinstance(value, Tensor) and value.is_meta else float(value)
 
     def setup(self, module: nn.Module) -> Any:
-        """The module as it is: there is nothing to cast."""
+        """Return the module unchanged."""
         return module
 
     def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
-        """The optimizer as it is."""
+        """Return the optimizer unchanged."""
         return optimizer
 
     def autocast(self) -> Any:
-        """No other precision."""
+        """No autocast."""
         return nullcontext()
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        """Gradients of a loss []; they have shapes too."""
+        """Compute the gradients of a loss []; they are meta tensors too."""
         torch.autograd.backward(loss, retain_graph=retain_graph)
 
 
 def make_network(spec: str, side: int, meta: bool = True) -> Network:
-    """A network as a run makes it, for images [3, side, side] and 10 classes.
+    """Build a network as a run does, for images [3, side, side] and 10 classes.
 
     Raises:
-        KDError: it cannot be built for such images.
+        KDError: the network cannot be built for images of this size.
     """
     with _device(meta):
         model = ModelSource(spec, TASK.network_options(), (3, side, side), Registry()).create(0)
@@ -76,27 +76,29 @@ def make_network(spec: str, side: int, meta: bool = True) -> Network:
 
 
 def smallest_network(spec: str, meta: bool = True) -> tuple[Network, int]:
-    """A network for the smallest images that it takes, and the side of these: one of ``SIDES``, or the network's own.
+    """Build a network for the smallest images that it accepts, and return it with their side.
+
+    The side is one of ``SIDES``, or the network's native one.
 
     Raises:
-        KDError: it takes none of them.
+        KDError: the network accepts none of them.
     """
-    own = timm.get_pretrained_cfg(Spec.parse(spec, ModelError).name)
-    last = own.input_size[-1] if own is not None else SIDES[-1]
+    config = timm.get_pretrained_cfg(Spec.parse(spec, ModelError).name)
+    native = config.input_size[-1] if config is not None else SIDES[-1]
     for side in SIDES:
         with suppress(KDError):
             return make_network(spec, side, meta), side
-    return make_network(spec, last, meta), last
+    return make_network(spec, native, meta), native
 
 
 class Pairing:
-    """A teacher and a student, on which methods are tried.
+    """A teacher and a student to try methods on.
 
     Args:
         teacher: the network to learn from.
-        student: the network to train; it has its weights again after every attempt.
-        side: of the images.
-        meta: whether the networks lie on the meta device.
+        student: the network to train; its weights are restored after every attempt.
+        side: side of the images.
+        meta: whether the networks are on the meta device.
     """
 
     def __init__(self, teacher: Network, student: Network, side: int, meta: bool = True) -> None:
@@ -107,10 +109,10 @@ class Pairing:
         self._weights = copy.deepcopy(student.module.state_dict())
 
     def attempt(self, *methods: str | Distiller) -> str | None:
-        """Build methods for the pair without any option, in one lane, and take a step in each of its phases.
+        """Build methods with default options in one lane, and take a step in each of its phases.
 
         Returns:
-            nothing where that went well, else why it did not: in the words of the program, where it refused.
+            None on success, else the reason: the message of a ``KDError``, or type and message of any other error.
         """
         try:
             self._train(methods)
@@ -140,8 +142,8 @@ class Pairing:
 
     def _batch(self) -> Batch:
         images = torch.randn(BATCH, *self.size, generator=torch.Generator().manual_seed(0))
-        places = torch.arange(BATCH)
-        return Batch(*(tensor.to(self.runtime.device) for tensor in (images, places % CLASSES, places)))
+        indices = torch.arange(BATCH)
+        return Batch(*(tensor.to(self.runtime.device) for tensor in (images, indices % CLASSES, indices)))
 
 
 def _device(meta: bool) -> AbstractContextManager[Any]:

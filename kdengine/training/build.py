@@ -1,4 +1,4 @@
-"""From methods and networks to lanes: on which taps, in which phases, with which connectors."""
+"""Building lanes from methods and networks: their taps, phases and connectors."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def make_lane(
     steps: int,
     teacher: FrozenTeacher | None = None,
 ) -> Lane:
-    """A lane, ready to train: distillers that are switched off left out, connectors built, phases laid out.
+    """Build a lane, ready to train: drop distillers of weight 0, build connectors, resolve phases.
 
     Args:
-        name: of the lane.
+        name: name of the lane.
         context: the networks.
         distillers: id -> distiller.
-        settings: of the run.
-        runtime: where it runs.
-        steps: batches in an epoch.
-        teacher: what runs the context's teacher, where there is one.
+        settings: settings of the run.
+        runtime: device and precision.
+        steps: batches per epoch.
+        teacher: runs the context's teacher, if any.
 
     Raises:
-        KDError: the methods do not fit the networks, or each other.
+        KDError: the methods are incompatible with the networks or with each other.
     """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
@@ -61,8 +61,8 @@ def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> N
     clipping = [key for key, distiller in distillers.items() if distiller.clips_to_task]
     if clipping and runtime.processes > 1:
         raise SettingsError(
-            f"The gradient of {clipping[0]} is clipped to that of the task, which works in one process only, and there are "
-            f"{runtime.processes}. Set {clipping[0]}.clip_to_task=false."
+            f"{clipping[0]} clips its gradient to that of the task, which works in a single process only; this run has "
+            f"{runtime.processes} processes. Set {clipping[0]}.clip_to_task=false."
         )
 
 
@@ -75,11 +75,11 @@ def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], setti
 
 
 def make_phases(distillers: Mapping[str, Distiller], context: LaneContext, epochs: int) -> list[ResolvedPhase]:
-    """The phases of a lane: each method's own, in the order of the methods, then the joint one.
+    """Resolve the phases of a lane: each method's own, in the order of the methods, then the joint one.
 
     Raises:
-        TapError: a tap names nothing.
-        SettingsError: a method reads nothing in a phase of its own.
+        TapError: a tap matches nothing.
+        SettingsError: a method reads no taps in a phase of its own.
     """
     phases = []
     for key, distiller in distillers.items():
@@ -88,12 +88,13 @@ def make_phases(distillers: Mapping[str, Distiller], context: LaneContext, epoch
             binding = _binding(distiller, phase.name, context)
             if binding is None:
                 raise SettingsError(
-                    f"{key} has a phase '{phase.name}' but reads no taps in it: taps_in('{phase.name}') is None."
+                    f"{key} declares the phase '{phase.name}' but reads no taps in it: taps_in('{phase.name}') returned None. "
+                    "Return the taps of the phase, () for none."
                 )
             if length > 0:
                 phases.append(_phase(phase, length, {key: binding}, distillers))
-    found = {key: _binding(distiller, JOINT, context) for key, distiller in distillers.items()}
-    bindings = {key: binding for key, binding in found.items() if binding is not None}
+    joint = {key: _binding(distiller, JOINT, context) for key, distiller in distillers.items()}
+    bindings = {key: binding for key, binding in joint.items() if binding is not None}
     task_weight = math.prod(distiller.task_weight for distiller in distillers.values())
     return [*phases, _phase(Phase(JOINT, epochs, task=True), epochs, bindings, distillers, task_weight)]
 
@@ -107,14 +108,16 @@ def _phase(
 
 
 def _length(phase: Phase, epochs: int) -> int:
-    """Epochs of a phase; a share of the joint epochs is rounded up, but not for what binary fractions add to it.
+    """Epochs of a phase; a share of the joint epochs is rounded up, ignoring floating-point error.
 
     Raises:
-        SettingsError: no run has so many.
+        SettingsError: the phase would be too long.
     """
     wanted = round(phase.epochs * epochs, 6) if isinstance(phase.epochs, float) else phase.epochs
     if not wanted <= MANY:
-        raise SettingsError(f"The phase '{phase.name}' would last {shown(wanted)} epochs: {MANY} is the most.")
+        raise SettingsError(
+            f"The phase '{phase.name}' would last {shown(wanted)} epochs; at most {MANY} are allowed. Shorten it."
+        )
     return math.ceil(wanted)
 
 
@@ -125,7 +128,7 @@ def _binding(distiller: Distiller, phase: str, context: LaneContext) -> TapBindi
 
 
 def _build(distiller: Distiller, bindings: Sequence[TapBinding], context: LaneContext, seed: int) -> None:
-    """Let a distiller create its connectors; its draws depend on the seed and disturb nobody else's."""
+    """Let a distiller create its connectors, with random draws that depend only on the seed and affect no others."""
     assert context.teacher is not None
     names = tuple(dict.fromkeys(pair for binding in bindings for pair in binding.names))
     pair = Pair(

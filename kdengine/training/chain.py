@@ -1,4 +1,4 @@
-"""The networks between teacher and student, where a method asks for some: each teaches the next."""
+"""The chain of networks from teacher to student that a method may request; each teaches the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ChainStep", "TeacherQuery", "chain"]
 
 
 class TeacherQuery(NamedTuple):
-    """A pass of a teacher that lanes share."""
+    """A teacher forward that lanes may share."""
 
     teacher: FrozenTeacher
     input_gradients: bool
@@ -27,11 +27,11 @@ class TeacherQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainStep:
-    """One network on the way from the teacher to the student, most often the student itself.
+    """One network in the chain from teacher to student; usually the student is the only one.
 
     Attributes:
-        student: the network.
-        teacher: what it learns from, if anything.
+        student: the network being trained.
+        teacher: the network it learns from, if any.
         module: the network with its distillers.
         phases: its phases, the joint one last.
     """
@@ -43,11 +43,11 @@ class ChainStep:
 
 
 def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tuple[LaneContext, Mapping[str, Distiller]]]:
-    """What is taught in turn, the student last: each network learns from the one before it, with distillers of its own.
+    """The networks to train in turn, the student last; each learns from the previous one, with its own distillers.
 
     Raises:
-        SettingsError: two methods want different networks on the way, or one does not keep to the ends.
-        ModelError: a network on the way cannot be made.
+        SettingsError: two methods ask for different routes, or a route has the wrong ends.
+        ModelError: an intermediate network cannot be built.
     """
     taught: list[tuple[LaneContext, Mapping[str, Distiller]]] = []
     teacher = context.teacher
@@ -63,15 +63,15 @@ def _between(context: LaneContext, distillers: Mapping[str, Distiller]) -> Seque
     if context.teacher is None:
         return ()
     ends = (context.teacher.name, context.student.name)
-    with undisturbed():  # a method may look networks up that warn
+    with undisturbed():  # looking up networks may touch the process-wide warning filters
         routes = {
             key: tuple(distiller.route(*ends)) for key, distiller in distillers.items() if isinstance(distiller, Curriculum)
         }
     for key, route in routes.items():
         if len(route) < 2 or (route[0], route[-1]) != ends:
-            raise SettingsError(f"{key}: a route must lead from '{ends[0]}' to '{ends[1]}', got {list(route)}.")
+            raise SettingsError(f"{key}: the route must lead from '{ends[0]}' to '{ends[1]}', got {list(route)}.")
     detours = {key: route for key, route in routes.items() if len(route) > 2}
     if len(set(detours.values())) > 1:
-        wishes = "; ".join(f"{key} wants {' -> '.join(route)}" for key, route in detours.items())
-        raise SettingsError(f"The methods of one run cannot take different ways: {wishes}. Use one of them at a time.")
+        listed = "; ".join(f"{key} asks for {' -> '.join(route)}" for key, route in detours.items())
+        raise SettingsError(f"The methods of one lane must share one route: {listed}. Use one of them at a time.")
     return next(iter(detours.values()), ends)[1:-1]

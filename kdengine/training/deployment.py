@@ -1,4 +1,4 @@
-"""The network to ship: the student as it was trained, or what methods make of it."""
+"""The network to deploy: the trained student, or what methods convert it to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Deployment"]
 
 
 class Deployment:
-    """What is evaluated, saved and shipped of a student.
+    """Determines which form of the student is evaluated, saved and deployed.
 
     Args:
         step: the last step of the chain, whose network is the student.
@@ -25,22 +25,22 @@ class Deployment:
 
     @property
     def methods(self) -> list[str]:
-        """Ids of the methods that ship another network than the student as it was trained."""
+        """Ids of the methods that override ``deploy``."""
         return [key for key, method in self._step.module.methods.items() if type(method).deploy is not Distiller.deploy]
 
     def of(self, student: nn.Module) -> nn.Module:
-        """The network to ship, in ``eval()``; methods may change the student for it."""
+        """The network to deploy, in ``eval()``; methods may modify the student in place."""
         for method in self._step.module.methods.values():
             student = method.deploy(student.eval())
         return student.eval()
 
     def to_measure(self) -> nn.Module:
-        """What would be shipped now, taking images as the data makes them; where methods change the student, a copy of it."""
+        """The network that would be deployed now, with preprocessing; a copy of the student if methods convert it."""
         student = self._step.module.student
         self._measured = self.of(copy.deepcopy(student)) if self.methods else student
         return self._step.student.preprocess.before(self._measured)
 
     @property
     def measured(self) -> nn.Module:
-        """The bare network that was measured last."""
+        """The network evaluated last, without preprocessing."""
         return self._step.module.student if self._measured is None else self._measured

@@ -1,4 +1,4 @@
-"""Measuring a network on batches."""
+"""Evaluation of a network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ __all__ = ["evaluate"]
 def evaluate(
     model: nn.Module, batches: Batches, task: Task, runtime: Runtime, check: Callable[[], None] = lambda: None
 ) -> dict[str, float]:
-    """The metrics of a task, in fp32, so that any other program finds the same.
+    """Compute the metrics of a task in fp32, so that any other program can reproduce them.
 
     Args:
         model: any network; train/eval mode is restored on return.
-        batches: what to measure on.
-        task: what is measured.
-        runtime: where it runs.
-        check: called between batches; it may raise to end the measuring.
+        batches: the images to evaluate on.
+        task: defines the metrics.
+        runtime: device and precision.
+        check: called before each batch; it may raise to abort.
+
+    Returns:
+        metric name -> value.
 
     Raises:
-        TrainingError: there is nothing to evaluate on.
+        TrainingError: there are no images.
     """
     was_training = model.training
     model.eval()
@@ -46,6 +49,6 @@ def evaluate(
     finally:
         model.train(was_training)
     if seen == 0:
-        raise TrainingError("There are no test images, so nothing can be measured.")
+        raise TrainingError("There are no test images to evaluate on. Check the data, or the validation loader.")
     values = computed(metrics)
     return {measure.name: values[measure.name] for measure in task.scoring.measures if measure.name in values}

@@ -1,4 +1,4 @@
-"""The epochs of a lane, and what they scored."""
+"""The history of a lane: its epochs and their scores."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["History"]
 
 
 class History(list[dict[str, Any]]):
-    """One row an epoch, as in ``metrics.jsonl``.
+    """One row per epoch, as in ``metrics.jsonl``.
 
     Args:
         scoring: what the task measures.
-        rows: epochs so far.
+        rows: rows of the epochs so far.
     """
 
     def __init__(self, scoring: Scoring, rows: Iterable[dict[str, Any]] = ()) -> None:
@@ -23,11 +23,11 @@ class History(list[dict[str, Any]]):
         self.scoring = scoring
 
     def of_step(self, number: int) -> list[dict[str, Any]]:
-        """The rows of one step of the chain, counted from 0."""
+        """The rows of one step of the chain, numbered from 0."""
         return [row for row in self if row.get("chain_step", 1) == number + 1]
 
     def would_be_best(self, record: dict[str, Any], number: int) -> bool:
-        """Whether a new row of a step of the chain scores better than all of its rows before."""
+        """Whether a new row of a step of the chain scores better than all of its earlier rows."""
         return self.scoring.measured(record) and self.scoring.is_best(record, self.of_step(number))
 
     def score(self, number: int) -> dict[str, Any]:

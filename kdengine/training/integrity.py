@@ -1,4 +1,4 @@
-"""Nobody writes into what all lanes share: the batch, what the teachers showed, and the teachers themselves."""
+"""Detect in-place writes to what lanes share: the batch, the teachers' traces, and the teachers themselves."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from kdengine.training.lane import Lane
 
 __all__ = ["Watch", "check_teachers"]
 
-SHARED = "All lanes and methods read the same tensors: write into a copy, tensor.clone(), instead."
+SHARED = "All lanes and methods read the same tensors: modify a copy instead, tensor.clone()."
 
 
 class Watch:
-    """Watches one batch from the teachers' forwards to the last lane's step; costs microseconds a lane.
+    """Watches one batch from the teachers' forwards to the last lane's step; costs microseconds per lane.
 
     Args:
-        batch: the images, targets and positions that all lanes receive.
+        batch: the images, targets and indices that all lanes receive.
     """
 
     def __init__(self, batch: Batch) -> None:
         self._tensors = [tensor for tensor in (batch.x, batch.y, batch.index) if isinstance(tensor, Tensor)]
-        self._before = self._written()
+        self._counts_before = self._write_counts()
         self._traces: Mapping[TeacherQuery, Trace] = {}
         self._versions: dict[TeacherQuery, dict[str, int]] = {}
 
     def teachers(self, traces: Mapping[TeacherQuery, Trace]) -> Mapping[TeacherQuery, Trace]:
-        """Check the teachers' forwards, and from now on what they recorded.
+        """Check the teachers' forwards, and watch their traces from now on.
 
         Raises:
-            TrainingError: a teacher wrote into its images.
+            TrainingError: a teacher modified its images in place.
         """
-        if self._written() != self._before:
-            raise TrainingError(f"The teacher writes into its images. {SHARED}")
+        if self._write_counts() != self._counts_before:
+            raise TrainingError(f"The teacher modifies its input images in place. {SHARED}")
         self._traces = traces
         self._versions = {query: trace.versions() for query, trace in traces.items()}
         return traces
 
     @contextmanager
     def lane(self, lane: Lane) -> Iterator[None]:
-        """Check the step that a lane takes inside.
+        """Check the step that a lane takes inside the context.
 
         Raises:
-            TrainingError: it wrote into the batch, into what a teacher showed, or into a teacher.
+            TrainingError: the step modified the batch, a teacher's trace, or a teacher.
         """
-        query = lane.teacher_query
+        asked = lane.teacher_query
         yield
-        if query is not None:
-            query.teacher.check_untouched(lane.name)
-        if self._written() != self._before:
-            raise TrainingError(f"{lane.name}: a step wrote into the images or labels. {SHARED}")
-        for shown, versions in self._versions.items():
-            if not versions.items() <= self._traces[shown].versions().items():
-                raise TrainingError(f"{lane.name}: a step wrote into what the teacher showed. {SHARED}")
+        if asked is not None:
+            asked.teacher.check_untouched(lane.name)
+        if self._write_counts() != self._counts_before:
+            raise TrainingError(f"{lane.name}: a step modified the images or targets in place. {SHARED}")
+        for query, versions in self._versions.items():
+            if not versions.items() <= self._traces[query].versions().items():
+                raise TrainingError(f"{lane.name}: a step modified the teacher's trace in place. {SHARED}")
 
-    def _written(self) -> list[int]:
+    def _write_counts(self) -> list[int]:
         """How often each tensor of the batch has been written to."""
         return [times_written(tensor) for tensor in self._tensors]
 
 
 def check_teachers(lanes: Iterable[Lane]) -> None:
-    """Compare every bit of the lanes' teachers with what they were at their first forward.
+    """Verify that the lanes' teachers are bit-identical to what they were at their first forward.
 
     Raises:
-        TrainingError: a teacher's weights or buffers changed.
+        TrainingError: a teacher's weights or buffers have changed.
     """
     for teacher in {lane.teacher_query.teacher for lane in lanes if lane.teacher_query is not None}:
         teacher.check_unchanged()

@@ -1,4 +1,4 @@
-"""One student in training: its distillers, its phases, its optimizer, and what was measured of it."""
+"""A lane: one student in training, with its distillers, phases, optimizer and history."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from kdengine.training.updater import OptimizerStep
 __all__ = ["Lane"]
 
 RANK_SEED = 7_919
-"""Added to the seed once for each process before this one, so that their dropout differs."""
+"""Times the rank, added to the seed, so that dropout differs between processes."""
 EPOCH_SEED = 1_000_003
-"""Added once for each epoch before: what is drawn in an epoch does not depend on what was drawn in others."""
+"""Times the number of past epochs, added to the seed, so that the draws of an epoch do not depend on earlier ones."""
 
 
 class Lane:
-    """One student on its way through its phases.
+    """Takes one student through its phases.
 
     Args:
-        name: what logs and folders call it.
-        chain: the networks to teach one after the other, the student last; each then teaches the next.
-        teacher: what the first of them learns from, or None.
-        task: what they are for.
-        settings: how they are trained; the seed decides what they draw (dropout), batches have a seed of their own.
-        runtime: where they run.
-        steps: batches in an epoch.
-        teach_with: which weights a network teaches the next one with: those of its ``best`` or of its ``last`` epoch.
+        name: its name in logs and folders.
+        chain: the networks to train in turn, the student last; each then teaches the next.
+        teacher: the teacher of the first network, or None.
+        task: what the networks are trained for.
+        settings: settings of the run; the seed controls draws such as dropout, but not the batches.
+        runtime: device and precision.
+        steps: batches per epoch.
+        teach_with: the weights that a network teaches the next one with, those of its ``best`` or its ``last`` epoch.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Lane:
 
     @property
     def student(self) -> nn.Module:
-        """The student itself; the same object from beginning to end."""
+        """The student; the same object throughout."""
         return self.chain[-1].module.student
 
     @property
     def module(self) -> LaneModule:
-        """The network that is being taught now, with its distillers."""
+        """The network currently being trained, with its distillers."""
         return self.chain[self._step_number].module
 
     @property
     def learner(self) -> nn.Module:
-        """The network that is being taught now: the student, or one that will teach it."""
+        """The network currently being trained: the student, or one that will teach it."""
         return self.module.student
 
     @property
@@ -106,38 +106,38 @@ class Lane:
 
     @property
     def phase(self) -> ResolvedPhase:
-        """The phase in progress."""
+        """The current phase."""
         return self._plan[self._phase_number][1]
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all phases together."""
+        """Total epochs of all phases."""
         return self._plan.total_epochs
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to train, or no use in it."""
+        """Whether the lane has completed all epochs or has failed."""
         return self.failure is not None or len(self.history) >= self.total_epochs
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any phase reads the teacher that the lane begins with."""
+        """Whether any phase reads the lane's first teacher."""
         return any(phase.needs_teacher for phase in self.chain[0].phases)
 
     @property
     def teacher_query(self) -> TeacherQuery | None:
-        """The pass of a teacher that the phase in progress learns from, if any."""
+        """The teacher forward that the current phase needs, if any."""
         if self._teacher is None or not self.phase.needs_teacher:
             return None
         return TeacherQuery(self._teacher, self.phase.input_gradients)
 
     @property
     def steps_done(self) -> int:
-        """Batches of the epoch in progress that it has stepped on."""
+        """Steps taken in the current epoch."""
         return self.meter.steps
 
     def begin_epoch(self) -> None:
-        """Make ready for an epoch, or for the rest of one that was interrupted."""
+        """Prepare for an epoch, or for the rest of an interrupted one."""
         if self._phase_epoch >= self.phase.epochs:
             self._enter_next_phase()
         if self.steps_done == 0:
@@ -145,22 +145,24 @@ class Lane:
         self.module.train()
 
     def step(self, batch: Batch, teacher: Trace | None) -> None:
-        """One update of the student.
+        """Update the student once.
 
         Raises:
-            TrainingError: a term or a gradient is not finite; no weight was changed then.
+            TrainingError: a term or a gradient is not finite; no weight was updated.
         """
         start = time.perf_counter()
         updates = self._phase_epoch * self.steps + self.steps_done
         self.module.progress = Progress(self._phase_epoch, updates / (self.phase.epochs * self.steps))
-        drawn_before = self.randomness.state
+        random_state = self.randomness.state
         with self.randomness.active():
             terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
             if not terms:
-                raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term, so it teaches nothing.")
-            sound = self._optimizer_step.update(terms, updates, self._phase_epoch)
-        if not sound:
-            self._refuse(terms, batch, teacher, drawn_before)
+                raise TrainingError(
+                    f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
+                )
+            updated = self._optimizer_step.update(terms, updates, self._phase_epoch)
+        if not updated:
+            self._refuse(terms, batch, teacher, random_state)
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
 
@@ -168,14 +170,14 @@ class Lane:
         """Close the epoch and return its row for ``metrics.jsonl``.
 
         Args:
-            scores: what was measured, by split and name (``test_top1``); empty in a phase without the task.
-            evaluation_seconds: how long that took.
+            scores: metrics by split and name (``test_top1``); empty in a phase without the task.
+            evaluation_seconds: duration of the evaluation.
         """
         self.seconds += self.meter.busy + evaluation_seconds
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
-            **self._place(),
+            **self._chain_position(),
             "phase": self.phase.name,
             "phase_epoch": self._phase_epoch + 1,
             "lr": self._optimizer_step.lr,
@@ -183,35 +185,35 @@ class Lane:
             **scores,
         }
         if self.history.would_be_best(record, self._step_number):
-            measured = self.deployment.measured if self._is_last_step else self.learner
-            self.best_weights = {key: value.detach().clone() for key, value in measured.state_dict().items()}
+            evaluated = self.deployment.measured if self._is_last_step else self.learner
+            self.best_weights = {key: value.detach().clone() for key, value in evaluated.state_dict().items()}
         self.history.append(record)
         self.meter = Meter(self.runtime, self.task)
         self._phase_epoch += 1
         return record
 
     def fail(self, error: Exception) -> None:
-        """Take the lane out of the run; the others go on, with the memory that it used."""
+        """Mark the lane as failed, and free the memory that its traceback holds for the other lanes."""
         self.failure = error
         clear_frames(error.__traceback__)
 
     def retire(self) -> None:
-        """Leave every network in ``eval()``, and drop the gradients of the last step."""
+        """Put every network into ``eval()``, and free the gradients of the last step."""
         for step in self.chain:
             step.module.student.eval()
             step.module.zero_grad()
 
     def summary(self) -> dict[str, Any]:
-        """The student's scores after its last and its best epoch, and what all training of the lane cost."""
+        """The student's scores after its last and its best epoch, and the epochs and seconds of the whole lane."""
         scores = self.history.score(len(self.chain) - 1)
         return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
 
     def to_measure(self) -> nn.Module:
-        """The network that is evaluated after an epoch, taking images as the data makes them."""
+        """The network to evaluate after an epoch, with preprocessing."""
         return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
 
-    def _place(self) -> dict[str, Any]:
-        """Which network is being taught, where there are several."""
+    def _chain_position(self) -> dict[str, Any]:
+        """The network currently being trained; empty if the chain has only one."""
         if len(self.chain) == 1:
             return {}
         return {"chain_step": self._step_number + 1, "network": self.chain[self._step_number].student.name}
@@ -221,12 +223,12 @@ class Lane:
         return dict(self.module.distillers.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after the last step: tensors and plain data."""
+        """Everything needed to resume after the last step: tensors and plain data."""
         return {
             "modules": [step.module.state_dict() for step in self.chain[: self._step_number + 1]],
             "optimizer": self._optimizer_step.state_dict(),
             "random": self.randomness.state_dict(),
-            "history": json.loads(json_text(self.history)),  # what observers have added may be of any kind
+            "history": json.loads(json_text(self.history)),  # observers may have added values of any type
             "phases": self._plan.describe(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
@@ -236,10 +238,10 @@ class Lane:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to a saved state.
+        """Restore a saved state.
 
         Raises:
-            ValueError: it is that of other phases.
+            ValueError: it belongs to different phases.
         """
         self._plan.check(state["phases"], state["phase"])
         while self._phase_number < state["phase"]:
@@ -256,7 +258,7 @@ class Lane:
         self.seconds = state["seconds"]
 
     def _enter_next_phase(self) -> None:
-        """Go to the next phase, with a fresh optimizer unless the settings keep the old one."""
+        """Enter the next phase, with a fresh optimizer unless the settings keep the old one."""
         self._phase_number += 1
         self._phase_epoch = 0
         number, phase = self._plan[self._phase_number]
@@ -269,28 +271,28 @@ class Lane:
         self._optimizer_step.begin_phase(phase.epochs * self.steps if phase.name == JOINT else None, self.steps)
 
     def _enter_chain_step(self, number: int) -> None:
-        """Begin to teach a network; the one taught before it becomes its teacher."""
+        """Start training the next network of the chain; the previous one becomes its teacher."""
         if number > 0:
-            before = self.module
+            previous = self.module
             if self.teach_with == "best" and self.best_weights:
-                before.student.load_state_dict(self.best_weights)
-            before.zero_grad()
-            self._teacher = FrozenTeacher(before.preprocessed, self.runtime)
+                previous.student.load_state_dict(self.best_weights)
+            previous.zero_grad()
+            self._teacher = FrozenTeacher(previous.preprocessed, self.runtime)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
 
-    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, drawn: Drawn) -> NoReturn:
-        """Say which terms are not finite; where all are, the step is repeated to see whose gradient is not."""
+    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, random_state: Drawn) -> NoReturn:
+        """Raise an error that names the non-finite terms; if all are finite, repeat the step to find the gradient."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
         if not batch.x.isfinite().all():
-            raise TrainingError(f"{where}: the images are not finite numbers. Nothing was learnt from them; fix the data.")
+            raise TrainingError(f"{where}: the images contain NaN or infinity. The weights were not updated; fix the data.")
 
         def again() -> Mapping[str, Tensor]:
-            # the bare module: what wraps it allows no gradients but its own, and may wait for other processes
-            self.randomness.state = drawn
+            # the bare module: the wrapper would only allow its own backward, and might wait for other processes
+            self.randomness.state = random_state
             with self.randomness.active(), self.runtime.autocast():
                 repeated, _ = self.module(batch.x, batch.y, batch.index, teacher)
                 return dict(repeated)

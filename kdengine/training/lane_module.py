@@ -1,4 +1,4 @@
-"""Student and distillers as one trainable module, and the phase that it is in."""
+"""Student and distillers as one trainable module, with its current phase."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["LaneModule", "Progress", "ResolvedPhase"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a lane stands in its phase: epoch from 0, and the share of the phase that is done."""
+    """Progress within a phase: the epoch, from 0, and the completed share, from 0 to 1."""
 
     epoch: int = 0
     share: float = 0.0
@@ -35,10 +35,10 @@ class ResolvedPhase:
     """A phase as one lane runs it.
 
     Attributes:
-        name: what logs and ``step.phase`` call it.
+        name: its name in logs and in ``step.phase``.
         epochs: its length.
-        task: whether the task loss counts.
-        bindings: distiller (by its id in the lane) -> what it reads; only those that have a term in this phase.
+        task: whether the task loss is included.
+        bindings: id of a distiller -> the taps it reads; only distillers that have a term in this phase.
         task_weight: factor on the task loss.
         input_gradients: whether a method differentiates the networks with respect to their images.
         needs_teacher: whether any method reads the teacher.
@@ -54,23 +54,23 @@ class ResolvedPhase:
 
     @property
     def teacher_points(self) -> dict[str, TapPoint]:
-        """What the teacher must record."""
+        """The points to record in the teacher, by name."""
         return {name: point for binding in self.bindings.values() for name, point in binding.teacher.items()}
 
     @property
     def student_points(self) -> dict[str, TapPoint]:
-        """What the student must record."""
+        """The points to record in the student, by name."""
         return {name: point for binding in self.bindings.values() for name, point in binding.student.items()}
 
 
 class LaneModule(nn.Module):
-    """Student and distillers as one module: the whole is what Fabric wraps, so every gradient passes through it.
+    """Student and distillers as one module, which Fabric wraps as a whole so that every gradient passes through it.
 
     Args:
-        student: the network being taught.
+        student: the network being trained.
         distillers: id -> distiller; the id prefixes the names of its terms.
-        task: what the student is for.
-        preprocess: what is done to the images before the student receives them.
+        task: what the student is trained for.
+        preprocess: turns images of the data into the student's input.
     """
 
     def __init__(
@@ -90,18 +90,18 @@ class LaneModule(nn.Module):
 
     @property
     def methods(self) -> dict[str, Distiller]:
-        """The distillers, by their ids in the lane."""
+        """The distillers, by id."""
         return {key: method for key, method in self.distillers.items() if isinstance(method, Distiller)}
 
     @property
     def preprocessed(self) -> nn.Module:
-        """The student, taking images as the data makes them."""
+        """The student with its preprocessing."""
         return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
     def forward(
         self, x: Tensor, y: Tensor | None, index: Tensor | None, teacher: Trace | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The weighted loss terms of one batch, each [], and the student's output where it went that far."""
+        """The weighted loss terms of one batch, each [], and the student's output, if the phase has the task."""
         phase, precision = self.phase, _precision_of(_casting(x))
         trace = self._record(x)
         terms: dict[str, Tensor] = {}
@@ -110,13 +110,13 @@ class LaneModule(nn.Module):
             if loss is not None:
                 terms["task"] = phase.task_weight * loss
             for key, binding in phase.bindings.items():
-                views = binding.of_student(trace), self._shown(key, binding, teacher)
-                now = self.progress
+                views = binding.of_student(trace), self._teacher_view(key, binding, teacher)
+                progress = self.progress
                 step = Step(
                     *(x, y, index, *views),
                     phase=phase.name,
-                    epoch=now.epoch,
-                    progress=now.share,
+                    epoch=progress.epoch,
+                    progress=progress.share,
                     names=binding.names,
                     rectified=binding.rectified,
                     precision=precision,
@@ -124,20 +124,20 @@ class LaneModule(nn.Module):
                 terms.update(self._terms(key, step))
         return terms, trace.logits if phase.task else None
 
-    def _shown(self, key: str, binding: TapBinding, teacher: Trace | None) -> Trace:
-        """What a method may see of the teacher; without a history, unless it differentiates it."""
+    def _teacher_view(self, key: str, binding: TapBinding, teacher: Trace | None) -> Trace:
+        """The teacher's trace as a method sees it; detached unless the method needs input gradients."""
         trace = binding.of_teacher(teacher or Trace({}))
         if not self.phase.input_gradients or "input_gradients" in self.methods[key].needs:
             return trace
         return trace.detached()
 
     def clips(self, term: str) -> bool:
-        """Whether the gradient of a term is to be clipped to that of the others."""
+        """Whether the gradient of a term is clipped to that of the other terms."""
         key, dot, _ = term.partition(".")
         return bool(dot) and self.methods[key].clips_to_task
 
     def _record(self, x: Tensor) -> Trace:
-        """The student's forward; in float32 where it is differentiated twice."""
+        """Run the student; in float32 if it is differentiated twice."""
         phase = self.phase
         with Recorder(self.preprocessed, phase.student_points, stop=not phase.task and bool(phase.student_points)) as recorder:
             if not phase.input_gradients:
@@ -148,16 +148,16 @@ class LaneModule(nn.Module):
     def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:
         distiller = self.methods[key]
         try:
-            found = distiller(step)
+            returned = distiller(step)
         except Exception as error:
             error.add_note(f"while computing the terms of '{key}' in the phase '{step.phase}'")
             raise
-        if not isinstance(found, Mapping):
-            kind = type(found).__name__
+        if not isinstance(returned, Mapping):
+            kind = type(returned).__name__
             raise TrainingError(
                 f"{key}: forward must return {{name: scalar tensor}}, got {kind}. Write return {{'loss': ...}}."
             )
-        for name, value in found.items():
+        for name, value in returned.items():
             if not isinstance(value, Tensor) or value.numel() != 1:
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
@@ -165,12 +165,12 @@ class LaneModule(nn.Module):
 
 
 def _casting(x: Tensor) -> str:
-    """The device type that autocast knows a tensor by; where it knows none (meta), that of the CPU serves."""
+    """The tensor's device type for autocast; ``cpu`` for devices without autocast, such as meta."""
     kind = x.device.type
     return kind if torch.amp.is_autocast_available(kind) else "cpu"
 
 
 def _precision_of(device: str) -> Callable[[], AbstractContextManager[object]]:
-    """A maker of the autocast context that is in force now."""
+    """A factory of contexts that restore the current autocast state."""
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)

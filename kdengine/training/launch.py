@@ -1,7 +1,7 @@
-"""Which of several processes this one is: what ``torchrun`` and Slurm's ``srun`` say in the environment.
+"""Rank and number of processes, from the environment variables of ``torchrun`` and Slurm's ``srun``.
 
-The variables are those that https://pytorch.org/docs/stable/elastic/run.html and https://slurm.schedmd.com/srun.html
-describe under "Environment variables" and "Output environment variables".
+The variables are documented under "Environment variables" at https://pytorch.org/docs/stable/elastic/run.html and under
+"Output environment variables" at https://slurm.schedmd.com/srun.html.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["Launch", "LaunchEnvironment"]
 
 LOOPBACK = "127.0.0.1"
 TORCH_PORT = 29_500
-"""The port that torch meets at where nothing says another."""
+"""The default rendezvous port of torch."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How this process was started: alone, or with others that train together.
+    """How this process was started: alone, or as one of several that train together.
 
     Attributes:
         processes: number of processes on all nodes.
-        rank: this process's number among them, from 0.
-        local_rank: its number on this node, from 0.
-        local_processes: number of processes on this node; nodes may have different numbers.
-        address: where the first process can be reached.
-        port: the port on which it listens.
-        may_hide_gpus: whether the launcher may show each process only its own GPU.
+        rank: global rank of this process, from 0.
+        local_rank: its rank on this node, from 0.
+        local_processes: number of processes on this node, which may differ between nodes.
+        address: address of the process with rank 0.
+        port: port that it listens on.
+        may_hide_gpus: whether the launcher may make only one GPU visible to each process.
     """
 
     processes: int = 1
@@ -47,10 +47,10 @@ class Launch:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Launch:
-        """What the environment says; ``torchrun`` goes before ``srun``, which may have started it.
+        """Read the environment; ``torchrun`` takes precedence over ``srun``, which may have started it.
 
         Raises:
-            SettingsError: a variable is not a number, or a rank lies outside the number of processes.
+            SettingsError: a variable is not a number, or the rank is out of range.
         """
         if "RANK" in environment:
             launch = cls._torchrun(environment)
@@ -58,10 +58,10 @@ class Launch:
             launch = cls._srun(environment)
         elif _number(environment, ("WORLD_SIZE",), 1) > 1:
             raise SettingsError(
-                f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set, so this process does not know which of them "
-                "it is. Start it with torchrun or srun, or unset WORLD_SIZE to run one process."
+                f"WORLD_SIZE is {environment['WORLD_SIZE']}, but RANK is not set, so this process does not know its rank. "
+                "Start it with torchrun or srun, or unset WORLD_SIZE to run one process."
             )
-        else:  # also the shell or batch script of a Slurm allocation: it knows SLURM_NTASKS, but is no task of a step
+        else:  # includes the shell of a Slurm allocation, which sees SLURM_NTASKS without being a task of a step
             launch = cls()
         if not 0 <= launch.rank < launch.processes:
             raise SettingsError(
@@ -88,7 +88,7 @@ class Launch:
         nodes = _number(environment, ("SLURM_STEP_NUM_NODES", "SLURM_NNODES"), 1)
         names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
         listed = next((environment[name] for name in names if name in environment), LOOPBACK)
-        # all tasks of a step must agree on the port, and two steps on one node must not
+        # tasks of one step must agree on the port; two steps on one node must differ
         port = 15_000 + (_number(environment, ("SLURM_JOB_ID",), 0) + 7 * _number(environment, ("SLURM_STEP_ID",), 0)) % 10_000
         return cls(
             processes=processes,
@@ -102,21 +102,21 @@ class Launch:
         )
 
     def gpu(self, visible: int) -> int:
-        """Which of the GPUs that this process sees is its own."""
+        """Index of this process's GPU among the visible ones."""
         return 0 if self.may_hide_gpus and visible == 1 else self.local_rank
 
     def threads(self) -> int:
-        """This process's share of the CPUs that it may run on."""
-        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+        """This process's share of the available CPUs."""
+        affinity = getattr(os, "sched_getaffinity", None)  # not available on every platform
         cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
         return max(1, cpus // self.local_processes)
 
 
 class LaunchEnvironment(ClusterEnvironment):
-    """A launch in the form that Fabric asks for.
+    """Adapts a launch to Fabric's interface.
 
-    Fabric's own environments need the same number of processes on every node, and the one for Slurm refuses ``--ntasks``.
-    This one presents each process as a node of its own, with one device.
+    Fabric's own environments require the same number of processes on every node, and its Slurm environment rejects
+    ``--ntasks``. This one presents each process as a separate node with one device.
     """
 
     def __init__(self, launch: Launch) -> None:
@@ -130,17 +130,17 @@ class LaunchEnvironment(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        """Where the first process can be reached."""
+        """Address of the process with rank 0."""
         return self.launch.address
 
     @property
     def main_port(self) -> int:
-        """The port on which it listens."""
+        """Port that it listens on."""
         return self.launch.port
 
     @staticmethod
     def detect() -> bool:
-        """Never: it is given to Fabric explicitly."""
+        """Never: it is passed to Fabric explicitly."""
         return False
 
     def world_size(self) -> int:
@@ -148,26 +148,26 @@ class LaunchEnvironment(ClusterEnvironment):
         return self.launch.processes
 
     def set_world_size(self, size: int) -> None:
-        """Ignored: the launcher has decided it."""
+        """Ignored: set by the launcher."""
 
     def global_rank(self) -> int:
-        """This process's number among them."""
+        """Global rank of this process."""
         return self.launch.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Ignored: the launcher has decided it."""
+        """Ignored: set by the launcher."""
 
     def local_rank(self) -> int:
-        """The only process of its node."""
+        """Always 0: each process is its own node."""
         return 0
 
     def node_rank(self) -> int:
-        """A node for each process."""
+        """The global rank: each process is its own node."""
         return self.launch.rank
 
 
 def _tasks_on_this_node(environment: Mapping[str, str], processes: int) -> int:
-    """Slurm lists the tasks of each node in the form ``4(x2),3``: two nodes with 4, one with 3."""
+    """Parse Slurm's list of tasks per node: ``4(x2),3`` means two nodes with 4 tasks and one with 3."""
     listed = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
     counts = [int(tasks) for tasks, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed) for _ in range(int(nodes or 1))]
     node = _number(environment, ("SLURM_NODEID",), 0)
@@ -175,7 +175,7 @@ def _tasks_on_this_node(environment: Mapping[str, str], processes: int) -> int:
 
 
 def _number(environment: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
-    """The first of some variables that is set."""
+    """The value of the first variable that is set."""
     name = next((name for name in names if name in environment), None)
     if name is None:
         return default
@@ -183,6 +183,6 @@ def _number(environment: Mapping[str, str], names: tuple[str, ...], default: int
         return int(environment[name])
     except ValueError:
         raise SettingsError(
-            f"The environment variable {name} must be a whole number, got '{environment[name]}'. It is set by what starts the "
-            "processes, torchrun or srun: start the run with one of them, or unset the variable."
+            f"The environment variable {name} must be a whole number, got '{environment[name]}'. It is set by torchrun "
+            "or srun: start the run with one of them, or unset the variable."
         ) from None

@@ -1,4 +1,4 @@
-"""How many lanes fit beside each other."""
+"""Memory estimates that decide how many lanes train side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdengine.training.lane import Lane
 __all__ = ["CROWDED", "bytes_of", "free_bytes"]
 
 CROWDED = 0.5
-"""Share of the free memory that lanes may fill; the rest is for batches, activations and what was estimated too low."""
+"""Share of the free memory that lanes may use; the rest is for batches, activations and estimation errors."""
 
 COPIES = 5
 """Weights, gradients, two moments of an optimizer, and the best weights so far."""
@@ -22,13 +22,13 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def bytes_of(lane: Lane) -> int:
-    """Memory that a lane keeps from batch to batch, in bytes: of all its networks and connectors, several copies."""
+    """Memory that a lane holds between batches, in bytes: several copies of all its networks and connectors."""
     tensors = chain.from_iterable((*step.module.parameters(), *step.module.buffers()) for step in lane.chain)
     return COPIES * sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device, in bytes; on the CPU no more than the limit of the container leaves."""
+    """Free memory of a device, in bytes; on the CPU, limited by the container."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -38,9 +38,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _allowance(cgroup: Path) -> int | None:
-    """What a container's limit leaves, in bytes; None without a limit."""
+    """Bytes left below the container's memory limit; None without a limit."""
     try:
         limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no cgroup of this kind, or the limit is the word 'max'
+    except (OSError, ValueError):  # not cgroup v2, or the limit is 'max'
         return None
     return max(0, limit - used)

@@ -1,4 +1,4 @@
-"""What an epoch of a lane has come to so far."""
+"""Running metrics of a lane within an epoch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Meter", "computed", "on_device"]
 
 
 def on_device(metrics: MetricCollection, device: torch.device, share: bool = False) -> MetricCollection:
-    """Metrics that keep their sums on a device; on the CPU where the device has no float64.
+    """Move metrics to a device, or to the CPU if the device lacks float64.
 
     Args:
-        metrics: fresh ones of a task.
-        device: of the batches.
-        share: whether :meth:`compute` sums over all processes.
+        metrics: fresh metrics of a task.
+        device: device of the batches.
+        share: whether :meth:`compute` aggregates over all processes.
     """
     if not share:
         for metric in metrics.values():
@@ -39,23 +39,23 @@ def _nowhere() -> bool:
 
 
 def computed(metrics: MetricCollection) -> dict[str, float]:
-    """The values by name; 0 for what has no value, on the meta device."""
+    """Metric name -> value; 0 for tensors on the meta device."""
     with undisturbed(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchmetrics does not count what was restored as an update
+        warnings.simplefilter("ignore")  # torchmetrics warns because it does not count a restored state as an update
         values = metrics.compute()
     return {name: 0.0 if value.is_meta else float(value) for name, value in values.items()}
 
 
 class Meter:
-    """Sums over the batches of an epoch, kept on the device so that nothing waits for them.
+    """Accumulates over the batches of an epoch, on the device to avoid synchronization.
 
     Args:
-        runtime: where the lane runs.
-        task: whose metrics of training batches are kept.
+        runtime: device and precision.
+        task: defines the training metrics.
 
     Attributes:
         steps: batches so far.
-        busy: seconds that the lane worked on them.
+        busy: seconds that the lane spent on them.
     """
 
     def __init__(self, runtime: Runtime, task: Task) -> None:
@@ -67,7 +67,7 @@ class Meter:
         self._metrics = on_device(task.training_metrics(), runtime.device, share=runtime.processes > 1)
 
     def note(self, batch: Batch, terms: Mapping[str, Tensor], output: Tensor | None) -> None:
-        """Add a step: its weighted terms, each [], and the output of the student where it went that far."""
+        """Add a step: its weighted terms, each [], and the student's output, if the phase has the task."""
         count = len(batch.x)
         self.steps += 1
         self._seen += count
@@ -81,7 +81,7 @@ class Meter:
         """Means over the images of the epoch, for ``metrics.jsonl``.
 
         Args:
-            scored: whether the phase has the task, so that there are outputs to score.
+            scored: whether the phase has the task, and so outputs to score.
         """
         total = self._runtime.total
         seen = total(self._seen)
@@ -96,12 +96,12 @@ class Meter:
         return {**row, **{f"train_{name}": value for name, value in scores.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue in the middle of an epoch."""
+        """Everything needed to resume midway through an epoch."""
         states = {name: dict(metric.metric_state) for name, metric in self._metrics.items()}
         return {"steps": self.steps, "busy": self.busy, "seen": self._seen, "terms": self._terms, "metrics": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to a saved state; this meter has not noted anything yet."""
+        """Restore a saved state into a fresh meter."""
         self.steps, self.busy, self._seen = state["steps"], state["busy"], state["seen"]
         self._terms = {name: value.to(self._runtime.device) for name, value in state["terms"].items()}
         for name, metric in self._metrics.items():

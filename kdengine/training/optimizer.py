@@ -1,4 +1,4 @@
-"""Optimizers and schedules, as timm makes them, from the settings of a run."""
+"""Optimizers and schedules from timm, built from the settings of a run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["check_optimizer", "make_optimizer", "make_schedule"]
 
 
 def check_optimizer(settings: TrainSettings) -> None:
-    """Refuse an optimizer that timm does not know, or cannot make, before anything is trained.
+    """Refuse an optimizer that timm does not know or cannot build, before anything is trained.
 
     Raises:
-        SettingsError: naming the nearest ones.
+        SettingsError: names similar optimizers.
     """
     known = [str(name) for name in list_optimizers()]
     if settings.optimizer.lower() not in known:
-        near = did_you_mean(settings.optimizer, known) or "timm's may be named, such as sgd, adamw or lamb."
+        near = did_you_mean(settings.optimizer, known) or "Name one of timm's, such as sgd, adamw or lamb."
         raise SettingsError(f"train.optimizer = '{settings.optimizer}' is unknown. {near}")
     try:
         make_optimizer([nn.Parameter(torch.zeros(1))], settings)
-    except Exception as error:  # an optimizer may refuse in any way
-        raise SettingsError(f"train.optimizer = '{settings.optimizer}' cannot be made: {error}.") from error
+    except Exception as error:  # optimizers raise errors of any type
+        raise SettingsError(f"train.optimizer = '{settings.optimizer}' cannot be created: {error}. Choose another.") from error
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """An optimizer of timm over the given parameters, all with the same weight decay."""
+    """Create a timm optimizer; all parameters get the same weight decay."""
     options: dict[str, Any] = {}
     if settings.optimizer.lower() == "sgd":
         options["nesterov"] = settings.nesterov and settings.momentum > 0
@@ -49,7 +49,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) 
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
-    """The schedule of timm for a phase of so many updates, or None for a constant rate without warm-up."""
+    """Create a timm schedule for a phase of ``updates`` steps; None for a constant rate without warm-up."""
     warmup = settings.warmup_epochs * steps
     if settings.schedule == "constant" and not warmup:
         return None
@@ -57,7 +57,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, upd
         "t_in_epochs": False,
         "warmup_t": warmup,
         "warmup_lr_init": settings.lr / 10,
-        "warmup_prefix": False,  # the warm-up is part of the phase, and does not delay what follows
+        "warmup_prefix": False,  # the warm-up is part of the phase rather than a delay before it
     }
     if settings.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=updates, **shared)

@@ -1,4 +1,4 @@
-"""The phases of a lane, network after network."""
+"""All phases of a lane, over all networks of its chain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PhasePlan:
     """Every phase of a lane in the order of training, each with the number of its step in the chain.
 
     Args:
-        chain: the networks to teach one after the other.
+        chain: the networks to train in turn.
     """
 
     def __init__(self, chain: Sequence[ChainStep]) -> None:
@@ -31,24 +31,24 @@ class PhasePlan:
 
     @property
     def total_epochs(self) -> int:
-        """Epochs of all phases together."""
+        """Total epochs of all phases."""
         return sum(phase.epochs for phase in self.phases)
 
     def describe(self) -> list[list[Any]]:
-        """Every phase as plain data: its step in the chain, its name, its length."""
+        """Every phase as plain data: step in the chain, name, length."""
         return [[number, phase.name, phase.epochs] for number, phase in self._plan]
 
     def check(self, before: Sequence[Sequence[Any]], number: int) -> None:
-        """Refuse a state whose phases were others up to its own, which may have become longer or shorter.
+        """Refuse a saved state if the phases up to its own have changed; the length of its own phase may differ.
 
         Args:
-            before: what :meth:`describe` gave when the state was saved.
-            number: of the phase in progress then.
+            before: the value of :meth:`describe` when the state was saved.
+            number: number of the phase it was saved in.
 
         Raises:
-            ValueError: they were others.
+            ValueError: the phases differ.
         """
         now = self.describe()
         same = list(map(list, before[:number])) == now[:number] and number < len(now)
         if not same or list(before[number][:2]) != now[number][:2]:
-            raise ValueError(f"its phases of training were {before}, and are {now}")
+            raise ValueError(f"its training phases were {before}, but are now {now}")

@@ -1,4 +1,4 @@
-"""A random state for each lane."""
+"""Random states of lanes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["Drawn", "Randomness", "gaussian_kept"]
 
 
 class Drawn(NamedTuple):
-    """How far generators have drawn: torch's of the CPU and of the accelerator, and Python's."""
+    """Generator states: torch's on the CPU and on the accelerator, and Python's."""
 
     torch: list[Tensor]
     python: Any
 
 
 class Randomness:
-    """A random state of its own, swapped in while a lane works, so that lanes cannot disturb each other.
+    """A separate random state, swapped in while a lane works, so that lanes cannot affect each other's draws.
 
-    The global state can only be lent to one at a time: lanes of engines in several threads wait for each other's steps.
+    Only one lane can use the global state at a time: lanes in several threads wait for each other's steps.
 
     Args:
-        seed: what it begins from.
-        device: where the lane runs.
+        seed: the initial seed.
+        device: device of the lane.
 
     Attributes:
-        state: how far it has drawn from torch and Python.
-        numpy: NumPy's generator, which is lent as it is: to copy its state at every step would take longer than all else.
+        state: generator states of torch and Python.
+        numpy: NumPy's generator, swapped in as an object because copying its state at every step would dominate the cost.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Randomness:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Begin anew, as if made with this seed."""
+        """Reset to the state of a new instance with this seed."""
         with self._kept():
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every accelerator too
             if self.device.type == "cuda":
@@ -53,7 +53,7 @@ class Randomness:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Draw from this state inside, and leave the global one as it was."""
+        """Draw from this state inside the context; the global state is restored on exit."""
         with self._kept():
             self._restore(self.state)
             try:
@@ -70,13 +70,13 @@ class Randomness:
         return {"torch": self.state.torch, "python": [version, list(words), gauss], "numpy": numpy}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Return to a saved state; a generator that did not exist then goes on from its own."""
+        """Restore a saved state; a generator that is not in it keeps its current state."""
         saved, own = [tensor.cpu() for tensor in state["torch"]], self.state.torch
         version, words, gauss = state["python"]
-        key, place = state["numpy"]
+        key, position = state["numpy"]
         drawn = [*saved, *own[len(saved) :]][: len(own)]
         self.state = Drawn(drawn, (version, tuple(words), gauss))
-        numpy: Any = {"key": np.array(key, dtype=np.uint32), "pos": place}
+        numpy: Any = {"key": np.array(key, dtype=np.uint32), "pos": position}
         self.numpy.state = {"bit_generator": "MT19937", "state": numpy}
 
     def _now(self) -> Drawn:
@@ -113,11 +113,11 @@ def _numpy_draws_from(generator: np.random.MT19937) -> Iterator[None]:
 
 @contextmanager
 def gaussian_kept() -> Iterator[None]:
-    """Keep the number that NumPy puts aside with every normal number that it draws, and that changing generators loses."""
+    """Preserve NumPy's cached second Gaussian sample, which is lost when generators are swapped."""
     before: Any = np.random.get_state()
     try:
         yield
     finally:
         now: Any = np.random.get_state()
-        if np.array_equal(now[1], before[1]) and now[2] == before[2]:  # nobody has drawn from it meanwhile
+        if np.array_equal(now[1], before[1]) and now[2] == before[2]:  # nothing was drawn from it in the meantime
             np.random.set_state(before)

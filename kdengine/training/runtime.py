@@ -1,4 +1,4 @@
-"""Device, precision and backward passes: a thin seam over Lightning Fabric."""
+"""Device, precision and backward passes: a thin layer over Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the first of those started together: the one that writes and reports."""
+    """Whether this process has rank 0, and so writes and reports; true if it is the only one."""
     try:
         return Launch.of(os.environ).rank == 0
     except SettingsError:
-        return True  # the run will be refused, and somebody has to say so
+        return True  # the run will be refused, and every process may report that
 
 
 class _BFloat16(MixedPrecision):
-    """Forwards under autocast to bf16, that leaves the images as they are: distillers see them too, in float32."""
+    """bf16 autocast that leaves the images in float32, because distillers read them too."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -38,16 +38,16 @@ class _BFloat16(MixedPrecision):
 
 
 class Runtime:
-    """Where and how precisely networks run.
+    """The device and precision that networks run in.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto`` (bf16 where the hardware has it natively, else fp32), ``fp32`` or ``bf16``.
+        precision: ``auto`` (bf16 if the hardware supports it natively, else fp32), ``fp32`` or ``bf16``.
         channels_last: memory layout of images and convolutions.
         alone: run in this process only, even if ``torchrun`` or ``srun`` started several.
 
     Raises:
-        SettingsError: there is no such device, or the environment is wrong about the processes.
+        SettingsError: the device is unavailable, or the environment describes the processes inconsistently.
     """
 
     def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True, alone: bool = False) -> None:
@@ -56,29 +56,31 @@ class Runtime:
         self.processes = launch.processes
         try:
             with undisturbed(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Lightning advises on hardware that was not asked for
-                plugins: list[Any] = [LaunchEnvironment(launch)]  # or Fabric looks for Slurm's variables, and refuses some
+                warnings.simplefilter("ignore")  # Lightning warns about accelerators that are not used
+                plugins: list[Any] = [
+                    LaunchEnvironment(launch)
+                ]  # keeps Fabric from reading Slurm's variables and rejecting some
                 accelerator = Fabric(accelerator=device, devices=1, plugins=plugins).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
                 plugins += [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
                 self.fabric = Fabric(accelerator=device, plugins=plugins, **_together(launch, accelerator))
                 if self.processes > 1:
-                    if "OMP_NUM_THREADS" not in os.environ:  # Fabric would take all CPUs, for each process
+                    if "OMP_NUM_THREADS" not in os.environ:  # by default, every process would use all CPUs
                         os.environ["OMP_NUM_THREADS"] = str(launch.threads())
                         torch.set_num_threads(launch.threads())
                     self.fabric.launch()
-        except Exception as error:  # Lightning raises of many kinds
+        except Exception as error:  # Lightning raises errors of many types
             raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and reports."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     def total(self, value: Tensor | float) -> float:
-        """The sum of a number over all processes."""
+        """Sum a number over all processes."""
         if self.processes == 1:
             return float(value)
         own = torch.as_tensor(value, device=self.device).detach().float().clone()
@@ -87,23 +89,23 @@ class Runtime:
         return float(summed)
 
     def same(self, value: Any) -> Any:
-        """The main process's value, in every process."""
+        """Broadcast the main process's value to all processes."""
         return value if self.processes == 1 else self.fabric.broadcast(value)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a network to the device, in the memory layout of the run."""
+        """Move a network to the device and memory format of the run."""
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
     def layout(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in the memory layout of the run."""
+        """Convert images [B, C, H, W] to the memory format of the run."""
         if self.channels_last and images.ndim == 4:
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
     def setup(self, module: nn.Module) -> Any:
-        """Wrap a trainable module, so that its forward runs in the precision of the run."""
+        """Wrap a trainable module so that its forward runs in the precision of the run."""
         return self.fabric.setup_module(module)
 
     def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -111,11 +113,11 @@ class Runtime:
         return self.fabric.setup_optimizers(optimizer)
 
     def autocast(self) -> Any:
-        """The precision of the run, for networks that are not wrapped."""
+        """A context with the precision of the run, for networks that are not wrapped."""
         return self.fabric.autocast()
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        """Gradients of a loss []."""
+        """Compute the gradients of a loss []."""
         self.fabric.backward(loss, retain_graph=retain_graph)
 
     def describe(self) -> dict[str, Any]:
@@ -132,11 +134,11 @@ class Runtime:
 
 
 def _together(launch: Launch, accelerator: str) -> dict[str, Any]:
-    """How Fabric shares the work among the processes of a launch: one device each."""
+    """Fabric's arguments for a launch: one device per process."""
     if launch.processes == 1:
         return {"devices": 1}
     devices: int | list[int] = [launch.gpu(torch.cuda.device_count())] if accelerator == "cuda" else 1
-    # a phase trains what lies below its deepest tap, so parameters without a gradient are no mistake
+    # a phase trains only what lies below its deepest tap, so some parameters get no gradient
     strategy = DDPStrategy(find_unused_parameters=True)
     return {"devices": devices, "num_nodes": launch.processes, "strategy": strategy}
 
@@ -146,13 +148,13 @@ def _best_precision(device: str) -> str:
 
 
 def native_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bf16 natively; an emulation would be slower than fp32."""
+    """Whether the hardware multiplies bf16 natively; emulation would be slower than fp32."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     if device == "cpu":
-        get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # from torch 2.10
-        found = get_capabilities() if get_capabilities else {}
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+        get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch 2.10 and later
+        features = get_capabilities() if get_capabilities else {}
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("bf16"))
     return False
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: a first Ctrl-C or SIGTERM is answered after the step in progress, a second one at once."""
+"""Graceful stops: the first Ctrl-C or SIGTERM takes effect after the current step, the second immediately."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Stop", "Stopped", "listening"]
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-UNHEARD = (signal.default_int_handler, signal.SIG_DFL)
-"""What stands for a signal that nobody else listens to."""
+DEFAULT_HANDLERS = (signal.default_int_handler, signal.SIG_DFL)
+"""Handlers of a signal that no other code has claimed."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was asked to stop, and did so between two steps, so that its state is whole."""
+    """Training was asked to stop and did so between two steps, so that its state is consistent."""
 
 
 class Stop:
@@ -31,19 +31,19 @@ class Stop:
         """Handle a signal.
 
         Raises:
-            KeyboardInterrupt: it is not the first one.
+            KeyboardInterrupt: this is not the first signal.
         """
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        with suppress(RuntimeError):  # the signal may have come while something was being printed
-            log.info("Stopping after this step; once more stops at once")
+        with suppress(RuntimeError):  # the signal may arrive while a stream is being written
+            log.info("Stopping after this step; repeat to stop immediately")
 
     def check(self) -> None:
-        """Stop here if that was asked for.
+        """Stop if asked to.
 
         Raises:
-            Stopped: it was.
+            Stopped: a stop was requested.
         """
         if self.asked:
             raise Stopped
@@ -51,21 +51,21 @@ class Stop:
 
 @contextmanager
 def listening(processes: int = 1) -> Iterator[Stop]:
-    """Listen to Ctrl-C and SIGTERM inside, where nobody else does; only a program's main thread can.
+    """Handle Ctrl-C and SIGTERM inside the context, unless other handlers are installed; only works in the main thread.
 
     Args:
-        processes: that train together; of several, each would stop at another step, so none of them listens.
+        processes: number of processes that train together; several would stop at different steps, so they do not listen.
     """
     stop = Stop()
     if processes > 1 or threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = [number for number in SIGNALS if before[number] in UNHEARD]
+    unclaimed = [number for number in SIGNALS if before[number] in DEFAULT_HANDLERS]
     try:
-        for number in heard:
+        for number in unclaimed:
             signal.signal(number, stop.ask)
         yield stop
     finally:
-        for number in heard:
+        for number in unclaimed:
             signal.signal(number, before[number])

@@ -1,4 +1,4 @@
-"""The teacher's part of a step: one forward a batch, of which every lane takes what it needs."""
+"""The frozen teacher: one forward per batch, shared by all lanes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from kdengine.training.runtime import Runtime
 
 __all__ = ["FrozenTeacher"]
 
-FROZEN = "A teacher is frozen: no method may train it, take it out of eval(), or write into what belongs to it."
+FROZEN = "The teacher is frozen: a method must not train it, take it out of eval(), or modify its tensors."
 
 
 class FrozenTeacher:
-    """A frozen teacher: one forward a batch, without gradients, that records what the lanes ask for.
+    """A frozen teacher: one forward per batch, without gradients, that records the taps of all lanes.
 
     Args:
-        model: the teacher; it is in ``eval()`` and stays so.
-        runtime: where it runs.
+        model: the teacher; it is put into ``eval()`` and stays there.
+        runtime: device and precision.
     """
 
     def __init__(self, model: nn.Module, runtime: Runtime) -> None:
@@ -34,23 +34,23 @@ class FrozenTeacher:
         self._logits_wanted = False
         self._modules = list(self.model.modules())
         self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
-        self._written: list[int] | None = None
+        self._counts: list[int] | None = None
         self._fingerprint = ""
 
     def trace(self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False) -> Trace:
-        """Record the points, stopping at the deepest; logits that nobody named are made when they are asked for.
+        """Record the points, stopping at the deepest; logits that no tap names are computed on first access.
 
         Args:
             images: [B, C, H, W].
-            points: what to record, by name.
-            input_gradients: let what is recorded be differentiated with respect to the images.
+            points: name -> point to record.
+            input_gradients: make the trace differentiable with respect to the images.
 
         Raises:
-            TrainingError: something put the teacher, or a part of it, into training mode.
+            TrainingError: the teacher, or a part of it, is in training mode.
         """
         self.check_mode()
-        if self._written is None:
-            self._written, self._fingerprint = self._now(), fingerprint(self.model)
+        if self._counts is None:
+            self._counts, self._fingerprint = self._write_counts(), fingerprint(self.model)
         if input_gradients:
             return self._differentiable(images, points)
         whole = self._logits_wanted or "logits" in points
@@ -58,48 +58,48 @@ class FrozenTeacher:
         return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
 
     def check_mode(self) -> None:
-        """Refuse a teacher that is not in ``eval()`` from top to bottom.
+        """Refuse a teacher unless all of its modules are in ``eval()``.
 
         Raises:
-            TrainingError: a part of it is in training mode.
+            TrainingError: a module is in training mode.
         """
         if self._in_training:
             raise TrainingError(f"The teacher was put into training mode. {FROZEN}")
 
     def check_untouched(self, lane: str) -> None:
-        """Refuse a step that wrote into the weights or buffers, or left ``eval()``; takes microseconds.
+        """Refuse a step that modified the weights or buffers, or left ``eval()``; takes microseconds.
 
         Args:
-            lane: whose step it was.
+            lane: the lane that took the step.
 
         Raises:
-            TrainingError: it did, as far as PyTorch counts what is written.
+            TrainingError: it did; only writes that PyTorch counts are detected.
         """
         if self._in_training:
             raise TrainingError(f"{lane}: a step put the teacher into training mode. {FROZEN}")
-        if self._written not in (None, self._now()):
+        if self._counts not in (None, self._write_counts()):
             raise TrainingError(f"{lane}: a step changed the teacher's weights or buffers. {FROZEN}")
 
     def check_unchanged(self) -> None:
-        """Compare every bit of weights and buffers with what they were at the first pass.
+        """Verify that weights and buffers are bit-identical to what they were at the first forward.
 
         Raises:
-            TrainingError: some are other ones.
+            TrainingError: some have changed.
         """
-        if self._written is not None and fingerprint(self.model) != self._fingerprint:
-            raise TrainingError(f"The teacher's weights or buffers are no longer those that the run began with. {FROZEN}")
+        if self._counts is not None and fingerprint(self.model) != self._fingerprint:
+            raise TrainingError(f"The teacher's weights or buffers have changed since the start of the run. {FROZEN}")
 
     @property
     def _in_training(self) -> bool:
-        """Whether any part of it is in training mode."""
+        """Whether any module is in training mode."""
         return any(module.training for module in self._modules)
 
-    def _now(self) -> list[int]:
+    def _write_counts(self) -> list[int]:
         """How often each of the weights and buffers has been written to."""
         return [times_written(tensor) for tensor in self._weights]
 
     def _unannounced_logits(self, images: Tensor) -> Tensor:
-        """The logits for a method that reads them without naming them; from now on no forward is cut short."""
+        """Logits for a method that reads them without a tap; from now on every forward runs to the end."""
         self._logits_wanted = True
         return self._forward(images, {}, whole=True).logits
 
@@ -109,14 +109,14 @@ class FrozenTeacher:
             return recorder(images)
 
     def _differentiable(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
-        """A forward in float32, because derivatives of bf16 forwards are too coarse to be compared."""
+        """Run in float32, because input gradients of bf16 forwards are too coarse to compare."""
         with _frozen(self.model), torch.enable_grad(), Recorder(self.model, points) as recorder:
             return recorder(images.detach().requires_grad_())
 
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in the graph inside; the parameters' flags are restored on return."""
+    """Disable gradients of all parameters inside the context; their flags are restored on exit."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trainable:

@@ -1,4 +1,4 @@
-"""The training loop: one stream of batches, one forward of each teacher a batch, every lane takes its step."""
+"""The training loop: for each batch, one forward of each teacher, then one step of each lane."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ __all__ = ["Trainer", "TrainingObserver"]
 
 
 class TrainingObserver(Protocol):
-    """What the trainer tells whoever keeps the runs."""
+    """Receives the events of a trainer."""
 
     def after_step(self, lane: Lane, done: int, total: int) -> None:
-        """A lane took step ``done`` of the ``total`` of its epoch; all lanes are between two steps."""
+        """A lane took step ``done`` of the ``total`` steps of its epoch; all lanes are between steps."""
 
     def after_epoch(self, lane: Lane, record: dict[str, Any]) -> None:
-        """A lane closed an epoch; ``record`` is its row."""
+        """A lane completed an epoch; ``record`` is its row."""
 
     def ended(self, lane: Lane) -> None:
-        """A lane has reached its end, or failed; called once for each."""
+        """A lane has finished or failed; called once for each lane."""
 
 
 class Trainer:
-    """Trains lanes side by side to their ends.
+    """Trains lanes side by side until all have ended.
 
-    A lane that fails is taken out, and the others continue. Lanes that are behind after an interruption catch up first.
+    A lane that fails is removed, and the others continue. After an interruption, lanes that are behind catch up first.
 
     Args:
-        lanes: with names of their own.
-        data: batches to train on and to evaluate on.
-        observer: is told of every step and epoch.
-        stop: whether to continue.
+        lanes: lanes with distinct names.
+        data: batches for training and evaluation.
+        observer: notified after every step and epoch.
+        stop: requests to stop.
     """
 
     def __init__(self, lanes: Sequence[Lane], data: DataModule, observer: TrainingObserver, stop: Stop) -> None:
@@ -55,11 +55,11 @@ class Trainer:
         self.unfinished = list(lanes)
 
     def fit(self) -> None:
-        """Train every lane to its end.
+        """Train until every lane has ended.
 
         Raises:
-            Stopped: it was asked for; every lane is between two steps.
-            TrainingError: the teacher is no longer what it was.
+            Stopped: a stop was requested; every lane is between two steps.
+            TrainingError: the teacher has changed.
         """
         self._release_ended()
         while self.unfinished:
@@ -68,7 +68,7 @@ class Trainer:
             self._release_ended()
 
     def train_epoch(self, lanes: Sequence[Lane], epoch: int) -> None:
-        """One epoch of all lanes, or the rest of it."""
+        """Train all lanes for one epoch, or for the rest of an interrupted one."""
         for lane in lanes:
             lane.begin_epoch()
         start = min(lane.steps_done for lane in lanes)
@@ -77,7 +77,7 @@ class Trainer:
             self.train_step(stepping, replace(batch, x=lanes[0].runtime.layout(batch.x)))
             self._release_ended()
             if all(lane.failure for lane in lanes):
-                return  # nobody is left to learn from the rest of the epoch
+                return  # no lane is left to train on the rest of the epoch
             for lane in stepping:
                 if lane.failure is None:
                     self.observer.after_step(lane, done, len(self.data.train))
@@ -90,7 +90,7 @@ class Trainer:
                 self.observer.after_epoch(lane, record)
 
     def train_step(self, lanes: Sequence[Lane], batch: Batch) -> None:
-        """Show a batch to every teacher once, then let every lane take its step."""
+        """Run every teacher once on a batch, then let every lane take its step."""
         watch = Watch(batch)
         traces = watch.teachers(_ask_teachers(lanes, batch.x))
         for lane in lanes:
@@ -98,7 +98,7 @@ class Trainer:
                 _step(lane, batch, traces)
 
     def close_epoch(self, lane: Lane) -> dict[str, Any] | None:
-        """Measure a lane, where its phase has the task, and close its epoch; the row, or None where the lane failed."""
+        """Evaluate a lane, if its phase has the task, and close its epoch; returns its row, or None if the lane failed."""
         start = time.perf_counter()
         scores: dict[str, float] = {}
         if lane.phase.task:
@@ -114,14 +114,14 @@ class Trainer:
         return lane.end_epoch(scores, time.perf_counter() - start)
 
     def _release_ended(self) -> None:
-        """Hand over the lanes that are at their end or have failed, at once."""
+        """Report and remove the lanes that have finished or failed."""
         for lane in [lane for lane in self.unfinished if lane.finished]:
             self.unfinished.remove(lane)
             self.observer.ended(lane)
 
 
 def _ask_teachers(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
-    """One forward of every teacher that a lane needs now, with the union of the taps that its lanes read."""
+    """Run every teacher that a lane needs once, with the union of the taps that its lanes read."""
     wanted: dict[TeacherQuery, dict[str, TapPoint]] = {}
     for lane in lanes:
         if lane.teacher_query is not None:
@@ -130,16 +130,16 @@ def _ask_teachers(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, T
 
 
 def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> None:
-    """One step of a lane; what goes wrong in it fails that lane alone."""
+    """Take one step of a lane; an error fails that lane alone."""
     query = lane.teacher_query
     try:
         lane.step(batch, None if query is None else traces[query])
-    except Exception as error:  # one lane's fault must not end the others
+    except Exception as error:  # an error in one lane must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
-            raise  # the other processes may not have it, and would wait for this one for ever
+            raise  # other processes may not see this error, and would wait for this one forever
         if len(batch.x) == 1 and isinstance(error, ValueError):
             error = TrainingError(
-                f"{lane.name}: a network cannot be trained on a batch of one image: {error} The last batch is what the others "
-                "leave over: choose another train.batch_size."
+                f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
+                "smaller than the others: choose another train.batch_size."
             )
         lane.fail(error)

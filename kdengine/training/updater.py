@@ -1,4 +1,4 @@
-"""How a lane's weights change: gradients, optimizer and schedule."""
+"""The update of a lane's weights: gradients, optimizer and schedule."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from kdengine.training.runtime import Runtime
 
 __all__ = ["OptimizerStep"]
 
-SAID = ("lr", "weight_decay", "momentum", "nesterov")
-"""What an optimizer takes from the settings, and not from its past."""
+FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov")
+"""Optimizer options taken from the settings rather than from a saved state."""
 
 
 class OptimizerStep:
-    """An optimizer over what is trainable in a module, and what it does in a step.
+    """The optimizer and schedule of a module, and one update with them.
 
     Args:
         module: student and distillers.
-        settings: how they are trained.
-        runtime: where they run.
+        settings: training settings.
+        runtime: device and precision.
 
     Attributes:
-        parameters: what is trainable, by name.
+        parameters: name -> trainable parameter.
     """
 
     def __init__(self, module: LaneModule, settings: TrainSettings, runtime: Runtime) -> None:
@@ -49,21 +49,24 @@ class OptimizerStep:
         return rate
 
     def begin_phase(self, updates: int | None, steps: int) -> None:
-        """Lay out the learning rate.
+        """Set up the learning-rate schedule of a phase.
 
         Args:
-            updates: steps in the phase; None where the rate stays as it is.
-            steps: of them in an epoch.
+            updates: steps in the phase; None to keep the current rate.
+            steps: steps per epoch.
         """
         self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
 
     def update(self, terms: Mapping[str, Tensor], done: int, epoch: int) -> bool:
-        """Change the weights, unless the terms, each [], or their gradients are not finite; whether that was done.
+        """Update the weights, unless the terms or their gradients are not finite.
 
         Args:
-            terms: weighted, by name.
-            done: steps of the phase before this one.
-            epoch: of the phase, from 0.
+            terms: name -> weighted term [].
+            done: earlier steps of the phase.
+            epoch: epoch within the phase, from 0.
+
+        Returns:
+            whether the weights were updated.
         """
         if self._schedule is not None:
             self._schedule.step_update(done)
@@ -79,15 +82,15 @@ class OptimizerStep:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's; the schedule follows from the number of steps."""
+        """The state of the optimizer; that of the schedule follows from the number of steps."""
         state: dict[str, Any] = self._optimizer.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Return to a saved state, but for what the settings say: they may have been changed on purpose."""
-        said = [{name: group[name] for name in SAID if name in group} for group in self._bare.param_groups]
+        """Restore a saved state, except for the options in ``FROM_SETTINGS``, which the user may have changed."""
+        current = [{name: group[name] for name in FROM_SETTINGS if name in group} for group in self._bare.param_groups]
         self._optimizer.load_state_dict(state)
-        for group, values in zip(self._bare.param_groups, said, strict=True):
+        for group, values in zip(self._bare.param_groups, current, strict=True):
             scheduled = ("lr",) if self._schedule is not None else ()
             group.update({name: value for name, value in values.items() if name not in scheduled})
 

@@ -110,4 +110,4 @@ def test_a_folder_without_a_finished_run_is_told(missing, finished, kdengine, tm
 def test_with_json_the_error_is_one_object_too(kdengine):
     said = kdengine("evaluate", "nowhere", "--json")
     assert said.code == 2
-    assert "no run folder" in said.json["error"]
+    assert "not a run folder" in said.json["error"]

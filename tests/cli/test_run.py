@@ -251,7 +251,7 @@ RUN = ["run", "--plugin", "st"]
         (["run", *PAIR], ["no method", "--plugin"]),
         ([*RUN, "--teacher", "resnet14@num_classes=7", "--student", "resnet8"], ["resnet14@num_classes=7", "10 classes"]),
         ([*RUN, "--teacher", "resnet14", "--student", "resnet8@depths=7"], ["resnet8@depths=7", "cannot be built"]),
-        (["run", "--resume", "nowhere"], ["no run folder"]),
+        (["run", "--resume", "nowhere"], ["not a run folder"]),
         (["run", "--resume", "nowhere", "--recipe", "x"], ["--resume takes --recipe from the folder"]),
         ([*RUN, *PAIR, "--nonsense"], ["No such option", "--nonsense"]),
         ([*RUN, *PAIR, "--out", "file.toml"], ["is a file"]),

@@ -37,7 +37,7 @@ def test_grids_for_two_parts_of_one_option_are_joined():
 
 def test_more_combinations_than_can_be_lanes_are_refused_without_a_wait():
     axes = [parse_axis(f"st.{letter}=" + ",".join(map(str, range(50)))) for letter in "abcdefgh"]
-    with pytest.raises(SettingsError, match="39062500000000 combinations, and 10000 at most"):
+    with pytest.raises(SettingsError, match="39062500000000 combinations, but a sweep allows at most 10000"):
         cells(["st"], axes)
 
 

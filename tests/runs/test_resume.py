@@ -63,7 +63,7 @@ def test_whatever_else_was_changed_is_refused_by_its_name_all_at_once(stored):
 
 def test_it_may_be_overridden_but_not_what_the_state_belongs_to(stored):
     assert wish(stored, override=True, train={"epochs": 50}).train.epochs == 50
-    with pytest.raises(SettingsError, match=r"Nobody can change student or seed in a run that has begun"):
+    with pytest.raises(SettingsError, match=r"A run that has started cannot change student or seed"):
         wish(stored, override=True, student="resnet14", seed=3, train={"epochs": 50})
 
 
@@ -114,7 +114,7 @@ def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
 
 @pytest.mark.sample(1)
 def test_other_batches_cannot_follow_within_an_epoch(stopped):
-    with pytest.raises(SettingsError, match=r"stopped within an epoch, in which batch_size cannot be changed"):
+    with pytest.raises(SettingsError, match=r"stopped within an epoch, so batch_size cannot change now"):
         Engine.resume("run", changes={"train": {"batch_size": 16}}, override=True).fit()
     assert len(Engine.resume("run").fit().history) == 2
 
@@ -186,7 +186,7 @@ def test_a_state_of_another_run_is_told(stopped, tmp_path):
     with pytest.raises(Stopped):
         Engine("resnet14", "resnet14", ["st"], out="other", observers=[Stop()], **FAST).fit()
     os.replace("other/state/lane.pt", "run/state/lane.pt")
-    with pytest.raises(SettingsError, match="does not fit its run"):
+    with pytest.raises(SettingsError, match="does not match its run"):
         Engine.resume("run").fit()
 
 

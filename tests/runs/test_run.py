@@ -119,7 +119,9 @@ class Meddling(Distiller):
         return {"term": step.student.logits.square().mean()}
 
 
-@pytest.mark.parametrize(("unseen", "said"), [(False, "meddling: a step changed the teacher's"), (True, "are no longer those")])
+@pytest.mark.parametrize(
+    ("unseen", "said"), [(False, "meddling: a step changed the teacher's"), (True, "have changed since the start")]
+)
 def test_a_teacher_that_is_written_to_stops_the_run_before_anything_of_that_is_kept(unseen, said, tmp_path):
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
 

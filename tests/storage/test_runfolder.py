@@ -143,7 +143,7 @@ def test_the_manifest_says_what_a_run_was_made_with(undisturbed):
 def test_a_finished_run_and_a_folder_without_a_run_cannot_be_resumed(undisturbed, tmp_path):
     with pytest.raises(SettingsError, match="is finished"):
         Engine.resume(undisturbed.folder)
-    with pytest.raises(SettingsError, match="no run folder"):
+    with pytest.raises(SettingsError, match="not a run folder"):
         Engine.resume(tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_made_is_refused_early(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(SettingsError, match="is a file"):
         RunFolder(tmp_path / "file").check_new()
-    with pytest.raises(SettingsError, match="no folder that can be written to"):
+    with pytest.raises(SettingsError, match="not a writable folder"):
         RunFolder(tmp_path / "file" / "deeper" / "run").check_new()
     RunFolder(tmp_path / "new" / "deeper").check_new()
     assert not (tmp_path / "new").exists()

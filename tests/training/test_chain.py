@@ -87,7 +87,9 @@ def test_two_methods_may_agree_but_not_differ(context):
     same = {"via": Via(between=("resnet14",)), "other": Other(between=("resnet14",))}
     assert len(chain(context, same)) == 2
     assert len(chain(context, {**same, "other": Other()})) == 2
-    with pytest.raises(SettingsError, match="via wants resnet32 -> resnet14 -> resnet8; other wants resnet32 -> resnet20"):
+    with pytest.raises(
+        SettingsError, match="via asks for resnet32 -> resnet14 -> resnet8; other asks for resnet32 -> resnet20"
+    ):
         chain(context, {**same, "other": Other(between=("resnet20",))})
 
 

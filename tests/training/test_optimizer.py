@@ -32,7 +32,7 @@ def test_an_unknown_optimizer_is_answered_with_the_nearest():
 
 
 def test_an_unknown_optimizer_near_nothing_is_answered_with_some_there_are():
-    with pytest.raises(SettingsError, match=r"'qqqq' is unknown\. timm's may be named, such as sgd, adamw or lamb\."):
+    with pytest.raises(SettingsError, match=r"'qqqq' is unknown\. Name one of timm's, such as sgd, adamw or lamb\."):
         check_optimizer(TrainSettings(optimizer="qqqq"))
 
 
@@ -48,7 +48,7 @@ def test_the_optimizers_of_timm_can_be_made_and_update(name):
 
 
 def test_an_optimizer_that_cannot_be_made_is_refused_before_anything_is_trained():
-    with pytest.raises(SettingsError, match=r"train\.optimizer = 'fusedsgd' cannot be made: "):
+    with pytest.raises(SettingsError, match=r"train\.optimizer = 'fusedsgd' cannot be created: "):
         check_optimizer(TrainSettings(optimizer="fusedsgd"))
 
 

@@ -263,11 +263,11 @@ class Writing(Distiller):
 
 @pytest.mark.parametrize(
     ("into", "what"),
-    [("x", "images or labels"), ("y", "images or labels"), ("tap", "what the teacher showed")],
+    [("x", "images or targets"), ("y", "images or targets"), ("tap", "teacher's trace")],
 )
 def test_a_step_that_writes_into_what_all_lanes_share_stops_the_run_by_the_lanes_name(into, what):
     lab = Lab(epochs=1)
-    with pytest.raises(TrainingError, match=rf"^writing: a step wrote into (the )?{what}.*clone"):
+    with pytest.raises(TrainingError, match=rf"^writing: a step modified the {what} in place.*clone"):
         lab.teach(lab.lane("writing", [Writing(into)]), lab.lane("honest", [Honest()]))
 
 
