@@ -27,7 +27,7 @@ test: setup
 	$(PYTEST) -m "not slow"
 
 test-slow: setup
-	$(PYTEST) -m slow
+	KDENGINE_TEST_PROFILE=thorough $(PYTEST) -m "slow or fuzz"
 
 test-all: test test-slow
 

@@ -76,7 +76,7 @@ def random_data(batches: int) -> Data:
     split = Split(labels, images)
     few = Split(labels[:BATCH], images[:BATCH])
     names = tuple(map(str, range(CLASSES)))
-    return Data("noise", names, (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "crop-flip", split, few, "noise")
+    return Data("noise", names, (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "crop-flip", split, few, fingerprint="noise")
 
 
 def measure(method: str | None, teacher: str, student: str, steps: int, **train: object) -> tuple[float, float]:

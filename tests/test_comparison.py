@@ -94,6 +94,7 @@ def test_all_lanes_of_a_trial_begin_alike_and_trials_differ(compared):
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("label", ["plain", "st", "fitnet+st", "takd"])
 def test_a_lane_is_bit_identical_to_the_same_run_alone(label, compared, tmp_path):
     _, folder = compared
@@ -108,6 +109,7 @@ def test_a_lane_is_bit_identical_to_the_same_run_alone(label, compared, tmp_path
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.slow
 def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path, monkeypatch):
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
     settings = {"data": DATA, "trials": 2, "out": tmp_path / "out", **FAST, "epochs": 1}
@@ -130,6 +132,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("after", [4, 8])
 def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path, monkeypatch):
     """Stopped between two lanes of the first trial, and between two trials; the teacher comes from the cache."""
@@ -157,6 +160,7 @@ class Crash:
             raise RuntimeError("a cable")
 
 
+@pytest.mark.slow
 def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothing_had_happened(tmp_path, monkeypatch):
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
     settings = {**FAST, "save_minutes": 1e-9, "teacher_train": {"epochs": 1}}
@@ -253,6 +257,7 @@ class Company:
         self.done = True
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("limit", ["at_once", "memory"])
 def test_lanes_for_which_there_is_no_room_follow_in_another_pass_with_the_same_numbers(limit, tmp_path, monkeypatch):
     def compared(name, **given):

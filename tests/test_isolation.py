@@ -149,6 +149,7 @@ def diverging(teacher):
         Engine(teacher, "resnet8", [Diverging()], **SMALL).fit()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "run",
     [plain, taught, compared, differentiated_twice, read_by_workers, own_loaders, interrupted, failing, diverging],
@@ -215,6 +216,7 @@ def test_engines_in_threads_have_the_numbers_of_the_same_engines_alone(teacher):
     assert changed(before) == []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside threads, from Python 3.12 on
 def test_an_engine_whose_images_are_read_by_workers_and_one_in_a_thread_do_not_disturb_each_other(teacher, monkeypatch):
     monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
@@ -286,6 +288,7 @@ def test_a_finished_engine_leaves_no_network_behind(teacher):
     assert [found() for found in alive] == [None] * 3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("run", [taught, interrupted, failing, diverging], ids=lambda run: run.__name__)
 def test_engines_one_after_the_other_leave_nothing_behind(run, teacher):
     run = partial(run, teacher) if run in (taught, diverging) else run

@@ -96,7 +96,7 @@ def test_it_is_installed_with_everything(folder):
 
 
 def test_its_methods_stand_in_the_table_of_the_first_page(folder):
-    link = f"[{folder.name}](plugins/{folder.name}/README.md)"
+    link = f"[{folder.name}](https://github.com/kdengine/kdengine/blob/main/plugins/{folder.name}/README.md)"
     listed = [line for line in readme(ROOT).splitlines() if line.startswith("|") and link in line]
     assert [method.name for method in methods(folder) if not any(f"`{method.name}`" in line for line in listed)] == []
 

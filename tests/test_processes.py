@@ -36,6 +36,7 @@ def test_two_processes_leave_one_run_folder_written_once(folder):
     assert json.loads((folder / "result.json").read_text())["student"]["top1"] == rows[-1]["test_top1"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_but_for_batch_statistics(folder, tmp_path):
     done = subprocess.run([sys.executable, "-m", "kdengine", *RUN.split(), "run"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -46,6 +47,7 @@ def test_two_processes_learn_what_one_learns_but_for_batch_statistics(folder, tm
     assert together["terms"]["fitnet.hint"] != alone["terms"]["fitnet.hint"]
 
 
+@pytest.mark.slow
 def test_two_processes_compare_methods_and_one_of_them_tells(tmp_path):
     said = in_two_processes(f"{COMPARE} --epochs 1 --out both --json", tmp_path)
     found = json.loads(said)  # one object

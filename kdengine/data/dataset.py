@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Data:
     augment: str
     train: Split
     test: Split
+    _: KW_ONLY
     fingerprint: str = ""
     validation: Split | None = None
     task: str = "classification"
@@ -182,4 +183,4 @@ def blank(input_size: tuple[int, int, int], num_classes: int) -> Data:
     """A data set of one grey image, to try networks on images of a given size."""
     grey = Split(torch.zeros(1, dtype=torch.int64), torch.full((1, *input_size), 128, dtype=torch.uint8))
     channels, classes = input_size[0], tuple(map(str, range(num_classes)))
-    return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, "blank")
+    return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, fingerprint="blank")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor, nn
 
@@ -75,6 +75,7 @@ class Step:
     positions: Tensor | None
     student: Trace
     teacher: Trace
+    _: KW_ONLY
     phase: str = JOINT
     epoch: int = 0
     progress: float = 0.0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kdengine.plugins.hookspecs import hookimpl
+from kdengine.storage.jsontext import json_text
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.signals import Stopped
 
@@ -42,13 +43,15 @@ class FolderRecorder:
             self.save(run)
 
     @hookimpl(wrapper=True, tryfirst=True)
-    def kdengine_after_epoch(self, run: Run) -> Iterator[Any]:
-        """Write the row, including what other observers added to it, even if one of them fails; then save the state."""
+    def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> Iterator[Any]:
+        """Write row and state before the other observers hear of the epoch, and once more if they added to the row."""
+        self._write(run)
+        before = json_text(record)
         try:
             return (yield)
         finally:
-            self.folder.write_rows(run.lane.history)
-            self.save(run)
+            if json_text(record) != before:
+                self._write(run)
 
     @hookimpl(tryfirst=True)
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
@@ -71,6 +74,10 @@ class FolderRecorder:
             self.folder.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
         elif isinstance(error, Stopped) and run.can_save_within_epochs:
             self.save(run)
+
+    def _write(self, run: Run) -> None:
+        self.folder.write_rows(run.lane.history)
+        self.save(run)
 
     def save(self, run: Run) -> None:
         """Save the state to resume from; the first one is read back as a check."""

@@ -102,7 +102,7 @@ def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
     """A data set of grey images [C, H, W], for code that only needs their number and size."""
     split = Split(torch.zeros(count, dtype=torch.int64), torch.full((count, *size), 128, dtype=torch.uint8))
     channels, names = size[0], tuple(map(str, range(classes)))
-    return Data("grey", names, size, (0.5,) * channels, (0.25,) * channels, "none", split, split, "grey")
+    return Data("grey", names, size, (0.5,) * channels, (0.25,) * channels, "none", split, split, fingerprint="grey")
 
 
 def random_batch(count: int, seed: int = 0) -> Batch:

@@ -26,10 +26,16 @@ def on_device(metrics: MetricCollection, device: torch.device, share: bool = Fal
         device: device of the batches.
         share: whether :meth:`compute` aggregates over all processes.
     """
-    for metric in metrics.values():
-        metric.sync_on_compute = share
+    if not share:
+        for metric in metrics.values():
+            metric.distributed_available_fn = _nowhere
     moved: MetricCollection = metrics.to("cpu" if device.type == "mps" else device)
     return moved
+
+
+def _nowhere() -> bool:
+    """No processes to sum over: each has seen every image, or trains alone while the others wait for it."""
+    return False
 
 
 def computed(metrics: MetricCollection) -> dict[str, float]:

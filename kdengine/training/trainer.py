@@ -85,7 +85,9 @@ class Trainer:
         trained = [lane for lane in lanes if lane.failure is None]
         check_teachers(trained)
         for lane in trained:
-            self.observer.after_epoch(lane, self.close_epoch(lane))
+            record = self.close_epoch(lane)
+            if record is not None:
+                self.observer.after_epoch(lane, record)
 
     def train_step(self, lanes: Sequence[Lane], batch: Batch) -> None:
         """Run every teacher once on a batch, then let every lane take its step."""
@@ -95,12 +97,16 @@ class Trainer:
             with watch.lane(lane):
                 _step(lane, batch, traces)
 
-    def close_epoch(self, lane: Lane) -> dict[str, Any]:
-        """Evaluate a lane, if its phase has the task, and close its epoch; returns its row."""
+    def close_epoch(self, lane: Lane) -> dict[str, Any] | None:
+        """Evaluate a lane, if its phase has the task, and close its epoch; returns its row, or None if the lane failed."""
         start = time.perf_counter()
         scores: dict[str, float] = {}
         if lane.phase.task:
-            network = lane.to_measure()
+            try:
+                network = lane.to_measure()
+            except Exception as error:  # a method may fail in making the network to ship
+                lane.fail(error)
+                return None
             for split, batches in (("val", self.data.validation), ("test", self.data.test)):
                 if batches is not None:
                     values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)

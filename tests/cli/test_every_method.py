@@ -51,6 +51,7 @@ def distil(kdengine, here, weights):
     return run
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("method", Registry().all_methods())
 def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
     result, found = distil(method, "resnet20", "resnet8")
@@ -64,6 +65,7 @@ def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
     assert any(name != "task" and value != 0 for name, value in terms.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("teacher", "assistant", "student"), [("cnn8", "cnn12", "cnn16"), ("cifar_resnet50", "resnet71", "resnet98")]
 )

@@ -5,7 +5,7 @@ import io
 from itertools import chain
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kdengine.cli.main import main
@@ -71,7 +71,6 @@ def said_by(*arguments):
     return err.getvalue()
 
 
-@settings(max_examples=50)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=3))
 def test_any_arguments_of_run_are_planned_or_refused_with_a_reason(arguments):
     said_by(*RUN, "-o", "train.device=cpu", *chain(*arguments))
@@ -82,7 +81,6 @@ COMMANDS = st.sampled_from(
 )
 
 
-@settings(max_examples=25)
 @given(COMMANDS, TEXT.filter(lambda text: "/" not in text))
 def test_any_word_behind_a_command_is_answered_or_refused_with_a_reason(command, text):
     said_by(*command.split(), text)

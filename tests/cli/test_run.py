@@ -51,6 +51,7 @@ def test_result_json_holds_teacher_and_student(finished):
     assert result["student"]["top1"] == rows(folder)[-1]["test_top1"]
 
 
+@pytest.mark.slow
 def test_the_students_weights_load_without_kdengine_and_give_the_reported_accuracy(finished, python):
     _, folder = finished
     code = f"""
@@ -98,6 +99,7 @@ def test_what_is_said_beside_a_file_wins(finished, kdengine, here):
     assert settings["train"]["lr"] == 0.02
 
 
+@pytest.mark.slow
 def test_networks_with_inputs_of_their_own(kdengine, small, here):
     inputs = ["-o", "teacher_input.size=64", "-o", "teacher_input.mean=[0.485, 0.456, 0.406]"]
     plan = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--dry-run")
@@ -144,6 +146,7 @@ class Mine(Distiller):
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_run_says_how_to_resume_and_can(number, process, small, kdengine, tmp_path):
     out = tmp_path / "stopped"

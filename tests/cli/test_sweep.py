@@ -1,5 +1,7 @@
 import csv
 
+import pytest
+
 SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
 PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
 
@@ -17,6 +19,7 @@ def test_a_grid_is_trained_and_left_as_table_and_picture(kdengine, here):
     assert "temperature=4" in said.out
 
 
+@pytest.mark.slow
 def test_training_settings_make_lanes_that_differ(kdengine):
     grid = ["--grid", "train.lr=0.1,0.0001"]
     found = kdengine("sweep", "--plugin", "st", *grid, *PAIR, *SMALL, "--out", "out", "--json").json

@@ -2,7 +2,7 @@
 
 import pytest
 import tomli_w
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdengine import KDError, Registry, SettingsError
@@ -77,7 +77,6 @@ def registry():
     return Registry()
 
 
-@settings(max_examples=300)
 @given(text=st.text() | ASSIGNMENTS)
 def test_any_text_is_an_assignment_or_is_refused(answered, text):
     found = answered(parse_assignment, text)
@@ -89,7 +88,6 @@ def test_any_text_in_quotes_is_that_text(text):
     assert parse_assignment(f'st.x="{text}"') == {"st": {"x": text}}
 
 
-@settings(max_examples=300)
 @given(texts=st.lists(ASSIGNMENTS | st.text(max_size=8), max_size=3), methods=st.lists(METHODS, max_size=2))
 def test_any_options_make_settings_and_methods_or_are_refused(registry, answered, texts, methods):
     given = ["student=resnet8", "teacher=resnet14", f"methods={methods}", *texts]
@@ -106,7 +104,6 @@ def test_any_options_make_a_method_or_are_refused(registry, answered, values, na
     assert isinstance(answered(method, **values), method | SettingsError)
 
 
-@settings(max_examples=200)
 @given(values=FILES, trust=st.booleans())
 def test_any_file_of_settings_is_read_or_refused_with_every_fault(registry, answered, tmp_path, values, trust):
     (tmp_path / "run.toml").write_text(tomli_w.dumps(values), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Whatever is written for a network or for data names it, or is refused with a reason."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kdengine import DataError, ModelError, Registry
@@ -20,7 +20,6 @@ def registry():
     return Registry()
 
 
-@settings(max_examples=300)
 @given(text=SPECS)
 def test_any_text_is_a_spec_or_is_refused(answered, text):
     spec = answered(Spec.parse, text, ModelError)

@@ -171,6 +171,7 @@ def test_images_of_different_sizes_are_brought_to_one(items, workers):
     assert {tuple(batch.x.shape[1:]) for batch in batches} == {(3, 8, 6)}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("end", [lambda: os._exit(3), lambda: os.kill(os.getpid(), signal.SIGKILL)], ids=["left", "killed"])
 def test_a_worker_that_dies_is_told_with_what_to_do(items, end):
     said = str(failure(items, end, 2))

@@ -118,7 +118,7 @@ def test_a_fitted_network_runs_the_network_itself_in_the_mode_that_it_is_in(trai
     assert fitted.module is network
     assert fitted.training is network.training is training
     network.eval()
-    assert torch.equal(fitted(NOISE), network(fitted.fit(NOISE)))
+    assert torch.equal(fitted(NOISE), network(fitted.preprocess(NOISE)))
 
 
 def test_taps_are_found_in_the_network_itself_and_the_trace_begins_with_the_images_of_the_data():
@@ -157,10 +157,10 @@ def check(plugins, out, **settings):
     """Train a pair on digits; what each received must be what an independent computation makes of the data's pixels."""
     watched = Watched()
     engine = Engine(**watched.networks, plugins=plugins, out=out, teacher_input=TEACHERS, **{**FAST, **settings})
-    data = engine.room().source.data
+    data = engine.session().data.dataset
     own = {"mean": data.mean, "std": data.std}
     engine.fit()
-    shown = list(engine.room().source.train.epoch(0))
+    shown = list(engine.session().data.train.epoch(0))
     teacher, student = watched.seen["teacher"], watched.seen["student"]
     assert len(student[True]) == len(shown) == 2
     for batch, received in zip(shown, student[True], strict=True):
@@ -211,7 +211,7 @@ def test_a_fault_in_what_is_done_would_be_noticed(fault, tmp_path, monkeypatch):
 def test_a_fit_that_never_reaches_the_teacher_would_be_noticed(tmp_path, monkeypatch):
     from kdengine.networks.network import Network
 
-    monkeypatch.setattr(Network, "fitted", property(lambda self: self.module))
+    monkeypatch.setattr(Network, "preprocessed", property(lambda self: self.module))
     with pytest.raises(AssertionError):
         check(["st"], tmp_path / "run")
 
@@ -245,8 +245,8 @@ def test_input_gradients_of_both_networks_are_those_of_the_common_batch(tmp_path
     x, (of_student, of_teacher) = seen[0]
     assert of_student.shape == of_teacher.shape == x.shape == (64, 3, 32, 32)
     # the chain rule by hand: the gradient at the network's own input, through the transposed resizing and the scale
-    room = Engine(teacher, "resnet8", ["st"], teacher_input=TEACHERS, **FAST).room()
-    data = room.source.data
+    session = Engine(teacher, "resnet8", ["st"], teacher_input=TEACHERS, **FAST).session()
+    data = session.data.dataset
     own = {"mean": data.mean, "std": data.std}
     received = expected(x, own, IMAGENET, (64, 64)).float().requires_grad_()
     (gradient,) = torch.autograd.grad(teacher(received)[:, 1].sum(), received)
@@ -284,6 +284,7 @@ def pair(tmp_path, monkeypatch):
     return {"teacher": "resnet14", "student": "resnet8", "plugins": ["st"], **inputs, **FAST, "epochs": 2}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_inputs_and_its_settings_repeat_it(pair, tmp_path):
     whole = Engine(**pair, out=tmp_path / "whole").fit()
     with pytest.raises(KeyboardInterrupt):
@@ -297,6 +298,7 @@ def test_an_interrupted_run_goes_on_with_the_same_inputs_and_its_settings_repeat
     assert whole.facts["student"]["input"]["size"] == [3, 24, 28]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_trained_here_learns_from_the_images_it_will_teach_on(pair, tmp_path):
     result = Engine(**pair, out=tmp_path / "run").fit()
     own = RunFolder(result.facts["teacher"]["folder"])
@@ -320,6 +322,7 @@ def test_operations_are_counted_at_the_size_that_a_network_receives(pair):
     assert facts["student"]["input"] == {"size": [3, 24, 28]}
 
 
+@pytest.mark.slow
 def test_lanes_of_a_comparison_equal_the_same_runs_alone(pair, tmp_path):
     from kdengine import Comparison
 

@@ -165,7 +165,7 @@ def test_a_name_that_names_something_passes_without_being_built(text, registry):
 )
 def test_a_network_that_cannot_be_built_is_answered_with_the_data_and_the_reason(text, said, create):
     answer = refusal(create, text)
-    assert f"'{text}' cannot be built for 7 classes and images of [3, 32, 32]" in answer
+    assert f"'{text}' cannot be built with num_classes=7 for images of [3, 32, 32]" in answer
     assert said in answer
 
 

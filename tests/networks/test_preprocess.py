@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import timm
 import torch
@@ -60,21 +58,6 @@ def test_of_loaders_nobody_knows_the_normalisation_so_only_a_size_that_is_said_c
 def test_a_normalisation_for_other_channels_is_refused():
     with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5\] has 1 numbers, but the images have 3 channels"):
         preprocess_for("resnet8", DATA, InputSettings(mean=(0.5,)), "student_input")
-
-
-@pytest.mark.parametrize("place", ["", "student.safetensors", "student-best.safetensors"])
-def test_weights_of_a_run_say_what_they_were_trained_on(place, run_folder):
-    folder = run_folder("trained", method="plain")
-    result = json.loads((folder / "result.json").read_text())
-    assert not preprocess_for("resnet8", DATA, weights=str(folder / place)).changes, "a folder that does not know"
-    result["student"]["input"] = {"size": [3, 24, 24], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    (folder / "result.json").write_text(json.dumps(result))
-    wanted = ImageSpec((3, 24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert preprocess_for("resnet8", DATA, weights=str(folder / place)).wanted == wanted
-    assert preprocess_for(nn.Identity(), DATA, weights=str(folder / place)).wanted == wanted
-    assert preprocess_for("resnet8", DATA, InputSettings(size=48), weights=str(folder / place)).wanted.size == (3, 48, 48)
-    assert not preprocess_for("resnet8", UNKNOWN, weights=str(folder / place)).changes
-    assert not preprocess_for("resnet8", DATA, weights=str(folder / "other.pth")).changes
 
 
 # Settings
@@ -138,3 +121,12 @@ def test_with_loaders_of_ones_own_a_normalisation_is_refused_before_anything_is_
     with pytest.raises(SettingsError, match=r"student_input.mean = \[0.5, 0.5, 0.5\] cannot be applied"):
         engine.fit(loader(), loader())
     assert not (tmp_path / "run").exists()
+
+
+def test_what_weights_were_trained_on_comes_after_the_settings_and_before_the_data():
+    trained_on = InputSettings(size=24, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    wanted = ImageSpec((3, 24, 24), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert preprocess_for("resnet8", DATA, trained_on=trained_on).wanted == wanted
+    assert preprocess_for(nn.Identity(), DATA, trained_on=trained_on).wanted == wanted
+    assert preprocess_for("resnet8", DATA, InputSettings(size=48), trained_on=trained_on).wanted.size == (3, 48, 48)
+    assert not preprocess_for("resnet8", UNKNOWN, trained_on=trained_on).changes

@@ -100,11 +100,11 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
     plan = engine.plan()
     assert plan.describe()["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
     assert plan.describe()["student"]["input"] == {"size": [3, 32, 32]}
-    (batch, *_) = plan.room.source.test.epoch(0)
-    seen = received(plan.room.teacher.module)
-    assert plan.room.lessons.trace(batch.x, {}).logits.shape == (32, 10)
+    (batch, *_) = plan.session.data.test.epoch(0)
+    seen = received(plan.session.teacher_network.module)
+    assert plan.session.teacher.trace(batch.x, {}).logits.shape == (32, 10)
     assert seen[0].shape == (32, 3, 160, 160)
-    pixels = plan.room.source.data.test.images.double() / 255
+    pixels = plan.session.data.dataset.test.images.double() / 255
     assert seen[0].mean().item() == pytest.approx(float((pixels.mean() - 0.5) / 0.5), abs=2e-3)
     result = engine.fit()
     assert result.facts["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
@@ -113,12 +113,12 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
 
 @pytest.mark.parametrize("said", [{"size": 64}, {"size": [48, 64], "mean": (0.3, 0.3, 0.3)}])
 def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
-    room = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).room()
+    session = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).session()
     wanted = InputSettings(**said)
-    assert room.teacher.preprocess.wanted.size == (3, *wanted.size)
-    assert room.teacher.preprocess.wanted.mean == (wanted.mean or HALF)
-    assert room.teacher.preprocess.wanted.std == HALF
-    assert room.teacher.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
+    assert session.teacher_network.preprocess.wanted.size == (3, *wanted.size)
+    assert session.teacher_network.preprocess.wanted.mean == (wanted.mean or HALF)
+    assert session.teacher_network.preprocess.wanted.std == HALF
+    assert session.teacher_network.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
 
 
 def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):

@@ -198,7 +198,6 @@ ODD_VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200)
 @given(kind=st.sampled_from(["distiller", "composition", "model", "dataset", "recipes"]), first=ODD_VALUES, second=ODD_VALUES)
 def test_whatever_is_offered_is_kept_under_a_name_or_refused(answered, kind, first, second):
     plugin = Plugin("odd", "kdplugin-odd", "1", "odd")

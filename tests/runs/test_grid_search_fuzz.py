@@ -1,6 +1,6 @@
 """Whatever is written for a grid is an axis, or is refused with a reason."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kdengine import SettingsError
@@ -14,7 +14,6 @@ PIECES = st.sampled_from(
 GRIDS = st.text(max_size=12) | st.lists(PIECES, max_size=8).map("".join) | st.lists(PIECES, max_size=5).map("st.x={}".format)
 
 
-@settings(max_examples=200)
 @given(texts=st.lists(GRIDS, min_size=1, max_size=3))
 def test_any_grids_are_lanes_or_are_refused(answered, texts):
     axes = [answered(parse_axis, text) for text in texts]

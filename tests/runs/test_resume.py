@@ -96,6 +96,7 @@ def test_another_number_of_threads_is_told_for_it_may_change_the_last_digits(cap
     assert "last digits" in caplog.text
 
 
+@pytest.mark.sample(1)
 def test_a_run_goes_on_with_more_epochs_where_that_is_overridden(stopped):
     with pytest.raises(SettingsError, match=r"train.epochs is 2, got 3"):
         Engine.resume("run", changes={"train": {"epochs": 3}})
@@ -111,6 +112,7 @@ def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
     assert stopped.manifest()["overridden_after_epochs"] == 1
 
 
+@pytest.mark.sample(1)
 def test_other_batches_cannot_follow_within_an_epoch(stopped):
     with pytest.raises(SettingsError, match=r"stopped within an epoch, so batch_size cannot change now"):
         Engine.resume("run", changes={"train": {"batch_size": 16}}, override=True).fit()
@@ -147,6 +149,7 @@ def test_a_run_of_modules_goes_on_with_the_same_modules(tmp_path, unheard_signal
     assert [row["terms"] for row in part.history] == [row["terms"] for row in whole.history]
 
 
+@pytest.mark.sample(1)
 def test_other_weights_of_the_teacher_are_noticed(stopped, tmp_path):
     other = Engine(None, "resnet14", out="other", **{**FAST, "seed": 5, "epochs": 1}).fit().folder
     changes = {"teacher_weights": str(other)}

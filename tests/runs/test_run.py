@@ -57,6 +57,7 @@ def test_the_writes_of_a_run_are_these(failing_write, tmp_path):
     assert tuple(seen) == WRITES
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("number", range(1, len(WRITES) + 1), ids=[f"{n}-{name}" for n, name in enumerate(WRITES, 1)])
 def test_a_write_that_fails_stops_the_run_with_the_reason_and_it_goes_on_to_the_same_end(
     number, failing_write, tmp_path, undisturbed

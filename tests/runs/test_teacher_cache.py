@@ -38,6 +38,7 @@ def test_a_teacher_is_trained_once_and_taken_from_the_cache_the_second_time(cach
     assert [row["terms"] for row in first.history] == [row["terms"] for row in second.history]
 
 
+@pytest.mark.slow
 def test_another_teacher_is_trained_when_network_data_seed_or_settings_differ_but_not_for_the_students_options(cache):
     distil()
     assert distil(options={"st": {"temperature": 2.0}}).facts["teacher"]["cached"] is True
@@ -117,6 +118,7 @@ class Waiting:
             assert self.go.wait(60)
 
 
+@pytest.mark.slow
 def test_of_two_runs_at_once_one_trains_the_teacher_and_the_other_waits_for_it(python, tmp_path):
     code = f"""
         from kdengine import Engine

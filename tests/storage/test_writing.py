@@ -34,6 +34,7 @@ def test_a_file_that_cannot_take_the_place_of_another_leaves_that_as_it_was(kind
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told_and_the_old_file_stays(kind, tmp_path, python):
     said = python(

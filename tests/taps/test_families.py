@@ -74,6 +74,7 @@ def test_every_family_of_timm_is_here():
 families = pytest.mark.parametrize("family", [family for family in SMALLEST if family in _module_to_models])
 
 
+@pytest.mark.sample(24)
 @families
 def test_the_stages_are_maps_that_shrink(family):
     stages = stages_of(family)

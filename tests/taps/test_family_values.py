@@ -71,6 +71,7 @@ def close(one, other):
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_stages_are_the_maps_that_timm_returns(name):
     model, images = made(name)
@@ -83,6 +84,7 @@ def test_the_stages_are_the_maps_that_timm_returns(name):
         assert mine.std() > 1e-3
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", [name for name in NETWORKS if not name.startswith("crossvit")])
 def test_the_embedding_is_what_timm_hands_to_the_last_layer(name):
     model, images = made(name)
@@ -99,6 +101,7 @@ def test_the_embedding_of_several_heads_is_the_last_ones():
     assert close(embedding, both[:, -embedding.shape[1] :])
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_recorded_does_not_depend_on_where_the_forward_stops(name):
     model, images = made(name)
@@ -127,6 +130,7 @@ def test_tokens_in_the_order_of_windows_are_put_back_into_that_of_the_image():
     assert not close(listed_row_by_row, patches + places)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "model",
     [
@@ -168,6 +172,7 @@ def test_nothing_remains_on_a_network(name):
             assert torch.equal(twin(images), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
 def test_a_compiled_network_is_recorded_as_it_is(name):
     model, images = made(name)

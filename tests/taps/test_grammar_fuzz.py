@@ -3,7 +3,7 @@
 import kdzoo  # noqa: F401  (registers the CIFAR networks with timm)
 import pytest
 import timm
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kdengine.errors import TapError
@@ -23,7 +23,6 @@ def anatomy():
     return Anatomy.of(timm.create_model("resnet8", num_classes=10), (3, 32, 32), "resnet8")
 
 
-@settings(max_examples=300)
 @given(text=st.text() | NEAR_TAPS)
 def test_any_text_is_a_tap_that_prints_as_it_is_read_or_is_refused(answered, text):
     tap = answered(parse, text)
@@ -43,7 +42,6 @@ def test_any_pair_is_split_at_its_sign_or_is_refused(answered, student, teacher)
     assert isinstance(sides, TapError) or sides == (student.strip(), teacher.strip())
 
 
-@settings(max_examples=300)
 @given(text=st.text() | NEAR_TAPS)
 def test_any_tap_is_found_in_a_network_or_is_refused_with_a_reason(anatomy, answered, text):
     points = answered(anatomy.resolve, text)

@@ -648,7 +648,8 @@ def test_the_recorded_network_may_be_in_channels_last_memory(images):
     model.to(memory_format=torch.channels_last)
     with Recorder(model, ["stage2.pre", "stage4"]) as recorder:
         last = recorder(images.to(memory_format=torch.channels_last))
-    assert all(torch.allclose(plain[name], last[name], atol=1e-3) for name in plain)
+    for name in plain:  # kernels of another layout round in another order
+        assert (plain[name] - last[name]).abs().max() < 1e-5 * plain[name].abs().max()
 
 
 def test_a_teacher_in_inference_mode_is_recorded_too(net, images):

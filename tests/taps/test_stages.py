@@ -41,6 +41,7 @@ def head(width, classes=10):
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("name", "size", "stages", "embedding"),
     [
@@ -124,6 +125,7 @@ def test_every_family_of_torchvision_is_here():
     assert {builder.__module__.rpartition(".")[2] for builder in builders} <= set(FAMILIES_OF_TORCHVISION)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("family", FAMILIES_OF_TORCHVISION)
 def test_every_family_of_torchvision_has_maps_a_classifier_and_a_vector_before_it(family):
     model, (rows, columns) = made_by_torchvision(family), OF_ONE_SIZE.get(family, (96, 128))

@@ -233,6 +233,7 @@ def contract_of(kind):
     return type("Contract", (DistillerContract,), {"method": kind, "at_equality": {"match": 0.0}})()
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(("kind", "check"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_planted_fault_is_found(kind, check):
     with pytest.raises((AssertionError, KDError, RuntimeError)):

@@ -87,6 +87,7 @@ def test_a_network_is_made_for_the_smallest_images_it_takes():
     assert network.anatomy.probe.logits.shape == (2, 10)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("family", sorted(SMALLEST))
 def test_every_method_works_on_every_family(family, methods):
     """All methods in one lane; the families take turns in teaching a CNN, being taught by one, and teaching a transformer."""
@@ -99,6 +100,7 @@ def test_every_method_works_on_every_family(family, methods):
     assert Pairing(*pair, side).attempt(*methods) is None
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("family", SAMPLE)
 def test_a_sample_works_for_real(family, methods):
     if not timm.is_model(SMALLEST[family]):
@@ -112,6 +114,7 @@ def test_a_sample_works_for_real(family, methods):
     assert Pairing(other, network, side, meta=False).attempt(method) is None
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("chain", sorted(CHAINS))
 def test_chains_work_on_a_cnn_and_a_transformer(chain):
     networks = [make_network(spec, 64) for spec in ("timm:vit_tiny_patch16_224", "resnet8")]

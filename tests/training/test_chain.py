@@ -129,6 +129,7 @@ def test_a_run_reports_the_student_and_keeps_the_assistants(tmp_path):
     assert kept == [True, True, False]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("keep", "best_teaches"), [("best", True), ("last", False)])
 def test_the_assistant_teaches_with_its_best_or_its_last_weights(keep, best_teaches, tmp_path, monkeypatch):
     from kdengine.training.lane import Lane
@@ -166,6 +167,7 @@ def test_the_next_network_learns_from_the_assistant_and_not_from_the_teacher(tmp
     assert not any(module.training for module in asked[-1].modules())
 
 
+@pytest.mark.slow
 def test_a_chain_goes_on_where_it_stopped(tmp_path):
     class Stop:
         def __init__(self, after):

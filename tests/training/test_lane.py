@@ -92,6 +92,7 @@ def test_in_a_hint_stage_both_forwards_stop_at_the_hint_and_no_accuracy_is_measu
     assert joint["terms"].keys() == {"task"}
 
 
+@pytest.mark.slow
 def test_a_hint_stage_keeps_its_rate_and_the_schedule_is_that_of_the_joint_stage():
     rates = [record["lr"] for record in fit(["fitnet"], epochs=2, options={"fitnet": {"hint_epochs": 2}}).history]
     assert rates[:2] == [0.02, 0.02]
@@ -196,6 +197,7 @@ class Diary(Distiller):
         return {"loss": step.student["stage1"].square().mean()}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_method_knows_where_it_is_and_sees_only_float32(precision):
     diary = Diary()
@@ -206,6 +208,7 @@ def test_a_method_knows_where_it_is_and_sees_only_float32(precision):
     assert diary.dtypes == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_forwards_of_a_bf16_run_are_bf16_but_accuracy_is_measured_in_fp32():
     student, seen = network("resnet8"), set()
     student.layer3.register_forward_hook(lambda module, args, output: seen.add((module.training, output.dtype)))

@@ -75,6 +75,7 @@ for _ in range(2):
 STEP = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_NTASKS": "3", "SLURM_NNODES": "1"}
 
 
+@pytest.mark.slow
 def test_tasks_that_srun_started_are_one_group():
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_"))}
     environment = {**kept, **STEP, "SLURM_STEP_NUM_TASKS": "2"}  # of an allocation of three

@@ -67,6 +67,7 @@ def together():
     return {lane.name: lane for lane in lab.teach(*map(lab.lane, METHODS))}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_lane_among_others_is_bit_identical_to_the_same_lane_alone(method, together):
     lab = Lab()

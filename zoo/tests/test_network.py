@@ -25,6 +25,7 @@ def shown(name):
     return network.train(), x, logits
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", UNLIKE)
 def test_images_of_32_x_32_become_logits_whatever_the_classes_and_channels(name, kept, shell):
     assert kept(name)(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
@@ -60,6 +61,7 @@ def test_the_classifier_receives_the_embedding(name, kept):
     assert network.get_classifier()(embedding).shape == (2, 10)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", UNLIKE)
 def test_the_classifier_can_be_left_out_or_replaced(name, shell):
     network = shell(name, num_classes=0)
@@ -82,6 +84,7 @@ def test_timm_is_told_the_right_names_of_the_end_layers(name, kept):
     assert config["input_size"] == (3, 32, 32)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("name", UNLIKE)
 def test_evaluation_repeats_itself_and_survives_copies_and_state_dicts(name):
     network, x, logits = shown(name)

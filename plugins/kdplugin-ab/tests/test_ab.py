@@ -324,7 +324,7 @@ def test_no_epochs_of_boundaries_is_plain_training(distil):
 
 
 def test_a_run_refuses_taps_that_hold_no_maps(distil):
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"has \[2, 64\].*maps \[B, C, H, W\]"):
         distil(["ab"], ab={"taps": "embedding"})
 
 

@@ -115,7 +115,7 @@ def test_a_power_below_one_is_refused():
 
 def test_taps_that_hold_no_maps_are_refused(leaf):
     step = make_step(student={"embedding": leaf(2, 64)}, teacher={"embedding": leaf(2, 64)})
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"has \[2, 64\].*maps \[B, C, H, W\]"):
         built(AttentionTransfer(), step)
 
 

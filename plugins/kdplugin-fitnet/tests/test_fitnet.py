@@ -216,7 +216,7 @@ def test_another_kernel_is_refused():
 
 
 def test_taps_that_hold_no_maps_are_refused(leaf):
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"has \[2, 64\].*maps \[B, C, H, W\]"):
         built(FitNet(), step_of(leaf(2, 64), leaf(2, 64)))
 
 

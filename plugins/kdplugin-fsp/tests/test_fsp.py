@@ -286,7 +286,7 @@ def test_the_flow_moves_nothing_above_its_last_tap_and_the_task_moves_all(distil
 
 
 def test_a_run_refuses_taps_that_hold_no_maps(distil):
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"has \[2, 64\].*maps \[B, C, H, W\]"):
         distil(["fsp"], fsp={"taps": "stage3,embedding"})
 
 

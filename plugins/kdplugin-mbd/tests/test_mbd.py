@@ -252,7 +252,7 @@ def test_weights_of_exactly_nought_and_one_are_allowed(alpha, delta):
 @pytest.mark.parametrize("method", METHODS)
 def test_outputs_of_other_classes_are_refused(method, leaf):
     step = make_step(student_logits=leaf(2, 10), teacher_logits=leaf(2, 100).detach())
-    with pytest.raises(TapError, match=r"gives \[2, 10\].*\[2, 100\].*logits \[B, K\] of the same classes"):
+    with pytest.raises(TapError, match=r"has \[2, 10\].*\[2, 100\].*logits \[B, K\] of the same classes"):
         built(method(), step)
 
 

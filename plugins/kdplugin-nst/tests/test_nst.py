@@ -214,7 +214,7 @@ def test_a_run_with_the_preset_authors_reads_the_last_stage_before_its_activatio
 
 
 def test_a_run_refuses_taps_that_hold_no_maps(distil):
-    with pytest.raises(TapError, match=r"gives \[2, 64\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"has \[2, 64\].*maps \[B, C, H, W\]"):
         distil(["nst"], nst={"taps": "embedding"})
 
 

@@ -189,7 +189,7 @@ def test_a_negative_weight_is_refused(option):
 
 def test_taps_of_five_axes_are_refused(leaf):
     step = make_step(student={"clip": leaf(2, 3, 4, 5, 5)}, teacher={"clip": leaf(2, 3, 4, 5, 5)})
-    with pytest.raises(TapError, match=r"'clip' the student gives \[2, 3, 4, 5, 5\]"):
+    with pytest.raises(TapError, match=r"'clip' the student has \[2, 3, 4, 5, 5\]"):
         built(RKD(), step)
 
 

@@ -128,7 +128,7 @@ def test_a_wrong_option_is_refused_with_the_way_out(options, fault):
 
 def test_taps_of_five_axes_are_refused_before_training(leaf):
     step = step_of(leaf(2, 3, 4, 5, 5).detach(), leaf(2, 3, 4, 5, 5).detach())
-    with pytest.raises(TapError, match=r"'stage3' the student gives \[2, 3, 4, 5, 5\]"):
+    with pytest.raises(TapError, match=r"'stage3' the student has \[2, 3, 4, 5, 5\]"):
         built(SimilarityPreserving(), step)
 
 

@@ -411,7 +411,7 @@ def test_a_single_tap_is_refused_with_the_way_out(distil):
 
 def test_taps_that_hold_no_maps_are_refused(leaf):
     step = make_step(*({"stage1": leaf(2, 4, 3, 3), "embedding": leaf(2, 4)} for _ in range(2)))
-    with pytest.raises(TapError, match=r"'embedding' the student gives \[2, 4\].*maps \[B, C, H, W\]"):
+    with pytest.raises(TapError, match=r"'embedding' the student has \[2, 4\].*maps \[B, C, H, W\]"):
         built(SVD(), step)
 
 

@@ -156,6 +156,7 @@ def test_plain_training_is_logged(tmp_path):
     assert curves(folder) == measured(folder)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Break])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_resumed_run_goes_on_with_its_log_and_no_epoch_stands_there_twice_or_never(epoch, kind, engine, tmp_path):
@@ -218,6 +219,7 @@ def test_what_is_logged_can_be_seen_while_the_run_goes_on(engine):
     assert seen == [True] * 4, "two epochs of the teacher and two of the student"
 
 
+@pytest.mark.slow
 def test_runs_in_one_process_at_the_same_time_have_a_log_each(engine, tmp_path):
     class Nested:
         """Another run, from its beginning to its end, between two epochs of the first one."""
@@ -253,6 +255,7 @@ def test_it_changes_nothing_of_what_is_computed(engine, tmp_path):
     assert numbers(["rkd"], "without") == numbers(["rkd", "tensorboard"], "with")
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     fast = [piece for name, value in FAST.items() for piece in ("-o", f"train.{name}={value}")]
