@@ -44,7 +44,7 @@ class FolderRecorder:
 
     @hookimpl(wrapper=True, tryfirst=True)
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> Iterator[Any]:
-        """Write row and state before the other observers hear of the epoch, and once more if they added to the row."""
+        """Write row and state before the other observers are called, and again if they added to the row."""
         self._write(run)
         before = json_text(record)
         try:
