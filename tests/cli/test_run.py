@@ -224,7 +224,7 @@ RUN = ["run", "--plugin", "st"]
         (["run", "--plugin", "rkd", *PAIR, "-o", "rkd.angel=5"], ["'rkd.angel'", "'angle'"]),
         ([*RUN, *PAIR, "-o", "st.temperature=-1"], ["st.temperature = -1", "greater than 0"]),
         ([*RUN, *PAIR, "-o", "st.temperature=hot"], ["st.temperature = 'hot'", "must be a number"]),
-        ([*RUN, *PAIR, "-o", "rkd.angle=5"], ["'rkd'", "no method of this run"]),
+        ([*RUN, *PAIR, "-o", "rkd.angle=5"], ["'rkd'", "not a method of this run"]),
         ([*RUN, *PAIR, "-o", "train.lrr=5"], ["'train.lrr'", "'lr'"]),
         ([*RUN, *PAIR, "-o", "st.temperature"], ["'st.temperature' is not an option", "VALUE"]),
         ([*RUN, *PAIR, "-o", "=5"], ["'=5' is not an option"]),
