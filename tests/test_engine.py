@@ -243,7 +243,7 @@ def nothing_written(path):
 @pytest.mark.parametrize(
     ("kind", "said", "message"),
     [
-        (SettingsError, {"student": None}, "no student"),
+        (SettingsError, {"student": None}, "No student"),
         (ModelError, {"student": "resnet9"}, "'resnet8'"),
         (SettingsError, {"plugins": ["st"], "teacher": None}, "needs a teacher"),
         (PluginError, {"plugins": ["sd"], "teacher": "resnet8"}, "no plugin 'sd'"),
@@ -275,7 +275,7 @@ def test_all_faults_of_settings_and_of_options_are_told_at_once():
 
 
 def test_one_loader_alone_is_refused():
-    with pytest.raises(SettingsError, match="together"):
+    with pytest.raises(SettingsError, match="both a train_loader and a val_loader"):
         Engine(None, "resnet8", **FAST).fit(train_loader=[])
 
 
