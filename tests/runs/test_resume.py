@@ -174,7 +174,7 @@ def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch, unh
 def test_a_damaged_state_is_told_with_what_can_be_done_and_the_rows_stay(stopped):
     rows = stopped.metrics()
     stopped.state_file.write_bytes(stopped.state_file.read_bytes()[:1000])
-    with pytest.raises(Exception, match=r"lane.pt' cannot be read: it is damaged.*Remove the file") as caught:
+    with pytest.raises(Exception, match=r"lane.pt' cannot be read: it is damaged.*Remove the state file") as caught:
         Engine.resume("run").fit()
     assert type(caught.value).__name__ == "StorageError"
     assert stopped.metrics() == rows
