@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.stem.endswith("_fuzz"):
             item.add_marker(pytest.mark.fuzz)
         if item.get_closest_marker("sample"):
-            matrices.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            matrices.setdefault(f"{item.path}::{getattr(item, 'originalname', item.name)}", []).append(item)
     for name, cells in matrices.items():
         (count,) = cells[0].get_closest_marker("sample").args
         kept = random.Random(name.rpartition("::")[2]).sample(range(len(cells)), min(count, len(cells)))
