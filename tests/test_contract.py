@@ -6,7 +6,7 @@ from kdengine import Registry
 from kdengine.testing import DistillerContract
 
 pytestmark = pytest.mark.sample(6)
-"""Each check is made of six methods in ``make test``, drawn by the name of the check, and of all of them in ``make test-all``."""
+"""``make test`` tries each check on six methods, drawn by the name of the check; ``make test-all`` tries all of them."""
 
 for name in Registry().all_methods():
     title = "Test" + "".join(part.capitalize() for part in name.split("-"))
