@@ -78,7 +78,7 @@ def test_the_run_folder_says_that_the_data_came_as_loaders_and_so_the_run_is_not
     assert result.facts["data"] == {"name": LOADERS, "num_classes": 10, "input_size": [3, 32, 32]}
     assert result.facts["settings"]["data"] == LOADERS
     settings = Engine(None, "resnet8", data=LOADERS, **FAST)
-    with pytest.raises(Exception, match="Give them again"):
+    with pytest.raises(Exception, match="Pass them again"):
         settings.fit()
     assert settings.fit(*loaders(sets)).top1 == result.top1
 

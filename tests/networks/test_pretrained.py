@@ -129,7 +129,7 @@ def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_fo
     options = {"dml": {"peers": [pretrained]}}
     cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()
     (peer,) = cohort.lane.module.methods["dml"].peers
-    (batch, *_) = cohort.room.source.test.epoch(0)
+    (batch, *_) = cohort.session.data.test.epoch(0)
     assert peer(batch.x).shape == (32, 10)
 
 

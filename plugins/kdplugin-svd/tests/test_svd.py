@@ -382,7 +382,9 @@ def test_more_vectors_than_a_map_has_are_all_it_has(decomposition, shape, maps, 
 
 def test_a_student_of_other_widths_passes_a_linear_map_and_normalisation_where_they_differ(maps, slope, agree):
     step, students, s, t = maps((((3, 3, 2), (3, 4, 1)), ((4, 2, 2), (5, 2, 2))))
-    method = built(SVD(), step).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the slope is taken by differences, which some weights make too coarse
+        method = built(SVD(), step).double()
     assert [type(adapter) for adapter in method.adapters] == [torch.nn.Identity, Adapter]
     adapter = method.adapters[1]
     assert {name: list(value.shape) for name, value in adapter.named_parameters()} == {
