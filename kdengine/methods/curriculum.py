@@ -21,7 +21,6 @@ class Curriculum(Distiller):
     """
 
     taps = ()
-    requires_teacher = True
     companions: ClassVar[Sequence[str]] = ()
     """Methods that are added if no other method of the lane has a loss."""
 

@@ -11,7 +11,7 @@ from kdengine.data.batches import Batches
 from kdengine.errors import TrainingError
 from kdengine.taps import Recorder
 from kdengine.tasks.task import Task
-from kdengine.training.metrics import computed, on_device
+from kdengine.training.metrics import computed, on_device, update
 from kdengine.training.runtime import Runtime
 
 __all__ = ["evaluate"]
@@ -44,8 +44,7 @@ def evaluate(
             with torch.no_grad(), Recorder(model, {}) as recorder:
                 output = recorder(runtime.layout(batch.x)).logits
             seen += len(batch.x)
-            for metric in metrics.values():
-                metric.update(output.to(metric.device), None if batch.y is None else batch.y.to(metric.device))
+            update(metrics, output, batch.y)
     finally:
         model.train(was_training)
     if seen == 0:

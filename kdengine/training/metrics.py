@@ -15,7 +15,7 @@ from kdengine.seeds import undisturbed
 from kdengine.tasks.task import Task
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Meter", "computed", "on_device"]
+__all__ = ["Meter", "computed", "on_device", "update"]
 
 
 def on_device(metrics: MetricCollection, device: torch.device, share: bool = False) -> MetricCollection:
@@ -36,6 +36,18 @@ def on_device(metrics: MetricCollection, device: torch.device, share: bool = Fal
 def _nowhere() -> bool:
     """No processes to sum over: each has seen every image, or trains alone while the others wait for it."""
     return False
+
+
+def update(metrics: MetricCollection, output: Tensor, target: Tensor | None) -> None:
+    """Add a batch to metrics, on their device.
+
+    Args:
+        metrics: of a task.
+        output: what the network returned.
+        target: what the data gives for it, or None.
+    """
+    for metric in metrics.values():
+        metric.update(output.to(metric.device), None if target is None else target.to(metric.device))
 
 
 def computed(metrics: MetricCollection) -> dict[str, float]:
@@ -74,8 +86,7 @@ class Meter:
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value.detach() * count
         if output is not None:
-            for metric in self._metrics.values():
-                metric.update(output.detach().to(metric.device), None if batch.y is None else batch.y.to(metric.device))
+            update(self._metrics, output.detach(), batch.y)
 
     def row(self, scored: bool) -> dict[str, Any]:
         """Means over the images of the epoch, for ``metrics.jsonl``.
