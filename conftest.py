@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, he
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make test`` leaves out: of a wide matrix marked ``sample(count)`` all but a few, drawn by its name."""
+    """Mark what ``make test`` leaves out: of a wide matrix marked ``sample(count)`` all but a few, drawn by its file."""
     matrices: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.path.stem.endswith("_fuzz"):
@@ -19,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             matrices.setdefault(f"{item.path}::{getattr(item, 'originalname', item.name)}", []).append(item)
     for name, cells in matrices.items():
         (count,) = cells[0].get_closest_marker("sample").args
-        kept = random.Random(name.rpartition("::")[2]).sample(range(len(cells)), min(count, len(cells)))
-        for number, cell in enumerate(cells):
-            if number not in kept:
-                cell.add_marker(pytest.mark.slow)
+        # drawn by the file, so that matrices over the same things keep the same ones, which the tests can share
+        order = random.Random(Path(name.partition("::")[0]).name).sample(range(len(cells)), len(cells))
+        for number in order[count:]:
+            cells[number].add_marker(pytest.mark.slow)

@@ -12,8 +12,17 @@ from kdengine import Engine
 from kdengine.data.load import load_data
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory):
+    """The user's cache is left alone; a teacher that several tests learn from is trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDENGINE_CACHE", str(tmp_path_factory.mktemp("kdengine-cache")))
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache for this test alone, so that its teacher is trained in it."""
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
 
 

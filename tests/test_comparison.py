@@ -110,8 +110,7 @@ def test_a_lane_is_bit_identical_to_the_same_run_alone(label, compared, tmp_path
 
 
 @pytest.mark.slow
-def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path):
     settings = {"data": DATA, "trials": 2, "out": tmp_path / "out", **FAST, "epochs": 1}
     Comparison("resnet14", "resnet8", ["st"], **settings).fit()
     lane = tmp_path / "out" / "trial-2" / "st"
@@ -134,9 +133,8 @@ class Stop:
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("after", [4, 8])
-def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path, monkeypatch):
+def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path):
     """Stopped between two lanes of the first trial, and between two trials; the teacher comes from the cache."""
-    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
 
     def comparison(folder, *observers):
         settings = {"data": DATA, "trials": 2, "out": tmp_path / folder, **FAST, "teacher_train": {"epochs": 1}}
@@ -161,8 +159,7 @@ class Crash:
 
 
 @pytest.mark.slow
-def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothing_had_happened(tmp_path):
     settings = {**FAST, "save_minutes": 1e-9, "teacher_train": {"epochs": 1}}
 
     def comparison(folder, *observers):

@@ -5,8 +5,8 @@ import pytest
 from kdengine import Registry
 from kdengine.testing import DistillerContract
 
-pytestmark = pytest.mark.sample(6)
-"""``make test`` tries each check on six methods, drawn by the name of the check; ``make test-all`` tries all of them."""
+pytestmark = pytest.mark.sample(4)
+"""``make test`` tries each check on the same four methods; ``make test-all`` tries all of them."""
 
 for name in Registry().all_methods():
     title = "Test" + "".join(part.capitalize() for part in name.split("-"))

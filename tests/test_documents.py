@@ -40,6 +40,7 @@ def test_the_example_of_a_method_takes_about_15_lines():
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
 
 
+@pytest.mark.slow
 def test_the_example_of_a_test_passes_as_it_stands(tmp_path):
     method, test = (code for code in blocks(ROOT / "docs" / "writing-a-method.md", "python") if "_kd.py\n" in code)
     (tmp_path / "my_kd.py").write_text(method)

@@ -197,7 +197,10 @@ def discover() -> Iterator[Plugin]:
     seen: dict[str, list[Plugin]] = {}
     for distribution in distributions():
         try:
-            name, points = distribution.name, distribution.entry_points.select(group=GROUP)
+            points = distribution.entry_points.select(group=GROUP)
+            if not points:
+                continue  # before its name is read: to parse the metadata of every installed package would take a while
+            name = distribution.name
             plugins = [Plugin(point.name, name, distribution.version, point.value) for point in points]
         except Exception:  # a damaged installation has no usable metadata
             continue

@@ -32,11 +32,18 @@ class Said:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """An empty working folder, with a cache of its own beside it."""
+    """An empty working folder; the cache of teachers is that of all tests."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of teachers for this test alone; not made yet."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("KDENGINE_CACHE", str(folder))
     return folder
 
 

@@ -52,7 +52,7 @@ def compared(process, small, tmp_path_factory):
     return command, cache, base / "whole", said.json
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["trial-1 st: epoch 1/2", "trial-2 plain: epoch 1/2"])
 def test_a_killed_comparison_is_readable_and_goes_on_to_the_same_end(moment, compared, process, kdengine, here):
     """Killed while a lane of the first trial has been saved and others have not, and in the second trial."""

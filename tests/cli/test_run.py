@@ -195,7 +195,7 @@ def test_a_run_that_is_repeated_elsewhere_says_that_its_numbers_may_differ(kdeng
     assert "last digits" in said
 
 
-def refused(said, here, *pieces):
+def refused(said, here, cache, *pieces):
     """One paragraph on standard error, no traceback, nothing written."""
     assert said.code == 2
     assert said.out == ""
@@ -203,7 +203,7 @@ def refused(said, here, *pieces):
     for piece in pieces:
         assert piece in said.err
     assert {path.suffix for path in here.iterdir()} <= {".py", ".toml", ".pth", ".safetensors"}
-    assert not (here.parent / "cache").exists()
+    assert not cache.exists()
 
 
 RUN = ["run", "--plugin", "st"]
@@ -257,9 +257,9 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "--out", "file.toml"], ["is a file"]),
     ],
 )
-def test_a_mistake_ends_with_2_and_one_paragraph_and_nothing_written(arguments, pieces, kdengine, here):
+def test_a_mistake_ends_with_2_and_one_paragraph_and_nothing_written(arguments, pieces, kdengine, here, own_cache):
     (here / "file.toml").write_text("")
-    refused(kdengine(*arguments), here, *pieces)
+    refused(kdengine(*arguments), here, own_cache, *pieces)
 
 
 MISTAKES = """
@@ -311,38 +311,40 @@ fitnet.kernel = 4: it must be 1, 3 or 5.
 """
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(kdengine, here):
+def test_all_mistakes_of_a_file_are_told_at_once(kdengine, here, own_cache):
     (here / "run.toml").write_text(MISTAKES)
     said = kdengine("run", "run.toml", "--dry-run")
-    refused(said, here)
+    refused(said, here, own_cache)
     for line, answer in zip(said.err.strip().splitlines(), ANSWERS.strip().splitlines(), strict=True):
         assert line.startswith(answer)
 
 
-def test_mistakes_in_the_methods_alone_are_told_at_once(kdengine, here):
+def test_mistakes_in_the_methods_alone_are_told_at_once(kdengine, here, own_cache):
     said = kdengine("run", "--plugin", "rdk", "--plugin", "st", *PAIR, "-o", "st.alpha=hot", "-o", "rdk.angle=1")
-    refused(said, here, "There is no plugin 'rdk'. Did you mean 'rkd'?", "st.alpha = 'hot': it must be a number.")
+    refused(said, here, own_cache, "There is no plugin 'rdk'. Did you mean 'rkd'?", "st.alpha = 'hot': it must be a number.")
     assert len(said.err.splitlines()) == 2
 
 
-def test_a_file_that_is_no_toml_is_refused(kdengine, here):
+def test_a_file_that_is_no_toml_is_refused(kdengine, here, own_cache):
     (here / "run.toml").write_text("student = resnet8\n")
-    refused(kdengine("run", "run.toml"), here, "'run.toml' is not valid TOML", "line 1")
+    refused(kdengine("run", "run.toml"), here, own_cache, "'run.toml' is not valid TOML", "line 1")
 
 
-def test_a_plugin_file_that_fails_is_told_in_one_paragraph(kdengine, here):
+def test_a_plugin_file_that_fails_is_told_in_one_paragraph(kdengine, here, own_cache):
     (here / "broken.py").write_text("import nonexistent_package\n")
     said = kdengine("run", "--plugin", "broken.py", *PAIR)
-    refused(said, here, "broken.py", "nonexistent_package")
+    refused(said, here, own_cache, "broken.py", "nonexistent_package")
     assert len(said.err.strip().splitlines()) == 1
 
 
-def test_weights_that_do_not_fit_are_told(kdengine, here, finished):
+def test_weights_that_do_not_fit_are_told(kdengine, here, own_cache, finished):
     _, folder = finished
     shutil.copy(folder / "student.safetensors", here / "small.safetensors")
-    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, "do not match", "layer1", "resnet14")
+    refused(
+        kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, own_cache, "do not match", "layer1", "resnet14"
+    )
     (here / "text.pth").write_text("no weights")
-    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, "text.pth")
+    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, own_cache, "text.pth")
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(kdengine, finished):

@@ -24,9 +24,12 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory):
+    """The user's cache is left alone; a teacher that several tests learn from is trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDENGINE_CACHE", str(tmp_path_factory.mktemp("kdengine-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

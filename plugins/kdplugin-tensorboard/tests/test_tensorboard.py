@@ -142,7 +142,7 @@ def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
     assert "train.clip_grad" not in options, "what was left out is left out"
 
 
-def test_the_teachers_own_training_has_a_log_in_its_own_folder(engine, tmp_path):
+def test_the_teachers_own_training_has_a_log_in_its_own_folder(engine, tmp_path, own_cache):
     result = engine(epochs=2).fit()
     (teacher,) = (tmp_path / "cache" / "teachers").glob("resnet14-*/")
     assert curves(teacher) == measured(teacher)
@@ -190,7 +190,7 @@ def test_epochs_that_were_logged_but_whose_state_was_lost_are_dropped(engine, tm
     assert curves(folder) == measured(folder)
 
 
-def test_a_log_that_begins_late_gets_the_epochs_before_it(engine, tmp_path):
+def test_a_log_that_begins_late_gets_the_epochs_before_it(engine, tmp_path, own_cache):
     with pytest.raises(Break):
         engine(["rkd"], observers=[BreakOff(2, Break(), teachers=True)]).fit()
     engine().fit()
@@ -207,7 +207,7 @@ def test_after_an_error_of_the_run_the_log_is_closed_and_complete(engine, tmp_pa
     assert curves(tmp_path / "run") == measured(tmp_path / "run")
 
 
-def test_what_is_logged_can_be_seen_while_the_run_goes_on(engine):
+def test_what_is_logged_can_be_seen_while_the_run_goes_on(engine, own_cache):
     seen = []
 
     class Watch:
