@@ -29,7 +29,7 @@ from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Loaders, Session
-from kdengine.runs.start import Fresh, Resume, Start, enter, start_in
+from kdengine.runs.start import OF_BATCHES, Fresh, Resume, Start, enter, start_in
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE
@@ -41,7 +41,7 @@ from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "lane_specs"]
 
-SHARED = ("batch_size", "augment", "validation", "precision", "channels_last", "device", "workers")
+SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
 """Training settings that all lanes must share, because they share batches and device."""
 
 

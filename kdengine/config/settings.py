@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from kdengine.config.validation import COMPLETE, faults_in, shown
@@ -17,7 +26,7 @@ __all__ = ["LOADERS", "MANY", "NEUTRAL", "InputSettings", "Names", "Settings", "
 
 LOADERS = "loaders"
 """The value of ``data`` when the user passed loaders of their own."""
-NEUTRAL = ("train.device", "train.workers", "train.save_minutes")
+NEUTRAL = ("train.device", "train.workers", "train.save_minutes", "train.keep_every", "train.log_every")
 """Settings that do not affect the trained weights, apart from rounding."""
 
 
@@ -47,6 +56,22 @@ class Strict(BaseModel):
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)]
 """Type of an option that lists names, such as taps or networks; on the command line they are separated by commas."""
+
+
+CROPS = ("none", "crop", "crop-flip", "resized-crop")
+POLICIES = ("rand-augment", "auto-augment", "trivial")
+
+
+def _augmentation(text: str) -> str:
+    """A crop, a policy, or both."""
+    names = text.split("+")
+    crops, policies = ([name for name in names if name in known] for known in (("auto", *CROPS), POLICIES))
+    if len(crops) + len(policies) < len(names) or len(crops) > 1 or len(policies) > 1:
+        allowed = ", ".join(("auto", *CROPS, *POLICIES))
+        raise ValueError(
+            f"it must be one of {allowed}, or a crop and a policy joined by '+', such as resized-crop+rand-augment"
+        )
+    return text
 
 
 MANY = 10_000_000
@@ -84,10 +109,57 @@ class TrainSettings(Strict):
     """Label smoothing of the task loss."""
     validation: float = Field(0.0, ge=0, lt=1)
     """Fraction of the training images held out to choose the best epoch; with 0, the test images choose it."""
-    augment: Literal["auto", "none", "crop", "crop-flip"] = "auto"
-    """Random crops of padded images, and horizontal flips; 'auto' chooses what suits the data."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of forward passes: 'auto' is bf16 on hardware with native support, else fp32. Losses are always fp32."""
+    augment: Annotated[str, AfterValidator(_augmentation)] = "auto"
+    """Random changes of training images: a crop ('none', 'crop', 'crop-flip', 'resized-crop'), a policy ('rand-augment',
+    'auto-augment', 'trivial'), or both joined by '+'; 'auto', and a policy alone, crop as suits the data."""
+    augment_operations: int = Field(2, ge=1, le=10)
+    """Operations that 'rand-augment' applies in turn to an image."""
+    augment_magnitude: int = Field(9, ge=0, le=30)
+    """Strength of the operations of 'rand-augment'."""
+    crop_scale: float = Field(0.08, gt=0, le=1)
+    """Smallest share of an image's area that 'resized-crop' keeps."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Strength of random changes of brightness, contrast and saturation."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Probability of erasing a random rectangle of an image."""
+    mixup: float = Field(0.0, ge=0)
+    """Mix each image with another: alpha of the Beta distribution of the shares, such as 0.2; 0 for no mixup."""
+    cutmix: float = Field(0.0, ge=0)
+    """Paste a rectangle of another image into each: alpha of the Beta distribution of its share of the area, such as 1.0; 0 for
+    no cutmix. With mixup as well, each batch draws one of the two."""
+    drop_last: bool | None = None
+    """Leave out a last batch that is smaller than the others; by default only where it would hold a single image, of which
+    batch normalisation cannot take statistics."""
+    balanced_sampling: bool = False
+    """Draw training images with replacement so that every class is shown equally often."""
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+    """Weights of the classes in the task loss: 'balanced' is inverse to their frequency; or a number for each class."""
+    accumulate: int = Field(1, ge=1, le=MANY)
+    """Batches whose gradients are averaged for one update; the batch size in effect is that many times as large."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the student's weights, such as 0.999, which is measured and saved beside it."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Factor on the learning rate from each layer of the network to the one before it, such as 0.75."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay applies to biases and to the weights of normalisation layers too."""
+    head_lr: float = Field(1.0, ge=0)
+    """Factor on the learning rate of the network's classifier."""
+    backbone_lr: float = Field(1.0, ge=0)
+    """Factor on the learning rate of all of the network but its classifier."""
+    freeze: Names = ()
+    """Modules of the network that are not trained, by path or as 'backbone', which is all but the classifier; their batch
+    normalisation keeps its statistics."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory, for networks that offer it, such as timm's."""
+    patience: int | None = Field(None, ge=1, le=MANY)
+    """Stop after so many epochs without a better score; by default, train all epochs."""
+    keep_every: int | None = Field(None, ge=1, le=MANY)
+    """Keep the student's weights after every so many epochs, in files of their own."""
+    log_every: int | None = Field(None, ge=1, le=MANY)
+    """Write the loss terms after every so many steps to ``steps.jsonl``."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of forward passes: 'auto' is bf16 on hardware with native support, else fp32; 'fp16' scales the loss of each
+    student on its own. Losses are always fp32."""
     channels_last: bool = True
     """Whether forward passes use the channels-last memory layout; faster for convolutions on most hardware."""
     device: str = "auto"

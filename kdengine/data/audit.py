@@ -22,11 +22,13 @@ class AuditedBatches:
         batches: batches of a data set that kdengine loads; they have an index.
         samples: images in the data set.
         batch_size: images in each batch but the last.
+        left_out: images of an epoch that do not come because their batch would be too small.
     """
 
     batches: Batches
     samples: int
     batch_size: int
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -42,7 +44,7 @@ class AuditedBatches:
             if batch.index is not None:
                 seen.append(batch.index)
             yield batch
-        self.check(number, seen, max(0, self.samples - start * self.batch_size))
+        self.check(number, seen, max(0, self.samples - self.left_out - start * self.batch_size))
 
     def check(self, number: int, seen: Sequence[Tensor], due: int) -> None:
         """Refuse an epoch that did not show each image exactly once.

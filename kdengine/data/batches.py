@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from kdengine.data.augmentation import Augmentation
 
 __all__ = [
     "Batch",
@@ -18,12 +19,10 @@ __all__ = [
     "MemoryBatches",
     "ShardedBatches",
     "generator_for",
-    "random_crop",
-    "random_flip",
 ]
 
-PADDING = 4
 CPU = torch.device("cpu")
+NONE = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,11 @@ class ImageBatches(ABC):
         std: per channel, on the scale 0 to 1.
         batch_size: images in a batch; the last one may be smaller.
         seed: seed of order and augmentation; None for neither.
-        augment: ``"none"``, ``"crop"`` or ``"crop-flip"``.
+        augmentation: what happens to each image if there is a seed.
         device: where batches end up.
+        drop_last: leave out a last batch that is smaller than the others.
+        weights: how often to draw each image, relative to the others, [N]: an epoch then consists of N images drawn with
+            replacement; None to show each exactly once.
     """
 
     images: Any
@@ -105,12 +107,14 @@ class ImageBatches(ABC):
     std: Sequence[float]
     batch_size: int
     seed: int | None = None
-    augment: str = "none"
+    augmentation: Augmentation = NONE
     device: torch.device = CPU
+    drop_last: bool = False
+    weights: Tensor | None = None
 
     @abstractmethod
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """The images of some batches, uint8 [B, C, H, W] each.
+        """The images of some batches as an epoch shows them, augmented, uint8 [B, C, H, W] each.
 
         Args:
             batches: positions of the images of each batch, int64 [B].
@@ -118,38 +122,32 @@ class ImageBatches(ABC):
         """
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        whole, rest = divmod(len(self.images), self.batch_size)
+        return whole + bool(rest and not self.drop_last)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, each image exactly once; shuffled and augmented if there is a seed.
+        """The batches of an epoch from the ``start``-th on; shuffled and augmented if there is a seed.
 
         Raises:
             DataError: an image that is read as needed cannot be read.
         """
-        order = torch.arange(len(self.images))
-        random = None
-        if self.seed is not None:
-            random = generator_for(self.seed, number)
-            order = torch.randperm(len(self.images), generator=random)
-        indices = torch.split(order, self.batch_size)
-        if random is not None:
-            self._skip(indices[:start], random)
-        indices = indices[start:]
+        indices = torch.split(self._order(number), self.batch_size)[start : len(self)]
         for index, images in zip(indices, self.read(indices, number), strict=True):
-            if random is not None:
-                images = self._augmented(images, random)
             labels = self.labels[index.to(self.labels.device)].to(self.device)
-            yield Batch(self._normalised(images), labels, index.to(self.device))
+            yield Batch(self._normalised(images.contiguous()), labels, index.to(self.device))
 
-    def _skip(self, indices: Sequence[Tensor], random: torch.Generator) -> None:
-        """Make the draws that augmenting some batches would make: on images of one pixel, which costs next to nothing."""
-        for index in indices:
-            self._augmented(torch.empty(len(index), 1, 1, 1, dtype=torch.uint8), random)
+    def _order(self, epoch: int) -> Tensor:
+        """Positions of the images in the order of an epoch, int64 [N]."""
+        if self.seed is None:
+            return torch.arange(len(self.images))
+        random = generator_for(self.seed, epoch)
+        if self.weights is None:
+            return torch.randperm(len(self.images), generator=random)
+        return torch.multinomial(self.weights.double(), len(self.images), replacement=True, generator=random)
 
-    def _augmented(self, images: Tensor, random: torch.Generator) -> Tensor:
-        if self.augment in ("crop", "crop-flip"):
-            images = random_crop(images, PADDING, random)
-        return random_flip(images, random) if self.augment == "crop-flip" else images
+    def shown(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Images, uint8 [B, C, H, W], as an epoch shows them; ``index`` [B] says which they are."""
+        return images if self.seed is None else self.augmentation(images, index, self.seed, epoch)
 
     def _normalised(self, images: Tensor) -> Tensor:
         shape = (1, -1, 1, 1)
@@ -165,23 +163,6 @@ class MemoryBatches(ImageBatches):
     images: Tensor
 
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """The images of some batches, uint8 [B, C, H, W] each, on the device that holds the tensor."""
+        """The images of some batches, augmented, uint8 [B, C, H, W] each, on the device that holds the tensor."""
         for index in batches:
-            yield self.images[index.to(self.images.device)]
-
-
-def random_crop(images: Tensor, padding: int, random: torch.Generator) -> Tensor:
-    """Pad images [B, C, H, W] with zeros on all sides, and crop each to its old size at a random position of its own."""
-    count, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random).to(images.device)
-    rows = (top + torch.arange(height, device=images.device))[:, :, None]
-    columns = (left + torch.arange(width, device=images.device))[:, None, :]
-    padded = F.pad(images, [padding] * 4).permute(0, 2, 3, 1)
-    picked = torch.arange(count, device=images.device)[:, None, None]
-    return padded[picked, rows, columns].permute(0, 3, 1, 2)
-
-
-def random_flip(images: Tensor, random: torch.Generator) -> Tensor:
-    """Mirror each image of [B, C, H, W] left to right with probability one half."""
-    flip = torch.rand(len(images), generator=random).to(images.device) < 0.5
-    return torch.where(flip[:, None, None, None], images.flip(3), images)
+            yield self.shown(self.images[index.to(self.images.device)], index, epoch)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+import logging
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from kdengine.config.settings import LOADERS, Settings
+from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.audit import AuditedBatches
-from kdengine.data.batches import Batches, ShardedBatches
+from kdengine.data.batches import Batches, ImageBatches, ShardedBatches
 from kdengine.data.dataset import Data
+from kdengine.data.mixing import MixedBatches
 from kdengine.data.user_loaders import UserBatches, check_finite
 from kdengine.errors import DataError
 from kdengine.networks.inputs import ImageSpec
 from kdengine.taps import Anatomy
 
 __all__ = ["DataModule"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,18 @@ class DataModule:
     validation: Batches | None = None
 
     @classmethod
-    def of_data(cls, data: Data, settings: Settings, device: torch.device) -> DataModule:
-        """Batches of a data set under the settings of a run."""
+    def of_data(cls, data: Data, settings: Settings, device: torch.device, processes: int = 1) -> DataModule:
+        """Batches of a data set under the settings of a run, for so many processes.
+
+        Raises:
+            DataError: no image would be left to train on.
+        """
         if settings.train.validation:
             data = data.holding_out(settings.train.validation)
         train = data.train_batches(settings.train, settings.seed, device)
+        left_out = _left_out(len(data.train), settings.train, processes)
         return cls(
-            AuditedBatches(train, len(data.train), settings.train.batch_size),
+            AuditedBatches(replace(train, drop_last=left_out > 0), len(data.train), settings.train.batch_size, left_out),
             data.test_batches(settings.train, device),
             data.input_size,
             data.num_classes,
@@ -97,6 +106,28 @@ class DataModule:
         samples = _count(train_batches, dataset)
         return cls(replace(train_batches, samples=samples), test_batches, shape, classes, samples)
 
+    def suited(
+        self, settings: Settings, weights: Tensor | None, mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    ) -> DataModule:
+        """The same data, as the task of a run wants to be trained on it.
+
+        Args:
+            settings: of the run.
+            weights: how often to draw each training image, relative to the others, [N]; None to show each once.
+            mix: (images [B, C, H, W], targets) -> the same, mixed; None to leave them as they are.
+        """
+        train = self.train
+        if weights is not None and isinstance(train, AuditedBatches) and isinstance(train.batches, ImageBatches):
+            train = replace(train.batches, weights=weights)  # not audited: images come more than once, or never
+        if mix is not None:
+            train = MixedBatches(train, mix, settings.seed)
+        return replace(self, train=train)
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The targets of all training images, [N]; None for loaders of the user's own."""
+        return None if self.dataset is None else self.dataset.train.labels
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty for loaders of the user's own."""
@@ -125,6 +156,27 @@ class DataModule:
         if self.dataset is not None:
             return self.dataset.describe()
         return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
+
+
+def _left_out(samples: int, settings: TrainSettings, processes: int) -> int:
+    """How many images of each epoch to leave out: those of a last batch that is too small.
+
+    Raises:
+        DataError: that is all of them.
+    """
+    whole, rest = divmod(samples, settings.batch_size)
+    if settings.drop_last and not whole:
+        raise DataError(
+            f"With train.drop_last no image is left to train on: there are {samples}, fewer than train.batch_size = "
+            f"{settings.batch_size}. Lower train.batch_size."
+        )
+    if settings.drop_last is None and whole and 0 < rest < 2 * processes:
+        log.info(
+            "Each epoch leaves out %s: too few for a batch whose statistics mean something. train.drop_last=false keeps them",
+            "1 image" if rest == 1 else f"{rest} images",
+        )
+        return rest
+    return rest if settings.drop_last else 0
 
 
 def _count(batches: UserBatches, dataset: Any) -> int:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kdengine.config.settings import TrainSettings
-from kdengine.data.batches import Batches, MemoryBatches
-from kdengine.data.worker_batches import StreamBatches
+from kdengine.data.augmentation import Augmentation
+from kdengine.data.batches import Batches, ImageBatches, MemoryBatches
+from kdengine.data.worker_batches import HeldBatches, StreamBatches
 from kdengine.errors import DataError
 
 __all__ = ["Data", "Split", "blank"]
@@ -107,10 +108,10 @@ class Data:
         held, kept = order[:count].sort().values, order[count:].sort().values
         return replace(self, train=self.train.at(kept), validation=self.train.at(held))
 
-    def train_batches(self, settings: TrainSettings, seed: int, device: torch.device) -> Batches:
+    def train_batches(self, settings: TrainSettings, seed: int, device: torch.device) -> ImageBatches:
         """Shuffled and augmented batches of the training split."""
-        augment = self.augment if settings.augment == "auto" else settings.augment
-        return self._batches(self.train, settings, device, seed, augment)
+        augmentation = Augmentation.of(settings, self.augment, self.mean)
+        return self._batches(self.train, settings, device, seed, augmentation)
 
     def test_batches(self, settings: TrainSettings, device: torch.device) -> Batches:
         """Batches of the test split in their own order, not augmented."""
@@ -137,20 +138,26 @@ class Data:
 
     def _measuring(self, split: Split, settings: TrainSettings, device: torch.device) -> Batches:
         larger = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
-        return self._batches(split, larger, device, None, "none")
+        return self._batches(split, larger, device, None, Augmentation())
 
-    def _batches(self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augment: str) -> Batches:
-        if split.images is not None:
-            # images go to the accelerator once; there they are cheap to augment
-            images = split.images.to(device)
-            return MemoryBatches(
-                images, split.labels.to(device), self.mean, self.std, settings.batch_size, seed, augment, device
-            )
-        return StreamBatches(
-            *(split.items, split.labels, self.mean, self.std, settings.batch_size, seed, augment, device),
-            size=self.input_size[1:],
-            workers=settings.workers,
-        )
+    def _batches(
+        self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augmentation: Augmentation
+    ) -> ImageBatches:
+        shared: dict[str, Any] = {
+            "mean": self.mean,
+            "std": self.std,
+            "batch_size": settings.batch_size,
+            "seed": seed,
+            "augmentation": augmentation,
+            "device": device,
+        }
+        if split.images is None:
+            size = self.input_size[1:]
+            return StreamBatches(split.items, split.labels, size=size, workers=settings.workers, **shared)
+        if augmentation.is_slow and settings.workers:
+            return HeldBatches(split.images, split.labels, workers=settings.workers, **shared)
+        # images go to the accelerator once; there they are cheap to augment
+        return MemoryBatches(split.images.to(device), split.labels.to(device), **shared)
 
 
 class _Picked(Sequence[Any]):

@@ -1,24 +1,25 @@
-"""Batches of images that do not fit in memory: worker processes read, decode and resize them."""
+"""Batches of images that worker processes read: those that do not fit in memory, and those that are slow to augment."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from kdengine.data.batches import ImageBatches, generator_for
+from kdengine.data.batches import CPU, ImageBatches, generator_for
 from kdengine.data.decoding import pixels, reason
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
-__all__ = ["StreamBatches", "begun"]
+__all__ = ["HeldBatches", "StreamBatches", "WorkerBatches", "begun"]
 
 _FIX = (
     "This often means that memory is full, or shared memory ('df -h /dev/shm'; in a container, raise '--shm-size'): lower "
@@ -27,21 +28,25 @@ _FIX = (
 
 
 @dataclass(frozen=True)
-class StreamBatches(ImageBatches):
-    """Batches of images that are read as they are needed: workers decode and resize, this process does the rest.
+class WorkerBatches(ImageBatches):
+    """Batches of images that worker processes read and augment ahead, one by one; this process does the rest.
 
     Attributes:
-        images: sequence of (PIL image, label); the labels must be those of ``labels``.
-        size: (H, W) that images are brought to.
         workers: processes that read ahead; with 0, this process reads each batch when it is asked for.
     """
 
-    images: Sequence[Any]
-    size: tuple[int, int] = field(kw_only=True)
     workers: int = field(default=0, kw_only=True)
 
+    @abstractmethod
+    def fetch(self, index: int) -> Tensor:
+        """One image, uint8 [C, H, W].
+
+        Raises:
+            DataError: it cannot be read.
+        """
+
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """The images of some batches, uint8 [B, 3, H, W] each; no other image is read.
+        """The images of some batches, augmented, uint8 [B, C, H, W] each; no other image is read.
 
         Raises:
             DataError: an image cannot be read or has another label than it should, or a worker died.
@@ -51,7 +56,7 @@ class StreamBatches(ImageBatches):
         own = generator_for(self.seed or 0, epoch)  # apart from the draws of order and augmentation
         seed = int(torch.randint(2**62, (), generator=own))
         loader = DataLoader(
-            _Decoded(self.images, self.labels.cpu(), self.size, seed),
+            _Shown(self, epoch, seed),
             batch_sampler=[index.tolist() for index in batches],
             num_workers=self.workers,
             collate_fn=_collate,
@@ -65,29 +70,61 @@ class StreamBatches(ImageBatches):
             yield images.to(self.device, non_blocking=True)
 
 
-class _Decoded(Dataset[Tensor | DataError]):
-    """Gives each image as uint8 [3, H, W].
+@dataclass(frozen=True)
+class StreamBatches(WorkerBatches):
+    """Batches of images that are decoded and resized as they are needed.
+
+    Attributes:
+        images: sequence of (PIL image, label); the labels must be those of ``labels``.
+        size: (H, W) that images are brought to.
+    """
+
+    images: Sequence[Any]
+    size: tuple[int, int] = field(kw_only=True)
+
+    def fetch(self, index: int) -> Tensor:
+        """One image, decoded, uint8 [3, H, W].
+
+        Raises:
+            DataError: it cannot be read or has another label than it should.
+        """
+        height, width = self.size
+        return pixels(self.images, index, width, height, self.labels)
+
+
+@dataclass(frozen=True)
+class HeldBatches(WorkerBatches):
+    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]; workers augment them."""
+
+    images: Tensor
+
+    def fetch(self, index: int) -> Tensor:
+        """One image, uint8 [C, H, W]."""
+        return self.images[index]
+
+
+class _Shown(Dataset[Tensor | DataError]):
+    """Gives each image as an epoch shows it, uint8 [C, H, W].
 
     What a data set of the user's own draws for an image depends on the seed and the index alone, however many workers
     there are. A fault is returned, not raised: torch would put the worker's whole traceback into its message.
     """
 
-    def __init__(self, items: Sequence[Any], labels: Tensor, size: tuple[int, int], seed: int) -> None:
-        self.items = items
-        self.labels = labels
-        self.size = size
+    def __init__(self, batches: WorkerBatches, epoch: int, seed: int) -> None:
+        self.batches = replace(batches, labels=batches.labels.cpu(), device=CPU)
+        self.epoch = epoch
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.batches.images)
 
     def __getitem__(self, index: int) -> Tensor | DataError:
-        height, width = self.size
         try:
             with drawing_from((self.seed + index) % 2**63):
-                return pixels(self.items, index, width, height, self.labels)
+                image = self.batches.fetch(index)
         except DataError as error:
             return error
+        return self.batches.shown(image[None], torch.tensor([index]), self.epoch)[0]
 
 
 def _collate(samples: Sequence[Tensor | DataError]) -> Any:

@@ -36,7 +36,7 @@ TAKES: Mapping[str, Kind] = {
 }
 """The kinds of tensors that a method may require at its taps, on both sides."""
 
-NEEDS = ("input_gradients",)
+NEEDS = ("input_gradients", "hard_labels")
 """What a method may request of a step beyond images, labels, indices, logits and taps."""
 
 

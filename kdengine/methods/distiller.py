@@ -42,7 +42,8 @@ class Distiller(nn.Module, ABC):
     """Whether the method reads the teacher at all; False if, for example, its peers teach one another."""
     needs: ClassVar[Sequence[str]] = ()
     """What the step must provide beyond logits, labels and taps: with ``input_gradients``, ``step.student.logits`` and
-    ``step.teacher.logits`` can be differentiated with respect to ``step.student.input`` and ``step.teacher.input``."""
+    ``step.teacher.logits`` can be differentiated with respect to ``step.student.input`` and ``step.teacher.input``; with
+    ``hard_labels``, ``step.y`` has class indices, so that a run that mixes images is refused."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""

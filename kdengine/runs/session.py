@@ -115,7 +115,7 @@ class Session:
         _check_networks(settings, modules, registry)
         batches = _batches(settings, registry, runtime, modules, data, loaders or Loaders())
         task = registry.task(settings.task or batches.task).of(batches, train)
-        shared = batches.shared(runtime.rank, runtime.processes)
+        shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
 
     def for_seed(self, seed: int) -> Session:
@@ -124,8 +124,8 @@ class Session:
             return self
         settings, data = self.settings.model_copy(update={"seed": seed}), self.data
         if data.dataset is not None:
-            reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device)
-            data = reseeded.shared(self.runtime.rank, self.runtime.processes)
+            reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device, self.runtime.processes)
+            data = _suited(reseeded, settings, self.task).shared(self.runtime.rank, self.runtime.processes)
         return replace(self, settings=settings, data=data)
 
     def student(self) -> Network:
@@ -289,4 +289,18 @@ def _batches(
         raise SettingsError("This run was trained on your own loaders. Pass them again: fit(train_loader, val_loader).")
     if data is None:
         log.info("Loading %s", settings.data)
-    return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device)
+    return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device, runtime.processes)
+
+
+def _suited(data: DataModule, settings: Settings, task: Task) -> DataModule:
+    """The data as the task wants to be trained on it: drawn by its weights, and mixed.
+
+    Raises:
+        SettingsError: the task cannot do what the settings ask for, or the data are loaders of the user's own.
+    """
+    weights = None
+    if settings.train.balanced_sampling:
+        if data.targets is None:
+            raise SettingsError("train.balanced_sampling applies only to data that kdengine loads. Give your loader a sampler.")
+        weights = task.sampling_weights(data.targets)
+    return data.suited(settings, weights, task.mixing(settings.train))

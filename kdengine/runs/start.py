@@ -15,9 +15,22 @@ from kdengine.runs.run import Run
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.sameness import check_same
 
-__all__ = ["Fresh", "Resume", "Start", "enter", "start_in"]
+__all__ = ["OF_BATCHES", "Fresh", "Resume", "Start", "enter", "start_in"]
 
-OF_BATCHES = ("batch_size", "validation", "augment")
+OF_BATCHES = (
+    "batch_size",
+    "validation",
+    "augment",
+    "augment_operations",
+    "augment_magnitude",
+    "crop_scale",
+    "color_jitter",
+    "erase",
+    "mixup",
+    "cutmix",
+    "drop_last",
+    "balanced_sampling",
+)
 """Train settings that determine which images are in a batch."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Self
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from kdengine.config.settings import TrainSettings
-from kdengine.errors import DataError, ModelError
+from kdengine.errors import DataError, ModelError, SettingsError
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 from kdengine.tasks.task import DataInfo, Task
 
@@ -23,19 +24,25 @@ class Classification(Task):
     Args:
         num_classes: number of classes K.
         label_smoothing: label smoothing of the cross-entropy.
+        weights: weight of each class in the loss, [K]; None for equal weights.
     """
 
     name = "classification"
     scoring: ClassVar[Scoring] = CLASSIFICATION
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0) -> None:
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
+        self.weights = weights
 
     @classmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
-        """Take the classes from the data and the label smoothing from the settings."""
-        return cls(data.num_classes, train.label_smoothing)
+        """Take the classes from the data, and label smoothing and class weights from the settings.
+
+        Raises:
+            SettingsError: there are class weights for another number of classes, or the classes of the images are unknown.
+        """
+        return cls(data.num_classes, train.label_smoothing, _class_weights(data, train))
 
     @property
     def num_outputs(self) -> int:
@@ -68,13 +75,54 @@ class Classification(Task):
         """Cross-entropy, averaged over the batch."""
         if target is None:
             return None
-        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+        weights = None if self.weights is None else self.weights.to(output.device)
+        return F.cross_entropy(output, target, weights, label_smoothing=self.label_smoothing)
+
+    def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """Mixup and CutMix, of which each batch draws one if both are asked for; targets become shares of classes [B, K].
+
+        Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix: Regularization
+        Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
+        """
+        if not (train.mixup or train.cutmix):
+            return None
+        from torchvision.transforms import v2
+
+        kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
+        mixes = [kind(alpha=alpha, num_classes=self.num_classes) for kind, alpha in kinds if alpha]
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
+        return mix
+
+    def sampling_weights(self, targets: Tensor) -> Tensor:
+        """One divided by the number of images of the class, [N]."""
+        counts = torch.bincount(targets.cpu(), minlength=self.num_classes)
+        return 1.0 / counts.double()[targets.cpu()]
 
     def metrics(self) -> MetricCollection:
         """Top-1 and top-5 accuracy in percent, and the mean cross-entropy without label smoothing."""
         return MetricCollection(
             {"top1": TopK(1), "top5": TopK(min(5, self.num_classes)), "loss": CrossEntropy()}, compute_groups=False
         )
+
+
+def _class_weights(data: DataInfo, train: TrainSettings) -> Tensor | None:
+    """The weight of each class in the loss, [K]; 'balanced' is N / (K * images of the class), so that their mean is 1."""
+    if train.class_weights == "none":
+        return None
+    if train.class_weights == "balanced":
+        if data.targets is None:
+            raise SettingsError(
+                "train.class_weights = 'balanced' needs data that kdengine loads, whose labels it can count. Give a number for "
+                "each class instead."
+            )
+        counts = torch.bincount(data.targets.cpu(), minlength=data.num_classes)
+        return (len(data.targets) / (data.num_classes * counts.clamp(min=1))).float()
+    if len(train.class_weights) != data.num_classes:
+        raise SettingsError(
+            f"train.class_weights has {len(train.class_weights)} numbers, but the data has {data.num_classes} classes. Give "
+            "one for each class, in their order."
+        )
+    return torch.tensor(train.class_weights)
 
 
 class Counting(Metric):

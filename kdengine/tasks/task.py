@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from kdengine.config.settings import TrainSettings
+from kdengine.errors import SettingsError
 from kdengine.storage.scores import Scoring
 
 __all__ = ["DataInfo", "Task"]
@@ -28,6 +30,10 @@ class DataInfo(Protocol):
     @property
     def input_size(self) -> tuple[int, int, int]:
         """Shape of one image, (C, H, W)."""
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The targets of all training images; None if they are not known before they are read."""
 
 
 class Task(ABC):
@@ -77,6 +83,29 @@ class Task(ABC):
             output: output of the network, in float32.
             target: targets from the data, or None.
         """
+
+    def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """How to mix a batch as the settings ask: (images [B, C, H, W], targets) -> the same, mixed; None if they do not.
+
+        It draws from torch's global random state, which is seeded for each batch.
+
+        Raises:
+            SettingsError: they do, but the task cannot mix targets.
+        """
+        if train.mixup or train.cutmix:
+            raise SettingsError(f"The task '{self.name}' does not mix images: leave out train.mixup and train.cutmix.")
+        return None
+
+    def sampling_weights(self, targets: Tensor) -> Tensor:
+        """How often to draw each training image, relative to the others, so that none of its kind is rare: [N].
+
+        Args:
+            targets: of all N training images.
+
+        Raises:
+            SettingsError: the task knows no kinds.
+        """
+        raise SettingsError(f"The task '{self.name}' has no classes to balance: leave out train.balanced_sampling.")
 
     @abstractmethod
     def metrics(self) -> MetricCollection:

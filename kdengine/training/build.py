@@ -51,6 +51,7 @@ def make_lane(
     """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
+    _check_labels(active, settings)
     steps_of_chain = [_chain_step(taught, methods, settings) for taught, methods in chain(context, active)]
     curricula = [method for method in active.values() if isinstance(method, Curriculum)]
     teach_with = "last" if any(curriculum.teach_with == "last" for curriculum in curricula) else "best"
@@ -63,6 +64,17 @@ def _check_processes(distillers: Mapping[str, Distiller], runtime: Runtime) -> N
         raise SettingsError(
             f"{clipping[0]} clips its gradient to that of the task, which works in a single process only; this run has "
             f"{runtime.processes} processes. Set {clipping[0]}.clip_to_task=false."
+        )
+
+
+def _check_labels(distillers: Mapping[str, Distiller], settings: Settings) -> None:
+    """Refuse a method that needs class indices in a run that mixes images, whose targets are shares of classes."""
+    mixing = [name for name in ("mixup", "cutmix") if getattr(settings.train, name)]
+    strict = [key for key, distiller in distillers.items() if "hard_labels" in distiller.needs]
+    if mixing and strict:
+        raise SettingsError(
+            f"{strict[0]} needs one label for each image, but train.{mixing[0]} mixes images and their labels. Leave out "
+            f"{' and '.join(f'train.{name}' for name in mixing)}, or {strict[0]}."
         )
 
 

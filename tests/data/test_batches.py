@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine.data.batches import Batch, MemoryBatches, ShardedBatches, random_crop, random_flip
+from kdengine.config.settings import TrainSettings
+from kdengine.data.augmentation import Augmentation
+from kdengine.data.batches import Batch, MemoryBatches, ShardedBatches
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -15,8 +17,12 @@ def images():
 
 
 def memory(images, **changes):
-    settings = {"batch_size": 5, "seed": 0, "augment": "crop-flip"} | changes
+    settings = {"batch_size": 5, "seed": 0, "augmentation": augmentation(changes.pop("augment", "crop-flip"))} | changes
     return MemoryBatches(images, torch.arange(len(images)) % 7, MEAN, STD, **settings)
+
+
+def augmentation(name):
+    return Augmentation.of(TrainSettings(augment=name))
 
 
 def order_of(batches, epoch):
@@ -96,44 +102,6 @@ def test_no_batch_draws_from_the_global_random_state(images):
     assert states() == before
 
 
-def test_a_crop_is_a_window_of_the_padded_image_for_each_image_on_its_own(images):
-    cropped = random_crop(images, 4, torch.Generator().manual_seed(1))
-    places = torch.randint(0, 9, (2, 23, 1), generator=torch.Generator().manual_seed(1))[..., 0].tolist()
-    for image, crop, top, left in zip(images.numpy(), cropped.numpy(), *places, strict=True):
-        padded = np.zeros((3, 16, 14), np.uint8)
-        padded[:, 4:12, 4:10] = image
-        assert np.array_equal(crop, padded[:, top : top + 8, left : left + 6])
-    assert len(set(places[0])) > 3
-    assert len(set(places[1])) > 3
-    assert {0, 8} <= set(places[0] + places[1]), "the outermost windows are drawn too"
-
-
-def test_a_flip_mirrors_about_half_of_the_images_whole(images):
-    many = images.repeat(20, 1, 1, 1)
-    flipped = random_flip(many, torch.Generator().manual_seed(2))
-    mirrored = [np.array_equal(after, before[:, :, ::-1]) for before, after in zip(many.numpy(), flipped.numpy(), strict=True)]
-    kept = [np.array_equal(after, before) for before, after in zip(many.numpy(), flipped.numpy(), strict=True)]
-    assert all(one != other for one, other in zip(mirrored, kept, strict=True))
-    assert 0.4 < sum(mirrored) / len(mirrored) < 0.6
-
-
-@pytest.mark.parametrize(
-    ("augment", "crops", "flips"), [("none", False, False), ("crop", True, False), ("crop-flip", True, True)]
-)
-def test_an_augmentation_does_what_its_name_says(augment, crops, flips):
-    # one bright pixel in the middle of a left-right asymmetric image: a crop moves it, a flip mirrors the pair
-    images = torch.zeros(200, 1, 21, 21, dtype=torch.uint8)
-    images[:, 0, 10, 10], images[:, 0, 10, 11] = 200, 100
-    batches = MemoryBatches(images, torch.zeros(200).long(), (0.0,), (1.0,), 200, seed=0, augment=augment)
-    (batch,) = batches.epoch(0)
-    seen = (batch.x * 255).round()
-    bright = [(image == 200).nonzero()[0].tolist() for image in seen[:, 0]]
-    assert (len({tuple(place) for place in bright}) > 10) == crops
-    is_flipped = [bool(image[row, column - 1] == 100) for image, (row, column) in zip(seen[:, 0], bright, strict=True)]
-    assert any(is_flipped) == flips
-    assert not all(is_flipped)
-
-
 # the rest of an epoch --------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +144,7 @@ def test_a_process_begins_in_the_middle_with_its_share(images):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_each_batch_without_overlap_and_see_the_same_images_as_one(processes):
     images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
-    whole = MemoryBatches(images, torch.arange(20), (0.5,) * 3, (0.25,) * 3, 7, seed=3, augment="crop-flip")
+    whole = MemoryBatches(images, torch.arange(20), (0.5,) * 3, (0.25,) * 3, 7, seed=3, augmentation=augmentation("crop-flip"))
     shares = [list(ShardedBatches(whole, rank, processes).epoch(1)) for rank in range(processes)]
     for number, batch in enumerate(whole.epoch(1)):
         index = torch.cat([share[number].index for share in shares])

@@ -8,10 +8,11 @@ from PIL import Image
 from kdengine import Registry
 from kdengine.config.settings import TrainSettings
 from kdengine.data import decoding, load
+from kdengine.data.augmentation import Augmentation
 from kdengine.data.batches import MemoryBatches
 from kdengine.data.dataset import Data, Split
 from kdengine.data.load import BUILT_IN, load_data, statistics
-from kdengine.data.worker_batches import StreamBatches
+from kdengine.data.worker_batches import HeldBatches, StreamBatches
 from kdengine.errors import DataError
 
 CPU = torch.device("cpu")
@@ -323,15 +324,15 @@ def test_training_batches_are_shuffled_and_augmented_and_test_batches_are_not(di
     settings = TrainSettings(batch_size=200)
     train, test = digits.train_batches(settings, 0, CPU), digits.test_batches(settings, CPU)
     assert isinstance(train, MemoryBatches)
-    assert (train.augment, train.seed, train.batch_size) == ("crop", 0, 200)
-    assert (test.augment, test.seed, test.batch_size) == ("none", None, 500)
+    assert (train.augmentation.crop, train.augmentation.flip, train.seed, train.batch_size) == (True, False, 0, 200)
+    assert (test.augmentation, test.seed, test.batch_size) == (Augmentation(), None, 500)
     assert torch.equal(torch.cat([batch.y for batch in test.epoch(0)]), digits.test.labels)
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
-def test_the_augmentation_of_the_settings_replaces_that_of_the_data(digits, augment):
-    assert digits.train_batches(TrainSettings(augment=augment), 0, CPU).augment == augment
-    assert digits.train_batches(TrainSettings(augment="auto"), 0, CPU).augment == digits.augment
+@pytest.mark.parametrize(("augment", "kind"), [("rand-augment", HeldBatches), ("crop", MemoryBatches)])
+def test_what_is_slow_to_augment_is_augmented_by_workers(digits, augment, kind):
+    assert type(digits.train_batches(TrainSettings(augment=augment), 0, CPU)) is kind
+    assert type(digits.train_batches(TrainSettings(augment=augment, workers=0), 0, CPU)) is MemoryBatches
 
 
 def test_test_batches_are_never_smaller_than_training_batches(digits):

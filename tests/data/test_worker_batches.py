@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data._utils import signal_handling
 
+from kdengine.config.settings import TrainSettings
 from kdengine.data import worker_batches
+from kdengine.data.augmentation import Augmentation
 from kdengine.data.batches import MemoryBatches
 from kdengine.data.decoding import decode
 from kdengine.data.worker_batches import StreamBatches
@@ -35,10 +37,14 @@ def states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
+def augmentation(name):
+    return Augmentation.of(TrainSettings(augment=name))
+
+
 def stream(items, batch_size=5, labels=None, **changes):
     """Batches of items of 6 x 8 pixels whose label is their position modulo 7."""
     labels = torch.arange(len(items)) % 7 if labels is None else labels
-    settings = {"augment": "crop-flip", "size": (8, 6)} | changes
+    settings = {"augmentation": augmentation(changes.pop("augment", "crop-flip")), "size": (8, 6)} | changes
     return StreamBatches(items, labels, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), batch_size, **settings)
 
 
@@ -59,7 +65,9 @@ def test_streamed_batches_are_the_same_with_and_without_workers(items):
 def test_streamed_batches_are_those_of_the_same_images_in_memory(items, workers, augment, seed):
     items = [(image.resize((6 + number, 9)), label) for number, (image, label) in enumerate(items)]
     streamed = stream(items, seed=seed, workers=workers, augment=augment)
-    held = MemoryBatches(decode(items, 6, 8), streamed.labels, streamed.mean, streamed.std, 5, seed=seed, augment=augment)
+    held = MemoryBatches(
+        decode(items, 6, 8), streamed.labels, streamed.mean, streamed.std, 5, seed=seed, augmentation=streamed.augmentation
+    )
     for epoch, start in ((0, 0), (1, 0), (1, 3)):
         for one, other in zip(streamed.epoch(epoch, start), held.epoch(epoch, start), strict=True):
             assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("x", "y", "index"))

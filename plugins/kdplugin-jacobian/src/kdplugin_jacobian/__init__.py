@@ -61,7 +61,7 @@ class JacobianMatching(Distiller):
     name = "jacobian"
     category = "multi-connection"
     taps = ("logits",)
-    needs = ("input_gradients",)
+    needs = ("input_gradients", "hard_labels")
     presets: ClassVar = {"zoo": {"beta": 20.0, "reduction": "mean"}}
 
     class Options(Distiller.Options):

@@ -67,6 +67,7 @@ class MeritBased(Distiller):
     category = "response"
     taps = ("logits",)
     takes = "logits"
+    needs = ("hard_labels",)
     presets: ClassVar = {"motakuss": {"double_temperature": True, "hard_temperature": True}}
 
     class Options(Distiller.Options):
