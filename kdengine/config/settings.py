@@ -58,6 +58,9 @@ Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidat
 """Type of an option that lists names, such as taps or networks; on the command line they are separated by commas."""
 
 
+OF_THE_STUDENT = {"freeze", "layer_decay", "head_lr", "backbone_lr", "checkpointing", "ema", "keep_every"}
+"""Train settings that the teacher's own training does not take over, because they are about the parts of one network."""
+
 CROPS = ("none", "crop", "crop-flip", "resized-crop")
 POLICIES = ("rand-augment", "auto-augment", "trivial")
 
@@ -252,8 +255,8 @@ class Settings(Strict):
 
     @property
     def teacher_training(self) -> TrainSettings:
-        """The settings of the teacher's own training: `train`, overridden by `teacher_train`."""
-        values = {**self.train.model_dump(), **self.teacher_train}
+        """The settings of the teacher's own training: `train` but for what names the student's parts, and `teacher_train`."""
+        values = {**self.train.model_dump(exclude=OF_THE_STUDENT), **self.teacher_train}
         return TrainSettings.checked(values, owner="teacher_train")
 
 

@@ -126,7 +126,7 @@ class DataModule:
     @property
     def targets(self) -> Tensor | None:
         """The targets of all training images, [N]; None for loaders of the user's own."""
-        return None if self.dataset is None else self.dataset.train.labels
+        return None if self.dataset is None else self.dataset.targets
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -89,6 +89,11 @@ class Data:
         """Number of classes K."""
         return len(self.classes)
 
+    @property
+    def targets(self) -> Tensor:
+        """The targets of all training images, [N]."""
+        return self.train.labels
+
     def holding_out(self, share: float) -> Data:
         """The same data with a share of its training images held out for validation, unless it has a validation split.
 

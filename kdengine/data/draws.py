@@ -45,7 +45,8 @@ def _mixed(state: Tensor) -> Tensor:
 
 def _shifted(state: Tensor, places: int) -> Tensor:
     """A shift to the right that fills with zeros; that of signed numbers would repeat the sign."""
-    return (state >> places) & (2 ** (64 - places) - 1)
+    shifted: Tensor = (state >> places) & (2 ** (64 - places) - 1)
+    return shifted
 
 
 def _signed(value: int) -> int:

@@ -60,6 +60,8 @@ class FolderRecorder:
         folder.write_weights("student.safetensors", result.student.state_dict())
         for number, step in enumerate(lane.chain[:-1], 1):
             folder.write_weights(f"assistant-{number}.safetensors", step.module.student.state_dict())
+        if lane.average is not None:
+            folder.write_weights("student-ema.safetensors", lane.average.network.state_dict())
         if lane.best_weights:
             folder.write_weights("student-best.safetensors", lane.best_weights)
         if lane.connectors():
@@ -76,7 +78,10 @@ class FolderRecorder:
             self.save(run)
 
     def _write(self, run: Run) -> None:
-        self.folder.write_rows(run.lane.history)
+        lane, every = run.lane, run.settings.train.keep_every
+        if every is not None and lane.learner is lane.student and len(lane.history) % every == 0:
+            self.folder.write_weights(f"student-epoch-{len(lane.history)}.safetensors", lane.deployment.measured.state_dict())
+        self.folder.write_rows(lane.history)
         self.save(run)
 
     def save(self, run: Run) -> None:

@@ -52,7 +52,8 @@ def make_lane(
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
     _check_labels(active, settings)
-    steps_of_chain = [_chain_step(taught, methods, settings) for taught, methods in chain(context, active)]
+    links = chain(context, active)
+    steps_of_chain = [_chain_step(*link, settings, last=number == len(links)) for number, link in enumerate(links, 1)]
     curricula = [method for method in active.values() if isinstance(method, Curriculum)]
     teach_with = "last" if any(curriculum.teach_with == "last" for curriculum in curricula) else "best"
     return Lane(name, steps_of_chain, teacher if active else None, context.task, settings, runtime, steps, teach_with)
@@ -78,11 +79,19 @@ def _check_labels(distillers: Mapping[str, Distiller], settings: Settings) -> No
         )
 
 
-def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings) -> ChainStep:
+def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings, last: bool) -> ChainStep:
     phases = make_phases(distillers, context, settings.train.epochs)
     for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.bindings[key] for phase in phases if key in phase.bindings], context, settings.seed + number)
-    module = LaneModule(context.student.module, distillers, context.task, context.student.preprocess)
+    student = context.student
+    module = LaneModule(
+        student.module,
+        distillers,
+        context.task,
+        student.preprocess,
+        student.anatomy.classifier,
+        settings.train.freeze if last else (),
+    )
     return ChainStep(context.student, context.teacher, module, phases)
 
 

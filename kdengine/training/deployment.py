@@ -40,6 +40,11 @@ class Deployment:
         self._measured = self.of(copy.deepcopy(student)) if self.methods else student
         return self._step.student.preprocess.before(self._measured)
 
+    def of_average(self, averaged: nn.Module) -> nn.Module:
+        """The network to deploy if the student had other weights, with preprocessing."""
+        network = self.of(copy.deepcopy(averaged)) if self.methods else averaged
+        return self._step.student.preprocess.before(network)
+
     @property
     def measured(self) -> nn.Module:
         """The network evaluated last, without preprocessing."""

@@ -30,6 +30,12 @@ class History(list[dict[str, Any]]):
         """Whether a new row of a step of the chain scores better than all of its earlier rows."""
         return self.scoring.measured(record) and self.scoring.is_best(record, self.of_step(number))
 
+    def since_best(self, number: int) -> int:
+        """Measured epochs of a step of the chain after its best one."""
+        rows = [row for row in self.of_step(number) if self.scoring.measured(row)]
+        best = max((place for place, row in enumerate(rows) if self.scoring.is_best(row, rows[:place])), default=len(rows) - 1)
+        return len(rows) - 1 - best
+
     def score(self, number: int) -> dict[str, Any]:
         """The scores of a step of the chain, after its last epoch and after its best one."""
         return self.scoring.score(self.of_step(number))

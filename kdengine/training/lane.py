@@ -17,6 +17,7 @@ from kdengine.methods.step import JOINT
 from kdengine.storage.jsontext import json_text
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
+from kdengine.training.average import Average
 from kdengine.training.chain import ChainStep, TeacherQuery
 from kdengine.training.deployment import Deployment
 from kdengine.training.gradients import fault_of
@@ -24,10 +25,11 @@ from kdengine.training.history import History
 from kdengine.training.lane_module import LaneModule, Progress, ResolvedPhase
 from kdengine.training.metrics import Meter
 from kdengine.training.phase_plan import PhasePlan
+from kdengine.training.recomputing import recompute
 from kdengine.training.rng import Drawn, Randomness
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
-from kdengine.training.updater import OptimizerStep
+from kdengine.training.updater import OptimizerStep, Outcome
 
 __all__ = ["Lane"]
 
@@ -79,6 +81,7 @@ class Lane:
         self._seed = settings.seed + RANK_SEED * runtime.rank
         self._teacher = teacher
         self._plan = PhasePlan(self.chain)
+        self.average: Average | None = None
         self._step_number = -1
         self._phase_number = -1
         self._phase_epoch = 0
@@ -116,8 +119,14 @@ class Lane:
 
     @property
     def finished(self) -> bool:
-        """Whether the lane has completed all epochs or has failed."""
-        return self.failure is not None or len(self.history) >= self.total_epochs
+        """Whether the lane has completed all epochs, has stopped early, or has failed."""
+        return self.failure is not None or len(self.history) >= self.total_epochs or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the student has not become better for as many epochs as the settings wait."""
+        patience = self.settings.patience
+        return patience is not None and self._is_last_step and self.history.since_best(self._step_number) >= patience
 
     @property
     def needs_teacher(self) -> bool:
@@ -160,11 +169,18 @@ class Lane:
                 raise TrainingError(
                     f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
                 )
-            updated = self._optimizer_step.update(terms, updates, self._phase_epoch)
-        if not updated:
+            outcome = self._optimizer_step.update(terms, updates, self._phase_epoch, *self._place_in_update())
+        if outcome is Outcome.REFUSED:
             self._refuse(terms, batch, teacher, random_state)
+        if outcome is Outcome.UPDATED and self.average is not None:
+            self.average.update(self.student)
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
+
+    def _place_in_update(self) -> tuple[int, int]:
+        """Which of the steps of one update comes now, from 0, and how many there are: at the end of an epoch maybe fewer."""
+        place = self.steps_done % self.settings.accumulate
+        return place, min(self.settings.accumulate, self.steps - self.steps_done + place)
 
     def end_epoch(self, scores: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``.
@@ -202,15 +218,25 @@ class Lane:
         for step in self.chain:
             step.module.student.eval()
             step.module.zero_grad()
+            step.module.frozen.release()
+        if self.settings.checkpointing:
+            recompute(self.student, False)
 
     def summary(self) -> dict[str, Any]:
         """The student's scores after its last and its best epoch, and the epochs and seconds of the whole lane."""
         scores = self.history.score(len(self.chain) - 1)
+        if self.average is not None and self.history:
+            last = self.history[-1]
+            scores |= {name.replace("test_", "", 1): value for name, value in last.items() if name.startswith("ema_test_")}
         return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
 
     def to_measure(self) -> nn.Module:
         """The network to evaluate after an epoch, with preprocessing."""
         return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
+
+    def average_to_measure(self) -> nn.Module | None:
+        """The network with averaged weights to evaluate after an epoch, with preprocessing; None if there is none."""
+        return None if self.average is None else self.deployment.of_average(self.average.network)
 
     def _chain_position(self) -> dict[str, Any]:
         """The network currently being trained; empty if the chain has only one."""
@@ -227,6 +253,8 @@ class Lane:
         return {
             "modules": [step.module.state_dict() for step in self.chain[: self._step_number + 1]],
             "optimizer": self._optimizer_step.state_dict(),
+            "gradients": self._optimizer_step.gradients() if self._place_in_update()[0] else {},
+            "average": None if self.average is None else self.average.state_dict(),
             "random": self.randomness.state_dict(),
             "history": json.loads(json_text(self.history)),  # observers may have added values of any type
             "phases": self._plan.describe(),
@@ -249,6 +277,9 @@ class Lane:
         for step, weights in zip(self.chain, state["modules"], strict=False):
             step.module.load_state_dict(weights)
         self._optimizer_step.load_state_dict(state["optimizer"])
+        self._optimizer_step.load_gradients(state["gradients"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
         self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
         self.randomness.load_state_dict(state["random"])
         self.history = History(self.task.scoring, state["history"])
@@ -283,6 +314,10 @@ class Lane:
         self._is_last_step = number == len(self.chain) - 1
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
+        if self._is_last_step:
+            self.average = None if self.settings.ema is None else Average(self.student, self.settings.ema)
+            if self.settings.checkpointing:
+                recompute(self.student, True)
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, random_state: Drawn) -> NoReturn:
         """Raise an error that names the non-finite terms; if all are finite, repeat the step to find the gradient."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.double_backward import twice_differentiable
 from kdengine.tasks.task import Task
+from kdengine.training.freezing import Frozen
 
 __all__ = ["LaneModule", "Progress", "ResolvedPhase"]
 
@@ -71,6 +73,8 @@ class LaneModule(nn.Module):
         distillers: id -> distiller; the id prefixes the names of its terms.
         task: what the student is trained for.
         preprocess: turns images of the data into the student's input.
+        classifier: path of the student's classifier, if it has one.
+        frozen: paths of the student's modules that are not trained; ``backbone`` is all but the classifier.
     """
 
     def __init__(
@@ -79,14 +83,24 @@ class LaneModule(nn.Module):
         distillers: Mapping[str, Distiller],
         task: Task,
         preprocess: Preprocess | None = None,
+        classifier: str | None = None,
+        frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.classifier = classifier
+        self.frozen = Frozen.of(student, classifier, frozen)
         self.student = student
         self.distillers = nn.ModuleDict(distillers)
         self.task = task
         self.preprocess = preprocess
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, or with False to evaluation; frozen modules always stay in evaluation."""
+        super().train(mode)
+        self.frozen.keep()
+        return self
 
     @property
     def methods(self) -> dict[str, Distiller]:

@@ -32,8 +32,13 @@ def check_optimizer(settings: TrainSettings) -> None:
         raise SettingsError(f"train.optimizer = '{settings.optimizer}' cannot be created: {error}. Choose another.") from error
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    """Create a timm optimizer; all parameters get the same weight decay."""
+def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.optim.Optimizer:
+    """Create a timm optimizer.
+
+    Args:
+        parameters: parameters, or groups of them, which may have a ``weight_decay`` and an ``lr_scale`` of their own.
+        settings: training settings.
+    """
     options: dict[str, Any] = {}
     if settings.optimizer.lower() == "sgd":
         options["nesterov"] = settings.nesterov and settings.momentum > 0

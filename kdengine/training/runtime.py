@@ -16,6 +16,8 @@ from kdengine.errors import SettingsError
 from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
 
@@ -27,8 +29,15 @@ def is_first_process() -> bool:
         return True  # the run will be refused, and every process may report that
 
 
-class _BFloat16(MixedPrecision):
-    """bf16 autocast that leaves the images in float32, because distillers read them too."""
+class _Autocast(MixedPrecision):
+    """Autocast that leaves the images in float32, because distillers read them too, and scales no loss: lanes do that."""
+
+    def __init__(self, device: str, dtype: torch.dtype) -> None:
+        super().__init__("bf16-mixed", device)
+        self.dtype = dtype
+
+    def forward_context(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=self.dtype)
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -42,7 +51,7 @@ class Runtime:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``auto`` (bf16 if the hardware supports it natively, else fp32), ``fp32`` or ``bf16``.
+        precision: ``auto`` (bf16 if the hardware supports it natively, else fp32), ``fp32`` ``bf16`` or ``fp16``.
         channels_last: memory layout of images and convolutions.
         alone: run in this process only, even if ``torchrun`` or ``srun`` started several.
 
@@ -62,7 +71,7 @@ class Runtime:
                 ]  # keeps Fabric from reading Slurm's variables and rejecting some
                 accelerator = Fabric(accelerator=device, devices=1, plugins=plugins).device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
-                plugins += [_BFloat16("bf16-mixed", accelerator)] if self.precision == "bf16" else []
+                plugins += [_Autocast(accelerator, HALVES[self.precision])] if self.precision in HALVES else []
                 self.fabric = Fabric(accelerator=device, plugins=plugins, **_together(launch, accelerator))
                 if self.processes > 1:
                     if "OMP_NUM_THREADS" not in os.environ:  # by default, every process would use all CPUs

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdengine.data.batches import Batch
 from kdengine.data.datamodule import DataModule
@@ -103,15 +103,23 @@ class Trainer:
         scores: dict[str, float] = {}
         if lane.phase.task:
             try:
-                network = lane.to_measure()
+                networks = {"": lane.to_measure(), "ema_": lane.average_to_measure()}
             except Exception as error:  # a method may fail in making the network to ship
                 lane.fail(error)
                 return None
-            for split, batches in (("val", self.data.validation), ("test", self.data.test)):
-                if batches is not None:
-                    values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
-                    scores.update({f"{split}_{name}": value for name, value in values.items()})
+            for kind, network in networks.items():
+                if network is not None:
+                    scores |= {f"{kind}{name}": value for name, value in self._scores(network, lane).items()}
         return lane.end_epoch(scores, time.perf_counter() - start)
+
+    def _scores(self, network: nn.Module, lane: Lane) -> dict[str, float]:
+        """The metrics of a network by split and name, such as ``test_top1``."""
+        scores: dict[str, float] = {}
+        for split, batches in (("val", self.data.validation), ("test", self.data.test)):
+            if batches is not None:
+                values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
+                scores |= {f"{split}_{name}": value for name, value in values.items()}
+        return scores
 
     def _release_ended(self) -> None:
         """Report and remove the lanes that have finished or failed."""

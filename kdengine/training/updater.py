@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import torch
@@ -13,12 +14,25 @@ from kdengine.config.settings import TrainSettings
 from kdengine.training.gradients import backward_clipped, clip_share, norm_of_gradients
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.optimizer import make_optimizer, make_schedule
+from kdengine.training.parameter_groups import parameter_groups
 from kdengine.training.runtime import Runtime
 
-__all__ = ["OptimizerStep"]
+__all__ = ["OptimizerStep", "Outcome"]
 
+SMALLEST_SCALE = 1.0
+"""Scale of an fp16 loss below which gradients that are not finite are a fault of the loss, not of the format."""
 FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov")
 """Optimizer options taken from the settings rather than from a saved state."""
+
+
+class Outcome(Enum):
+    """What became of a step."""
+
+    UPDATED = "updated"
+    POSTPONED = "postponed"
+    """The weights are as they were: the gradients add up, or were too large for fp16."""
+    REFUSED = "refused"
+    """The weights are as they were, because a term or a gradient is not finite."""
 
 
 class OptimizerStep:
@@ -38,15 +52,17 @@ class OptimizerStep:
         self.settings = settings
         self.runtime = runtime
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
-        self._bare = make_optimizer(list(self.parameters.values()), settings)
+        self._bare = make_optimizer(parameter_groups(module, settings), settings)
         self._optimizer = runtime.setup_optimizer(self._bare)
         self._schedule: Any = None
+        self._scaler = torch.amp.GradScaler(runtime.device.type) if runtime.precision == "fp16" else None
 
     @property
     def lr(self) -> float:
-        """The learning rate of the last step."""
-        rate: float = self._optimizer.param_groups[0]["lr"]
-        return rate
+        """The learning rate of the last step, without the factors of layers and of the classifier."""
+        group = self._optimizer.param_groups[0]
+        rate: float = group["lr"]
+        return rate / (group.get("lr_scale") or 1.0)
 
     def begin_phase(self, updates: int | None, steps: int) -> None:
         """Set up the learning-rate schedule of a phase.
@@ -56,49 +72,105 @@ class OptimizerStep:
             steps: steps per epoch.
         """
         self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
+        if self._schedule is None:
+            for group in self._bare.param_groups:
+                if "lr_scale" in group:  # which only schedules apply
+                    group["lr"] = self.settings.lr * group["lr_scale"]
 
-    def update(self, terms: Mapping[str, Tensor], done: int, epoch: int) -> bool:
-        """Update the weights, unless the terms or their gradients are not finite.
+    def update(self, terms: Mapping[str, Tensor], done: int, epoch: int, place: int = 0, count: int = 1) -> Outcome:
+        """Add the gradients of a step, and update the weights with those of ``count`` steps, unless they are not finite.
 
         Args:
             terms: name -> weighted term [].
             done: earlier steps of the phase.
             epoch: epoch within the phase, from 0.
-
-        Returns:
-            whether the weights were updated.
+            place: which of the steps of one update this is, from 0.
+            count: steps of the update.
         """
         if self._schedule is not None:
             self._schedule.step_update(done)
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
-        self._optimizer.zero_grad()
-        self._backward(terms, total, epoch)
+        if place == 0:
+            self._optimizer.zero_grad()
+        self._backward(terms, total, epoch, count)
+        if self._scaler is not None:
+            return self._update_scaled(total.detach(), last=place == count - 1)
         norm = norm_of_gradients(self.parameters.values())
         if not math.isfinite(self.runtime.total(total.detach() + norm)):
-            return False
+            return Outcome.REFUSED
+        if place < count - 1:
+            return Outcome.POSTPONED
+        self._clip(norm)
+        self._optimizer.step()
+        return Outcome.UPDATED
+
+    def _update_scaled(self, total: Tensor, last: bool) -> Outcome:
+        """Update with gradients that are scaled for fp16; too large ones are skipped, and the next are scaled down."""
+        assert self._scaler is not None
+        if not math.isfinite(self.runtime.total(total)):
+            return Outcome.REFUSED
+        if not last:
+            return Outcome.POSTPONED
+        self._scaler.unscale_(self._bare)
+        norm = norm_of_gradients(self.parameters.values())
+        finite = math.isfinite(self.runtime.total(norm))
+        if finite:
+            self._clip(norm)
+        self._scaler.step(self._bare)
+        self._scaler.update()
+        if finite:
+            return Outcome.UPDATED
+        return Outcome.REFUSED if self._scaler.get_scale() < SMALLEST_SCALE else Outcome.POSTPONED
+
+    def _clip(self, norm: Tensor) -> None:
         if self.settings.clip_grad is not None:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip_grad, norm)
-        self._optimizer.step()
-        return True
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the optimizer; that of the schedule follows from the number of steps."""
+        """The state of the optimizer and of the scale; that of the schedule follows from the number of steps."""
         state: dict[str, Any] = self._optimizer.state_dict()
+        if self._scaler is not None:
+            state["scaler"] = self._scaler.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state, except for the options in ``FROM_SETTINGS``, which the user may have changed."""
         current = [{name: group[name] for name in FROM_SETTINGS if name in group} for group in self._bare.param_groups]
+        state = dict(state)
+        scaler = state.pop("scaler", None)
+        if self._scaler is not None and scaler is not None:
+            self._scaler.load_state_dict(scaler)
         self._optimizer.load_state_dict(state)
         for group, values in zip(self._bare.param_groups, current, strict=True):
             scheduled = ("lr",) if self._schedule is not None else ()
             group.update({name: value for name, value in values.items() if name not in scheduled})
 
-    def _backward(self, terms: Mapping[str, Tensor], total: Tensor, epoch: int) -> None:
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients by name of the parameter: what steps of an update that is not complete have added up so far."""
+        return {name: value.grad.clone() for name, value in self.parameters.items() if value.grad is not None}
+
+    def load_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Restore gradients of :meth:`gradients`."""
+        for name, parameter in self.parameters.items():
+            gradient = gradients.get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+
+    def _backward(self, terms: Mapping[str, Tensor], total: Tensor, epoch: int, count: int) -> None:
+        """Add the gradients of the mean over ``count`` steps."""
         clipped = [value for name, value in terms.items() if self.module.clips(name)]
         if not clipped or len(clipped) == len(terms):
-            self.runtime.backward(total)
+            self.runtime.backward(self._scaled(total, count))
             return
+        before = self.gradients() if count > 1 else {}
+        self.load_gradients({})
         free = [value for name, value in terms.items() if not self.module.clips(name)]
-        sums = torch.stack(free).sum(), torch.stack(clipped).sum()
-        backward_clipped(self.runtime.backward, *sums, list(self.parameters.values()), clip_share(epoch))
+        kept, limited = (self._scaled(torch.stack(values).sum(), count) for values in (free, clipped))
+        backward_clipped(self.runtime.backward, kept, limited, list(self.parameters.values()), clip_share(epoch))
+        for name, gradient in before.items():
+            added = self.parameters[name].grad
+            self.parameters[name].grad = gradient if added is None else gradient + added
+
+    def _scaled(self, loss: Tensor, count: int) -> Tensor:
+        """A loss [] as it is differentiated."""
+        loss = loss / count if count > 1 else loss
+        return loss if self._scaler is None else self._scaler.scale(loss)

@@ -300,4 +300,4 @@ def test_best_and_last_are_told_apart():
 def test_a_batch_of_one_image_that_a_network_cannot_take_is_told_with_the_way_out():
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10))
     with pytest.raises(TrainingError, match=r"batch of one image: .*train.batch_size"):
-        fit([], student=student, data="digits@train=65@test=64")
+        fit([], student=student, data="digits@train=65@test=64", drop_last=False)

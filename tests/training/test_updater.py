@@ -7,7 +7,7 @@ from kdengine.config.settings import TrainSettings
 from kdengine.tasks import Classification
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.runtime import Runtime
-from kdengine.training.updater import OptimizerStep
+from kdengine.training.updater import OptimizerStep, Outcome
 
 
 class Quiet(Distiller):
@@ -45,7 +45,7 @@ def test_a_step_goes_down_the_gradient_of_the_sum_of_all_terms():
     module, updater = make()
     before, loss = weights(module), sum(terms(module).values())
     gradients = torch.autograd.grad(loss, list(module.parameters()))
-    assert updater.update(terms(module), 0, 0)
+    assert updater.update(terms(module), 0, 0) is Outcome.UPDATED
     for (name, value), gradient in zip(module.named_parameters(), gradients, strict=True):
         assert torch.allclose(value, before[name] - 0.1 * gradient, atol=1e-6)
 
@@ -56,7 +56,7 @@ def test_what_is_not_finite_changes_nothing(bad):
     before = weights(module)
     out = module.student(torch.ones(1, 2)).sum()
     worm = out * float("nan") if bad == "value" else (out - out).sqrt()
-    assert not updater.update({"task": out, "quiet.worm": worm}, 0, 0)
+    assert updater.update({"task": out, "quiet.worm": worm}, 0, 0) is Outcome.REFUSED
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
 
 

@@ -1,0 +1,34 @@
+"""Gradient checkpointing: activations are computed again in the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from kdengine.errors import SettingsError
+
+__all__ = ["recompute"]
+
+
+def recompute(network: nn.Module, wanted: bool) -> None:
+    """Switch gradient checkpointing of a network on or off.
+
+    Args:
+        network: the network; one of timm's or of Hugging Face's.
+        wanted: whether to recompute.
+
+    Raises:
+        SettingsError: it should, but the network does not offer it.
+    """
+    switch: Any = getattr(network, "set_grad_checkpointing", None)
+    if switch is not None:
+        switch(wanted)
+    elif hasattr(network, "gradient_checkpointing_enable"):
+        other: Any = network
+        other.gradient_checkpointing_enable() if wanted else other.gradient_checkpointing_disable()
+    elif wanted:
+        raise SettingsError(
+            f"train.checkpointing: {type(network).__name__} does not offer to recompute its activations, as networks of timm "
+            "and Hugging Face do. Leave it out, or lower train.batch_size and raise train.accumulate."
+        )
