@@ -220,7 +220,11 @@ class Session:
         if self.settings.teacher_weights is not None:
             check_classes(self.settings.teacher_weights, self.data.dataset)
             load_weights(network.module, self.settings.teacher_weights, f"the teacher '{name}'")
-        return replace(self, teacher_network=network, teacher=FrozenTeacher(network.preprocessed, self.runtime))
+        return replace(
+            self,
+            teacher_network=network,
+            teacher=FrozenTeacher(network.preprocessed, self.runtime, self.settings.train.compile),
+        )
 
     def _cached_teacher(self, teacher: Network, train: Callable[[Settings, Path], None]) -> Mapping[str, Any]:
         if self.data.dataset is None:

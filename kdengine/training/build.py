@@ -83,14 +83,10 @@ def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], setti
     phases = make_phases(distillers, context, settings.train.epochs)
     for number, (key, distiller) in enumerate(distillers.items()):
         _build(distiller, [phase.bindings[key] for phase in phases if key in phase.bindings], context, settings.seed + number)
-    student = context.student
+    student, train = context.student, settings.train
+    frozen = train.freeze if last else ()
     module = LaneModule(
-        student.module,
-        distillers,
-        context.task,
-        student.preprocess,
-        student.anatomy.classifier,
-        settings.train.freeze if last else (),
+        student.module, distillers, context.task, student.preprocess, student.anatomy.classifier, frozen, train.compile
     )
     return ChainStep(context.student, context.teacher, module, phases)
 

@@ -308,7 +308,7 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            self._teacher = FrozenTeacher(previous.preprocessed, self.runtime)
+            self._teacher = FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1

@@ -19,6 +19,7 @@ from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.double_backward import twice_differentiable
 from kdengine.tasks.task import Task
+from kdengine.training.compiling import Forwards
 from kdengine.training.freezing import Frozen
 
 __all__ = ["LaneModule", "Progress", "ResolvedPhase"]
@@ -75,6 +76,7 @@ class LaneModule(nn.Module):
         preprocess: turns images of the data into the student's input.
         classifier: path of the student's classifier, if it has one.
         frozen: paths of the student's modules that are not trained; ``backbone`` is all but the classifier.
+        compiled: whether to compile the student's forward where nothing inside it is recorded.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class LaneModule(nn.Module):
         preprocess: Preprocess | None = None,
         classifier: str | None = None,
         frozen: Sequence[str] = (),
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -93,6 +96,7 @@ class LaneModule(nn.Module):
         self.distillers = nn.ModuleDict(distillers)
         self.task = task
         self.preprocess = preprocess
+        self.forwards = Forwards(student, preprocess, compiled)
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
 
@@ -153,7 +157,9 @@ class LaneModule(nn.Module):
     def _record(self, x: Tensor) -> Trace:
         """Run the student; in float32 if it is differentiated twice."""
         phase = self.phase
-        with Recorder(self.preprocessed, phase.student_points, stop=not phase.task and bool(phase.student_points)) as recorder:
+        points, stop = phase.student_points, not phase.task and bool(phase.student_points)
+        network = self.preprocessed if phase.input_gradients else self.forwards.fit_for(points)
+        with Recorder(network, points, stop=stop) as recorder:
             if not phase.input_gradients:
                 return recorder(x)
             with torch.autocast(_casting(x), enabled=False), twice_differentiable():

@@ -13,6 +13,7 @@ from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
+from kdengine.training.compiling import Forwards
 from kdengine.training.runtime import Runtime
 
 __all__ = ["FrozenTeacher"]
@@ -26,10 +27,12 @@ class FrozenTeacher:
     Args:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
+        compiled: whether to compile its forward where nothing inside it is recorded.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False) -> None:
         self.model = runtime.place(model.eval())
+        self._forwards = Forwards(self.model, None, compiled)
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
@@ -105,7 +108,8 @@ class FrozenTeacher:
 
     def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        with torch.no_grad(), self.runtime.autocast(), Recorder(self.model, points, stop=not whole) as recorder:
+        network = self._forwards.fit_for(points)
+        with torch.no_grad(), self.runtime.autocast(), Recorder(network, points, stop=not whole) as recorder:
             return recorder(images)
 
     def _differentiable(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:

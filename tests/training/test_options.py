@@ -113,6 +113,22 @@ def test_gradients_are_the_same_when_activations_are_computed_again(tmp_path):
         torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_compiled_networks_learn_what_others_do(tmp_path, caplog):
+    settings = {
+        "teacher": "resnet8",
+        "teacher_train": {"epochs": 1, "compile": False},
+        "epochs": 1,
+        "data": "digits@train=64@test=40",
+    }
+    one, other = (fit(tmp_path / str(on), plugins=["st"], compile=on, **settings) for on in (False, True))
+    assert other.history[0]["terms"]["st.soft"] == pytest.approx(one.history[0]["terms"]["st.soft"], rel=1e-3)
+    assert load_file(other.folder / "student.safetensors").keys() == load_file(one.folder / "student.safetensors").keys()
+    with caplog.at_level("INFO", "kdengine"):
+        fit(tmp_path / "inside", plugins=["at"], compile=True, **settings)
+    assert "Not compiled, because 'stage1' is read inside it" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
