@@ -29,8 +29,29 @@ from kdengine.training.runtime import Runtime
 
 DATA = ["--data", "digits@train=512@test=256", "--seed", "3", "-o", "train.precision=fp32", "-o", "train.save_minutes=0.005"]
 STUDENT = "timm:test_vit@drop_rate=0.1@img_size=32"
+OPTIONS = {
+    "augment": "resized-crop+rand-augment",
+    "color_jitter": 0.2,
+    "erase": 0.25,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "balanced_sampling": "true",
+    "class_weights": "balanced",
+    "ema": 0.99,
+    "accumulate": 3,
+    "layer_decay": 0.8,
+    "decay_norms_and_biases": "false",
+    "head_lr": 2.0,
+    "freeze": "patch_embed",
+    "patience": 5,
+}
+"""Options of training that each change what is computed; all of them at once."""
 COMMANDS = {
     "run": ["run", "--plugin", "rkd", "--student", STUDENT, "--epochs", "6"],
+    "options": [
+        *("run", "--plugin", "st", "--student", STUDENT, "--epochs", "4"),
+        *(part for name, value in OPTIONS.items() for part in ("-o", f"train.{name}={value}")),
+    ],
     "chain": ["run", "--plugin", "takd", "--plugin", "fitnet", "--plugin", "st", "--student", "resnet8", "--epochs", "3"],
     "compare": ["compare", "--methods", "st,fitnet,dml", "--trials", "2", "--student", STUDENT, "--epochs", "3"],
     "sweep": ["sweep", "--plugin", "st", "--grid", "st.alpha=0.1,0.9", "--grid", "train.lr=0.1,0.01", "--student", "resnet8"],
@@ -42,7 +63,7 @@ def main() -> None:
     """Kill, resume, compare, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="a Markdown file; nothing is written without it")
-    parser.add_argument("--kills", type=int, default=32, help="in all")
+    parser.add_argument("--kills", type=int, default=40, help="in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--work", type=Path, default=Path("runs/kills"), help="folder for the runs; emptied first")
     arguments = parser.parse_args()
