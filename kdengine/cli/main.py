@@ -19,7 +19,10 @@ __all__ = ["cli", "main"]
 USER_ERROR, INTERRUPTED = 2, 130
 OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
 """Errors of files and disks that can occur anywhere and that only the user can fix."""
-COMMANDS = ("run", "train", "compare", "sweep", "inspect", "plugins", "models", "data", "evaluate", "report")
+TRAINING = ("run", "train", "compare", "sweep")
+LOOKING = ("inspect", "plugins", "models", "data")
+AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark")
+COMMANDS = (*TRAINING, *LOOKING, *AFTERWARDS)
 
 
 class LazyGroup(click.Group):

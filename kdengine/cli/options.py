@@ -25,6 +25,7 @@ __all__ = [
     "trust_option",
     "values_from",
     "warn_of_changes",
+    "weights_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,6 +37,13 @@ set_option = click.option(
 
 
 trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    help="Weights of the last or of the best epoch.",
+    show_default=True,
+)
 override_option = click.option("--override", is_flag=True, help="With --resume: allow changed settings, data or teacher.")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdengine.errors import StorageError
 from kdengine.storage.jsontext import json_text
 
-__all__ = ["remove_leftovers", "replacing", "write_json", "write_state", "write_tensors", "write_text"]
+__all__ = ["remove_leftovers", "replacing", "save_tensors", "write_json", "write_state", "write_tensors", "write_text"]
 
 LEFTOVER = re.compile(r"\..+\.\d+\.writing")
 """Names of temporary files that a killed process leaves behind."""
@@ -48,9 +48,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the file cannot be written; its earlier content is kept.
     """
-    separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items() if isinstance(value, Tensor)}
     with replacing(path) as temporary:
-        save_file(separate, temporary)
+        save_tensors(temporary, tensors)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> None:
+    """Save tensors as :func:`write_tensors` does, straight to a path that nobody reads yet.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor.
+        notes: metadata of the file.
+    """
+    separate = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items() if isinstance(value, Tensor)}
+    save_file(separate, path, None if notes is None else dict(notes))
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:

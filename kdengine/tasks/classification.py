@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from kdengine.errors import DataError, ModelError, SettingsError
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 from kdengine.tasks.task import DataInfo, Task
 
-__all__ = ["Classification", "CrossEntropy", "TopK"]
+__all__ = ["Classification", "Confusion", "CrossEntropy", "TopK"]
 
 
 class Classification(Task):
@@ -104,6 +104,22 @@ class Classification(Task):
             {"top1": TopK(1), "top5": TopK(min(5, self.num_classes)), "loss": CrossEntropy()}, compute_groups=False
         )
 
+    def confusion(self) -> Metric:
+        """Images of each class by the class that the network gives them."""
+        return Confusion(self.num_classes)
+
+    def predictions(self, output: Tensor, names: Sequence[str] = (), limit: int = 1) -> list[list[dict[str, Any]]]:
+        """The likeliest classes of each image, with their softmax probabilities."""
+        found = output.double().softmax(1).topk(min(limit, self.num_classes), dim=1)
+        ranked = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        return [
+            [
+                {"class": names[index] if names else str(index), "index": index, "probability": probability}
+                for index, probability in zip(*answers, strict=True)
+            ]
+            for answers in ranked
+        ]
+
 
 def _class_weights(data: DataInfo, train: TrainSettings) -> Tensor | None:
     """The weight of each class in the loss, [K]; 'balanced' is N / (K * images of the class), so that their mean is 1."""
@@ -186,6 +202,34 @@ class CrossEntropy(Counting):
     def compute(self) -> Tensor:
         """The mean, []."""
         return _quotient(self.total, self.count)
+
+
+class Confusion(Metric):
+    """Counts of images by their true and their predicted class. For soft targets, the class is the one with the largest value.
+
+    Args:
+        num_classes: number of classes K.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, output: Tensor, target: Tensor | None) -> None:
+        """Add a batch: logits [B, K] and class indices [B] or soft targets [B, K]; nothing without targets."""
+        if target is None:
+            return
+        classes = len(self.counts)
+        true = target.argmax(1) if target.is_floating_point() else target
+        cells = torch.bincount(true * classes + output.argmax(1), minlength=classes**2)
+        self.counts += cells.view(classes, classes)
+
+    def compute(self) -> Tensor:
+        """The counts, int64 [K, K]: a row for each true class, a column for each predicted one."""
+        return self.counts
 
 
 def _quotient(total: Tensor, count: Tensor) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError
@@ -115,3 +115,23 @@ class Task(ABC):
         """Fresh metrics for the training batches; by default only the headline."""
         headline = self.scoring.headline.name
         return MetricCollection({headline: self.metrics()[headline]}, compute_groups=False)
+
+    def confusion(self) -> Metric | None:
+        """A fresh metric with the counts of true against predicted classes, [K, K]; None for a task without classes.
+
+        ``update(output, target)`` takes the arguments of :meth:`loss`.
+        """
+        return None
+
+    def predictions(self, output: Tensor, names: Sequence[str] = (), limit: int = 1) -> list[list[dict[str, Any]]]:
+        """What outputs say, for people and programs: plain data with the same keys throughout, the likeliest first.
+
+        Args:
+            output: output of the network for B images, in float32.
+            names: names of the classes in the order of their indices; empty if unknown.
+            limit: number of answers per image, for tasks that rank several.
+
+        Returns:
+            for each image, its answers; by default one, with the bare output.
+        """
+        return [[{"output": values.tolist()}] for values in output.cpu()]

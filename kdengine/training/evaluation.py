@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torchmetrics import MetricCollection
 
 from kdengine.data.batches import Batches
 from kdengine.errors import TrainingError
@@ -18,7 +19,12 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, task: Task, runtime: Runtime, check: Callable[[], None] = lambda: None
+    model: nn.Module,
+    batches: Batches,
+    task: Task,
+    runtime: Runtime,
+    check: Callable[[], None] = lambda: None,
+    further: MetricCollection | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a task in fp32, so that any other program can reproduce them.
 
@@ -28,6 +34,7 @@ def evaluate(
         task: defines the metrics.
         runtime: device and precision.
         check: called before each batch; it may raise to abort.
+        further: more metrics to update in the same pass; the caller computes them.
 
     Returns:
         metric name -> value.
@@ -38,13 +45,15 @@ def evaluate(
     was_training = model.training
     model.eval()
     metrics, seen = on_device(task.metrics(), runtime.device), 0
+    collections = [metrics] if further is None else [metrics, on_device(further, runtime.device)]
     try:
         for batch in batches.epoch(0):
             check()
             with torch.no_grad(), Recorder(model, {}) as recorder:
                 output = recorder(runtime.layout(batch.x)).logits
             seen += len(batch.x)
-            update(metrics, output, batch.y)
+            for collection in collections:
+                update(collection, output, batch.y)
     finally:
         model.train(was_training)
     if seen == 0:

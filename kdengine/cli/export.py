@@ -1,0 +1,77 @@
+"""``kdengine export``: the student of a run as a file that runs elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from kdengine.cli.options import as_json, trust_option, weights_option
+from kdengine.storage.jsontext import json_text
+
+__all__ = ["command"]
+
+
+class BatchSize(click.ParamType):
+    """A number of images, or ``dynamic``."""
+
+    name = "N|dynamic"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or ``"dynamic"``."""
+        if value == "dynamic" or isinstance(value, int):
+            return value
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"'{value}' is neither a number of images from 1 on nor 'dynamic'.", param, ctx)
+        return int(value)
+
+
+@click.command("export")
+@click.argument("folder", metavar="RUN")
+@click.option("--to", required=True, type=click.Choice(["onnx", "torch-export", "safetensors"]), help="Format of the file.")
+@click.option("--out", metavar="FILE", help="The file.  [default: export.onnx, .pt2 or .safetensors in the run folder]")
+@weights_option
+@click.option("--batch", type=BatchSize(), help="Images in every batch.  [default: dynamic, any number]")
+@click.option("--raw", is_flag=True, help="Leave normalisation and resize out of the graph.")
+@click.option("--data", metavar="SPEC", help="Check the file on other data than the run used.")
+@trust_option
+@as_json
+def command(
+    folder: str,
+    to: str,
+    out: str | None,
+    weights: str,
+    batch: int | str | None,
+    raw: bool,
+    data: str | None,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    r"""Export the student of a finished run, and check the file on test images.
+
+    The file takes float32 images [B, C, H, W] from 0 to 1, of the size of the data; normalisation and resize are inside, as
+    are the names of the classes.
+
+    \b
+    kdengine export runs/st --to onnx --out student.onnx
+    """
+    from kdengine.cli.options import show_log
+    from kdengine.shipping.export import export_student
+
+    show_log()
+    size = batch if isinstance(batch, int) else None
+    facts = export_student(folder, to, out, weights=weights, batch=size, raw=raw, data=data, trust=trust)
+    click.echo(json_text(facts) if as_json else _summary(facts))
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    notes = facts["notes"]
+    shape = ", ".join(map(str, ["batch" if notes["batch"] == "any" else notes["batch"], *notes["input_size"]]))
+    images = f"{facts['images']} test image{'s' if facts['images'] > 1 else ''}"
+    return (
+        f"Wrote {facts['file']} ({facts['bytes'] / 1e6:.2f} MB)\n"
+        f"  takes    images [{shape}], float32, {notes['input_values']}\n"
+        f"  gives    logits [{shape.split(',')[0]}, {facts['outputs']}]\n"
+        f"  checked  on {images}: outputs differ from the student's by at most {facts['difference']:.2g}"
+    )
