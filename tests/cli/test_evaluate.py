@@ -111,3 +111,19 @@ def test_with_json_the_error_is_one_object_too(kdengine):
     said = kdengine("evaluate", "nowhere", "--json")
     assert said.code == 2
     assert "not a run folder" in said.json["error"]
+
+
+def test_every_class_is_measured_and_the_counts_are_kept(finished, kdengine, tmp_path):
+    run = shutil.copytree(finished[1], tmp_path / "run")
+    facts = kdengine("evaluate", run, "--per-class", "--json").json
+    counts = facts["confusion"]
+    assert sum(map(sum, counts)) == 64
+    assert 100 * sum(counts[index][index] for index in range(10)) / 64 == facts["top1"]
+    assert [row["images"] for row in facts["per_class"]] == [sum(row) for row in counts]
+    kept = json.loads((run / "classes.json").read_text())
+    assert kept["last"] == {"classes": facts["classes"], "confusion": counts}
+    said = kdengine("evaluate", run, "--per-class", "--data", "digits@test=100")
+    assert said.code == 0
+    assert "accuracy %" in said.out
+    assert "true \\ predicted" in said.out
+    assert json.loads((run / "classes.json").read_text()) == kept, "other data say nothing about the run"

@@ -72,3 +72,23 @@ def test_sums_not_quotients_are_merged():
     for name in ("top1", "top5"):
         assert 100 * float(merged[name].right) / float(merged[name].count) == pytest.approx(expected[name])
     assert float(merged["loss"].total) / float(merged["loss"].count) == pytest.approx(expected["loss"])
+
+
+def test_the_confusion_counts_every_image_by_true_and_predicted_class():
+    output, target = logits(50, 4), torch.arange(50) % 4
+    metric, expected = Classification(4).confusion(), torch.zeros(4, 4, dtype=torch.long)
+    for true, predicted in zip(target, output.argmax(1), strict=True):
+        expected[true, predicted] += 1
+    metric.update(output[:30], target[:30])
+    metric.update(output[30:], torch.nn.functional.one_hot(target[30:], 4).float())
+    metric.update(output, None)
+    assert torch.equal(metric.compute(), expected)
+
+
+def test_predictions_are_the_likeliest_classes_by_name():
+    output = torch.tensor([[0.0, 2.0, 1.0], [5.0, 0.0, 0.0]])
+    first, second = Classification(3).predictions(output, ("a", "b", "c"), limit=2)
+    assert [answer["class"] for answer in first] == ["b", "c"]
+    assert first[0]["probability"] == pytest.approx(0.66524, abs=1e-5)
+    assert second[0]["index"] == 0
+    assert len(Classification(3).predictions(output, limit=9)[0]) == 3
