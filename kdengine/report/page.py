@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdengine._version import __version__
 from kdengine.config.values import flat
+from kdengine.report.classes import class_section
 from kdengine.report.columns import axis_label, in_words, number, with_low_best
 from kdengine.report.curves import TEST, TRAIN, Plot
 from kdengine.report.differences import common_scoring, differing, obstacles
@@ -83,7 +84,8 @@ class Page:
     def html(self) -> str:
         """The whole document."""
         title = text(self.title)
-        sections = [self.grid_section(), self.results_section(), self.curves_section(), self.terms_section()]
+        sections = [self.grid_section(), self.results_section(), self.classes_section()]
+        sections += [self.curves_section(), self.terms_section()]
         body = [tag("h1", title), tag("p", text(self.results.caption), class_="quiet"), self.warning(), *sections]
         body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
         return (
@@ -142,6 +144,10 @@ class Page:
         note = tag("p", f"The best epoch was chosen on {chosen}.", class_="quiet")
         cells = table(self.results.columns, self.results.rows, sortable=True, low_is_best=with_low_best(self.scoring))
         return f"<h2>Results</h2>\n{cells}{note}"
+
+    def classes_section(self) -> str:
+        """The classes of a single run, if they have been counted."""
+        return class_section(self.runs[0]) if len(self.runs) == 1 else ""
 
     def curves_section(self) -> str:
         """The scores on test and training images, and the legend."""
