@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.columns import number, other_measures, score_columns
 from kdengine.report.differences import check_comparable, common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.storage.scores import Scoring
 
 __all__ = ["Table", "caption", "results_table"]
+
+FURTHER = ("parameters", "seconds", "state")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Table:
 def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     """Teacher and students of several runs, last and best, in the order given.
 
-    A run that failed or is not finished is a row with what was measured; an extra column then gives its state.
+    A run that failed or is not finished is a row with what was measured; an extra column then gives its state. Where runs were
+    benchmarked, further columns give what the networks cost.
 
     Args:
         folders: run folders, or folders with run folders below them.
@@ -66,9 +70,13 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     scoring = common_scoring(runs)
     if not mixed:
         check_comparable(runs)
+    costs = [Benchmark.read(run.folder) for run in runs]
+    measured = [cost for cost in costs if cost is not None]
+    batches = sorted({count for cost in measured for count in cost.batches})
     rows: list[tuple[str, ...]] = []
     sheet: list[tuple[str, ...]] = []
-    for run in runs:
+    added: list[tuple[str, ...]] = []
+    for run, cost in zip(runs, costs, strict=True):
         parts = [(run.teacher, "teacher", "", "")] if run.teacher else []
         parts.append((run.student, run.method, str(run.settings.seed), run.news))
         for facts, method, seed, state in parts:
@@ -77,11 +85,21 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
                 continue  # a teacher that several runs share is listed once
             rows.append(row)
             sheet.append(_row(facts, scoring, method, seed, state, grouped=False))
-    columns = ("network", "method", "seed", "epochs", *score_columns(scoring), "parameters", "seconds", "state")
-    if all(run.state == FINISHED for run in runs):
-        columns, rows, sheet = columns[:-1], [row[:-1] for row in rows], [row[:-1] for row in sheet]
-    text = caption(runs)
+            role = "teacher" if method == "teacher" else "student"
+            added.append(cost.cells(role, batches) if cost else ("",) * len(cost_columns(batches)))
+    last = -1 if all(run.state == FINISHED for run in runs) else None  # without the state, where all are the same
+    titles = cost_columns(batches) if measured else ()
+    columns = _widened(("network", "method", "seed", "epochs", *score_columns(scoring), *FURTHER), titles, last)
+    text = " ".join([caption(runs), *([machines(measured)] if measured else [])])
+    rows, sheet = (
+        [_widened(row, cells[: len(titles)], last) for row, cells in zip(kind, added, strict=True)] for kind in (rows, sheet)
+    )
     return Table(text, columns, tuple(rows), Table(text, columns, tuple(sheet)))
+
+
+def _widened(cells: tuple[str, ...], more: tuple[str, ...], last: int | None) -> tuple[str, ...]:
+    """A line with more cells before its state, which ``last`` cuts off or keeps."""
+    return (*cells[:-1], *more, *cells[-1:][:last])
 
 
 def _row(

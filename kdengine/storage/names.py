@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["NOTE", "PLAIN"]
+__all__ = ["BENCHMARK", "NOTE", "PLAIN"]
 
+BENCHMARK = "benchmark.json"
+"""The file of a run folder with what its student costs where it runs."""
 NOTE = "comparison.json"
 """The file that marks the folder of a comparison, next to its trials."""
 PLAIN = "plain"
