@@ -13,18 +13,13 @@ from kdengine.storage.jsontext import json_text
 __all__ = ["command"]
 
 
-class BatchSize(click.ParamType):
-    """A number of images, or ``dynamic``."""
-
-    name = "N|dynamic"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """The number, or ``"dynamic"``."""
-        if value == "dynamic" or isinstance(value, int):
-            return value
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"'{value}' is neither a number of images from 1 on nor 'dynamic'.", param, ctx)
-        return int(value)
+def _batch(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """The number of images in every batch; None for any."""
+    if value == "dynamic":
+        return None
+    if not (value.isascii() and value.isdecimal() and int(value)):
+        raise click.BadParameter(f"'{value}' is neither a number of images from 1 on nor 'dynamic'.", ctx, param)
+    return int(value)
 
 
 @click.command("export")
@@ -32,7 +27,14 @@ class BatchSize(click.ParamType):
 @click.option("--to", required=True, type=click.Choice(["onnx", "torch-export", "safetensors"]), help="Format of the file.")
 @click.option("--out", metavar="FILE", help="The file.  [default: export.onnx, .pt2 or .safetensors in the run folder]")
 @weights_option
-@click.option("--batch", type=BatchSize(), help="Images in every batch.  [default: dynamic, any number]")
+@click.option(
+    "--batch",
+    metavar="N|dynamic",
+    default="dynamic",
+    callback=_batch,
+    help="Images in every batch; dynamic allows any number.",
+    show_default=True,
+)
 @click.option("--raw", is_flag=True, help="Leave normalisation and resize out of the graph.")
 @click.option("--data", metavar="SPEC", help="Check the file on other data than the run used.")
 @trust_option
@@ -42,7 +44,7 @@ def command(
     to: str,
     out: str | None,
     weights: str,
-    batch: int | str | None,
+    batch: int | None,
     raw: bool,
     data: str | None,
     trust: bool,
@@ -60,8 +62,7 @@ def command(
     from kdengine.shipping.export import export_student
 
     show_log()
-    size = batch if isinstance(batch, int) else None
-    facts = export_student(folder, to, out, weights=weights, batch=size, raw=raw, data=data, trust=trust)
+    facts = export_student(folder, to, out, weights=weights, batch=batch, raw=raw, data=data, trust=trust)
     click.echo(json_text(facts) if as_json else _summary(facts))
 
 

@@ -58,7 +58,7 @@ class Exportable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W], float32 from 0 to 1 (normalised, if raw) -> logits [B, K]."""
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
         if self.rows is not None and self.columns is not None:
             images = self.rows @ images @ self.columns

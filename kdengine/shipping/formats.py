@@ -116,6 +116,7 @@ class Onnx(_Graph):
         """Call the free dimension ``batch``; torch numbers it."""
         if self.batch is None:
             for value in (*program.model.graph.inputs, *program.model.graph.outputs):
+                assert value.shape is not None
                 value.shape[0] = BATCH
 
     def read(self, file: Path) -> Callable[[Tensor], Tensor]:

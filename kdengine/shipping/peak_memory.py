@@ -47,7 +47,7 @@ def peak_bytes(network: nn.Module, images: Tensor) -> int:
     return held + live.peak
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations make, while they live.
 
     Args:
@@ -55,7 +55,7 @@ class _Live(TorchDispatchMode):
     """
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         self._now = 0
         self._seen = WeakIdKeyDictionary()
