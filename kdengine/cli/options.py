@@ -39,9 +39,9 @@ set_option = click.option(
 trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
 weights_option = click.option(
     "--weights",
-    type=click.Choice(["last", "best"]),
+    type=click.Choice(["last", "best", "ema"]),
     default="last",
-    help="Weights of the last or of the best epoch.",
+    help="Weights of the last or of the best epoch, or their moving average.",
     show_default=True,
 )
 override_option = click.option("--override", is_flag=True, help="With --resume: allow changed settings, data or teacher.")

@@ -23,7 +23,7 @@ def class_section(run: PastRun) -> str:
     if kept is None:
         return ""
     weights, matrix = kept
-    note = tag("p", text(f"Test images, with the weights of the {weights} epoch."), class_="quiet")
+    note = tag("p", text(f"Test images; weights: {weights}."), class_="quiet")
     rows = [
         (row["class"], str(row["images"]), _percent(row["accuracy"]), row["confused_with"] or "", str(row["confused"] or ""))
         for row in matrix.per_class()

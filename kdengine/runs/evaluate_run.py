@@ -26,7 +26,7 @@ def evaluate_folder(
 
     Args:
         folder: the run folder.
-        weights: ``"last"`` or ``"best"``.
+        weights: ``"last"``, ``"best"`` or ``"ema"``, the moving average.
         data: a data spec to use instead of the run's.
         trust: run third-party code that the folder names: ``python:`` specs.
         per_class: also count the images of each class by the class that the network gives them; on the run's own data, the

@@ -29,8 +29,8 @@ __all__ = ["WEIGHTS", "PastStudent"]
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = {"last": "student.safetensors", "best": "student-best.safetensors"}
-"""The files of a run folder with the weights of the last and of the best epoch."""
+WEIGHTS = {"last": "student.safetensors", "best": "student-best.safetensors", "ema": "student-ema.safetensors"}
+"""The files of a run folder with the weights of the last and of the best epoch, and with their moving average."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PastStudent:
 
         Args:
             folder: the run folder.
-            weights: ``"last"`` or ``"best"``.
+            weights: ``"last"``, ``"best"`` or ``"ema"``, the moving average.
             data: a data spec to use instead of the run's.
             trust: run third-party code that the folder names: ``python:`` specs.
             device: replaces the device of the run.
@@ -102,10 +102,9 @@ class PastStudent:
         if deployed_by:
             network = _deployed(settings, files, known, registry)
         else:
-            network = ModelSource(settings.student, task.network_options(), preprocess.wanted.size, registry).create(
-                settings.seed
-            )
-        file = files.path / WEIGHTS[weights]
+            source = ModelSource(settings.student, task.network_options(), preprocess.wanted.size, registry)
+            network = source.create(settings.seed)
+        file = _weights_file(files.path, weights, deployed_by)
         load_weights(network, file, f"'{settings.student}'")
         return cls(settings, result, known, registry, task, network.eval(), preprocess, file)
 
@@ -119,6 +118,23 @@ def _used(settings: Settings, data: str | None, images: bool, with_methods: bool
     """The settings that may name code to run."""
     used: dict[str, Any] = {"student": settings.student, **({"data": settings.data} if images and not data else {})}
     return {**used, "teacher": settings.teacher, "methods": settings.methods} if with_methods else used
+
+
+def _weights_file(folder: Path, weights: str, deployed_by: bool) -> Path:
+    """The file of these weights.
+
+    Raises:
+        SettingsError: there is no moving average that could be used.
+    """
+    file = folder / WEIGHTS[weights]
+    if weights == "ema" and not file.is_file():
+        raise SettingsError(f"The run in '{folder}' keeps no moving average: it was trained without train.ema.")
+    if weights == "ema" and deployed_by:
+        raise SettingsError(
+            f"The methods of '{folder}' deploy another network than they train, and the moving average is one of the latter. "
+            "Use the last or the best weights."
+        )
+    return file
 
 
 def _loaded(settings: Settings, data: str | None, folder: str | Path, registry: Registry) -> Data:

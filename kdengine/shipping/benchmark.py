@@ -49,7 +49,7 @@ def benchmark(
         folders: run folders.
         batch: images in a batch, besides 1.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        weights: ``"last"`` or ``"best"``.
+        weights: ``"last"``, ``"best"`` or ``"ema"``, the moving average.
         trust: run third-party code that the folders name.
         rounds: rounds of measurements.
 

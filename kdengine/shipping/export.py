@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def export_student(
         folder: the run folder.
         to: ``"onnx"``, ``"torch-export"`` or ``"safetensors"``.
         out: the file; by default ``export.onnx``, ``export.pt2`` or ``export.safetensors`` in the folder.
-        weights: ``"last"`` or ``"best"``.
+        weights: ``"last"``, ``"best"`` or ``"ema"``, the moving average.
         batch: number of images in every batch; None for any.
         raw: leave normalisation and resize to the caller.
         data: a data spec to check the file on instead of the run's.
@@ -55,9 +56,7 @@ def export_student(
     kind = FORMATS[to]
     kind.check()
     if kind is Safetensors and (raw or batch is not None):
-        raise SettingsError(
-            "safetensors holds weights alone: --raw and --batch belong to onnx and torch-export. Leave them out."
-        )
+        raise SettingsError("safetensors holds weights alone. Leave out --raw and --batch, which belong to graphs.")
     file = _checked(Path(folder) / f"export{kind.suffix}" if out is None else Path(out), Path(folder))
     student = PastStudent.open(folder, weights, data=data, trust=trust, device="cpu")
     module = Exportable(student.network.cpu().float(), student.preprocess, raw or kind is Safetensors)
@@ -79,7 +78,7 @@ def _checked(file: Path, folder: Path) -> Path:
     Raises:
         SettingsError: says which.
     """
-    if file.is_dir() or not file.absolute().parent.is_dir():
+    if os.path.isdir(file) or not os.path.isdir(file.absolute().parent):  # unlike Path.is_dir, false for any odd text
         raise SettingsError(f"--out '{file}' is not a file in a folder that exists. Name one.")
     if file.absolute().parent == folder.absolute() and file.name in (*WEIGHTS.values(), "connectors.safetensors"):
         raise SettingsError(f"--out '{file}' is a file of the run itself. Choose another name.")

@@ -36,7 +36,7 @@ def predict(
         folder: the run folder.
         images: image files, folders of them, or patterns such as ``photos/*.jpg``.
         top: answers per image, for tasks that rank several.
-        weights: ``"last"`` or ``"best"``.
+        weights: ``"last"``, ``"best"`` or ``"ema"``, the moving average.
         trust: run third-party code that the folder names.
 
     Returns:

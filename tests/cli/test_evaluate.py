@@ -127,3 +127,14 @@ def test_every_class_is_measured_and_the_counts_are_kept(finished, kdengine, tmp
     assert "accuracy %" in said.out
     assert "true \\ predicted" in said.out
     assert json.loads((run / "classes.json").read_text()) == kept, "other data say nothing about the run"
+
+
+def test_the_moving_average_is_measured_as_the_run_measured_it(kdengine, small, finished, here):
+    assert kdengine("train", "--model", "resnet8", *small, "-o", "train.ema=0.9", "--out", "run").code == 0
+    row = json.loads(Path("run", "metrics.jsonl").read_text().splitlines()[-1])
+    facts = kdengine("evaluate", "run", "--weights", "ema", "--json").json
+    assert facts["loss"] in row.values()
+    assert facts["loss"] != row["test_loss"]
+    said = kdengine("evaluate", finished[1], "--weights", "ema")
+    assert said.code == 2
+    assert "trained without train.ema" in said.err

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-COMMANDS = ["run", "train", "inspect", "plugins", "models", "data", "evaluate", "report"]
+COMMANDS = ["run", "train", "inspect", "plugins", "models", "data", "evaluate", "report", "export", "predict", "benchmark"]
 
 
 def test_help_lists_every_command_and_does_not_import_torch(python):

@@ -78,6 +78,7 @@ def test_any_arguments_of_run_are_planned_or_refused_with_a_reason(arguments):
 
 COMMANDS = st.sampled_from(
     ["inspect", "models", "data", "evaluate", "report", "plugins show", "train --model", "compare --methods", "sweep --grid"]
+    + ["export --to safetensors", "benchmark", "predict nowhere"]
 )
 
 

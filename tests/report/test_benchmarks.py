@@ -66,7 +66,9 @@ def test_what_a_network_lacks_stays_empty(measured):
     assert student[-5] == ""
 
 
-@pytest.mark.parametrize("damage", [{"student": {"flops": 3}}, {"batches": 3}, {"threads": None, "device_name": None, "rounds": 2}])
+@pytest.mark.parametrize(
+    "damage", [{"student": {"flops": 3}}, {"batches": 3}, {"threads": None, "device_name": None, "rounds": 2}]
+)
 def test_a_damaged_file_is_told(damage, measured):
     content = {key: value for key, value in {**costs(2), **damage}.items() if value is not None}
     with pytest.raises(StorageError, match=r"benchmark\.json' is damaged"):

@@ -26,7 +26,7 @@ def test_rows_are_in_percent_of_their_class(run_folder):
     run = run_folder("a")
     PETS.keep(run, "best")
     shown = section(run)
-    assert "weights of the best epoch" in shown
+    assert "weights: best" in shown
     for cell in (">75<", ">25<", "75.00", "100.00"):
         assert cell in shown
     assert shown.count("<td></td>") == 6

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdengine import Distiller, Engine, Registry
+from kdengine import Distiller, Engine, Registry, SettingsError
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.runs.evaluate_run import evaluate_folder
+from kdengine.shipping.export import export_student
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 
@@ -135,3 +136,8 @@ def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evalu
     assert float(load_file(out / "student-best.safetensors")["scale"]) == -1.0
     for weights, value in (("last", result.top1), ("best", result.best_top1)):
         assert evaluate_folder(out, weights, trust=True)["top1"] == value
+    exported = export_student(out, "safetensors", tmp_path / "shipped.safetensors", trust=True)
+    assert exported["difference"] < 1e-4
+    assert float(load_file(exported["file"])["scale"]) == -1.0
+    with pytest.raises(SettingsError, match="add --trust"):
+        export_student(out, "safetensors")

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from kdengine import Engine, PluginError, Registry
 from kdengine.report.leaderboard import Leaderboard
@@ -80,3 +81,11 @@ def test_a_task_that_nobody_offers_is_refused_with_the_nearest():
         Registry().task("clasification")
     with pytest.raises(PluginError, match="Available: classification"):
         Registry().task("poetry")
+
+
+def test_a_task_need_not_know_classes(plugin):
+    registry = Registry()
+    registry.methods(plugin)
+    task = registry.task("counting").of(None, None)
+    assert task.confusion() is None
+    assert task.predictions(torch.tensor([[1.5], [2.0]])) == [[{"output": [1.5]}], [{"output": [2.0]}]]
