@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdengine.errors import SettingsError
+from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.columns import decimals, gain, number, other_measures, rank, score_columns
 from kdengine.report.differences import common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
@@ -39,12 +40,14 @@ class Leaderboard:
         teacher: what is known about the teacher, if there is one.
         caption: data, machine and versions.
         scoring: the measures of the task.
+        costs: what the network of each method costs, in the first trial that was benchmarked.
     """
 
     rows: Sequence[Mapping[str, Any]]
     teacher: Mapping[str, Any] | None
     caption: str
     scoring: Scoring = CLASSIFICATION
+    costs: Mapping[str, Benchmark] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folders: Sequence[str | Path]) -> Leaderboard:
@@ -64,27 +67,45 @@ class Leaderboard:
         rows = [_row(label, trials, plain, scoring) for label, trials in lanes.items()]
         rows.sort(key=lambda row: rank(headline, row[headline.name]))
         teachers = [run.teacher for run in runs if run.teacher]
-        return cls(rows, teachers[0] if teachers else None, f"{runs[0].settings.student} on {caption(runs[:1])}", scoring)
+        costs = {label: found[0] for label, trials in lanes.items() if (found := _measured(trials))}
+        text = " ".join(
+            [f"{runs[0].settings.student} on {caption(runs[:1])}", *([machines(list(costs.values()))] if costs else [])]
+        )
+        return cls(rows, teachers[0] if teachers else None, text, scoring, costs)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Titles of the columns of :meth:`table`."""
         last, best, *others = score_columns(self.scoring)
-        return ("method", "trials", last, best, GAIN, *others, "s/epoch", "extra parameters", "epochs", "note")
+        costs = cost_columns(self._batches) if self.costs else ()
+        return ("method", "trials", last, best, GAIN, *others, "s/epoch", "extra parameters", "epochs", *costs, "note")
+
+    @property
+    def _batches(self) -> list[int]:
+        """All sizes of batches that were benchmarked."""
+        return sorted({count for cost in self.costs.values() for count in cost.batches})
+
+    def _with_cost(self, cells: Sequence[str], label: str | None) -> tuple[str, ...]:
+        """A line with the costs of a method, or of the teacher, before its note."""
+        if not self.costs:
+            return tuple(cells)
+        role, cost = ("student", self.costs.get(label)) if label else ("teacher", next(iter(self.costs.values())))
+        costs = cost.cells(role, self._batches) if cost else ("",) * len(cost_columns(self._batches))
+        return (*cells[:-1], *costs, cells[-1])
 
     def table(self) -> Table:
         """The same as text; what is not known stays empty.
 
         As CSV, spreads and intervals have columns of their own.
         """
-        lines = [tuple(_cells(row, self.scoring)) for row in self.rows]
-        sheet = [tuple(_plain_cells(row, self.scoring)) for row in self.rows]
+        lines = [self._with_cost(_cells(row, self.scoring), row["method"]) for row in self.rows]
+        sheet = [self._with_cost(_plain_cells(row, self.scoring), row["method"]) for row in self.rows]
         if self.teacher is not None:
             name, headline = f"teacher {self.teacher['name']}", self.scoring.headline
             last, best = (number(headline, self.teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
             others = [number(measure, self.teacher.get(measure.name)) for measure in other_measures(self.scoring)]
-            lines.insert(0, (name, "", last, best, "", *others, *("",) * 4))
-            sheet.insert(0, (name, "", last, "", best, "", *("",) * 3, *others, *("",) * 4))
+            lines.insert(0, self._with_cost((name, "", last, best, "", *others, *("",) * 4), None))
+            sheet.insert(0, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *("",) * 4), None))
         return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self._sheet_columns, tuple(sheet)))
 
     @property
@@ -132,6 +153,10 @@ def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float | None],
         "epochs": students[0]["epochs"] if students else None,
         "failure": "; ".join(dict.fromkeys(filter(None, map(_trouble, runs)))),
     }
+
+
+def _measured(runs: Sequence[PastRun]) -> list[Benchmark]:
+    return [cost for run in runs if (cost := Benchmark.read(run.folder)) is not None]
 
 
 def _trouble(run: PastRun) -> str:

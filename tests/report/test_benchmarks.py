@@ -3,6 +3,8 @@ import json
 import pytest
 
 from kdengine import StorageError
+from kdengine.report.benchmarks import cost_columns
+from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.table import results_table
 from kdengine.storage.names import BENCHMARK
 
@@ -50,6 +52,21 @@ def test_other_sizes_of_batches_have_columns_of_their_own_and_the_state_stays_la
         ("1.00", "4.00", "", "finished"),
         ("", "", "", "unfinished"),
     ]
+
+
+def test_a_leaderboard_shows_them_before_its_note(measured, run_folder):
+    folders = [run_folder("plain", method="plain"), measured("a", costs(2)), run_folder("b", [1.0], method="at", failed="no")]
+    board = Leaderboard.of(folders)
+    table = board.table()
+    assert table.columns == (*Leaderboard.of(folders[:1]).columns[:-1], *cost_columns((1, 8)), "note")
+    cells = {row[0]: row[-6:] for row in table.rows}
+    assert cells["st"] == ("5.0", "1.00", "8.00", "2.00", "16.00", "")
+    assert cells["teacher resnet32"] == ("20.0", "1.00", "8.00", "8.00", "64.00", "")
+    assert cells["plain"] == ("",) * 6
+    assert cells["at"] == (*("",) * 5, "no")
+    assert "a machine" in table.caption
+    lines = [line.split(",") for line in table.to_csv().splitlines()]
+    assert lines[1][-6:] == list(cells["teacher resnet32"])
 
 
 def test_without_measurements_the_table_is_as_before(run_folder):
