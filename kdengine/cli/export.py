@@ -69,10 +69,9 @@ def command(
 def _summary(facts: Mapping[str, Any]) -> str:
     notes = facts["notes"]
     shape = ", ".join(map(str, ["batch" if notes["batch"] == "any" else notes["batch"], *notes["input_size"]]))
-    images = f"{facts['images']} test image{'s' if facts['images'] > 1 else ''}"
     return (
         f"Wrote {facts['file']} ({facts['bytes'] / 1e6:.2f} MB)\n"
         f"  takes    images [{shape}], float32, {notes['input_values']}\n"
         f"  gives    logits [{shape.split(',')[0]}, {facts['outputs']}]\n"
-        f"  checked  on {images}: outputs differ from the student's by at most {facts['difference']:.2g}"
+        f"  checked  on {facts['images']} test images: outputs differ from the student's by at most {facts['difference']:.2g}"
     )

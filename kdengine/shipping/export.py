@@ -18,7 +18,7 @@ from kdengine.storage.writing import replacing
 __all__ = ["export_student"]
 
 CHECKED = 8
-"""Test images that a file for batches of any size is checked on: all at once, and the first alone."""
+"""Test images that a file is checked on, or a few more, to fill the last batch."""
 
 
 def export_student(
@@ -60,16 +60,24 @@ def export_student(
     file = _checked(Path(folder) / f"export{kind.suffix}" if out is None else Path(out), Path(folder))
     student = PastStudent.open(folder, weights, data=data, trust=trust, device="cpu")
     module = Exportable(student.network.cpu().float(), student.preprocess, raw or kind is Safetensors)
-    sample = Sample.of(student, batch or CHECKED)
+    parts = _parts(batch)
+    sample = Sample.of(student, parts[-1].stop)
     given = sample.received if module.raw else sample.images.float() / 255
     notes = _notes(student, module, weights, batch)
     writer = kind(module, batch, {name: _text(value) for name, value in notes.items()})
     with replacing(file) as temporary:
         writer.write(temporary)
-        difference = largest_difference(writer.read(temporary), given, sample, (batch,) if batch else (CHECKED, 1))
+        difference = largest_difference(writer.read(temporary), given, sample, parts)
         size = temporary.stat().st_size
     facts = {"file": str(file), "format": to, "bytes": size, "outputs": student.task.num_outputs, "notes": notes}
-    return {**facts, "images": batch or CHECKED, "difference": difference}
+    return {**facts, "images": len(sample.images), "difference": difference}
+
+
+def _parts(batch: int | None) -> list[slice]:
+    """The images of each batch to check: of any size, the first alone and then all; else one batch after another."""
+    if batch is None:
+        return [slice(0, 1), slice(0, CHECKED)]
+    return [slice(start, start + batch) for start in range(0, CHECKED, batch)]
 
 
 def _checked(file: Path, folder: Path) -> Path:

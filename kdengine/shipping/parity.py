@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,27 +58,28 @@ def _picked(data: Data, count: int) -> Split:
     return Split(split.labels[places], images)
 
 
-def largest_difference(run: Callable[[Tensor], Tensor], given: Tensor, sample: Sample, batches: tuple[int, ...]) -> float:
+def largest_difference(run: Callable[[Tensor], Tensor], given: Tensor, sample: Sample, parts: Sequence[slice]) -> float:
     """Run the function of a file on the sample, and compare.
 
     Args:
         run: images [B, C, H, W] -> logits [B, K].
         given: the images as the file takes them, [N, C, H, W].
         sample: what the student says about them.
-        batches: the numbers of images to try at once, from the first image on.
+        parts: the images that make up each batch.
 
     Returns:
-        the largest absolute difference, over all batches.
+        the largest absolute difference, over all of them.
 
     Raises:
         ModelError: it exceeds the tolerance, or the file cannot be run.
     """
     worst = 0.0
-    for count in batches:
-        expected = sample.logits[:count]
+    for part in parts:
+        expected = sample.logits[part]
+        count = len(expected)
         try:
             with torch.no_grad():
-                found = run(given[:count])
+                found = run(given[part])
             difference = float((found - expected).abs().max())
         except Exception as error:  # runtimes raise errors of their own
             raise ModelError(

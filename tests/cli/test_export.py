@@ -152,8 +152,8 @@ def test_onnx_takes_batches_of_any_size_and_answers_as_the_student(run, kdengine
     assert agrees(file.run, resnet8(), run / "student.safetensors", digits, *of_data(run))
     assert file.shape == ["batch", 3, 32, 32]
     assert json.loads(file.notes["classes"]) == [str(digit) for digit in range(10)]
-    kdengine("export", run, "--to", "onnx", "--batch", 2, "--out", run / "two.onnx")
-    assert onnx(run / "two.onnx").shape == [2, 3, 32, 32]
+    said = kdengine("export", run, "--to", "onnx", "--batch", 3, "--out", run / "three.onnx", "--json")
+    assert (said.json["images"], onnx(run / "three.onnx").shape) == (9, [3, 3, 32, 32])
 
 
 TINY = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

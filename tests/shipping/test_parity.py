@@ -10,7 +10,7 @@ GIVEN = torch.zeros(3, 1, 2, 2)
 
 
 def compared(run, *batches):
-    return largest_difference(run, GIVEN, SAMPLE, batches or (3,))
+    return largest_difference(run, GIVEN, SAMPLE, [slice(0, count) for count in batches or (3,)])
 
 
 def test_the_largest_difference_over_all_batches_is_told():
@@ -30,3 +30,8 @@ def test_numbers_that_are_none_and_another_shape_are_refused(count):
         compared(lambda images: LOGITS[: len(images)] * float("nan"), count)
     with pytest.raises(ModelError, match=f"cannot be run on a batch of {count}"):
         compared(lambda images: LOGITS[:, :0][: len(images)], count)
+
+
+def test_every_batch_is_compared_with_its_own_images():
+    wanted = iter([LOGITS[:2], LOGITS[2:]])
+    assert largest_difference(lambda images: next(wanted), GIVEN, SAMPLE, [slice(0, 2), slice(2, 3)]) == 0
