@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,13 +29,19 @@ class Spec:
     def parse(cls, text: str, error: type[KDError]) -> Spec:
         """Parse a spec.
 
+        A name may be a path with ``@`` in it: after the scheme, the longest path that exists is the name. Elsewhere, ``@@``
+        stands for ``@``.
+
         Raises:
             error: the name is empty, or an option is not of the form KEY=VALUE.
         """
-        head, *assignments = text.strip().split("@")
-        scheme, colon, name = head.partition(":")
-        if not colon:
-            scheme, name = "", head
+        text = text.strip()
+        scheme, colon, rest = text.partition(":")
+        if "@" in scheme or not colon:
+            scheme, colon, rest = "", "", text
+        path = _longest_path(rest) if colon else ""
+        name, *assignments = _split_at_signs(rest[len(path) :])
+        name = path + name
         if not name or (colon and not scheme):
             raise error(f"'{text}' names nothing. Write [SCHEME:]NAME[@KEY=VALUE...].")
         options: dict[str, Any] = {}
@@ -43,6 +51,24 @@ class Spec:
             except KDError:
                 raise error(f"'{text}': '{assignment}' is not KEY=VALUE. Write, for example, @drop_rate=0.1.") from None
         return cls(scheme, name, options)
+
+
+def _longest_path(text: str) -> str:
+    """The longest existing path with ``@`` in it that the text starts with and that ``@`` or nothing follows; or empty."""
+    ends = [*(match.start() for match in re.finditer("@", text)), len(text)]
+    paths = (text[:end] for end in reversed(ends) if "@" in text[:end])
+    return next((path for path in paths if os.path.exists(os.path.expanduser(path))), "")
+
+
+def _split_at_signs(text: str) -> list[str]:
+    """Split text at each ``@``; ``@@`` stands for one that belongs to a part."""
+    parts = [""]
+    for piece in re.split("(@@|@)", text):
+        if piece == "@":
+            parts.append("")
+        else:
+            parts[-1] += "@" if piece == "@@" else piece
+    return parts
 
 
 def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:

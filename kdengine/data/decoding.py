@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,10 +14,14 @@ from torch import Tensor
 
 from kdengine.errors import DataError
 
-__all__ = ["MEMORY_LIMIT", "decode", "opened", "pixels", "reason"]
+__all__ = ["MEMORY_LIMIT", "SKIP_BAD", "decode", "faults_of", "in_words", "opened", "pixels", "reason"]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which a data set is held in memory."""
+SKIP_BAD = "To leave out images that cannot be read, add @skip_bad=true to the data."
+"""The note on errors of images that the readers of files can leave out."""
+NAMED = 5
+"""Unreadable images that a message names."""
 
 
 def decode(
@@ -33,7 +37,7 @@ def decode(
         places: positions of the M images to decode; None decodes all N.
 
     Raises:
-        DataError: an image cannot be read, or has another label.
+        DataError: an image cannot be read, or has another label; the first few are named.
     """
     places = range(len(items)) if places is None else places
     out = torch.empty(len(places), 3, height, width, dtype=torch.uint8)
@@ -41,10 +45,55 @@ def decode(
     def decode_one(row: int) -> None:
         out[row] = pixels(items, places[row], width, height, labels)
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode_one, range(len(places))):
-            pass
+    faults = _faults(decode_one, range(len(places)))
+    if faults:
+        first = next(iter(faults.values()))
+        raise first if len(faults) == 1 else _together(list(faults.values()))
     return out
+
+
+def faults_of(items: Sequence[Any], places: Iterable[int]) -> dict[int, DataError]:
+    """The images that cannot be read: position -> why. Every image is decoded, in threads.
+
+    Args:
+        items: items (PIL image, label).
+        places: positions of the images to look at.
+    """
+
+    def usable(place: int) -> None:
+        _check_size(opened(items, place)[0], place)
+
+    return _faults(usable, places)
+
+
+def in_words(faults: Sequence[DataError]) -> str:
+    """What the first faults say, and how many more there are."""
+    more = f" And {len(faults) - NAMED} more." if len(faults) > NAMED else ""
+    return " ".join(map(str, faults[:NAMED])) + more
+
+
+def _faults(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, DataError]:
+    """Do some work for each number, in threads, to the end: number -> what went wrong."""
+
+    def fault(number: int) -> DataError | None:
+        try:
+            work(number)
+        except DataError as error:
+            return error.with_traceback(None)
+        return None
+
+    numbers = list(numbers)
+    with ThreadPoolExecutor() as pool:
+        found = zip(numbers, pool.map(fault, numbers), strict=True)
+        return {number: error for number, error in found if error is not None}
+
+
+def _together(faults: Sequence[DataError]) -> DataError:
+    """One error of several, with each of their notes once."""
+    error = DataError(f"{len(faults)} images cannot be used. {in_words(faults)}")
+    for note in dict.fromkeys(note for fault in faults for note in getattr(fault, "__notes__", ())):
+        error.add_note(note)
+    return error
 
 
 def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tuple[Image.Image, int]:
@@ -59,7 +108,10 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tu
     except DataError:
         raise
     except Exception as error:  # files are damaged in many ways, and user code may raise anything
-        raise DataError(f"Image {index} cannot be read: {reason(error)}.") from error
+        unreadable = DataError(f"Image {index} cannot be read: {reason(error)}.")
+        for note in getattr(error, "__notes__", ()):
+            unreadable.add_note(note)
+        raise unreadable from error
     if labels is not None and label != int(labels[index]):
         raise DataError(
             f"Image {index} comes with the label {label}, but its split says {int(labels[index])}. Split.labels must be "
@@ -78,10 +130,14 @@ def pixels(items: Sequence[Any], index: int, width: int, height: int, labels: Te
     """
     image, _ = opened(items, index, labels)
     if image.size != (width, height):
-        if not all(image.size):
-            raise DataError(f"Image {index} cannot be used: it has {image.width} x {image.height} pixels. Leave it out.")
+        _check_size(image, index)
         image = image.resize((width, height), Image.Resampling.BICUBIC, _centre(*image.size, width, height))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _check_size(image: Image.Image, index: int) -> None:
+    if not all(image.size):
+        raise DataError(f"Image {index} cannot be used: it has {image.width} x {image.height} pixels. Leave it out.")
 
 
 def _centre(columns: int, rows: int, width: int, height: int) -> tuple[float, float, float, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdengine.config.specs import Spec
 from kdengine.data import decoding
 from kdengine.data.dataset import Data, Split
+from kdengine.data.imagefolder import folder_hint
 from kdengine.data.readers import READERS
 from kdengine.errors import DataError, KDError, cause, did_you_mean
 from kdengine.plugins.registry import Registry
@@ -28,7 +29,7 @@ BUILT_IN = {
     "digits": "1,797 handwritten digits of scikit-learn, 10 classes; ships with the package, no download",
     "cifar10": "CIFAR-10 through torchvision, downloaded once",
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
-    "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/",
+    "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/ or both; or CLASS/IMAGE with @split=0.2",
     "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
     "python:MODULE:FACTORY": "your own factory of kdengine.Data",
 }
@@ -40,8 +41,10 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     Args:
         text: ``NAME[@KEY=VALUE...]``: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``,
             ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. All take ``@train=N`` and ``@test=N``: only the first N
-            images. ``imagefolder:`` and ``hf:`` take ``@size=S``: images are resized to cover S x S pixels and cropped in
-            the middle. ``hf:`` takes ``@label=COLUMN``.
+            images. ``imagefolder:`` and ``hf:`` take ``@size=S`` or ``@size=HxW``: images are resized to cover so many
+            pixels and cropped in the middle; ``@split=SHARE``: the share of the images to test on, if there is no split for
+            that; ``@skip_bad=true``: images that cannot be read are left out. ``hf:`` takes ``@label=COLUMN`` and
+            ``@image=COLUMN``.
         registry: finds the data sets that plugins offer.
 
     Raises:
@@ -57,7 +60,8 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     load = READERS.get(scheme) or (registry and registry.dataset(scheme))
     if not load:
         names = [*READERS, *(registry.offered("datasets") if registry else ())]
-        near = did_you_mean(scheme, names) or f"Data is one of {', '.join(BUILT_IN)}."
+        folder = folder_hint(text) or ("" if spec.scheme else folder_hint(spec.name))
+        near = folder or did_you_mean(scheme, names) or f"Data is one of {', '.join(BUILT_IN)}."
         raise DataError(f"There is no data set '{text}'. {near}")
     _check_form(text, spec, options, load)
     try:
@@ -101,7 +105,7 @@ def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) ->
 
 def _checked(data: Data) -> Data:
     """The same data; its splits are sound."""
-    for split in (data.train, data.test):
+    for split in _splits(data).values():
         if len(split) == 0:
             raise DataError(f"'{data.name}' has an empty split, but both training and test images are needed.")
         low, high = int(split.labels.min()), int(split.labels.max())
@@ -128,16 +132,22 @@ def _check_images(data: Data, split: Split) -> None:
 
 def _finished(data: Data) -> Data:
     """The same data, decoded if it fits in memory, with normalisation and fingerprint."""
-    splits, (height, width) = (data.train, data.test), data.input_size[1:]
+    splits, (height, width) = _splits(data), data.input_size[1:]
     # the same images whether or not they are held in memory, so that both normalise alike
     some = None if data.train.images is not None else _evenly_spaced(len(data.train), height * width)
-    if data.train.images is None and sum(map(len, splits)) * math.prod(data.input_size) <= decoding.MEMORY_LIMIT:
-        train, test = (_in_memory(split, width, height) for split in splits)
-        data = replace(data, train=train, test=test)
+    if data.train.images is None and sum(map(len, splits.values())) * math.prod(data.input_size) <= decoding.MEMORY_LIMIT:
+        held: dict[str, Any] = {name: _in_memory(split, width, height) for name, split in splits.items()}
+        data = replace(data, **held)
     if not data.mean:
         mean, std = _statistics(_chunks(data.train, some, width, height))
         data = replace(data, mean=mean, std=std)
     return replace(data, fingerprint=data.fingerprint or _fingerprint(data))
+
+
+def _splits(data: Data) -> dict[str, Split]:
+    """The splits that the data have, by the names of their fields."""
+    validation = {} if data.validation is None else {"validation": data.validation}
+    return {"train": data.train, "test": data.test, **validation}
 
 
 def _evenly_spaced(count: int, pixels: int) -> Tensor:
@@ -181,7 +191,7 @@ def _counts(images: Tensor) -> Tensor:
 
 def _fingerprint(data: Data) -> str:
     digest = hashlib.sha256(repr((data.classes, data.input_size, len(data.train), len(data.test))).encode())
-    for split in (data.train, data.test):
+    for split in _splits(data).values():
         digest.update(split.labels.numpy().tobytes())
         digest.update(_sample(split, data.input_size).numpy().tobytes())
     return digest.hexdigest()[:16]

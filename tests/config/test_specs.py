@@ -28,6 +28,36 @@ def test_a_spec_has_a_scheme_a_name_and_options(text, scheme, name, options):
     assert Spec.parse(text, ModelError) == Spec(scheme, name, options)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("imagefolder:a@@b@size=8", "a@b", {"size": 8}),
+        ("imagefolder:@@a", "@a", {}),
+        ("imagefolder:a@@@size=8", "a@", {"size": 8}),
+        ("imagefolder:a@root=x@@y", "a", {"root": "x@y"}),
+    ],
+)
+def test_two_at_signs_stand_for_one(text, name, options):
+    assert Spec.parse(text, DataError) == Spec("imagefolder", name, options)
+
+
+def test_the_longest_path_that_exists_is_the_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "a@b", "a@b@c", "d@@e"):
+        (tmp_path / folder).mkdir()
+    for text, name, options in (
+        ("x:a@b", "a@b", {}),
+        ("x:a@b@c", "a@b@c", {}),
+        ("x:a@b@size=8", "a@b", {"size": 8}),
+        (f"x:{tmp_path}/a@b@c@size=8", f"{tmp_path}/a@b@c", {"size": 8}),
+        ("x:a@size=8", "a", {"size": 8}),
+        ("x:d@@e@size=8", "d@@e", {"size": 8}),
+    ):
+        assert Spec.parse(text, DataError) == Spec("x", name, options)
+    with pytest.raises(DataError, match="'b/none@c' is not KEY=VALUE"):
+        Spec.parse("x:a@b/none@@c", DataError)
+
+
 @pytest.mark.parametrize("text", ["", "timm:", ":resnet8", ":", "@a=1", "  "])
 def test_a_spec_without_a_name_is_refused(text):
     with pytest.raises(DataError, match="names nothing"):

@@ -65,6 +65,23 @@ def test_an_unknown_name_near_nothing_is_answered_with_all_there_are():
         assert name in refusal("zzzzzz")
 
 
+def test_a_folder_is_answered_with_the_spec_that_reads_it(tmp_path, pictures):
+    root = tmp_path / "pictures"
+    assert refusal(str(root)) == f"There is no data set '{root}'. Did you mean 'imagefolder:{root}'?"
+    assert refusal(f"{root}@size=16").endswith(f"Did you mean 'imagefolder:{root}'?")
+    assert refusal(f"{root}/test").endswith(f"Did you mean 'imagefolder:{root}/test@split=0.2'?")
+    (tmp_path / "table").mkdir()
+    assert "Data is one of digits" in refusal(f"{tmp_path}/table")
+    (tmp_path / "table" / "train-0.parquet").touch()
+    for spec in (f"{tmp_path}/table", f"imagefolder:{tmp_path}/table"):
+        assert refusal(spec).endswith(f"Did you mean 'hf:{tmp_path}/table'?")
+
+
+def test_a_path_with_an_at_sign_is_read(tmp_path, pictures):
+    root = (tmp_path / "pictures").rename(tmp_path / "pictures@home")
+    assert load_data(f"imagefolder:{root}@size=16@train=3").train.images.shape == (3, 3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("text", "form"),
     [("digits:8", "digits"), ("cifar100:x", "cifar100"), ("imagefolder", "imagefolder:PATH"), ("hf", "hf:NAME-OR-FOLDER")],
@@ -79,7 +96,7 @@ def test_an_unknown_option_is_answered_with_the_nearest_one():
 
 
 def test_an_unknown_option_near_nothing_is_answered_with_all_there_are():
-    assert "It takes @train, @test, @label, @size." in refusal("hf:x@zzzz=1")
+    assert "It takes @train, @test, @label, @image, @size, @split, @skip_bad." in refusal("hf:x@zzzz=1")
 
 
 @pytest.mark.parametrize("limit", ["train=0", "train=-1", "test=2.5", "test=all", "train=true"])

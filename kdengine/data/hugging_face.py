@@ -1,0 +1,135 @@
+"""Data sets of Hugging Face ``datasets``: a name on the hub, or a folder of parquet files."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from kdengine.data.dataset import Data, Split
+from kdengine.data.decoding import SKIP_BAD, reason
+from kdengine.data.items import SPLIT_OPTION, data_of
+from kdengine.data.label_columns import Columns
+from kdengine.errors import DataError
+from kdengine.seeds import undisturbed
+
+__all__ = ["hugging_face"]
+
+log = logging.getLogger(__name__)
+
+HELD_OUT = ("test", "validation", "val")
+"""Splits beside ``train``; the first one there is has the test images."""
+
+
+def hugging_face(
+    name: str, label: str = "", image: str = "", size: Any = None, split: Any = None, skip_bad: Any = False
+) -> Data:
+    """Images and labels of two columns.
+
+    Args:
+        name: name on the hub, or path of a folder.
+        label: column of the labels; by default ``label``, else the first with named classes, else the only one that can be.
+        image: column of the images; by default the first one of images.
+        size: rows and columns that images are brought to.
+        split: share of the images to hold out for testing, if there is no split with test images.
+        skip_bad: whether images that cannot be read are left out.
+
+    Raises:
+        DataError: the data cannot be loaded, have no such columns or no test images, or an option has no valid value.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("'hf:' data needs the package 'datasets': pip install 'kdengine[hf]'.") from error
+    loaded = _loaded(name, datasets)
+    columns = Columns.of(f"hf:{name}", loaded["train"].features, str(image), str(label), datasets)
+    chosen = _chosen(name, loaded, columns, split is not None)
+    classes, labels = columns.classes_of(chosen)
+    splits = {
+        part: Split(torch.tensor(labels[part], dtype=torch.int64), items=_Rows(rows, columns.image, labels[part], datasets))
+        for part, rows in chosen.items()
+    }
+    return data_of(f"hf:{name}", classes, splits, size, split, skip_bad)
+
+
+def _loaded(name: str, datasets: Any) -> Mapping[str, Any]:
+    folder = Path(os.path.expanduser(name))
+    found = os.path.isdir(folder)
+    if name.startswith((".", "/", "~")) and not found:
+        raise DataError(f"There is no folder '{name}'.")
+    try:
+        with _without_bars(datasets.utils.logging):
+            splits: Mapping[str, Any] = datasets.load_dataset(str(folder) if found else name)
+    except Exception as error:  # the hub and the readers fail in many ways
+        raise DataError(f"'hf:{name}' could not be loaded: {error}") from error
+    if "train" not in splits:
+        raise DataError(f"'hf:{name}' has the splits {', '.join(splits)}, but needs 'train'.")
+    return splits
+
+
+_bars_before: list[bool] = []
+"""Whether each thread that is loading now found progress bars shown; only the first can have."""
+
+
+@contextmanager
+def _without_bars(logging: Any) -> Iterator[None]:
+    """Hide the progress bars of ``datasets``; the last thread to finish loading restores them."""
+    with undisturbed():
+        _bars_before.append(logging.is_progress_bar_enabled())
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        with undisturbed():
+            if _bars_before.pop() and not _bars_before:
+                logging.enable_progress_bar()
+
+
+def _chosen(name: str, loaded: Mapping[str, Any], columns: Columns, split: bool) -> dict[str, Any]:
+    """The splits ``train``, ``test`` and ``validation``; only the first if test images are held out."""
+    there = [part for part in HELD_OUT if part in loaded]
+    held_out = [part for part in there if columns.labelled(loaded[part])]
+    for part in set(there) - set(held_out):
+        log.warning("'hf:%s': the split '%s' has no labels and is not used", name, part)
+    if split and held_out:
+        raise DataError(
+            f"'hf:{name}' has test images already, in the split '{held_out[0]}'. Leave @split out; train.validation holds out "
+            "training images to choose the best epoch."
+        )
+    if not split and not held_out:
+        raise DataError(
+            f"'hf:{name}' has the splits {', '.join(loaded)}, but needs 'train', and 'test' or 'validation' with labels. To "
+            f"hold out a fifth of the training images for testing, write hf:{name}{SPLIT_OPTION}"
+        )
+    parts = {"train": "train", **dict(zip(("test", "validation"), held_out, strict=False))}
+    if parts.get("test") != "test":
+        parts.pop("validation", None)  # 'validation' and 'val' are two names for one thing
+    return {part: loaded[stored] for part, stored in parts.items()}
+
+
+class _Rows(Sequence[Any]):
+    """(PIL image, label) of a split of Hugging Face ``datasets``; an image is decoded when it is asked for."""
+
+    def __init__(self, rows: Any, image: str, labels: Sequence[int], datasets: Any) -> None:
+        self.rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        self.image, self.labels = image, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            raw = self.rows[index][self.image]
+            source = io.BytesIO(raw["bytes"]) if raw["bytes"] is not None else raw["path"]
+            return Image.open(source).convert("RGB"), self.labels[index]
+        except Exception as error:  # damaged files fail in many ways
+            unreadable = OSError(f"{reason(error)} (row {index} of '{self.rows.split}')")
+            unreadable.add_note(SKIP_BAD)
+            raise unreadable from error

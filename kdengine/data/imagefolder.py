@@ -1,0 +1,154 @@
+"""Folders of images: one folder per class, directly below or in ``train``, ``val`` and ``test``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from kdengine.data.dataset import Data, Split
+from kdengine.data.decoding import SKIP_BAD, reason
+from kdengine.data.items import SPLIT_OPTION, data_of
+from kdengine.errors import DataError
+
+__all__ = ["folder_hint", "imagefolder"]
+
+HELD_OUT = ("test", "val", "validation")
+"""Folders beside ``train``; the first one there is has the test images."""
+LISTED = 5
+"""Names that a message lists."""
+
+
+def imagefolder(path: str, size: Any = None, split: Any = None, skip_bad: Any = False) -> Data:
+    """Images in one folder per class.
+
+    Args:
+        path: folder with ``train/CLASS/IMAGE``, and ``test`` or ``val`` likewise, or both; or with ``CLASS/IMAGE``.
+        size: rows and columns that images are brought to.
+        split: share of the images to hold out for testing, if there is no folder with test images.
+        skip_bad: whether images that cannot be read are left out.
+
+    Raises:
+        DataError: the folder is missing or has another layout, or an option has no valid value.
+    """
+    root = Path(os.path.expanduser(path))
+    if not os.path.isdir(root):  # unlike Path.is_dir, false for what cannot be a path at all
+        raise DataError(f"There is no folder '{path}'.")
+    folders = _folders(path, root, split is not None)
+    read = {part: _read(path, folder) for part, folder in folders.items()}
+    classes = read["train"][0]
+    for part, (others, _) in read.items():
+        if others != classes:
+            odd = _listed(sorted({*classes} ^ {*others}))
+            raise DataError(
+                f"'{path}': 'train' and '{folders[part].name}' have different classes. Found in only one of them: {odd}."
+            )
+    return data_of(path, classes, {part: images for part, (_, images) in read.items()}, size, split, skip_bad)
+
+
+def folder_hint(path: str) -> str:
+    """The data specs that a folder may be meant as, as a question; empty if it is no folder, or one without images."""
+    root = Path(os.path.expanduser(path))
+    if not path or not os.path.isdir(root):
+        return ""
+    train = _is_split(root / "train")
+    if train or any(_has_images(folder) for folder in _class_folders(root)):
+        whole = train and any(_is_split(root / name) for name in HELD_OUT)
+        return f"Did you mean 'imagefolder:{path}{'' if whole else SPLIT_OPTION}'?"
+    parquet = (file for pattern in ("*.parquet", "*/*.parquet") for file in root.glob(pattern))
+    return f"Did you mean 'hf:{path}'?" if next(parquet, None) is not None else ""
+
+
+def _folders(path: str, root: Path, split: bool) -> dict[str, Path]:
+    """The folders of the splits ``train``, ``test`` and ``validation``; only the first if test images are held out."""
+    held_out = [root / name for name in HELD_OUT if _is_split(root / name)]
+    if not _is_split(root / "train"):
+        return {"train": _unsplit(path, root, held_out, split)}
+    if split and held_out:
+        raise DataError(
+            f"'{path}' has test images already, in '{held_out[0].name}'. Leave @split out; train.validation holds out training "
+            "images to choose the best epoch."
+        )
+    if not split and not held_out:
+        raise DataError(
+            f"'{path}' needs a folder 'train' and a folder 'test' or 'val', each with one folder per class. To hold out a "
+            f"fifth of the training images for testing, write imagefolder:{path}{SPLIT_OPTION}"
+        )
+    test, validation = [*held_out, None, None][:2]
+    found = {"train": root / "train", "test": test, "validation": validation if test == root / "test" else None}
+    return {part: folder for part, folder in found.items() if folder is not None}
+
+
+def _unsplit(path: str, root: Path, held_out: Sequence[Path], split: bool) -> Path:
+    """The folder itself, if it has one folder per class and test images are to be held out."""
+    classes = _class_folders(root)
+    if not classes or held_out:
+        near = "" if classes else folder_hint(path)
+        raise DataError(
+            f"'{path}' needs a folder 'train' and a folder 'test' or 'val', each with one folder per class; or one folder per "
+            f"class directly below, and {SPLIT_OPTION} to hold out a fifth of the images for testing. {near}".rstrip()
+        )
+    if not split:
+        names = _listed([folder.name for folder in classes])
+        raise DataError(
+            f"'{path}' has one folder per class ({names}), but no test images. To hold out a fifth of each class, write "
+            f"imagefolder:{path}{SPLIT_OPTION}"
+        )
+    return root
+
+
+def _read(path: str, folder: Path) -> tuple[tuple[str, ...], Split]:
+    """Class names and images of a folder with one folder per class."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+    classes = tuple(found.name for found in _class_folders(folder))
+    try:
+        numbers = {name: number for number, name in enumerate(classes)}
+        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        raise DataError(f"'{path}': {error}") from error
+    return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=_Files(samples))
+
+
+class _Files(Sequence[Any]):
+    """(PIL image, label) of image files; an image is decoded when it is asked for."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        path, label = self.samples[index]
+        try:
+            with open(path, "rb") as file:
+                return Image.open(file).convert("RGB"), label
+        except Exception as error:  # damaged files fail in many ways
+            unreadable = OSError(f"{reason(error)} ('{path}')")
+            unreadable.add_note(SKIP_BAD)
+            raise unreadable from error
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder but the hidden ones, which file managers and notebooks leave behind; sorted by name."""
+    found = (below for below in folder.iterdir() if below.is_dir() and not below.name.startswith("."))
+    return sorted(found, key=lambda below: below.name)
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether it holds folders, as a split does; a class of vehicles may be called 'train'."""
+    return folder.is_dir() and bool(_class_folders(folder))
+
+
+def _has_images(folder: Path) -> bool:
+    return any(file.suffix.lower() in Image.registered_extensions() for file in folder.iterdir())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names."""
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

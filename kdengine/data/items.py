@@ -1,0 +1,128 @@
+"""From images that are read as needed to a data set: splits, sizes, and files that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdengine.data.dataset import SPLIT_SEED, Data, Split
+from kdengine.data.decoding import faults_of, in_words, opened
+from kdengine.errors import DataError
+
+__all__ = ["SPLIT_OPTION", "data_of", "stratified", "without_bad"]
+
+log = logging.getLogger(__name__)
+
+SPLIT_OPTION = "@split=0.2"
+"""How messages write the option that holds out test images."""
+UNKNOWN_SIZE = (224, 224)
+"""Rows and columns of images that have no size in common."""
+
+
+def data_of(name: str, classes: tuple[str, ...], splits: Mapping[str, Split], size: Any, split: Any, skip_bad: Any) -> Data:
+    """A data set of images that are decoded later: at once if they fit in memory, otherwise by workers.
+
+    Args:
+        name: what messages call the data.
+        classes: the class names.
+        splits: ``train``, ``test`` and perhaps ``validation``; only ``train`` if test images are held out here.
+        size: rows and columns as the user wrote them: ``224``, ``"160x224"`` or ``[160, 224]``; None for the size that the
+            images have in common, else 224 x 224.
+        split: share of the training images to hold out as test images, if there is no split ``test``.
+        skip_bad: whether images that cannot be read are left out.
+
+    Raises:
+        DataError: an option has no valid value.
+    """
+    rows_columns = None if size is None else _size(name, size)
+    if not isinstance(skip_bad, bool):
+        raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
+    if skip_bad:
+        splits = {part: without_bad(images, f"{part} images of '{name}'") for part, images in splits.items()}
+    if split is not None:
+        train, test = stratified(name, splits["train"], split)
+        splits = {"train": train, "test": test}
+    height, width = rows_columns or _common_size(splits["train"]) or UNKNOWN_SIZE
+    validation = splits.get("validation")
+    shape = (3, height, width)
+    return Data(name, classes, shape, (), (), "crop-flip", splits["train"], splits["test"], validation=validation)
+
+
+def stratified(name: str, split: Split, share: Any) -> tuple[Split, Split]:
+    """Divide a split class by class: the images to keep, and the share that is held out.
+
+    Which images of a class are held out depends only on how many it has, so it is the same in every run. Each class with two
+    images or more has at least one on either side.
+
+    Raises:
+        DataError: the share is not between 0 and 1, or no class has two images.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise DataError(f"'{name}': @split takes the share of images to hold out for testing, such as 0.2, got {share!r}.")
+    held = torch.zeros(len(split), dtype=torch.bool)
+    for label in split.labels.unique().tolist():
+        places = (split.labels == label).nonzero().flatten()
+        count = min(max(1, round(share * len(places))), len(places) - 1)
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        held[places[order[:count]]] = True
+    if not held.any():
+        raise DataError(f"'{name}': @split={share} holds out nothing, for no class has two images. Add images.")
+    return split.at(_places(~held)), split.at(_places(held))
+
+
+def without_bad(split: Split, what: str) -> Split:
+    """A split without the images that cannot be read; a warning says which. Every image is decoded once for this.
+
+    Args:
+        split: the images.
+        what: what messages call them.
+    """
+    faults = faults_of(split.items, range(len(split)))
+    if not faults:
+        return split
+    log.warning("Left out %d of %d %s: %s", len(faults), len(split), what, in_words(list(faults.values())))
+    good = torch.ones(len(split), dtype=torch.bool)
+    good[list(faults)] = False
+    return split.at(_places(good))
+
+
+def _places(chosen: Tensor) -> Tensor:
+    """The positions that bool [N] chooses, int64 [M]."""
+    return chosen.nonzero().flatten()
+
+
+def _size(name: str, size: Any) -> tuple[int, int]:
+    """Rows and columns, however they were written."""
+    sides = size.lower().split("x") if isinstance(size, str) else size if isinstance(size, list) else [size, size]
+    try:
+        rows, columns = (int(side) if isinstance(side, str) else side for side in sides)
+    except ValueError:
+        rows = columns = None
+    for side in (rows, columns):
+        if isinstance(side, bool) or not isinstance(side, int) or not 0 < side < 2**16:
+            raise DataError(
+                f"'{name}': @size takes a number of pixels below 65536, such as 224, or ROWSxCOLUMNS, such as 160x224; "
+                f"got {size!r}."
+            )
+    return int(rows), int(columns)
+
+
+def _common_size(split: Split, looked_at: int = 32) -> tuple[int, int] | None:
+    """Rows and columns of the images, if the first ones that can be read agree."""
+    images = (_readable(split, place) for place in range(min(looked_at, len(split))))
+    sizes = {image.size for image in images if image is not None}
+    width, height = sizes.pop() if len(sizes) == 1 else (0, 0)
+    return (height, width) if math.prod((height, width)) else None
+
+
+def _readable(split: Split, place: int) -> Any:
+    """One image; None if it cannot be read, which is reported where it is needed."""
+    try:
+        return opened(split.items, place)[0]
+    except DataError:
+        return None
