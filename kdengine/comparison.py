@@ -28,7 +28,8 @@ from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
-from kdengine.runs.session import Loaders, Session
+from kdengine.runs.session import Session
+from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import OF_BATCHES, Fresh, Resume, Start, enter, start_in
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.storage.locks import FolderLock
@@ -170,7 +171,7 @@ class Comparison:
         width = at_once or stored_at_once
         return cls(methods=lanes, trials=trials, at_once=width, note=note, assignment=assignment, start=start)
 
-    def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
+    def fit(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Leaderboard:
         """Train all lanes of all trials; the teacher is trained first if it has no weights.
 
         Raises:
@@ -282,7 +283,7 @@ class Comparison:
                 files.write_json("failed.json", {"error": cause(error), "epoch": 0})
                 files.free()
             return None
-        settings = resolved(settings, distillers, own_loaders=session.data.dataset is None)
+        settings = resolved(settings, distillers, own_loaders=session.data.own_loaders)
         advice = f"kdengine {'sweep' if 'axes' in self.note else 'compare'} --resume {self.folder}"
         return session.run(settings, lane, files, advice)
 

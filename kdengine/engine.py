@@ -23,7 +23,8 @@ from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.plan import Plan
 from kdengine.runs.result import Result
 from kdengine.runs.resume import changed_settings
-from kdengine.runs.session import Loaders, Session
+from kdengine.runs.session import Session
+from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.train import train_plan
 from kdengine.storage.runfolder import RunFolder, folder_named
@@ -166,12 +167,13 @@ class Engine:
         assignment = Assignment.complete(settings, registry=registry, modules=modules, observers=observers)
         return cls(assignment=assignment, start=Resume(files.path, override))
 
-    def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Result:
+    def fit(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Result:
         """Train the student.
 
         Args:
-            train_loader: yields (images [B, C, H, W], labels [B]); by default, the engine's data is used.
-            val_loader: likewise, for evaluation.
+            train_loader: yields (images [B, C, H, W], labels [B]); or a torch data set of (image, label), where an image is a
+                normalised tensor [C, H, W], or a PIL image that kdengine prepares. By default, the engine's data is used.
+            val_loader: likewise, for evaluation. Without it, nothing is measured.
 
         Raises:
             KDError: for anything the user can fix; where possible, before anything is written.
@@ -179,7 +181,7 @@ class Engine:
         """
         return train_plan(self.plan(train_loader, val_loader), self.start)
 
-    def session(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Session:
+    def session(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Session:
         """Data, device and teacher, checked and ready; takes what :meth:`fit` takes.
 
         Raises:
@@ -187,7 +189,7 @@ class Engine:
         """
         return self.assignment.session(Loaders(train_loader, val_loader))
 
-    def plan(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Plan:
+    def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Plan:
         """Build and check the run without training or writing anything; the arguments are those of :meth:`fit`.
 
         Raises:

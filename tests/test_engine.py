@@ -274,9 +274,9 @@ def test_all_faults_of_settings_and_of_options_are_told_at_once():
     assert all(name in message for name in ("train.lr", "train.epochs", "rkd.angel", "'angle'", "st.temperature"))
 
 
-def test_one_loader_alone_is_refused():
-    with pytest.raises(SettingsError, match="both a train_loader and a val_loader"):
-        Engine(None, "resnet8", **FAST).fit(train_loader=[])
+def test_a_loader_to_measure_on_alone_is_refused():
+    with pytest.raises(SettingsError, match="takes a val_loader only together with a train_loader"):
+        Engine(None, "resnet8", **FAST).fit(val_loader=[])
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path):

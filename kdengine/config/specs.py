@@ -49,7 +49,10 @@ class Spec:
             try:
                 options = merge(options, parse_assignment(assignment))
             except KDError:
-                raise error(f"'{text}': '{assignment}' is not KEY=VALUE. Write, for example, @drop_rate=0.1.") from None
+                raise error(
+                    f"'{text}': '{assignment}' is not KEY=VALUE. Write, for example, @drop_rate=0.1; and @@ for an @ that "
+                    "belongs to a name."
+                ) from None
         return cls(scheme, name, options)
 
 

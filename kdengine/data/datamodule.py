@@ -15,12 +15,13 @@ from kdengine.data.audit import AuditedBatches
 from kdengine.data.batches import Batches, ImageBatches, ShardedBatches
 from kdengine.data.dataset import Data
 from kdengine.data.mixing import MixedBatches
+from kdengine.data.user_datasets import DatasetLoader
 from kdengine.data.user_loaders import UserBatches, check_finite
 from kdengine.errors import DataError
 from kdengine.networks.inputs import ImageSpec
 from kdengine.taps import Anatomy
 
-__all__ = ["DataModule"]
+__all__ = ["DataModule", "left_out"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class DataModule:
 
     Attributes:
         train: shuffled batches.
-        test: batches to measure accuracy on.
+        test: batches to measure accuracy on; None for a loader of the user's own without another one for that.
         input_size: shape of one image, (C, H, W).
         num_classes: number of classes K.
         num_samples: images in the training set.
@@ -40,7 +41,7 @@ class DataModule:
     """
 
     train: Batches
-    test: Batches
+    test: Batches | None
     input_size: tuple[int, int, int]
     num_classes: int
     num_samples: int
@@ -57,9 +58,9 @@ class DataModule:
         if settings.train.validation:
             data = data.holding_out(settings.train.validation)
         train = data.train_batches(settings.train, settings.seed, device)
-        left_out = _left_out(len(data.train), settings.train, processes)
+        dropped = left_out(len(data.train), settings.train, processes)
         return cls(
-            AuditedBatches(replace(train, drop_last=left_out > 0), len(data.train), settings.train.batch_size, left_out),
+            AuditedBatches(replace(train, drop_last=dropped > 0), len(data.train), settings.train.batch_size, dropped),
             data.test_batches(settings.train, device),
             data.input_size,
             data.num_classes,
@@ -72,15 +73,17 @@ class DataModule:
     def of_loaders(
         cls,
         train: Iterable[Any],
-        test: Iterable[Any],
+        test: Iterable[Any] | None,
         device: torch.device,
         modules: Iterable[tuple[nn.Module, tuple[int, int] | None]] = (),
     ) -> DataModule:
         """Batches of the user's loaders; sizes and classes are taken from their data set and the test batches.
 
+        Without test batches, the labels of the training batches tell the classes, unless the data set or a module does.
+
         Args:
             train: the loader to train on.
-            test: the loader to measure accuracy on.
+            test: the loader to measure accuracy on, if any.
             device: where batches go.
             modules: networks given as modules, which may have classes that no test image shows; each with the rows and
                 columns that it receives, if those are not the data's.
@@ -89,20 +92,19 @@ class DataModule:
             DataError: a loader is empty, or gives something other than images and labels, or labels that are not classes.
         """
         train_batches = UserBatches(train, device, "train_loader")
-        test_batches = UserBatches(test, device, "val_loader")
         len(train_batches)  # without a length no schedule can be laid out
-        shape, classes = None, 0
-        for batch in test_batches.epoch(0):
-            shape = tuple(batch.x.shape[1:])
-            classes = max(classes, int(batch.y.max()) + 1)
-            check_finite(batch.x, test_batches.name)
-        if shape is None or len(shape) != 3:
-            raise DataError(f"val_loader must give images [B, C, H, W]; got {'nothing' if shape is None else list(shape)}.")
-        dataset = getattr(train, "dataset", None)
+        dataset, modules = getattr(train, "dataset", None), list(modules)
+        named = len(getattr(dataset, "classes", ()))
+        test_batches = None if test is None else UserBatches(test, device, "val_loader")
+        if test_batches is None:
+            shape, classes = _survey(train_batches, whole=not named and not modules)
+        else:
+            shape, classes = _survey(test_batches, whole=True)
         received = [(module, (shape[0], *(size or shape[1:]))) for module, size in modules]
         outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
-        classes = max([classes, len(getattr(dataset, "classes", ())), *outputs])
-        train_batches, test_batches = (replace(batches, classes=classes) for batches in (train_batches, test_batches))
+        classes = max([classes, named, *outputs])
+        train_batches = replace(train_batches, classes=classes)
+        test_batches = None if test_batches is None else replace(test_batches, classes=classes)
         samples = _count(train_batches, dataset)
         return cls(replace(train_batches, samples=samples), test_batches, shape, classes, samples)
 
@@ -145,11 +147,20 @@ class DataModule:
             return ImageSpec(self.input_size)
         return ImageSpec(self.input_size, self.dataset.mean, self.dataset.std)
 
+    @property
+    def own_loaders(self) -> bool:
+        """Whether it was made from loaders or data sets of the user's own, which no spec names."""
+        return self.dataset is None or self.dataset.name == LOADERS
+
     def shared(self, rank: int, processes: int) -> DataModule:
         """The same data, of which each process trains on its share; the user's own loaders do their own sharding."""
-        if processes == 1 or self.dataset is None:
+        if processes == 1 or _is_own_order(self.train):
             return self
         return replace(self, train=ShardedBatches(self.train, rank, processes))
+
+    def with_order(self, seed: int) -> DataModule:
+        """The same data in the order of another seed, as far as it is not that of the user's own loaders."""
+        return replace(self, train=_ordered(self.train, seed))
 
     def describe(self) -> dict[str, Any]:
         """The facts that a run folder keeps about the data."""
@@ -158,8 +169,13 @@ class DataModule:
         return {"name": LOADERS, "num_classes": self.num_classes, "input_size": list(self.input_size)}
 
 
-def _left_out(samples: int, settings: TrainSettings, processes: int) -> int:
+def left_out(samples: int, settings: TrainSettings, processes: int) -> int:
     """How many images of each epoch to leave out: those of a last batch that is too small.
+
+    Args:
+        samples: training images.
+        settings: with ``batch_size`` and ``drop_last``.
+        processes: that share each batch.
 
     Raises:
         DataError: that is all of them.
@@ -177,6 +193,38 @@ def _left_out(samples: int, settings: TrainSettings, processes: int) -> int:
         )
         return rest
     return rest if settings.drop_last else 0
+
+
+def _survey(batches: UserBatches, whole: bool) -> tuple[tuple[int, int, int], int]:
+    """The shape of the images, and the number of classes that the labels show; of the first batch alone unless ``whole``."""
+    shape: tuple[int, ...] = ()
+    classes = 0
+    for batch in batches.epoch(0):
+        shape = tuple(batch.x.shape[1:])
+        classes = max(classes, int(batch.y.max()) + 1)
+        check_finite(batch.x, batches.name)
+        if not whole:
+            break
+    if len(shape) != 3:
+        raise DataError(f"{batches.name} must give images [B, C, H, W]; got {['B', *shape]}.")
+    return (shape[0], shape[1], shape[2]), classes
+
+
+def _ordered(batches: Batches, seed: int) -> Batches:
+    """The same batches in the order of another seed, if kdengine made them of a torch data set."""
+    if isinstance(batches, MixedBatches):
+        return replace(batches, batches=_ordered(batches.batches, seed), seed=seed)
+    if isinstance(batches, ShardedBatches):
+        return replace(batches, batches=_ordered(batches.batches, seed))
+    if isinstance(batches, UserBatches) and isinstance(batches.loader, DatasetLoader):
+        return replace(batches, loader=replace(batches.loader, seed=seed))
+    return batches
+
+
+def _is_own_order(batches: Batches) -> bool:
+    """Whether a loader of the user's own decides which images come in which batch."""
+    inner = batches.batches if isinstance(batches, MixedBatches) else batches
+    return isinstance(inner, UserBatches) and not isinstance(inner.loader, DatasetLoader)
 
 
 def _count(batches: UserBatches, dataset: Any) -> int:

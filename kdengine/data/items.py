@@ -43,7 +43,8 @@ def data_of(name: str, classes: tuple[str, ...], splits: Mapping[str, Split], si
     if not isinstance(skip_bad, bool):
         raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
     if skip_bad:
-        splits = {part: without_bad(images, f"{part} images of '{name}'") for part, images in splits.items()}
+        of = {part: f"{part} images" if len(splits) > 1 else "images" for part in splits}
+        splits = {part: without_bad(images, f"{of[part]} of '{name}'") for part, images in splits.items()}
     if split is not None:
         train, test = stratified(name, splits["train"], split)
         splits = {"train": train, "test": test}
@@ -99,17 +100,13 @@ def _places(chosen: Tensor) -> Tensor:
 def _size(name: str, size: Any) -> tuple[int, int]:
     """Rows and columns, however they were written."""
     sides = size.lower().split("x") if isinstance(size, str) else size if isinstance(size, list) else [size, size]
-    try:
-        rows, columns = (int(side) if isinstance(side, str) else side for side in sides)
-    except ValueError:
-        rows = columns = None
-    for side in (rows, columns):
-        if isinstance(side, bool) or not isinstance(side, int) or not 0 < side < 2**16:
-            raise DataError(
-                f"'{name}': @size takes a number of pixels below 65536, such as 224, or ROWSxCOLUMNS, such as 160x224; "
-                f"got {size!r}."
-            )
-    return int(rows), int(columns)
+    pixels: list[Any] = [int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides]
+    if len(pixels) != 2 or not all(type(side) is int and 0 < side < 2**16 for side in pixels):
+        raise DataError(
+            f"'{name}': @size takes a number of pixels below 65536, such as 224, or ROWSxCOLUMNS, such as 160x224; got "
+            f"{size!r}."
+        )
+    return pixels[0], pixels[1]
 
 
 def _common_size(split: Split, looked_at: int = 32) -> tuple[int, int] | None:

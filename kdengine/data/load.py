@@ -50,6 +50,9 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     Raises:
         DataError: the name is unknown, or what it names is missing or malformed.
     """
+    hint = folder_hint(text) if "@" in text else ""
+    if hint:  # before what follows the @ is taken for options
+        raise DataError(f"There is no data set '{text}'. {hint}")
     spec = Spec.parse(text, DataError)
     options = dict(spec.options)
     limits = [options.pop(split, None) for split in ("train", "test")]
@@ -76,13 +79,17 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     return ready(cut)
 
 
-def ready(data: Data) -> Data:
+def ready(data: Data, hold: bool = True) -> Data:
     """The data set, checked, and decoded if it fits in memory; missing mean, deviation and fingerprint are computed.
+
+    Args:
+        data: as it was loaded.
+        hold: whether images may be held in memory; if not, they are read anew in every epoch.
 
     Raises:
         DataError: a split is empty, its images or labels are not what the data says, or an image cannot be read.
     """
-    return _finished(_checked(data))
+    return _finished(_checked(data), hold)
 
 
 def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) -> None:
@@ -130,12 +137,13 @@ def _check_images(data: Data, split: Split) -> None:
         )
 
 
-def _finished(data: Data) -> Data:
+def _finished(data: Data, hold: bool) -> Data:
     """The same data, decoded if it fits in memory, with normalisation and fingerprint."""
     splits, (height, width) = _splits(data), data.input_size[1:]
     # the same images whether or not they are held in memory, so that both normalise alike
     some = None if data.train.images is not None else _evenly_spaced(len(data.train), height * width)
-    if data.train.images is None and sum(map(len, splits.values())) * math.prod(data.input_size) <= decoding.MEMORY_LIMIT:
+    size = sum(map(len, splits.values())) * math.prod(data.input_size)
+    if hold and data.train.images is None and size <= decoding.MEMORY_LIMIT:
         held: dict[str, Any] = {name: _in_memory(split, width, height) for name, split in splits.items()}
         data = replace(data, **held)
     if not data.mean:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdengine.data.batches import CPU, Batch
+from kdengine.data.user_datasets import KEYS, DatasetLoader
 from kdengine.data.worker_batches import begun
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
@@ -27,8 +28,6 @@ INDEX_FORM = (
     "The third element of a batch, or 'index' in a mapping, is the position of each image in the data set: a tensor int [B]"
 )
 
-KEYS = ("image", "images", "img", "pixel_values", "x"), ("label", "labels", "y"), ("index", "idx")
-"""What mappings may call the images, the labels and the positions."""
 INTEGERS = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
 log = logging.getLogger(__name__)
@@ -38,8 +37,9 @@ log = logging.getLogger(__name__)
 class UserBatches:
     """A user's own loader of (images, labels), (images, labels, index), or mappings with ``image`` and ``label``.
 
-    The order is the loader's own. Batches have an index only if the loader gives one: as a third element, or as ``index`` or
-    ``idx`` of a mapping. To count images as they arrive would give the same number to another image in every epoch.
+    The order is the loader's own, unless kdengine made it of a data set. Batches have an index only if the loader gives one:
+    as a third element, or as ``index`` or ``idx`` of a mapping. To count images as they arrive would give the same number to
+    another image in every epoch.
 
     Attributes:
         loader: the loader.
@@ -71,7 +71,8 @@ class UserBatches:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """One pass over the loader; batches before ``start`` are read and dropped, because the order is the loader's own."""
         given = 0
-        for given, item in enumerate(_drawn(self.loader), 1):
+        loader = self.loader.of_epoch(number) if isinstance(self.loader, DatasetLoader) else self.loader
+        for given, item in enumerate(_drawn(loader), 1):
             x, y, index = _parts(item)
             self._check_labels(y)
             self._check_index(index)
@@ -148,6 +149,8 @@ def _drawn(loader: Iterable[Any]) -> Iterator[Any]:
 
 def _parts(item: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Images [B, C, H, W], labels int64 [B], and positions int64 [B] where the item has them."""
+    if isinstance(item, DataError):
+        raise item
     if isinstance(item, Mapping):
         images, labels, index = (next((item[key] for key in keys if key in item), None) for keys in KEYS)
     else:

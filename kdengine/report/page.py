@@ -139,7 +139,7 @@ class Page:
 
     def results_section(self) -> str:
         """The table, and the images on which its best epochs were chosen."""
-        held_out = all(run.settings.train.validation for run in self.runs)
+        held_out = all(run.settings.train.validation or run.data.get("validation_images") for run in self.runs)
         chosen = "images held out from training" if held_out else "the test images, so compare by the last"
         note = tag("p", f"The best epoch was chosen on {chosen}.", class_="quiet")
         cells = table(self.results.columns, self.results.rows, sortable=True, low_is_best=with_low_best(self.scoring))

@@ -18,7 +18,8 @@ from kdengine.methods.distiller import Distiller
 from kdengine.plugins.recipes import recipe_values
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import checked_settings
-from kdengine.runs.session import Loaders, Session
+from kdengine.runs.session import Session
+from kdengine.runs.source import Loaders
 
 __all__ = ["Assignment", "assign"]
 

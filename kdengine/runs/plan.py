@@ -61,7 +61,7 @@ class Plan:
         student = session.student()
         student.announce()
         lane = session.lane(label, student, distillers)
-        settings = resolved(session.settings, distillers, own_loaders=session.data.dataset is None)
+        settings = resolved(session.settings, distillers, own_loaders=session.data.own_loaders)
         return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane)
 
     def describe(self) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import LOADERS, Settings
+from kdengine.config.settings import Settings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
-from kdengine.data.load import load_data
 from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.factory import NetworkFactory
@@ -31,6 +30,7 @@ from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import check_classes, input_of_run
 from kdengine.runs.recorder import FolderRecorder
 from kdengine.runs.run import Run
+from kdengine.runs.source import Loaders, batches_of, warn_of_data
 from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
@@ -41,19 +41,11 @@ from kdengine.training.optimizer import check_optimizer
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["Loaders", "Session"]
+__all__ = ["Session"]
 
 log = logging.getLogger(__name__)
 TEACHER_SEED = 1_000_003
 """Added to the seed of the teacher's weights, so that a teacher and student of the same architecture start differently."""
-
-
-@dataclass(frozen=True)
-class Loaders:
-    """The user's own loaders, used instead of a data set; both or neither."""
-
-    train: Iterable[Any] | None = None
-    validation: Iterable[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,9 @@ class Session:
             check_optimizer(own)
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
         _check_networks(settings, modules, registry)
-        batches = _batches(settings, registry, runtime, modules, data, loaders or Loaders())
+        batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
+        if not alone:  # a teacher that is trained first need not repeat it
+            warn_of_data(settings, batches)
         task = registry.task(settings.task or batches.task).of(batches, train)
         shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
@@ -123,9 +117,10 @@ class Session:
         if seed == self.settings.seed:
             return self
         settings, data = self.settings.model_copy(update={"seed": seed}), self.data
-        if data.dataset is not None:
-            reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device, self.runtime.processes)
-            data = _suited(reseeded, settings, self.task).shared(self.runtime.rank, self.runtime.processes)
+        if data.dataset is None:
+            return replace(self, settings=settings, data=data.with_order(seed))
+        reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device, self.runtime.processes)
+        data = _suited(reseeded, settings, self.task).shared(self.runtime.rank, self.runtime.processes)
         return replace(self, settings=settings, data=data)
 
     def student(self) -> Network:
@@ -197,15 +192,16 @@ class Session:
         if network is None:
             return None
         best = f"best_{self.task.scoring.headline.name}"
+        facts: dict[str, Any] = {self.task.scoring.headline.name: None, best: None}
         if "teacher" in self.modules or self.settings.teacher_weights is not None or self._brings_weights(network.name):
-            log.info("Evaluating the teacher %s", network.name)
-            facts: dict[str, Any] = dict(evaluate(network.preprocessed, self.data.test, self.task, self.runtime))
-            facts[best] = facts[self.task.scoring.headline.name]
+            if self.data.test is not None:
+                log.info("Evaluating the teacher %s", network.name)
+                facts = dict(evaluate(network.preprocessed, self.data.test, self.task, self.runtime))
+                facts[best] = facts[self.task.scoring.headline.name]
         elif needed:
             facts = dict(self._cached_teacher(network, train))
         else:
             log.info("Not training the teacher %s: no lane learns from its weights", network.name)
-            facts = {self.task.scoring.headline.name: None, best: None}
         sizes = {"parameters": count_parameters(network.module), "flops": count_flops(network.module, network.input_size)}
         identity = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
         return {"name": network.name, **facts, **sizes, **identity}
@@ -234,7 +230,7 @@ class Session:
             )
         ours = self.settings
         own = {"seed": ours.seed, "train": ours.teacher_training, "student_input": ours.teacher_input, "task": ours.task}
-        settings = Settings(student=teacher.name, data=ours.data, **own)
+        settings = Settings(student=teacher.name, data=self.data.dataset.name, **own)
         cached = CachedTeacher(settings, self.data.dataset, self.runtime.precision, teacher.preprocess)
         return cached.fetch(teacher.module, lambda folder: train(settings, folder))
 
@@ -269,31 +265,6 @@ def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], regist
         raise ModelError(
             f"The weights file '{settings.teacher_weights}' does not exist. Check teacher_weights (--teacher-weights)."
         )
-
-
-def _batches(
-    settings: Settings,
-    registry: Registry,
-    runtime: Runtime,
-    modules: Mapping[str, nn.Module],
-    data: Data | None,
-    loaders: Loaders,
-) -> DataModule:
-    """Batches from the user's loaders, a data set, or the data named in the settings."""
-    train, validation = loaders.train, loaders.validation
-    if train is not None and validation is not None:
-        if settings.train.validation:
-            raise SettingsError("train.validation applies only to data that kdengine loads. Split your own loaders yourself.")
-        sizes = {"teacher": settings.teacher_input.size, "student": settings.student_input.size}
-        networks = [(module, sizes[role]) for role, module in modules.items()]
-        return DataModule.of_loaders(train, validation, runtime.device, networks)
-    if train is not None or validation is not None:
-        raise SettingsError("fit() takes both a train_loader and a val_loader, or neither.")
-    if data is None and settings.data == LOADERS:
-        raise SettingsError("This run was trained on your own loaders. Pass them again: fit(train_loader, val_loader).")
-    if data is None:
-        log.info("Loading %s", settings.data)
-    return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device, runtime.processes)
 
 
 def _suited(data: DataModule, settings: Settings, task: Task) -> DataModule:

@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine import DataError, Distiller, Engine, ModelError, Registry, SettingsError
+from kdengine import Comparison, DataError, Distiller, Engine, ModelError, Registry, SettingsError
 from kdengine.config.settings import LOADERS
 from kdengine.data.datamodule import DataModule
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
+from kdengine.report.page import write_page
+from kdengine.report.table import results_table
 
 CPU = torch.device("cpu")
 FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02}
@@ -184,3 +186,42 @@ def test_no_test_image_may_have_values_that_are_not_finite_in_whatever_batch(set
     images[70, 0, 0, 0] = float("nan")
     with pytest.raises(DataError, match=r"val_loader gives images with values that are not finite .* 1 of 32 in one batch"):
         DataModule.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 48), CPU)
+
+
+def test_without_a_loader_to_measure_on_nothing_is_measured_and_that_is_said(sets, caplog, tmp_path):
+    train, _ = loaders(sets)
+    with caplog.at_level("WARNING", "kdengine"):
+        result = Engine(network(), "resnet8", ["st"], out=tmp_path / "run", **{**FAST, "epochs": 2}).fit(train)
+    assert "There is no val_loader, so nothing is measured" in caplog.text
+    assert (result.top1, result.best_top1, result.teacher_top1) == (None, None, None)
+    assert ["train_top1" in row and "test_top1" not in row for row in result.history] == [True, True]
+    assert result.facts["data"]["num_classes"] == 10
+    assert "resnet8" in results_table([tmp_path / "run"]).to_markdown()
+    write_page(tmp_path / "page.html", [tmp_path / "run"])
+    assert "<h2>Results</h2>" in (tmp_path / "page.html").read_text()
+
+
+def test_without_one_the_classes_are_those_of_the_data_set_the_modules_or_all_training_labels(sets):
+    ordered = TensorDataset(*(tensor[sets[0].tensors[1].argsort()] for tensor in sets[0].tensors))
+    train = DataLoader(ordered, 64)
+    assert DataModule.of_loaders(train, None, CPU).num_classes == 10
+    assert DataModule.of_loaders(train, None, CPU, [(network(classes=12), None)]).num_classes == 12
+    ordered.classes = list("abcdefghijkl")
+    assert DataModule.of_loaders(train, None, CPU).num_classes == 12
+
+
+def test_lanes_are_compared_on_a_loader_alone(sets, tmp_path):
+    train, _ = loaders(sets)
+    board = Comparison(network(), "resnet8", ["st"], out=tmp_path / "compared", **FAST).fit(train)
+    assert {"plain", "st"} <= {cell for row in board.table().rows for cell in row}
+
+
+def test_a_batch_larger_than_the_data_is_said_once(caplog, tmp_path):
+    with caplog.at_level("WARNING", "kdengine"):
+        Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=33, **FAST).session()
+    assert [record.getMessage() for record in caplog.records] == [
+        "train.batch_size = 33 is more than the 32 training images, so every epoch is a single step"
+    ]
+    caplog.clear()
+    Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=32, **FAST).session()
+    assert caplog.records == []

@@ -79,6 +79,7 @@ def test_a_folder_is_answered_with_the_spec_that_reads_it(tmp_path, pictures):
 
 def test_a_path_with_an_at_sign_is_read(tmp_path, pictures):
     root = (tmp_path / "pictures").rename(tmp_path / "pictures@home")
+    assert refusal(str(root)).endswith(f"Did you mean 'imagefolder:{root}'?")
     assert load_data(f"imagefolder:{root}@size=16@train=3").train.images.shape == (3, 3, 16, 16)
 
 

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 
@@ -105,6 +106,14 @@ def test_curves_and_terms_are_drawn_in_place(page, folders):
     assert {f"test-s{number}-line" for number in range(4)} <= {value for _, name, value in read.attributes if name == "id"}
     series = [value for tag, name, value in read.attributes if name == "data-series"]
     assert series == ["0", "1", "2", "3"]  # 50, 50, 50 and 10 percent
+
+
+def test_the_page_says_which_images_chose_the_best_epoch(page, run_folder):
+    folder = run_folder("a")
+    assert "The best epoch was chosen on the test images, so compare by the last." in page([folder])[0]
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "data": {**result["data"], "validation_images": 5}}))
+    assert "The best epoch was chosen on images held out from training." in page([folder])[0]
 
 
 def test_settings_say_what_all_share_and_what_differs(page, run_folder):

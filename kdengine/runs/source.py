@@ -1,0 +1,95 @@
+"""Where a run takes its data from: what the user passed, or what the settings name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from kdengine.config.settings import LOADERS, Settings
+from kdengine.data.datamodule import DataModule, left_out
+from kdengine.data.dataset import Data
+from kdengine.data.load import load_data
+from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
+from kdengine.errors import SettingsError
+from kdengine.plugins.registry import Registry
+from kdengine.training.runtime import Runtime
+
+__all__ = ["Batchable", "Loaders", "batches_of", "warn_of_data"]
+
+log = logging.getLogger(__name__)
+
+Batchable = Iterable[Any] | Dataset[Any]
+"""What batches can be made of: a loader, or a torch data set."""
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The user's own loaders or torch data sets, used instead of a data set; without the second, nothing is measured."""
+
+    train: Batchable | None = None
+    validation: Batchable | None = None
+
+
+def batches_of(
+    settings: Settings,
+    registry: Registry,
+    runtime: Runtime,
+    modules: Mapping[str, nn.Module],
+    data: Data | None,
+    loaders: Loaders,
+) -> DataModule:
+    """Batches from the user's loaders, a data set, or the data named in the settings.
+
+    Args:
+        settings: settings of the run.
+        registry: finds data sets.
+        runtime: the device.
+        modules: networks that were passed as modules.
+        data: replaces the data set named in the settings.
+        loaders: the user's own loaders or data sets.
+
+    Raises:
+        KDError: there are no such data, or they are malformed.
+    """
+    if loaders.train is not None:
+        return _own_batches(settings, runtime, modules, loaders)
+    if loaders.validation is not None:
+        raise SettingsError("fit() takes a val_loader only together with a train_loader.")
+    if data is None and settings.data == LOADERS:
+        raise SettingsError("This run was trained on your own loaders. Pass them again: fit(train_loader, val_loader).")
+    if data is None:
+        log.info("Loading %s", settings.data)
+    return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device, runtime.processes)
+
+
+def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.Module], loaders: Loaders) -> DataModule:
+    """Batches from what the user passed to ``fit``."""
+    pictures = pictures_of(loaders.train, loaders.validation)
+    if pictures is not None:
+        return DataModule.of_data(pictures, settings, runtime.device, runtime.processes)
+    if settings.train.validation:
+        raise SettingsError("train.validation applies only to data that kdengine loads. Split your own loaders yourself.")
+    options = settings.train.batch_size, settings.train.workers
+    train = loader_of(loaders.train, "train_loader", settings.seed, *options)
+    if isinstance(train, DatasetLoader):
+        train = replace(train, drop_last=left_out(len(train.dataset), settings.train, runtime.processes) > 0)
+    test = loader_of(loaders.validation, "val_loader", None, *options)
+    sizes = {"teacher": settings.teacher_input.size, "student": settings.student_input.size}
+    networks = [(module, sizes[role]) for role, module in modules.items()]
+    return DataModule.of_loaders(train, test, runtime.device, networks)
+
+
+def warn_of_data(settings: Settings, data: DataModule) -> None:
+    """Say what a run on these data will not do as expected."""
+    if data.test is None:
+        log.warning("There is no val_loader, so nothing is measured, and the weights of the last epoch are the result")
+    if settings.train.batch_size > data.num_samples:
+        log.warning(
+            "train.batch_size = %d is more than the %d training images, so every epoch is a single step",
+            *(settings.train.batch_size, data.num_samples),
+        )
