@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ from kdengine.errors import DataError, KDError, cause, did_you_mean
 from kdengine.plugins.registry import Registry
 
 __all__ = ["BUILT_IN", "load_data", "ready"]
+
+log = logging.getLogger(__name__)
 
 STATISTICS_PIXELS = 2**26
 """Pixels of training images, altogether, from which mean and deviation are taken: all 50,000 of CIFAR, 1,337 of 224 x 224."""
@@ -76,6 +79,7 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     if not isinstance(data, Data):
         raise DataError(f"'{text}' must give a kdengine.Data, got {type(data).__name__}.")
     cut = replace(data, name=text, train=data.train.first(limits[0]), test=data.test.first(limits[1]))
+    _warn_of_classes(cut, data)
     return ready(cut)
 
 
@@ -90,6 +94,14 @@ def ready(data: Data, hold: bool = True) -> Data:
         DataError: a split is empty, its images or labels are not what the data says, or an image cannot be read.
     """
     return _finished(_checked(data), hold)
+
+
+def _warn_of_classes(cut: Data, whole: Data) -> None:
+    """Say so if the first images of a split lack classes, as those of a folder do, which come class by class."""
+    for part, split in _splits(cut).items():
+        kept, known = (len(images.labels.unique()) for images in (split, _splits(whole)[part]))
+        if kept < known <= len(split):
+            log.warning("The first %d %s images of '%s' show only %d of %d classes", len(split), part, cut.name, kept, known)
 
 
 def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) -> None:

@@ -113,6 +113,14 @@ def test_limits_keep_the_first_images_of_each_split(digits):
     assert cut.name == "digits@train=30@test=20"
 
 
+def test_first_images_that_lack_classes_are_told(factory, caplog):
+    by_class = Split(split(12).labels.sort().values, split(12).images)
+    factory(lambda: small(by_class), "@train=6@test=6")
+    assert [record.getMessage() for record in caplog.records] == [
+        "The first 6 train images of 'python:user_data:make@train=6@test=6' show only 2 of 3 classes"
+    ]
+
+
 def test_a_limit_larger_than_the_split_keeps_all():
     assert len(load_data("digits@test=100000").test) == 359
 
