@@ -6,6 +6,7 @@ Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -22,14 +23,14 @@ from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError, StorageError, cause
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
+from kdengine.plugins.selection import choose_distillers, resolved
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
-from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Loaders, Session
-from kdengine.runs.start import OF_BATCHES, Fresh, Resume, Start, enter, start_in
+from kdengine.runs.start import Fresh, Resume, Start, enter, start_in
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE
@@ -41,8 +42,7 @@ from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "lane_specs"]
 
-SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
-"""Training settings that all lanes must share, because they share batches and device."""
+log = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -186,7 +186,10 @@ class Comparison:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
-        return Leaderboard.of([self.folder])
+        board = Leaderboard.of([self.folder])
+        for warning in board.warnings if session.runtime.is_main else ():
+            log.warning("%s", warning)
+        return board
 
     def _train(self, session: Session) -> None:
         """Train all trials in turn."""
@@ -216,16 +219,7 @@ class Comparison:
                 f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
                 "or choose another --out."
             )
-        settings, registry = self.assignment.settings, self.assignment.registry
-        used = {name for lane in self.lanes for name in names_of(lane.plugins, registry)}
-        unused = [key for key in settings.options if not belongs_to(key, used)]
-        if unused:
-            raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
-        for lane in self.lanes:
-            shared = [name for name in lane.train if name in SHARED]
-            if shared:
-                raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
-            choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
+        check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
 
     def _begin(self, runtime: Runtime) -> None:
         """Create and lock the folder, and write ``comparison.json``."""

@@ -73,6 +73,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     leave_pictures(comparison.folder)
     if as_json:
         facts = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
+        facts |= {"warnings": list(board.warnings)} if board.warnings else {}
         click.echo(json_text(facts))
         return
     table = board.table()

@@ -101,6 +101,12 @@ class PastRun:
         return f"failed: {' '.join(self.failure.split())}" if self.failure and self.state == FAILED else self.state
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why its numbers mean nothing, as ``result.json`` has it; empty for a run that is not finished."""
+        found = (self.result or {}).get("warnings")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
     def data(self) -> Mapping[str, Any]:
         """What is known about its data: ``name``, ``fingerprint`` and numbers of images."""
         known: Mapping[str, Any] = (self.result or self.manifest).get("data") or {}

@@ -28,6 +28,24 @@ def test_with_json_there_is_one_object(kdengine):
     json.dumps(found)
 
 
+def test_numbers_that_mean_nothing_are_told_once_on_the_screen_in_the_table_and_on_the_page(kdengine, here):
+    stuck = ["-o", "train.lr=1e-9", *SMALL]
+    said = kdengine("compare", "--methods", "st", "--teacher", "cnn2", "--student", "cnn2", *stuck, "--out", "out")
+    assert said.code == 0, said.err
+    words = " ".join(said.err.split())
+    for warning in ("The teacher is near chance, top-1", "The plain student is no baseline, near chance with top-1"):
+        assert words.count(warning) == 1
+    assert "no baseline: gains mean nothing" in said.out
+    assert "(!)" in said.out
+    assert "These numbers mean little." in (page := (here / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "The plain student is no baseline" in page
+    alone = json.loads((here / "out" / "trial-1" / "st" / "result.json").read_text())
+    assert [warning.partition(",")[0] for warning in alone["warnings"]] == [
+        "The teacher is near chance",
+        "The student is near chance",
+    ]
+
+
 def test_what_is_missing_or_unknown_is_told(kdengine):
     for arguments, said in (
         (PAIR, "--methods"),
