@@ -11,7 +11,7 @@ from typing import Any
 
 from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError, StorageError, cause
-from kdengine.storage.names import NOTE, PLAIN
+from kdengine.storage.names import NOTE, PLAIN, TUNING
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 
@@ -138,6 +138,8 @@ class PastRun:
 def find_runs(folders: Sequence[str | Path]) -> list[PastRun]:
     """Every run in and below the folders; below each of them in natural order (``trial-2`` before ``trial-10``).
 
+    The probes of learning rates in a comparison are left out.
+
     Raises:
         SettingsError: a folder does not exist or holds no run.
     """
@@ -179,7 +181,7 @@ def _run_folders(folder: Path) -> list[Path]:
         raise SettingsError(f"There is no folder '{folder}'.")
     if (folder / "run.toml").is_file():
         return [folder]
-    below = [file.parent for file in folder.rglob("run.toml")]
+    below = [file.parent for file in folder.rglob("run.toml") if TUNING not in file.relative_to(folder).parts]
     if not below:
         raise SettingsError(f"'{folder}' holds no run: there is no run.toml in it or below it. Name a run folder or one above.")
     return sorted(below, key=lambda path: [natural(part) for part in path.relative_to(folder).parts])
