@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -81,7 +81,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
         return
     leave_pictures(comparison.folder)
     if as_json:
-        facts = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
+        facts: dict[str, Any] = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
         facts |= {"tuned": comparison.tuned} if comparison.tuned else {}
         facts |= {"warnings": list(board.warnings)} if board.warnings else {}
         click.echo(json_text(facts))

@@ -143,7 +143,12 @@ class Probes:
         short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out}
         changes: dict[str, Any] = {"train": train.model_copy(update=short), "teacher_train": _own_training(self.given)}
         if not self.tuning.each:
-            alone = {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
+            alone: dict[str, Any] = {
+                "teacher": None,
+                "teacher_weights": None,
+                "teacher_train": {},
+                "teacher_input": InputSettings(),
+            }
             changes |= {"options": {}, **alone}
         return self.given.model_copy(update=changes)
 
