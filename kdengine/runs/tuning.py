@@ -140,7 +140,7 @@ class Probes:
         train, epochs = self.given.train, self.epochs
         warmup = round(train.warmup_epochs * epochs / train.epochs)
         held_out = train.validation or HELD_OUT
-        short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out}
+        short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out, "patience": None, "keep_every": None}
         changes: dict[str, Any] = {"train": train.model_copy(update=short), "teacher_train": _own_training(self.given)}
         if not self.tuning.each:
             alone: dict[str, Any] = {

@@ -73,13 +73,14 @@ def test_rates_are_those_given_or_a_factor_of_three_apart_around_the_default(tun
 
 
 def test_a_probe_is_a_short_training_of_the_plain_student_on_a_part_of_the_training_images():
-    probes = Probes(Tuning(count=2), LANES, settings(warmup_epochs=8))
+    probes = Probes(Tuning(count=2), LANES, settings(warmup_epochs=8, patience=3))
     assert [(lane.label, lane.plugins, lane.train) for lane in probes.lanes] == [
         ("plain@lr=0.032", [], {"lr": 0.032}),
         ("plain@lr=0.1", [], {"lr": 0.1}),
     ]
     short = probes.settings
     assert (short.train.epochs, short.train.warmup_epochs, short.train.validation) == (10, 2, 0.1)
+    assert short.train.patience is None
     assert (short.teacher, short.options) == (None, {})
     assert Probes(Tuning(), LANES, settings(validation=0.25)).settings.train.validation == 0.25
     assert [Probes(Tuning(), LANES, settings(epochs=count)).epochs for count in (1, 2, 6, 12)] == [1, 2, 2, 3]
