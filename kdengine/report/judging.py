@@ -17,8 +17,8 @@ from kdengine.storage.scores import Measure
 
 __all__ = ["Judge", "Verdict"]
 
-FAR = 1 / 3
-"""A baseline that beats guessing by less than this share of the best method's lead is broken."""
+FAR = 0.6
+"""A baseline that beats guessing by less than this share of the best method's lead is broken; no method helps that much."""
 SPREADS = 3.0
 """A baseline is an outlier if it is further below every method than so many standard deviations of the methods ..."""
 APART = 0.8

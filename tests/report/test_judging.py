@@ -45,6 +45,12 @@ def test_a_plain_student_far_behind_the_best_method_is_no_baseline(board):
     assert "no baseline: gains mean nothing" in found.table().to_csv()
 
 
+@pytest.mark.parametrize(("plain", "best", "chance", "broken"), [(49.0, 86.4, 10.0, True), (32.3, 44.3, 1.0, False)])
+def test_a_baseline_has_at_least_six_tenths_of_the_lead_of_the_best_method(board, plain, best, chance, broken):
+    found = board(chance=Chance(chance, 3.0), plain=[plain], fsp=[best], rkd=[plain - 3])
+    assert found.verdict.no_baseline is broken
+
+
 def test_a_plain_student_near_chance_in_one_trial_is_no_baseline_either(board):
     found = board(plain=[12.0, 68.0], st=[60.0, 69.0])
     assert "near chance in 1 of 2 trials with top-1 40.00 % where guessing gives 10.00 %" in found.warnings[0]
