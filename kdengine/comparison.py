@@ -5,7 +5,7 @@ Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,33 +17,32 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
-from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError, StorageError, cause
+from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
-from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
+from kdengine.runs.comparison_note import ComparisonNote
+from kdengine.runs.lane_runs import entered, run_of
+from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
-from kdengine.runs.start import OF_BATCHES, Fresh, Resume, Start, enter, start_in
+from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.train import train_all, train_teacher
+from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.locks import FolderLock
-from kdengine.storage.names import NOTE
-from kdengine.storage.reading import read_json
+from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import RunFolder, folder_named
-from kdengine.storage.writing import remove_leftovers, write_json
+from kdengine.storage.writing import remove_leftovers
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "lane_specs"]
 
-SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
-"""Training settings that all lanes must share, because they share batches and device."""
+log = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -59,6 +58,7 @@ class Comparison:
         at_once: number of lanes to train side by side; by default, as many as fit into memory. The remaining lanes follow
             in further passes over the same batches.
         out: the folder; by default a new one under ``runs/``.
+        tune_lr: probe learning rates first: True, a number of rates, the rates, or text as for ``--tune-lr``.
         note: further entries of the folder's ``comparison.json``.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         start: how to start; replaces ``out``. See :meth:`resume`.
@@ -78,6 +78,7 @@ class Comparison:
         trials: int = 1,
         at_once: int | None = None,
         out: str | Path | None = None,
+        tune_lr: Tuning | bool | int | str | Iterable[float] | None = None,
         note: Mapping[str, Any] | None = None,
         assignment: Assignment | None = None,
         start: Start | None = None,
@@ -90,8 +91,15 @@ class Comparison:
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
         self.lanes = with_plain(lane_specs(methods, self.assignment.registry))
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
+        self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
+        self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
         self.folder = self._proposed_folder()
         self._lock: FolderLock | None = None
+
+    @property
+    def tuned(self) -> Mapping[str, Any] | None:
+        """What the probes of learning rates came to, as in ``comparison.json``: the rate chosen, and every score."""
+        return self.note.get("tuned")
 
     def _proposed_folder(self) -> Path:
         if isinstance(self.start, Resume):
@@ -108,6 +116,7 @@ class Comparison:
         out: str | Path | None = None,
         at_once: int | None = None,
         note: Mapping[str, Any] | None = None,
+        tune_lr: Tuning | None = None,
         **tools: Any,
     ) -> Comparison:
         """Create a comparison from complete settings; their ``methods`` are ignored.
@@ -119,10 +128,11 @@ class Comparison:
             out: the folder.
             at_once: number of lanes to train side by side.
             note: further entries of the folder's ``comparison.json``.
+            tune_lr: which learning rates to probe first.
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
         """
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
-        return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, assignment=assignment)
+        return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, tune_lr=tune_lr, assignment=assignment)
 
     @classmethod
     def resume(
@@ -150,26 +160,12 @@ class Comparison:
             StorageError: a file in the folder is damaged.
             PluginError: a method was passed as an object of a class that no plugin registers.
         """
-        file = Path(folder) / NOTE
-        if not file.is_file():
-            raise SettingsError(f"'{folder}' holds no comparison: it has no {NOTE}. Name the folder of a comparison.")
-        note = read_json(file)
-        try:
-            lanes = [LaneSpec(**lane) for lane in note.pop("lanes")]
-            stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
-            stored_at_once = None if note.get("at_once") is None else int(note["at_once"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
-        check_trusted({"settings": stored.model_dump(), "lanes": [vars(lane) for lane in lanes]}, file, trust)
-        for lane in lanes:
-            check_trusted({"methods": lane.plugins}, file, trust)
+        note = ComparisonNote.read(Path(folder), trust)
         registry = tools.setdefault("registry", Registry())
-        settings = changed_settings(stored, changes, Path(folder), registry) if changes else stored
-        note.pop("at_once", None)
+        settings = changed_settings(note.settings, changes, Path(folder), registry) if changes else note.settings
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
-        start = Resume(Path(folder), override)
-        width = at_once or stored_at_once
-        return cls(methods=lanes, trials=trials, at_once=width, note=note, assignment=assignment, start=start)
+        known: dict[str, Any] = {"trials": note.trials, "at_once": at_once or note.at_once, "note": note.more}
+        return cls(methods=note.lanes, **known, assignment=assignment, start=Resume(Path(folder), override))
 
     def fit(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Leaderboard:
         """Train all lanes of all trials; the teacher is trained first if it has no weights.
@@ -178,16 +174,44 @@ class Comparison:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
+        main = self._fit(Loaders(train_loader, val_loader)).runtime.is_main
+        board = Leaderboard.of([self.folder])
+        for warning in board.warnings if main else ():
+            log.warning("%s", warning)
+        return board
+
+    def _fit(self, loaders: Loaders) -> Session:
+        """Train everything, then free the folder."""
         self._check()
-        session = self.assignment.session(Loaders(train_loader, val_loader))
+        session = self.assignment.session(loaders)
+        if self.tuning is not None and session.data.dataset is None:
+            raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
         try:
             self._begin(session.runtime)
-            self._train(session)
+            self._train(self._tuned(session))
         finally:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
-        return Leaderboard.of([self.folder])
+        return session
+
+    def _tuned(self, session: Session) -> Session:
+        """Probe learning rates, unless that is not wanted or was done before; returns the session at what was chosen."""
+        if self.tuning is None or self.tuned is not None:
+            return session
+        probes, folder, runtime = Probes(self.tuning, self.lanes, session.settings), self.folder / TUNING, session.runtime
+        log.info(probes.announcement)
+        override = isinstance(self.start, Resume) and self.start.override
+        start: Start = Resume(folder, override) if runtime.same((folder / NOTE).is_file()) else Fresh(folder)
+        modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
+        assignment = replace(self.assignment, settings=probes.settings, modules=modules)
+        note = {"tunes": str(self.folder)}
+        Comparison(methods=probes.lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)._fit(Loaders())
+        outcome = probes.outcome(folder / "trial-1", session.task.scoring)
+        self.lanes, self.note["tuned"] = probes.lanes_at(outcome), outcome
+        self.assignment = replace(self.assignment, settings=probes.settings_at(outcome))
+        self._write_note(runtime)
+        return replace(session, settings=self.assignment.settings)
 
     def _train(self, session: Session) -> None:
         """Train all trials in turn."""
@@ -204,8 +228,9 @@ class Comparison:
 
     def _train_pass(self, runs: Sequence[Run], session: Session, facts: Mapping[str, Any] | None) -> None:
         """Train one pass of lanes side by side, then unlock their folders."""
+        override = isinstance(self.start, Resume) and self.start.override
         try:
-            train_all([self._entered(run, session, facts) for run in runs], session.data, facts)
+            train_all([entered(run, session, facts, override) for run in runs], session.data, facts)
         finally:
             for run in runs:
                 run.folder.free()
@@ -217,30 +242,22 @@ class Comparison:
                 f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
                 "or choose another --out."
             )
-        settings, registry = self.assignment.settings, self.assignment.registry
-        used = {name for lane in self.lanes for name in names_of(lane.plugins, registry)}
-        unused = [key for key in settings.options if not belongs_to(key, used)]
-        if unused:
-            raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
-        for lane in self.lanes:
-            shared = [name for name in lane.train if name in SHARED]
-            if shared:
-                raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
-            choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
+        check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
 
     def _begin(self, runtime: Runtime) -> None:
         """Create and lock the folder, and write ``comparison.json``."""
         self.folder = runtime.same(self.folder)
         if not runtime.is_main:
             return
-        settings, registry = self.assignment.settings, self.assignment.registry
-        lanes = [noted(lane, lane.settings_in(settings, registry).options, registry) for lane in self.lanes]
-        counts = {"trials": self.trials, "at_once": self.at_once}
-        note = {"lanes": lanes, **counts, "settings": settings.model_dump(mode="json", exclude_none=True)}
         self._lock = FolderLock(self.folder)
         self._lock.take()
         remove_leftovers(self.folder)
-        write_json(self.folder / NOTE, {**note, **self.note})
+        self._write_note(runtime)
+
+    def _write_note(self, runtime: Runtime) -> None:
+        if runtime.is_main:
+            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, self.note)
+            note.write(self.folder, self.assignment.registry)
 
     def _passes(self, session: Session, folder: Path) -> Iterator[list[Run]]:
         """The unfinished runs of a trial, in passes of as many as fit.
@@ -258,9 +275,11 @@ class Comparison:
     def _next_pass(self, waiting: list[LaneSpec], session: Session, folder: Path) -> list[Run]:
         """Take as many of the waiting lanes as fit into the next pass."""
         space = CROWDED * free_bytes(session.runtime.device)
+        command = "sweep" if "axes" in self.note else "compare"
+        advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
         runs: list[Run] = []
         while waiting and not self._is_full(runs, space, session.runtime):
-            run = self._prepared(waiting.pop(0), session, folder)
+            run = run_of(waiting.pop(0), session, folder, advice)
             runs += [] if run is None else [run]
         return runs
 
@@ -269,30 +288,3 @@ class Comparison:
         if self.at_once is not None:
             return len(runs) >= self.at_once
         return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
-
-    def _prepared(self, spec: LaneSpec, session: Session, folder: Path) -> Run | None:
-        """Build the run of a lane; if that fails, record the failure in its folder and return None."""
-        files = RunFolder(folder / spec.label)
-        settings = spec.settings_in(session.settings, session.registry)
-        distillers = choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
-        try:
-            lane = session.lane(spec.label, session.twin(), distillers, settings)
-        except Exception as error:  # methods raise errors of any type; the other lanes continue
-            if session.runtime.is_main:
-                files.begin(settings, session.facts(None), fresh=False)
-                files.write_json("failed.json", {"error": cause(error), "epoch": 0})
-                files.free()
-            return None
-        settings = resolved(settings, distillers, own_loaders=session.data.own_loaders)
-        advice = f"kdengine {'sweep' if 'axes' in self.note else 'compare'} --resume {self.folder}"
-        return session.run(settings, lane, files, advice)
-
-    def _entered(self, run: Run, session: Session, teacher: Mapping[str, Any] | None) -> Run:
-        """Create the folder of a run or restore its state; its settings name the cached teacher, so it can be rerun alone."""
-        if teacher and "folder" in teacher and run.lane.needs_teacher:
-            weights = str(Path(teacher["folder"]) / "student.safetensors")
-            run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
-        override = isinstance(self.start, Resume) and self.start.override
-        start = session.runtime.same(start_in(run.folder.path, override))
-        enter(run, start, session.facts(teacher if run.settings.teacher else None))
-        return run

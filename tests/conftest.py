@@ -124,6 +124,7 @@ def unheard_signals() -> Iterator[None]:
 def run_folder(tmp_path) -> Callable[..., Path]:
     """Writes the folder of a run by hand, with a score for each epoch that is measured."""
     from kdengine.config.settings import Settings
+    from kdengine.storage.chance import Chance
     from kdengine.storage.runfolder import RunFolder
     from kdengine.storage.scores import CLASSIFICATION, Scoring
 
@@ -132,14 +133,14 @@ def run_folder(tmp_path) -> Callable[..., Path]:
     def others(scoring: Scoring, score: float) -> dict[str, float]:
         return {measure.name: score + 20 for measure in scoring.measures[1:] if measure.name != "loss"}
 
-    def rows(method: str, scores: Sequence[float], hint: int, scoring: Scoring) -> Iterator[dict]:
+    def rows(method: str, scores: Sequence[float], hint: int, scoring: Scoring, loss: float) -> Iterator[dict]:
         name = scoring.headline.name
         for epoch in range(1, hint + len(scores) + 1):
             row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
             if epoch <= hint:
                 yield {**row, "phase": "hint", "phase_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
                 continue
-            score, terms = scores[epoch - hint - 1], {"task": 4.0 / epoch}
+            score, terms = scores[epoch - hint - 1], {"task": loss / epoch}
             terms |= {} if method == "plain" else {f"{method}.term": 2.0 / epoch}
             measured = {f"train_{name}": score + 5, f"test_{name}": score, "test_loss": 1.0}
             measured |= {f"test_{other}": value for other, value in others(scoring, score).items()}
@@ -162,15 +163,20 @@ def run_folder(tmp_path) -> Callable[..., Path]:
         fingerprint: str = "f",
         data: str = "digits",
         task: Scoring | None = None,
+        loss: float = 4.0,
+        chance: Chance | None = None,
+        warnings: Sequence[str] = (),
         **settings: object,
     ) -> Path:
         folder, plain, scoring = RunFolder(tmp_path / name), method == "plain", task or CLASSIFICATION
         headline, named = scoring.headline, {} if task is None else {"task": task.to_dict()}
+        guessed = {} if chance is None else {"chance": chance.to_dict()}
+        doubts = {"warnings": list(warnings)} if warnings else {}
         known = {"name": data, "fingerprint": fingerprint, "train_images": 1438, "test_images": 359, "num_classes": 10}
         given = {"student": "resnet8", "data": data, "methods": [] if plain else [method]}
         given |= {} if plain else {"teacher": "resnet32"}
-        folder.begin(Settings.checked({**given, **settings}), {**machine, "data": known, **named})
-        measured = list(rows(method, scores, hint, scoring))
+        folder.begin(Settings.checked({**given, **settings}), {**machine, "data": known, **named, **guessed})
+        measured = list(rows(method, scores, hint, scoring, loss))
         folder.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in measured))
         if failed is not None:
             folder.write_json("failed.json", {"error": failed, "epoch": len(measured) + 1})
@@ -183,7 +189,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
             sizes = {"parameters": 78042, "training_parameters": 78142, "seconds": 12.6}
             student = {"name": settings.get("student", "resnet8"), **numbers, **sizes}
             result = {"method": method, "methods": given["methods"], "teacher": None if plain else teacher, "student": student}
-            folder.write_json("result.json", {**result, "data": known, **named})
+            folder.write_json("result.json", {**result, "data": known, **named, **doubts})
         folder.free()
         return folder.path
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdengine.comparison import Comparison
     from kdengine.plugins.registry import Registry
     from kdengine.runs.lane_specs import LaneSpec
+    from kdengine.runs.tuning import Tuning
 
 __all__ = ["Comparing", "comparing_options"]
 
@@ -69,6 +70,7 @@ class Comparing:
         lanes: Sequence[LaneSpec],
         methods: Sequence[str],
         note: Mapping[str, Any] | None = None,
+        tune_lr: Tuning | None = None,
     ) -> Comparison:
         """A new comparison.
 
@@ -77,6 +79,7 @@ class Comparing:
             lanes: its lanes.
             methods: all plugins that they use.
             note: further entries of its ``comparison.json``.
+            tune_lr: which learning rates to probe first.
 
         Raises:
             KDError: the flags are invalid or incomplete.
@@ -90,7 +93,7 @@ class Comparing:
         )
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
-        tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
+        tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()], "tune_lr": tune_lr}
         return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
 
 

@@ -136,6 +136,11 @@ class DataModule:
         return () if self.dataset is None else self.dataset.classes
 
     @property
+    def test_targets(self) -> torch.Tensor | None:
+        """Targets of all test images; None for loaders of the user's own."""
+        return None if self.dataset is None else self.dataset.test.labels
+
+    @property
     def task(self) -> str:
         """Name of the task that the data is for."""
         return "classification" if self.dataset is None else self.dataset.task

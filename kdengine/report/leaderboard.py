@@ -12,6 +12,7 @@ from kdengine.errors import SettingsError
 from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.columns import decimals, gain, number, other_measures, rank, score_columns
 from kdengine.report.differences import common_scoring
+from kdengine.report.judging import Judge, Verdict
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.storage.names import PLAIN
@@ -21,6 +22,8 @@ __all__ = ["Leaderboard"]
 
 CONFIDENCE = 0.95
 GAIN = "gain over plain"
+MEANINGLESS = " (!)"
+"""Mark of a gain over a plain student that is no baseline."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,12 @@ class Leaderboard:
             difference of the last headline score from the plain student of the same trial, positive where the method is
             better, also where a low score is the better one), ``gain_low`` and ``gain_high`` (95 % interval of that mean
             by Student's t, None for a single trial), ``seconds_per_epoch``, ``extra_parameters`` (while training),
-            ``epochs`` (of all phases), ``failure``.
+            ``epochs`` (of all phases), ``failure``, ``warning`` (why its numbers mean nothing, in a few words).
         teacher: what is known about the teacher, if there is one.
         caption: data, machine and versions.
         scoring: the measures of the task.
         costs: what the network of each method costs, in the first trial that was benchmarked.
+        verdict: what is wrong with the comparison.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -48,6 +52,7 @@ class Leaderboard:
     caption: str
     scoring: Scoring = CLASSIFICATION
     costs: Mapping[str, Benchmark] = field(default_factory=dict)
+    verdict: Verdict = field(default=Verdict(), repr=False)
 
     @classmethod
     def of(cls, folders: Sequence[str | Path]) -> Leaderboard:
@@ -56,7 +61,15 @@ class Leaderboard:
         Raises:
             SettingsError: they hold no run, or runs of different tasks.
         """
-        runs = find_runs(folders)
+        return cls.of_runs(find_runs(folders))
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[PastRun]) -> Leaderboard:
+        """From runs that have been read.
+
+        Raises:
+            SettingsError: they have different tasks.
+        """
         scoring = common_scoring(runs)
         headline = scoring.headline
         lanes: dict[str, list[PastRun]] = {}
@@ -64,14 +77,22 @@ class Leaderboard:
             lanes.setdefault(run.method, []).append(run)
         finished = [run for run in lanes.get(PLAIN, ()) if run.state == FINISHED]
         plain = {run.settings.seed: run.student.get(headline.name) for run in finished}
-        rows = [_row(label, trials, plain, scoring) for label, trials in lanes.items()]
+        teacher = next((run.teacher for run in runs if run.teacher), None)
+        verdict = Judge(lanes, teacher, headline).verdict()
+        rows = [
+            {**_row(label, trials, plain, scoring), "warning": verdict.notes.get(label, "")} for label, trials in lanes.items()
+        ]
         rows.sort(key=lambda row: rank(headline, row[headline.name]))
-        teachers = [run.teacher for run in runs if run.teacher]
         costs = {label: found[0] for label, trials in lanes.items() if (found := _measured(trials))}
         text = " ".join(
             [f"{runs[0].settings.student} on {caption(runs[:1])}", *([machines(list(costs.values()))] if costs else [])]
         )
-        return cls(rows, teachers[0] if teachers else None, text, scoring, costs)
+        return cls(rows, teacher, text, scoring, costs, verdict)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why its numbers mean nothing, with what to do about it; empty if there is nothing to warn of."""
+        return self.verdict.warnings
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -94,18 +115,20 @@ class Leaderboard:
         return (*cells[:-1], *costs, cells[-1])
 
     def table(self) -> Table:
-        """The same as text; what is not known stays empty.
+        """The same as text; what is not known stays empty. Gains over a broken baseline bear a mark, ``(!)``.
 
         As CSV, spreads and intervals have columns of their own.
         """
-        lines = [self._with_cost(_cells(row, self.scoring), row["method"]) for row in self.rows]
+        mark = MEANINGLESS if self.verdict.no_baseline else ""
+        lines = [self._with_cost(_cells(row, self.scoring, mark), row["method"]) for row in self.rows]
         sheet = [self._with_cost(_plain_cells(row, self.scoring), row["method"]) for row in self.rows]
         if self.teacher is not None:
             name, headline = f"teacher {self.teacher['name']}", self.scoring.headline
             last, best = (number(headline, self.teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
             others = [number(measure, self.teacher.get(measure.name)) for measure in other_measures(self.scoring)]
-            lines.insert(0, self._with_cost((name, "", last, best, "", *others, *("",) * 4), None))
-            sheet.insert(0, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *("",) * 4), None))
+            end = (*("",) * 3, self.verdict.teacher)
+            lines.insert(0, self._with_cost((name, "", last, best, "", *others, *end), None))
+            sheet.insert(0, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *end), None))
         return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self._sheet_columns, tuple(sheet)))
 
     @property
@@ -190,8 +213,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
-    """A row as people read it."""
+def _cells(row: Mapping[str, Any], scoring: Scoring, mark: str) -> list[str]:
+    """A row as people read it; ``mark`` follows the gain."""
     headline = scoring.headline
     gained = _signed(headline, row["gain"])
     if row["gain_low"] is not None:
@@ -202,7 +225,7 @@ def _cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
         row["method"],
         str(row["trials"]),
         *(_with_spread(headline, row, name) for name in (headline.name, f"best_{headline.name}")),
-        gained,
+        gained + mark if gained else "",
         *_last_cells(row, scoring, grouped=True),
     ]
 
@@ -229,7 +252,7 @@ def _last_cells(row: Mapping[str, Any], scoring: Scoring, grouped: bool) -> list
         "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.1f}",
         "" if extra is None else f"{extra:,}" if grouped else str(extra),
         "" if row["epochs"] is None else str(row["epochs"]),
-        row["failure"],
+        "; ".join(filter(None, (row["failure"], row["warning"]))),
     ]
 
 

@@ -114,15 +114,26 @@ class Page:
         return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
 
     def warning(self) -> str:
-        """Why the runs should be compared with care, and which of them did not finish."""
+        """Why the runs should be compared with care, which numbers mean nothing, and which runs did not finish."""
         mixed = [text(reason) for reason in obstacles(self.runs)]
         ended = [f"{text(run.folder)}, epoch {len(run.rows)}: {text(run.news)}" for run in self.runs if run.state != FINISHED]
-        parts = [("These runs differ; compare with care.", mixed), ("Not every run is finished.", ended)]
+        doubtful = [text(warning) for warning in self._warnings()]
+        parts = [
+            ("These numbers mean little.", doubtful),
+            ("These runs differ; compare with care.", mixed),
+            ("Not every run is finished.", ended),
+        ]
         return "\n".join(
             tag("div", f"<p>{heading}</p><ul>{''.join(tag('li', line) for line in lines)}</ul>", class_="warning")
             for heading, lines in parts
             if lines
         )
+
+    def _warnings(self) -> list[str]:
+        """Those of the comparison, or else of every run, with its folder."""
+        if self.runs[0].comparison and len({run.comparison for run in self.runs}) == 1:
+            return list(Leaderboard.of_runs(self.runs).warnings)
+        return [f"{run.folder}: {warning}" for run in self.runs for warning in run.warnings]
 
     def grid_section(self) -> str:
         """The scores of all cells of a sweep, the better the deeper in colour."""

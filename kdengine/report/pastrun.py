@@ -11,7 +11,7 @@ from typing import Any
 
 from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError, StorageError, cause
-from kdengine.storage.names import NOTE, PLAIN
+from kdengine.storage.names import NOTE, PLAIN, TUNING
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 
@@ -101,6 +101,12 @@ class PastRun:
         return f"failed: {' '.join(self.failure.split())}" if self.failure and self.state == FAILED else self.state
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why its numbers mean nothing, as ``result.json`` has it; empty for a run that is not finished."""
+        found = (self.result or {}).get("warnings")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
+
+    @property
     def data(self) -> Mapping[str, Any]:
         """What is known about its data: ``name``, ``fingerprint`` and numbers of images."""
         known: Mapping[str, Any] = (self.result or self.manifest).get("data") or {}
@@ -131,6 +137,8 @@ class PastRun:
 
 def find_runs(folders: Sequence[str | Path]) -> list[PastRun]:
     """Every run in and below the folders; below each of them in natural order (``trial-2`` before ``trial-10``).
+
+    The probes of learning rates in a comparison are left out.
 
     Raises:
         SettingsError: a folder does not exist or holds no run.
@@ -173,7 +181,7 @@ def _run_folders(folder: Path) -> list[Path]:
         raise SettingsError(f"There is no folder '{folder}'.")
     if (folder / "run.toml").is_file():
         return [folder]
-    below = [file.parent for file in folder.rglob("run.toml")]
+    below = [file.parent for file in folder.rglob("run.toml") if TUNING not in file.relative_to(folder).parts]
     if not below:
         raise SettingsError(f"'{folder}' holds no run: there is no run.toml in it or below it. Name a run folder or one above.")
     return sorted(below, key=lambda path: [natural(part) for part in path.relative_to(folder).parts])

@@ -13,6 +13,7 @@ from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.columns import number, other_measures, score_columns
 from kdengine.report.differences import check_comparable, common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
+from kdengine.runs.judging import in_short
 from kdengine.storage.scores import Scoring
 
 __all__ = ["Table", "caption", "results_table"]
@@ -56,8 +57,8 @@ class Table:
 def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     """Teacher and students of several runs, last and best, in the order given.
 
-    A run that failed or is not finished is a row with what was measured; an extra column then gives its state. Where runs were
-    benchmarked, further columns give what the networks cost.
+    A run that failed or is not finished is a row with what was measured; an extra column then gives its state, and so it does
+    where the numbers of some run mean nothing. Where runs were benchmarked, further columns give what the networks cost.
 
     Args:
         folders: run folders, or folders with run folders below them.
@@ -78,7 +79,7 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     added: list[tuple[str, ...]] = []
     for run, cost in zip(runs, costs, strict=True):
         parts = [(run.teacher, "teacher", "", "")] if run.teacher else []
-        parts.append((run.student, run.method, str(run.settings.seed), run.news))
+        parts.append((run.student, run.method, str(run.settings.seed), _state(run)))
         for facts, method, seed, state in parts:
             row = _row(facts, scoring, method, seed, state)
             if method == "teacher" and row in rows:
@@ -87,7 +88,9 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
             sheet.append(_row(facts, scoring, method, seed, state, grouped=False))
             role = "teacher" if method == "teacher" else "student"
             added.append(cost.cells(role, batches) if cost else ("",) * len(cost_columns(batches)))
-    last = -1 if all(run.state == FINISHED for run in runs) else None  # without the state, where all are the same
+    last = (
+        -1 if all(run.state == FINISHED and not run.warnings for run in runs) else None
+    )  # without the state, where all are the same
     titles = cost_columns(batches) if measured else ()
     columns = _widened(("network", "method", "seed", "epochs", *score_columns(scoring), *FURTHER), titles, last)
     text = " ".join([caption(runs), *([machines(measured)] if measured else [])])
@@ -100,6 +103,11 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
 def _widened(cells: tuple[str, ...], more: tuple[str, ...], last: int | None) -> tuple[str, ...]:
     """A line with more cells before its state, which ``last`` cuts off or keeps."""
     return (*cells[:-1], *more, *cells[-1:][:last])
+
+
+def _state(run: PastRun) -> str:
+    """The state, and the warnings in short."""
+    return "; ".join([run.news, *map(in_short, run.warnings)])
 
 
 def _row(

@@ -13,9 +13,13 @@ from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of
+from kdengine.runs.start import OF_BATCHES
 from kdengine.storage.names import PLAIN
 
-__all__ = ["LaneSpec", "lane_specs", "name_of", "noted", "with_plain"]
+__all__ = ["LaneSpec", "check_lanes", "lane_specs", "name_of", "noted", "with_plain"]
+
+SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
+"""Training settings that all lanes must share, because they share batches and device."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,28 @@ def with_plain(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
     if twice:
         raise SettingsError(f"Several lanes are called {', '.join(twice)}. Give every lane a label of its own.")
     return every
+
+
+def check_lanes(lanes: Sequence[LaneSpec], settings: Settings, registry: Registry) -> None:
+    """Refuse options that no lane uses, settings that lanes cannot have for themselves, and invalid methods.
+
+    Args:
+        lanes: the lanes.
+        settings: of the whole comparison.
+        registry: finds methods.
+
+    Raises:
+        KDError: says what to change.
+    """
+    used = {name for lane in lanes for name in names_of(lane.plugins, registry)}
+    unused = [key for key in settings.options if not belongs_to(key, used)]
+    if unused:
+        raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
+    for lane in lanes:
+        shared = [name for name in lane.train if name in SHARED]
+        if shared:
+            raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
+        choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
 
 
 def name_of(plugin: str | Distiller) -> str:

@@ -12,6 +12,8 @@ from torch import nn
 from kdengine.config.settings import Settings
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
+from kdengine.runs.judging import judge_run
+from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Scoring
 from kdengine.training.lane import Lane
 
@@ -39,7 +41,13 @@ class Result:
 
     @classmethod
     def from_lane(
-        cls, lane: Lane, settings: Settings, folder: Path, teacher: Mapping[str, Any] | None, data: Mapping[str, Any]
+        cls,
+        lane: Lane,
+        settings: Settings,
+        folder: Path,
+        teacher: Mapping[str, Any] | None,
+        data: Mapping[str, Any],
+        chance: Chance | None = None,
     ) -> Result:
         """Collect the result of a finished lane.
 
@@ -49,6 +57,7 @@ class Result:
             folder: its run folder.
             teacher: facts about the teacher, if any.
             data: facts about the data.
+            chance: what guessing reaches, if the task knows.
         """
         received = lane.chain[-1].student.preprocess.wanted
         student = lane.deployment.of(lane.student)
@@ -59,7 +68,7 @@ class Result:
             "training_parameters": count_parameters(lane.module),
             "flops": count_flops(student, received.size),
         }
-        facts = {
+        facts: dict[str, Any] = {
             "method": lane.name,
             "methods": list(lane.module.methods),
             "task": lane.task.scoring.to_dict(),
@@ -70,7 +79,14 @@ class Result:
             "data": dict(data),
             "settings": settings.model_dump(mode="json"),
         }
+        warnings = judge_run(facts, lane.history, lane.task.scoring, chance)
+        facts |= {"warnings": list(warnings)} if warnings else {}
         return cls(student, list(lane.history), folder, lane.task.scoring, facts)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why its numbers mean nothing, such as a teacher near chance; empty if there is nothing to warn of."""
+        return tuple(self.facts.get("warnings", ()))
 
     @property
     def score(self) -> float | None:

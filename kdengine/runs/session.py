@@ -175,7 +175,9 @@ class Session:
         Args:
             teacher: facts about the teacher, if any.
         """
-        known = {"task": self.task.scoring.to_dict(), "data": self.data.describe()}
+        known: dict[str, Any] = {"task": self.task.scoring.to_dict(), "data": self.data.describe()}
+        chance = self.task.chance(self.data.test_targets)
+        known |= {} if chance is None else {"chance": chance.to_dict()}
         return {**self.runtime.describe(), **known, **({"teacher": teacher} if teacher else {})}
 
     def ready_teacher(self, needed: bool, train: Callable[[Settings, Path], None]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,11 @@ from kdengine.training.trainer import Trainer
 
 __all__ = ["train_all", "train_one", "train_plan", "train_teacher"]
 
+log = logging.getLogger(__name__)
+
 
 def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
-    """Carry out a plan; the teacher is trained first if it has no weights.
+    """Carry out a plan, and warn if its numbers mean nothing; the teacher is trained first if it has no weights.
 
     Args:
         plan: the plan of the run.
@@ -35,7 +38,10 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
     teacher = session.ready_teacher(plan.lane.needs_teacher, partial(train_teacher, session))
     run = session.run(plan.settings, plan.lane, plan.folder, advice)
     enter(run, start, session.facts(teacher if plan.settings.teacher else None))
-    return train_one(run, session.data, teacher)
+    result = train_one(run, session.data, teacher)
+    for warning in result.warnings if run.runtime.is_main else ():
+        log.warning("%s: %s", run.title, warning)
+    return result
 
 
 def train_teacher(session: Session, settings: Settings, folder: Path) -> None:
@@ -136,7 +142,8 @@ class _Board:
             return None
         teacher = self._teacher if run.settings.teacher else None
         try:
-            return Result.from_lane(run.lane, run.settings, run.folder.path, teacher, self._data.describe())
+            chance = run.lane.task.chance(self._data.test_targets)
+            return Result.from_lane(run.lane, run.settings, run.folder.path, teacher, self._data.describe(), chance)
         except Exception as error:
             run.lane.fail(error)
             return None

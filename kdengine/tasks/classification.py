@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import DataError, ModelError, SettingsError
+from kdengine.storage.chance import Chance
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 from kdengine.tasks.task import DataInfo, Task
 
@@ -119,6 +121,15 @@ class Classification(Task):
             ]
             for answers in ranked
         ]
+
+    def chance(self, targets: Tensor | None = None) -> Chance | None:
+        """The share of the most frequent class, or 1 / K if the targets are not known; the loss of even odds, ln K."""
+        if self.num_classes < 2:
+            return None
+        if targets is None or not len(targets):
+            return Chance(100 / self.num_classes, math.log(self.num_classes))
+        classes = targets.argmax(1) if targets.is_floating_point() else targets
+        return Chance(100 * int(classes.bincount().max()) / len(classes), math.log(self.num_classes))
 
 
 def _class_weights(data: DataInfo, train: TrainSettings) -> Tensor | None:

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError
+from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Scoring
 
 __all__ = ["DataInfo", "Task"]
@@ -135,3 +136,11 @@ class Task(ABC):
             for each image, its answers; by default one, with the bare output.
         """
         return [[{"output": values.tolist()}] for values in output.cpu()]
+
+    def chance(self, targets: Tensor | None = None) -> Chance | None:
+        """What a network reaches that ignores its input, to warn of results that mean nothing; None, the default, if unknown.
+
+        Args:
+            targets: targets of all test images, [N] or [N, ...]; None if they are not known.
+        """
+        return None

@@ -28,6 +28,37 @@ def test_with_json_there_is_one_object(kdengine):
     json.dumps(found)
 
 
+def test_numbers_that_mean_nothing_are_told_once_on_the_screen_in_the_table_and_on_the_page(kdengine, here):
+    stuck = ["-o", "train.lr=1e-9", *SMALL]
+    said = kdengine("compare", "--methods", "st", "--teacher", "cnn2", "--student", "cnn2", *stuck, "--out", "out")
+    assert said.code == 0, said.err
+    words = " ".join(said.err.split())
+    for warning in ("The teacher is near chance, top-1", "The plain student is no baseline, near chance with top-1"):
+        assert words.count(warning) == 1
+    assert "no baseline: gains mean nothing" in said.out
+    assert "(!)" in said.out
+    assert "These numbers mean little." in (page := (here / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "The plain student is no baseline" in page
+    alone = json.loads((here / "out" / "trial-1" / "st" / "result.json").read_text())
+    assert [warning.partition(",")[0] for warning in alone["warnings"]] == [
+        "The teacher is near chance",
+        "The student is near chance",
+    ]
+
+
+def test_learning_rates_are_probed_first_and_the_choice_is_shown(kdengine):
+    pair = ["--methods", "st", "--teacher", "cnn2", "--student", "cnn2", *SMALL, "-o", "teacher_train.lr=0.02"]
+    said = kdengine("compare", *pair, "--out", "out", "--tune-lr", "1e-9,0.02")
+    assert said.code == 0, said.err
+    assert "Probing train.lr = 1e-09, 0.02 for the plain student: 1 epochs each" in " ".join(said.err.split())
+    lines = [line.split() for line in said.out.splitlines()]
+    assert ["plain", "0.02"] in [line[:2] for line in lines if "chosen" in " ".join(line)]
+    assert ["plain", "1e-09"] in [line[:2] for line in lines if len(line) == 3]
+    refused = kdengine("compare", "--resume", "out", "--tune-lr")
+    assert "--resume takes --tune-lr from the folder" in refused.err
+    assert "from 2 to 20" in kdengine("compare", *pair, "--tune-lr", "1").err
+
+
 def test_what_is_missing_or_unknown_is_told(kdengine):
     for arguments, said in (
         (PAIR, "--methods"),

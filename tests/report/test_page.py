@@ -90,6 +90,14 @@ def test_every_run_is_on_it_with_what_became_of_it(page, folders):
         assert name in read.texts
 
 
+def test_what_makes_the_numbers_of_a_run_mean_nothing_is_on_it(page, run_folder):
+    bad = run_folder("bad", warnings=["The student is near chance: lower <train.lr>."])
+    _, read = page([bad])
+    assert "These numbers mean little." in read.texts
+    assert f"{bad}: The student is near chance: lower <train.lr>." in read.texts
+    assert "These numbers mean little." not in page([run_folder("good")])[0]
+
+
 def test_a_hostile_name_stays_a_name(page, run_folder):
     evil = "<script>alert(1)</script>"
     text, read = page(

@@ -128,3 +128,10 @@ def test_csv_has_no_thousands_separators_and_text_has_them(run_folder):
     assert [row["parameters"] for row in rows] == ["472756", "78042"]
     assert [row[table.columns.index("parameters")] for row in table.rows] == ["472,756", "78,042"]
     assert "| 78,042 |" in table.to_markdown()
+
+
+def test_what_makes_the_numbers_of_a_run_mean_nothing_is_in_its_state_in_short(run_folder):
+    good, bad = run_folder("good"), run_folder("bad", method="at", warnings=["The student is near chance: lower train.lr."])
+    table = results_table([good, bad])
+    assert [row[-1] for row in table.rows] == ["", "finished", "finished; The student is near chance"]
+    assert results_table([good]).columns[-1] == "seconds"

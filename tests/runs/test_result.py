@@ -1,4 +1,6 @@
 import copy
+import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -141,3 +143,21 @@ def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evalu
     assert float(load_file(exported["file"])["scale"]) == -1.0
     with pytest.raises(SettingsError, match="add --trust"):
         export_student(out, "safetensors")
+
+
+def test_what_makes_the_numbers_mean_nothing_is_logged_and_in_the_folder(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("kdengine"), "propagate", True)  # the command line turns it off
+    stuck = Engine(None, "cnn2", out=tmp_path / "run", **FAST | {"lr": 1e-9}).fit()
+    (warning,) = stuck.warnings
+    assert warning.startswith("The network is near chance, top-1 ")
+    logged = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert logged == [f"cnn2 on {FAST['data']}: {warning}"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["warnings"] == [warning]
+    assert "chance" in json.loads((tmp_path / "run" / "manifest.json").read_text())
+
+
+def test_a_result_without_warnings_does_not_mention_them(tmp_path):
+    scores = {"epochs": 4, "lr": 0.01, "batch_size": 32, "data": "digits@train=320@test=64"}
+    learnt = Engine(None, "cnn2", out=tmp_path / "run", **FAST | scores).fit()
+    assert learnt.warnings == ()
+    assert "warnings" not in json.loads((tmp_path / "run" / "result.json").read_text())

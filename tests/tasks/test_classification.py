@@ -4,6 +4,7 @@ import torch
 from kdengine import DataError, ModelError
 from kdengine.config.settings import TrainSettings
 from kdengine.data.dataset import blank
+from kdengine.storage.chance import Chance
 from kdengine.tasks import Classification
 
 
@@ -92,3 +93,11 @@ def test_predictions_are_the_likeliest_classes_by_name():
     assert first[0]["probability"] == pytest.approx(0.66524, abs=1e-5)
     assert second[0]["index"] == 0
     assert len(Classification(3).predictions(output, limit=9)[0]) == 3
+
+
+def test_guessing_gives_the_share_of_the_most_frequent_class_and_the_loss_of_even_odds():
+    task, hard = Classification(4), torch.tensor([0, 1, 1, 1, 2])
+    soft = torch.nn.functional.one_hot(hard, 4).float() * 0.8 + 0.05
+    assert task.chance(hard) == task.chance(soft) == Chance(60.0, pytest.approx(1.3862944))
+    assert task.chance(None) == task.chance(hard[:0]) == Chance(25.0, pytest.approx(1.3862944))
+    assert Classification(1).chance(None) is None
