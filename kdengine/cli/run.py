@@ -36,6 +36,7 @@ __all__ = ["command", "fit_and_print"]
 )
 @click.option("--student", metavar="SPEC", help="Network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
+@click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option

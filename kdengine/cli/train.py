@@ -14,6 +14,7 @@ __all__ = ["command"]
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
 @click.option("--model", "student", metavar="SPEC", help="Network to train.")
+@click.option("--weights", "student_weights", metavar="FILE|RUN", help="Weights to start from; a head of another size is new.")
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
 @training_options
 def command(config: str | None, recipe: str | None, out: str | None, trust: bool, as_json: bool, **flags: Any) -> None:

@@ -226,6 +226,8 @@ class Settings(Strict):
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None
     """File with the teacher's weights; without it, the teacher is trained first."""
+    student_weights: str | None = None
+    """File or run folder whose weights the student starts from; a head of another size starts fresh."""
     train: TrainSettings = TrainSettings()
     """How the student is trained."""
     teacher_train: dict[str, Any] = {}

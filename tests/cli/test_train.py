@@ -1,4 +1,5 @@
 import json
+import shutil
 
 
 def test_a_network_is_trained_by_itself(kdengine, small, here):
@@ -38,3 +39,12 @@ def test_dropout_in_the_spec_and_a_recipe_file_are_taken(kdengine, small, here):
     settings = said.json["settings"]
     assert (settings["seed"], settings["train"]["momentum"], settings["train"]["lr"]) == (4, 0.5, 0.02)
     assert settings["student"] == spec
+
+
+def test_it_starts_from_the_weights_of_a_run_and_warns_where_a_repetition_would_start_from_others(kdengine, small, here):
+    kdengine("train", "--model", "resnet8", *small, "--epochs", 1, "--out", "one")
+    tuned = kdengine("train", "--model", "resnet8", "--weights", "one", *small, "--epochs", 1, "--out", "two")
+    assert "resnet8 starts from 'one': loaded all weights" in tuned.err
+    shutil.copy(here / "two" / "student.safetensors", here / "one" / "student.safetensors")
+    repeated = kdengine("train", "two/run.toml", "--out", "three")
+    assert "The weights in 'one' have changed since the run in two" in " ".join(repeated.err.split())
