@@ -15,16 +15,18 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.specs import Spec
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError, StorageError, cause
 from kdengine.methods.distiller import Distiller
+from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
+from kdengine.runs.following import Training
 from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
@@ -36,6 +38,7 @@ from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.storage.writing import remove_leftovers, write_json
+from kdengine.training.defaults import left_open
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
@@ -179,21 +182,46 @@ class Comparison:
         """
         self._check()
         session = self.assignment.session(Loaders(train_loader, val_loader))
+        followed = self._follow(session)
         try:
-            self._begin(session.runtime)
-            self._train(session)
+            self._begin(followed)
+            self._train(session, followed)
         finally:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
         return Leaderboard.of([self.folder])
 
-    def _train(self, session: Session) -> None:
-        """Train all trials in turn."""
+    def _follow(self, session: Session) -> Session:
+        """The session with settings that follow the student, as do those of lanes with training settings of their own."""
+        if not left_open(session.settings.train):
+            return session
+        student = session.student()
+        training = Training.of(session, student)
+        training.announce()
+        settings = training.into(session.settings)
+        self.lanes = [self._lane_following(lane, session, student, settings.train) for lane in self.lanes]
+        return replace(session, settings=settings)
+
+    def _lane_following(self, lane: LaneSpec, session: Session, student: Network, shared: TrainSettings) -> LaneSpec:
+        if not lane.train:
+            return lane
+        own = TrainSettings.checked({**session.settings.train.model_dump(), **lane.train}, owner="train")
+        values = session.followed(student, "student", own).values
+        different = {name: value for name, value in values.items() if value != getattr(shared, name)}
+        return replace(lane, train={**different, **lane.train})
+
+    def _train(self, session: Session, followed: Session) -> None:
+        """Train all trials in turn.
+
+        Args:
+            session: trains the teacher.
+            followed: the same with settings that follow the student; makes the lanes.
+        """
         facts: dict[str, Any] | None = None
         trained = False
         for trial in range(1, self.trials + 1):
-            trial_session = session.for_seed(session.settings.seed + trial - 1)
+            trial_session = followed.for_seed(session.settings.seed + trial - 1)
             for runs in self._passes(trial_session, self.folder / f"trial-{trial}"):
                 needed = any(run.lane.needs_teacher for run in runs)
                 if facts is None or (needed and not trained):
@@ -227,12 +255,13 @@ class Comparison:
                 raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
             choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
 
-    def _begin(self, runtime: Runtime) -> None:
+    def _begin(self, session: Session) -> None:
         """Create and lock the folder, and write ``comparison.json``."""
+        runtime = session.runtime
         self.folder = runtime.same(self.folder)
         if not runtime.is_main:
             return
-        settings, registry = self.assignment.settings, self.assignment.registry
+        settings, registry = session.settings, session.registry
         lanes = [noted(lane, lane.settings_in(settings, registry).options, registry) for lane in self.lanes]
         counts = {"trials": self.trials, "at_once": self.at_once}
         note = {"lanes": lanes, **counts, "settings": settings.model_dump(mode="json", exclude_none=True)}

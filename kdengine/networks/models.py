@@ -66,6 +66,14 @@ class ModelSource:
             ) from error
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the spec asks for pretrained weights, be it for another number of outputs."""
+        spec = Spec.parse(self.text, ModelError)
+        if spec.scheme == "hf-hub":
+            return bool(spec.options.get("pretrained", True))
+        return bool(spec.options.get("pretrained") or spec.options.get("weights"))
+
+    @property
     def brings_weights(self) -> bool:
         """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
         spec = Spec.parse(self.text, ModelError)

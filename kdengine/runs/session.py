@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import LOADERS, Settings
+from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
@@ -35,6 +35,7 @@ from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 from kdengine.training.build import make_lane
+from kdengine.training.defaults import Followed, follow
 from kdengine.training.evaluation import evaluate
 from kdengine.training.lane import Lane
 from kdengine.training.optimizer import check_optimizer
@@ -193,6 +194,25 @@ class Session:
         weights = {} if path is None else {"student_weights": {"path": path, "fingerprint": fingerprint_of_file(path)}}
         return {**self.runtime.describe(), **known, **weights, **({"teacher": teacher} if teacher else {})}
 
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher has no weights for this data, so that it is trained before it teaches."""
+        if self.teacher_network is None or "teacher" in self.modules or self.settings.teacher_weights is not None:
+            return False
+        return not self._model_source(self.teacher_network.name, self.data.input_size).brings_weights
+
+    def followed(self, network: Network, role: str, settings: TrainSettings) -> Followed:
+        """The training settings of a network, with what they leave open chosen for it.
+
+        Args:
+            network: the network to train.
+            role: ``"student"`` or ``"teacher"``.
+            settings: as given.
+        """
+        given = role == "student" and self.settings.student_weights is not None
+        named = role not in self.modules and self._model_source(network.name, self.data.input_size).is_pretrained
+        return follow(network.module, settings, attends=network.anatomy.probe.attends, pretrained=given or named)
+
     def ready_teacher(self, needed: bool, train: Callable[[Settings, Path], None]) -> dict[str, Any] | None:
         """Train or load the teacher if it has no weights, evaluate it, and return facts about it.
 
@@ -207,7 +227,7 @@ class Session:
         if network is None:
             return None
         best = f"best_{self.task.scoring.headline.name}"
-        if "teacher" in self.modules or self.settings.teacher_weights is not None or self._brings_weights(network.name):
+        if not self.trains_teacher:
             log.info("Evaluating the teacher %s", network.name)
             facts: dict[str, Any] = dict(evaluate(network.preprocessed, self.data.test, self.task, self.runtime))
             facts[best] = facts[self.task.scoring.headline.name]
@@ -244,7 +264,8 @@ class Session:
         ours = self.settings
         own = {"seed": ours.seed, "train": ours.teacher_training, "student_input": ours.teacher_input, "task": ours.task}
         settings = Settings(student=teacher.name, data=ours.data, **own)
-        cached = CachedTeacher(settings, self.data.dataset, self.runtime.precision, teacher.preprocess)
+        followed = settings.model_copy(update={"train": self.followed(teacher, "teacher", settings.train).settings})
+        cached = CachedTeacher(followed, self.data.dataset, self.runtime.precision, teacher.preprocess)
         return cached.fetch(teacher.module, lambda folder: train(settings, folder))
 
     def _network(self, name: str, role: str, seed: int) -> Network:
@@ -266,9 +287,6 @@ class Session:
 
     def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
         return ModelSource(name, self.task.network_options(), size, self.registry)
-
-    def _brings_weights(self, name: str) -> bool:
-        return self._model_source(name, self.data.input_size).brings_weights
 
 
 def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], registry: Registry) -> None:
