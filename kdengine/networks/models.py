@@ -77,18 +77,26 @@ class ModelSource:
     def brings_weights(self) -> bool:
         """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
         spec = Spec.parse(self.text, ModelError)
-        if spec.scheme == "hf-hub":
-            return True
-        if not (spec.options.get("pretrained") or spec.options.get("weights")):
-            return False
-        return spec.scheme != "timm" or self._pretrained_classes(spec.name) == self.options.get("num_classes")
+        find = {"timm": _classes_of_timm, "hf-hub": _classes_of_hub}.get(spec.scheme)
+        return self.is_pretrained and (find is None or find(spec.name) == self.options.get("num_classes"))
 
-    def _pretrained_classes(self, name: str) -> int | None:
-        import timm
 
-        config = timm.models.get_pretrained_cfg(name)
-        classes: int | None = None if config is None else config.num_classes
-        return classes
+def _classes_of_timm(name: str) -> int | None:
+    """Number of classes that the pretrained weights of timm's network are for."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name)
+    classes: int | None = None if config is None else config.num_classes
+    return classes
+
+
+def _classes_of_hub(name: str) -> int | None:
+    """Number of classes that a network of the hub is for."""
+    import timm
+
+    config, _, _ = timm.models.load_model_config_from_hf(name)
+    classes: int | None = config.get("num_classes")
+    return classes
 
 
 def _from_timm(source: ModelSource, spec: Spec) -> Any:

@@ -79,14 +79,14 @@ def follow(network: nn.Module, settings: TrainSettings, *, attends: bool = False
     optimizer = settings.optimizer or (SCRATCH.optimizer if convolutional else "adamw")
     lr, why_lr = _rate(optimizer, settings.batch_size, pretrained)
     decoupled = optimizer.lower() in DECOUPLED
-    warmup = 0 if convolutional else min(LONGEST_WARMUP, settings.epochs // 6)
+    warmup = 0 if convolutional else min(LONGEST_WARMUP, settings.epochs // 10)
     choices: dict[str, tuple[Any, str]] = {
         "optimizer": (optimizer, f"usual for {kind}"),
         "lr": (lr, why_lr),
         "weight_decay": (DECOUPLED_DECAY if decoupled else SCRATCH.weight_decay, f"usual with {optimizer}"),
         "warmup_epochs": (
             warmup,
-            f"{kind} needs none" if convolutional else f"{kind} needs it: a sixth of the epochs, up to 5",
+            f"{kind} needs none" if convolutional else f"{kind} needs it: a tenth of the epochs, up to 5",
         ),
         "clip_grad": (SCRATCH.clip_grad, f"{kind} needs none") if convolutional else (1.0, f"steadies {kind}"),
     }

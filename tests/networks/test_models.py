@@ -206,7 +206,7 @@ def test_a_factory_that_ends_the_program_is_the_users_error(create):
         ("timm:resnet18@pretrained=true", 1000, True),
         ("timm:resnet18@pretrained=true", 10, False),
         ("timm:resnet18@pretrained=false", 1000, False),
-        ("hf-hub:timm/resnet18.a1_in1k", 10, True),
+        ("hf-hub:timm/resnet18.a1_in1k@pretrained=false", 1000, False),
         ("torchvision:resnet18@weights=DEFAULT", 1000, True),
     ],
 )

@@ -163,8 +163,6 @@ def test_a_run_folder_can_be_the_teachers_weights(cache):
 @pytest.mark.parametrize(("name", "classes"), [("resnet20", 10), ("resnet14", 7)])
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(name, classes, cache, tmp_path):
     file = weights_of(name, classes, tmp_path / "teacher.safetensors")
-    with pytest.raises(
-        ModelError, match=r"do not match the teacher 'resnet14': .*layer|7 outputs \('fc'\), but .* 10 "
-    ):
+    with pytest.raises(ModelError, match=r"do not match the teacher 'resnet14': .*layer|7 outputs \('fc'\), but .* 10 "):
         distil(teacher_weights=file)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.safetensors"]
