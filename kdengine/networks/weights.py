@@ -16,7 +16,16 @@ from torch import nn
 
 from kdengine.errors import ModelError
 
-__all__ = ["OtherHead", "file_of_weights", "fingerprint_of_file", "load_weights", "load_weights_of_body", "only_weights"]
+__all__ = [
+    "Head",
+    "OtherHead",
+    "file_of_weights",
+    "fingerprint_of_file",
+    "load_state_of_body",
+    "load_weights",
+    "load_weights_of_body",
+    "only_weights",
+]
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts store the state dict in their checkpoints."""
@@ -97,14 +106,31 @@ def load_weights_of_body(
     Raises:
         ModelError: the file is missing, unreadable, or differs in more than the head.
     """
-    wanted, state = _states(model, path)
+    state = _read_state(file_of_weights(path))
+    return load_state_of_body(model, state, path, what, None if keep_head else classifier)
+
+
+def load_state_of_body(
+    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, what: str, fresh: str | None = None
+) -> Head | None:
+    """Load a state dict as :func:`load_weights_of_body` loads a file.
+
+    Args:
+        model: receives the weights.
+        state: name -> tensor.
+        path: where the state comes from, for errors.
+        what: the network, for errors.
+        fresh: path of a layer that keeps its values although the state fits.
+    """
+    wanted = model.state_dict()
+    state = _unwrapped(state, wanted)
     head = _other_head(wanted, state)
     problems = _mismatches(wanted, state)
     if problems and head is None:
         raise _unfit(problems, path, what)
-    if head is None and not keep_head and classifier is not None:
-        outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{classifier}.") and tensor.ndim]
-        head = Head(classifier, outputs[0], outputs[0]) if outputs else None
+    if head is None and fresh is not None:
+        outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{fresh}.") and tensor.ndim]
+        head = Head(fresh, outputs[0], outputs[0]) if outputs else None
     own = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
     model.load_state_dict({**state, **own})
     return head

@@ -77,7 +77,7 @@ def follow(network: nn.Module, settings: TrainSettings, *, attends: bool = False
     kind, opened = _kind(network, attends), left_open(settings)
     convolutional = kind == CONVOLUTIONAL
     optimizer = settings.optimizer or (SCRATCH.optimizer if convolutional else "adamw")
-    lr, why_lr = _rate(optimizer, settings.batch_size, pretrained)
+    lr, why_lr = _rate(optimizer, settings.batch_size * settings.accumulate, pretrained)
     decoupled = optimizer.lower() in DECOUPLED
     warmup = 0 if convolutional else min(LONGEST_WARMUP, settings.epochs // 10)
     choices: dict[str, tuple[Any, str]] = {

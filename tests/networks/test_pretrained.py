@@ -5,6 +5,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -92,6 +93,15 @@ def test_a_pretrained_network_is_fine_tuned_on_a_folder_of_other_classes(flowers
     assert own["fc.weight"].shape == (3, 64)
     assert plan.settings.train.lr == 0.01
     assert str(plan.training.followed["student"]) == "SGD, lr 0.01: a convolutional network with pretrained weights"
+
+
+def test_weights_of_torchvision_are_loaded_but_for_the_head(monkeypatch):
+    state = torchvision.models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda weights, **options: state)
+    source = ModelSource("torchvision:squeezenet1_1@weights=DEFAULT", {"num_classes": 3}, (3, 224, 224), Registry())
+    own = source.create(0).state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items() if not name.startswith("classifier."))
+    assert own["classifier.1.weight"].shape == (3, 512, 1, 1)
 
 
 def test_a_pretrained_teacher_of_other_classes_is_to_be_fine_tuned_first(flowers, weights_of_timm):
