@@ -15,15 +15,17 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.specs import Spec
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
+from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.comparison_note import ComparisonNote
+from kdengine.runs.following import Training
 from kdengine.runs.lane_runs import entered, run_of
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
 from kdengine.runs.resume import changed_settings
@@ -37,6 +39,7 @@ from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.storage.writing import remove_leftovers
+from kdengine.training.defaults import left_open
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
@@ -186,9 +189,11 @@ class Comparison:
         session = self.assignment.session(loaders)
         if self.tuning is not None and session.data.dataset is None:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
+        followed = self._follow(session)
+        self.assignment = replace(self.assignment, settings=followed.settings)
         try:
             self._begin(session.runtime)
-            self._train(self._tuned(session))
+            self._train(session, self._tuned(followed))
         finally:
             if self._lock is not None:
                 self._lock.free()
@@ -213,12 +218,36 @@ class Comparison:
         self._write_note(runtime)
         return replace(session, settings=self.assignment.settings)
 
-    def _train(self, session: Session) -> None:
-        """Train all trials in turn."""
+    def _follow(self, session: Session) -> Session:
+        """The session with settings that follow the student, as do those of lanes with training settings of their own."""
+        if not left_open(session.settings.train):
+            return session
+        student = session.student()
+        training = Training.of(session, student)
+        training.announce()
+        settings = training.into(session.settings)
+        self.lanes = [self._lane_following(lane, session, student, settings.train) for lane in self.lanes]
+        return replace(session, settings=settings)
+
+    def _lane_following(self, lane: LaneSpec, session: Session, student: Network, shared: TrainSettings) -> LaneSpec:
+        if not lane.train:
+            return lane
+        own = TrainSettings.checked({**session.settings.train.model_dump(), **lane.train}, owner="train")
+        values = session.followed(student, "student", own).values
+        different = {name: value for name, value in values.items() if value != getattr(shared, name)}
+        return replace(lane, train={**different, **lane.train})
+
+    def _train(self, session: Session, followed: Session) -> None:
+        """Train all trials in turn.
+
+        Args:
+            session: trains the teacher.
+            followed: the same with settings that follow the student; makes the lanes.
+        """
         facts: dict[str, Any] | None = None
         trained = False
         for trial in range(1, self.trials + 1):
-            trial_session = session.for_seed(session.settings.seed + trial - 1)
+            trial_session = followed.for_seed(session.settings.seed + trial - 1)
             for runs in self._passes(trial_session, self.folder / f"trial-{trial}"):
                 needed = any(run.lane.needs_teacher for run in runs)
                 if facts is None or (needed and not trained):

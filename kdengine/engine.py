@@ -45,6 +45,7 @@ class Engine:
         seed: seed of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one under ``runs/``.
         teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first.
+        student_weights: path of weights that the student starts from, or of a run; a head of another size starts fresh.
         teacher_train: overrides of the train settings for the teacher's own training, such as ``{"epochs": 100}``.
         teacher_input: the teacher's input, such as ``{"size": 224}``, with ``mean`` and ``std`` on a scale from 0 to 1;
             anything left out is taken from its pretrained weights, else from the data.
@@ -74,6 +75,7 @@ class Engine:
         seed: int | None = None,
         out: str | Path | None = None,
         teacher_weights: str | Path | None = None,
+        student_weights: str | Path | None = None,
         teacher_train: Mapping[str, Any] | None = None,
         teacher_input: Mapping[str, Any] | None = None,
         student_input: Mapping[str, Any] | None = None,
@@ -95,6 +97,7 @@ class Engine:
             epochs=epochs,
             seed=seed,
             teacher_weights=teacher_weights,
+            student_weights=student_weights,
             teacher_train=dict(teacher_train or {}),
             teacher_input={} if teacher_input is None else teacher_input,
             student_input={} if student_input is None else student_input,

@@ -111,6 +111,7 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         click.option("--teacher", metavar="SPEC", help="Network to learn from."),
         click.option("--student", metavar="SPEC", help="Network to train."),
         click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first."),
+        click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ __all__ = [
     "weights_option",
 ]
 
+log = logging.getLogger(__name__)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -172,7 +173,19 @@ def warn_of_changes(config: str | None, settings: Settings) -> None:
     if folder is not None and (folder / "manifest.json").is_file():
         train = settings.train
         now = Runtime(train.device, train.precision, train.channels_last, alone=True).describe()
-        warn_of_rounding(RunFolder(folder).manifest(), {**now, "processes": None}, f"The run in {folder}")
+        manifest = RunFolder(folder).manifest()
+        warn_of_rounding(manifest, {**now, "processes": None}, f"The run in {folder}")
+        _warn_of_other_weights(manifest.get("student_weights", {}), settings, folder)
+
+
+def _warn_of_other_weights(recorded: Mapping[str, str], settings: Settings, folder: Path) -> None:
+    from kdengine.networks.weights import fingerprint_of_file
+
+    path = settings.student_weights
+    if path is None or path != recorded.get("path") or not Path(path).expanduser().exists():
+        return
+    if fingerprint_of_file(path) != recorded.get("fingerprint"):
+        log.warning("The weights in '%s' have changed since the run in %s, so its numbers will not repeat", path, folder)
 
 
 def show_log() -> None:

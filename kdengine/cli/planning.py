@@ -23,6 +23,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
             click.echo(
                 f"The {role} receives images of {_normalisation(plan[role]['input'])}, not {_normalisation(plan['data'])}"
             )
+    for training in plan["training"].values():
+        click.echo(f"{training['network']} is trained with {training['summary']}")
     for phase in plan["phases"]:
         name = f"{phase['name']} of {phase['network']}" if "network" in phase else phase["name"]
         click.echo(f"\nPhase {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")

@@ -21,7 +21,7 @@ from kdengine.storage.jsontext import json_text
 if TYPE_CHECKING:
     from kdengine.engine import Engine
 
-__all__ = ["command", "fit_and_print"]
+__all__ = ["command", "fit_and_print", "show_plan"]
 
 
 @click.command("run")
@@ -36,6 +36,7 @@ __all__ = ["command", "fit_and_print"]
 )
 @click.option("--student", metavar="SPEC", help="Network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
+@click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
@@ -71,7 +72,7 @@ def command(
         refuse_with_resume(recipe=recipe, out=out)
         changes = values_from(config, trust=trust, **flags)
         engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
-        _show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json)
+        show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json)
         return
     refuse_without_resume(override)
     settings = settings_from(registry, config, recipe, trust=trust, **flags)
@@ -83,12 +84,13 @@ def command(
     warn_of_changes(config, settings)
     engine = Engine.of(settings, out, registry, observers)
     if dry_run:
-        _show_plan(engine, as_json)
+        show_plan(engine, as_json)
     else:
         fit_and_print(engine, as_json)
 
 
-def _show_plan(engine: Engine, as_json: bool) -> None:
+def show_plan(engine: Engine, as_json: bool) -> None:
+    """Print what the run would do, as tables or as JSON."""
     from kdengine.cli.planning import print_plan
 
     plan = engine.plan().describe()

@@ -14,16 +14,27 @@ __all__ = ["command"]
 @click.command("train")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
 @click.option("--model", "student", metavar="SPEC", help="Network to train.")
+@click.option("--weights", "student_weights", metavar="FILE|RUN", help="Weights to start from; a head of another size is new.")
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @training_options
-def command(config: str | None, recipe: str | None, out: str | None, trust: bool, as_json: bool, **flags: Any) -> None:
-    r"""Train one network without a teacher: as a future teacher, or as a baseline.
+def command(
+    config: str | None,
+    dry_run: bool,
+    recipe: str | None,
+    out: str | None,
+    trust: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    r"""Train one network without a teacher: as a future teacher, as a baseline, or from pretrained weights.
 
     \b
     kdengine train --model resnet8 --data digits
+    kdengine train --model timm:resnet50@pretrained=true --data imagefolder:~/flowers
     """
     from kdengine.cli.progress import ProgressBar
-    from kdengine.cli.run import fit_and_print
+    from kdengine.cli.run import fit_and_print, show_plan
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
@@ -35,4 +46,5 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
     warn_of_changes(config, settings)
-    fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)
+    engine = Engine.of(settings, out, registry, [ProgressBar(), Pictures()])
+    (show_plan if dry_run else fit_and_print)(engine, as_json)

@@ -21,7 +21,18 @@ from kdengine.config.validation import COMPLETE, faults_in, shown
 from kdengine.config.values import merge, parse_assignment, split_names
 from kdengine.errors import SettingsError, did_you_mean
 
-__all__ = ["LOADERS", "MANY", "NEUTRAL", "InputSettings", "Names", "Settings", "Strict", "TrainSettings", "from_assignments"]
+__all__ = [
+    "LOADERS",
+    "MANY",
+    "NEUTRAL",
+    "ConcreteTrain",
+    "InputSettings",
+    "Names",
+    "Settings",
+    "Strict",
+    "TrainSettings",
+    "from_assignments",
+]
 
 
 LOADERS = "loaders"
@@ -79,6 +90,8 @@ def _augmentation(text: str) -> str:
 
 MANY = 10_000_000
 """Largest number of epochs or of images in a batch, so that a typo is refused before it overflows a counter of torch."""
+FOLLOWS = BeforeValidator(lambda value: None if value == "auto" else value)
+"""Marks a setting that may be left open, as None or "auto"; its value then follows the network."""
 
 
 class TrainSettings(Strict):
@@ -88,14 +101,14 @@ class TrainSettings(Strict):
     """Epochs of the joint phase; phases that a method adds come on top."""
     batch_size: int = Field(128, ge=1, le=MANY)
     """Images in a batch."""
-    optimizer: str = "sgd"
-    """Name of any optimizer in timm."""
-    lr: float = Field(0.1, gt=0)
-    """Initial learning rate."""
+    optimizer: Annotated[str | None, FOLLOWS] = None
+    """Name of any optimizer in timm; by default it follows the network: SGD for convolutional ones, AdamW for others."""
+    lr: Annotated[float | None, Field(gt=0), FOLLOWS] = None
+    """Initial learning rate; by default it follows the network, its weights and the optimizer."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum, for optimizers that use it."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """L2 penalty on every trainable parameter."""
+    weight_decay: Annotated[float | None, Field(ge=0), FOLLOWS] = None
+    """Weight decay of every trainable parameter; by default it follows the network and the optimizer."""
     nesterov: bool = True
     """Nesterov momentum, for optimizer 'sgd'."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
@@ -104,10 +117,10 @@ class TrainSettings(Strict):
     """Fractions of the joint phase at which 'multistep' lowers the learning rate."""
     decay: float = Field(0.1, gt=0, lt=1)
     """Factor by which 'multistep' lowers the learning rate."""
-    warmup_epochs: int = Field(0, ge=0, le=MANY)
-    """Epochs over which the learning rate rises linearly from a tenth of its initial value."""
-    clip_grad: float | None = Field(None, gt=0)
-    """Maximum norm of the gradient over all parameters; not clipped if left out."""
+    warmup_epochs: Annotated[int | None, Field(ge=0, le=MANY), FOLLOWS] = None
+    """Epochs over which the learning rate rises linearly from a tenth of its value; by default it follows the network."""
+    clip_grad: Annotated[float | None, Field(ge=0), FOLLOWS] = None
+    """Maximum norm of the gradient over all parameters; 0 does not clip; by default it follows the network."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the task loss."""
     validation: float = Field(0.0, ge=0, lt=1)
@@ -176,6 +189,21 @@ class TrainSettings(Strict):
     save_minutes: float = Field(10.0, ge=0)
     """Minutes between saves of the resumable state within an epoch; with 0, it is saved after epochs only."""
 
+    @property
+    def concrete(self) -> ConcreteTrain:
+        """These settings with a value for everything; what is left open is as for a convolutional network from scratch."""
+        return ConcreteTrain.model_validate(self.model_dump(exclude_none=True))
+
+
+class ConcreteTrain(TrainSettings):
+    """Train settings in which nothing is left open."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 0
+    clip_grad: float = 0.0
+
 
 def _rows_and_columns(value: Any) -> Any:
     """Rows and columns; a single number gives both."""
@@ -226,6 +254,8 @@ class Settings(Strict):
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None
     """File with the teacher's weights; without it, the teacher is trained first."""
+    student_weights: str | None = None
+    """File or run folder whose weights the student starts from; a head of another size starts fresh."""
     train: TrainSettings = TrainSettings()
     """How the student is trained."""
     teacher_train: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from torch import nn
 
 from kdengine.config.specs import Spec, import_factory
 from kdengine.errors import ModelError, cause, did_you_mean
-from kdengine.networks.weights import only_weights
+from kdengine.networks.weights import load_state_of_body, only_weights
 from kdengine.plugins.registry import Registry
 from kdengine.seeds import seeded
 
@@ -66,21 +66,55 @@ class ModelSource:
             ) from error
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the spec asks for pretrained weights, be it for another number of outputs."""
+        spec = Spec.parse(self.text, ModelError)
+        if spec.scheme == "hf-hub":
+            return bool(spec.options.get("pretrained", True))
+        return bool(spec.options.get("pretrained") or spec.options.get("weights"))
+
+    @property
     def brings_weights(self) -> bool:
         """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
         spec = Spec.parse(self.text, ModelError)
-        if spec.scheme == "hf-hub":
-            return True
-        if not (spec.options.get("pretrained") or spec.options.get("weights")):
-            return False
-        return spec.scheme != "timm" or self._pretrained_classes(spec.name) == self.options.get("num_classes")
+        find = _CLASSES.get(spec.scheme)
+        return self.is_pretrained and (find is None or find(spec) == self.options.get("num_classes"))
 
-    def _pretrained_classes(self, name: str) -> int | None:
-        import timm
 
-        config = timm.models.get_pretrained_cfg(name)
-        classes: int | None = None if config is None else config.num_classes
-        return classes
+def _classes_of_timm(spec: Spec) -> int | None:
+    """Number of classes that the pretrained weights of timm's network are for."""
+    import timm
+
+    config = timm.models.get_pretrained_cfg(spec.name)
+    classes: int | None = None if config is None else config.num_classes
+    return classes
+
+
+def _classes_of_hub(spec: Spec) -> int | None:
+    """Number of classes that a network of the hub is for."""
+    import timm
+
+    config, _, _ = timm.models.load_model_config_from_hf(spec.name)
+    classes: int | None = config.get("num_classes")
+    return classes
+
+
+def _classes_of_torchvision(spec: Spec) -> int | None:
+    """Number of classes that the pretrained weights of torchvision's network are for."""
+    return len(_weights_of_torchvision(spec).meta["categories"])
+
+
+def _weights_of_torchvision(spec: Spec) -> Any:
+    import torchvision
+
+    return torchvision.models.get_model_weights(spec.name).verify(spec.options["weights"])
+
+
+_CLASSES: Mapping[str, Callable[[Spec], int | None]] = {
+    "timm": _classes_of_timm,
+    "hf-hub": _classes_of_hub,
+    "torchvision": _classes_of_torchvision,
+}
 
 
 def _from_timm(source: ModelSource, spec: Spec) -> Any:
@@ -112,7 +146,13 @@ def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:
 def _from_torchvision(source: ModelSource, spec: Spec) -> Any:
     import torchvision
 
-    return torchvision.models.get_model(spec.name, **{**source.options, **spec.options})
+    options = {**source.options, **spec.options}
+    if not spec.options.get("weights") or _classes_of_torchvision(spec) == options.get("num_classes"):
+        return torchvision.models.get_model(spec.name, **options)
+    model = torchvision.models.get_model(spec.name, **{**options, "weights": None})  # which it would refuse for their classes
+    weights = _weights_of_torchvision(spec)
+    load_state_of_body(model, weights.get_state_dict(progress=False, check_hash=True), weights.url, f"'{source.text}'")
+    return model
 
 
 def _from_python(source: ModelSource, spec: Spec) -> Any:

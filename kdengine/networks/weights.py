@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +16,16 @@ from torch import nn
 
 from kdengine.errors import ModelError
 
-__all__ = ["load_weights", "only_weights"]
+__all__ = [
+    "Head",
+    "OtherHead",
+    "file_of_weights",
+    "fingerprint_of_file",
+    "load_state_of_body",
+    "load_weights",
+    "load_weights_of_body",
+    "only_weights",
+]
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts store the state dict in their checkpoints."""
@@ -22,6 +33,38 @@ FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable that ``torch.load`` reads at every call."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel, DDP and ``torch.compile`` add to every name."""
+
+
+class OtherHead(ModelError):
+    """Weights fit the network except for its head, which has another number of outputs.
+
+    Args:
+        message: what does not match.
+        head: the head.
+    """
+
+    def __init__(self, message: str, head: Head) -> None:
+        super().__init__(message)
+        self.head = head
+
+
+@dataclass(frozen=True)
+class Head:
+    """A network's last layer, where weights have another one.
+
+    Attributes:
+        path: of the layer in the network.
+        outputs: outputs of the network.
+        outputs_before: outputs of the network that the weights come from.
+    """
+
+    path: str
+    outputs: int
+    outputs_before: int
+
+    def owns(self, name: str) -> bool:
+        """Whether a tensor of the state dict belongs to it."""
+        return name.startswith(f"{self.path}.")
 
 
 def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
@@ -34,7 +77,70 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
         what: the network, for errors.
 
     Raises:
+        OtherHead: only the number of outputs differs.
         ModelError: the file is missing, unreadable, or does not match the network.
+    """
+    wanted, state = _states(model, path)
+    problems = _mismatches(wanted, state)
+    if problems:
+        head, unfit = _other_head(wanted, state), _unfit(problems, path, what)
+        raise unfit if head is None else OtherHead(str(unfit), head)
+    model.load_state_dict(state)
+
+
+def load_weights_of_body(
+    model: nn.Module, path: str | Path, what: str, classifier: str | None = None, keep_head: bool = True
+) -> Head | None:
+    """Load weights to train further; a head with another number of outputs keeps the values that it has.
+
+    Args:
+        model: receives the weights.
+        path: as for :func:`load_weights`.
+        what: the network, for errors.
+        classifier: path of the layer that computes the logits, if known.
+        keep_head: whether to load the classifier if it fits; not where its outputs stand for other classes.
+
+    Returns:
+        the head that was not loaded; None if all was.
+
+    Raises:
+        ModelError: the file is missing, unreadable, or differs in more than the head.
+    """
+    state = _read_state(file_of_weights(path))
+    return load_state_of_body(model, state, path, what, None if keep_head else classifier)
+
+
+def load_state_of_body(
+    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, what: str, fresh: str | None = None
+) -> Head | None:
+    """Load a state dict as :func:`load_weights_of_body` loads a file.
+
+    Args:
+        model: receives the weights.
+        state: name -> tensor.
+        path: where the state comes from, for errors.
+        what: the network, for errors.
+        fresh: path of a layer that keeps its values although the state fits.
+    """
+    wanted = model.state_dict()
+    state = _unwrapped(state, wanted)
+    head = _other_head(wanted, state)
+    problems = _mismatches(wanted, state)
+    if problems and head is None:
+        raise _unfit(problems, path, what)
+    if head is None and fresh is not None:
+        outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{fresh}.") and tensor.ndim]
+        head = Head(fresh, outputs[0], outputs[0]) if outputs else None
+    own = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
+    model.load_state_dict({**state, **own})
+    return head
+
+
+def file_of_weights(path: str | Path) -> Path:
+    """The file that a path of weights means: itself, or the student of a run folder.
+
+    Raises:
+        ModelError: there is no such file.
     """
     expanded = Path(os.path.expanduser(path))
     file = expanded / "student.safetensors" if os.path.isdir(expanded) else expanded
@@ -42,16 +148,17 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
         raise ModelError(
             f"There is no file of weights '{path}'. Give a safetensors or .pth file, or the folder of a finished run."
         )
-    wanted = model.state_dict()
-    state = _unwrapped(_read_state(file), wanted)
-    problems = _mismatches(wanted, state)
-    if problems:
-        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise ModelError(
-            f"The weights in '{path}' do not match {what}: {shown}. Name the architecture and number of classes that the "
-            "weights were trained with."
-        )
-    model.load_state_dict(state)
+    return file
+
+
+def fingerprint_of_file(path: str | Path) -> str:
+    """A short hash of a file of weights, or of the student's in a run folder.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    with file_of_weights(path).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
 
 
 @contextmanager
@@ -97,6 +204,33 @@ def _unwrapped(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Ten
         if state and all(name.startswith(prefix) and name not in wanted for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def _states(model: nn.Module, path: str | Path) -> tuple[dict[str, torch.Tensor], Mapping[str, torch.Tensor]]:
+    """The network's state dict, and that of the file under the same names."""
+    wanted = model.state_dict()
+    return wanted, _unwrapped(_read_state(file_of_weights(path)), wanted)
+
+
+def _unfit(problems: list[str], path: str | Path, what: str) -> ModelError:
+    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    return ModelError(
+        f"The weights in '{path}' do not match {what}: {shown}. Name the architecture and number of classes that the "
+        "weights were trained with."
+    )
+
+
+def _other_head(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Head | None:
+    """The layer whose number of outputs alone keeps the weights from fitting; nothing can follow it, so it is the head."""
+    unlike = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    paths = {name.rpartition(".")[0] for name in unlike}
+    if wanted.keys() != state.keys() or len(paths) != 1 or "" in paths:
+        return None
+    path = paths.pop()
+    shapes = [(wanted[name].shape, state[name].shape) for name in wanted if name.startswith(f"{path}.")]
+    counts = {(new[0], old[0]) for new, old in shapes if new and old}
+    resized = any(new[1:] != old[1:] for new, old in shapes)
+    return None if resized or len(counts) != 1 else Head(path, *counts.pop())
 
 
 def _mismatches(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -87,6 +87,7 @@ def assign(
     *,
     epochs: int | None = None,
     teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
     recipe: str | Path | None = None,
     trust: bool = False,
     registry: Registry | None = None,
@@ -102,6 +103,7 @@ def assign(
         data: a data spec or a data set.
         epochs: length of the joint phase.
         teacher_weights: path of the teacher's weights.
+        student_weights: path of weights that the student starts from.
         recipe: name of a recipe, or path of a TOML settings file.
         trust: run third-party code that such a file names.
         registry: finds plugins; a new one by default.
@@ -123,6 +125,7 @@ def assign(
         "methods": [plugin.name if isinstance(plugin, Distiller) else plugin for plugin in chosen],
         "data": data.name if isinstance(data, Data) else data,
         "teacher_weights": None if teacher_weights is None else str(teacher_weights),
+        "student_weights": None if student_weights is None else str(student_weights),
         **top,
         "train": train,
     }

@@ -164,7 +164,7 @@ def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Regist
     Raises:
         KDError: a network or a method cannot be rebuilt, or was passed as an object.
     """
-    own = settings.model_copy(update={"teacher_weights": None})
+    own = settings.model_copy(update={"teacher_weights": None, "student_weights": None})
     session = Session.open(own, registry, data=data, alone=True)
     distillers = choose_distillers(settings.methods, settings.options, registry)
     lane = session.lane("evaluate", session.student(), distillers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 from kdengine.config.settings import InputSettings
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
+from kdengine.errors import ModelError
+from kdengine.networks.network import Network
+from kdengine.networks.weights import Head, OtherHead, load_weights, load_weights_of_body
 from kdengine.storage.runfolder import RunFolder
 
-__all__ = ["check_classes", "input_of_run"]
+__all__ = ["check_classes", "input_of_run", "load_student", "load_teacher"]
 
 OF_A_STUDENT = ("student.safetensors", "student-best.safetensors")
 
@@ -41,6 +45,55 @@ def check_classes(weights: str, data: Data | None) -> None:
     """
     if data is not None:
         check_class_names(_result(weights).get("data", {}).get("classes"), data, f"the weights of '{weights}'")
+
+
+def load_teacher(teacher: Network, weights: str, data: Data | None, data_name: str) -> None:
+    """Load a teacher's weights, which must be those of a network trained for these classes.
+
+    Args:
+        teacher: receives the weights.
+        weights: a weights file or a run folder.
+        data: the data of the run; None for loaders of the user's own.
+        data_name: the data as the settings name them, for errors.
+
+    Raises:
+        ModelError: they do not fit; if only the number of classes differs, the message says how to train them for the data.
+        DataError: the classes, or their order, differ from those of the data.
+    """
+    try:
+        load_weights(teacher.module, weights, f"the teacher '{teacher.name}'")
+    except OtherHead as error:
+        head = error.head
+        command = ["kdengine", "train", "--model", teacher.name, "--weights", weights, "--data", data_name]
+        raise ModelError(
+            f"The weights in '{weights}' are of a '{teacher.name}' with {head.outputs_before} outputs ('{head.path}'), but the "
+            f"data has {head.outputs} classes, so as a teacher it would know none of them. Train it for this data first: "
+            f"{shlex.join(command)} loads all but the head; then give the folder of that run as --teacher-weights."
+        ) from error
+    check_classes(weights, data)
+
+
+def load_student(student: Network, weights: str, data: Data | None) -> Head | None:
+    """Load the weights that a student starts from; the head of a network for other classes is left out.
+
+    Args:
+        student: receives the weights.
+        weights: a weights file or a run folder.
+        data: the data of the run; None for loaders of the user's own.
+
+    Returns:
+        the head that starts fresh; None if all weights were loaded.
+
+    Raises:
+        ModelError: the weights differ in more than the head.
+        DataError: they are of the same classes in another order.
+    """
+    stored = _result(weights).get("data", {}).get("classes")
+    of_other_classes = stored is not None and data is not None and sorted(stored) != sorted(data.classes)
+    if not of_other_classes:
+        check_classes(weights, data)
+    what, classifier = f"the student '{student.name}'", student.anatomy.classifier
+    return load_weights_of_body(student.module, weights, what, classifier, keep_head=not of_other_classes)
 
 
 def _result(weights: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.networks.network import Network
 from kdengine.plugins.selection import resolved
+from kdengine.runs.following import Training
 from kdengine.runs.session import Session
 from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import TapPoint
@@ -35,6 +36,7 @@ class Plan:
         session: data, device and teacher.
         student: the network to train.
         lane: the student with its methods and phases.
+        training: how its networks are trained, and why.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Plan:
     session: Session
     student: Network
     lane: Lane
+    training: Training
 
     @classmethod
     def of(cls, session: Session, distillers: Mapping[str, Distiller], folder: RunFolder, label: str) -> Plan:
@@ -60,15 +63,19 @@ class Plan:
         path = runtime.same(folder.path)
         student = session.student()
         student.announce()
-        lane = session.lane(label, student, distillers)
-        settings = resolved(session.settings, distillers, own_loaders=session.data.own_loaders)
-        return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane)
+        training = Training.of(session, student)
+        training.announce()
+        settings = training.into(session.settings)
+        lane = session.lane(label, student, distillers, settings)
+        settings = resolved(settings, distillers, own_loaders=session.data.own_loaders)
+        return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane, training)
 
     def describe(self) -> dict[str, Any]:
         """Networks, methods with their connectors, and phases with their taps and shapes, as plain data."""
         networks = {"student": self.student, "teacher": self.session.teacher_network}
         return {
             **{role: _network(network) for role, network in networks.items() if network is not None},
+            "training": self.training.describe(),
             "methods": [_method(name, method) for name, method in self.lane.module.methods.items()],
             "phases": [
                 {**({"network": step.student.name} if len(self.lane.chain) > 1 else {}), **self._phase(step, phase)}

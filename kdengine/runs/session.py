@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
@@ -24,10 +24,10 @@ from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource, check_name, count_parameters
 from kdengine.networks.network import LaneContext, Network
 from kdengine.networks.preprocess import preprocess_for
-from kdengine.networks.weights import load_weights
+from kdengine.networks.weights import Head, fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
-from kdengine.runs.past_weights import check_classes, input_of_run
+from kdengine.runs.past_weights import input_of_run, load_student, load_teacher
 from kdengine.runs.recorder import FolderRecorder
 from kdengine.runs.run import Run
 from kdengine.runs.source import Loaders, batches_of, warn_of_data
@@ -35,6 +35,7 @@ from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 from kdengine.training.build import make_lane
+from kdengine.training.defaults import Followed, follow
 from kdengine.training.evaluation import evaluate
 from kdengine.training.lane import Lane
 from kdengine.training.optimizer import check_optimizer
@@ -124,13 +125,21 @@ class Session:
         return replace(self, settings=settings, data=data)
 
     def student(self) -> Network:
-        """The student: the module passed in, or a new network initialised from the seed."""
-        return self._network(self.settings.student, "student", self.settings.seed)
+        """The student: the module passed in, or a new network initialised from the seed; with its weights, if given.
+
+        Raises:
+            KDError: it cannot be built for the data, or the weights do not fit.
+        """
+        network, head = self._student()
+        if self.settings.student_weights is not None:
+            but = f" but the head '{head.path}' ({head.outputs_before} -> {head.outputs} classes)" if head else ""
+            log.info("%s starts from '%s': loaded all%s", network.name, self.settings.student_weights, but or " weights")
+        return network
 
     def twin(self) -> Network:
         """A copy of the student with the initial weights of :meth:`student`."""
         copied = {role: copy.deepcopy(module) for role, module in self.modules.items() if role == "student"}
-        return replace(self, modules=copied).student()
+        return replace(self, modules=copied)._student()[0]
 
     def lane(self, name: str, student: Network, distillers: Mapping[str, Distiller], settings: Settings | None = None) -> Lane:
         """Create a lane for a student, ready to train.
@@ -178,7 +187,28 @@ class Session:
         known: dict[str, Any] = {"task": self.task.scoring.to_dict(), "data": self.data.describe()}
         chance = self.task.chance(self.data.test_targets)
         known |= {} if chance is None else {"chance": chance.to_dict()}
-        return {**self.runtime.describe(), **known, **({"teacher": teacher} if teacher else {})}
+        path = self.settings.student_weights
+        weights = {} if path is None else {"student_weights": {"path": path, "fingerprint": fingerprint_of_file(path)}}
+        return {**self.runtime.describe(), **known, **weights, **({"teacher": teacher} if teacher else {})}
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher has no weights for this data, so that it is trained before it teaches."""
+        if self.teacher_network is None or "teacher" in self.modules or self.settings.teacher_weights is not None:
+            return False
+        return not self._model_source(self.teacher_network.name, self.data.input_size).brings_weights
+
+    def followed(self, network: Network, role: str, settings: TrainSettings) -> Followed:
+        """The training settings of a network, with what they leave open chosen for it.
+
+        Args:
+            network: the network to train.
+            role: ``"student"`` or ``"teacher"``.
+            settings: as given.
+        """
+        given = role == "student" and self.settings.student_weights is not None
+        named = role not in self.modules and self._model_source(network.name, self.data.input_size).is_pretrained
+        return follow(network.module, settings, attends=network.anatomy.probe.attends, pretrained=given or named)
 
     def ready_teacher(self, needed: bool, train: Callable[[Settings, Path], None]) -> dict[str, Any] | None:
         """Train or load the teacher if it has no weights, evaluate it, and return facts about it.
@@ -195,7 +225,7 @@ class Session:
             return None
         best = f"best_{self.task.scoring.headline.name}"
         facts: dict[str, Any] = {self.task.scoring.headline.name: None, best: None}
-        if "teacher" in self.modules or self.settings.teacher_weights is not None or self._brings_weights(network.name):
+        if not self.trains_teacher:
             if self.data.test is not None:
                 log.info("Evaluating the teacher %s", network.name)
                 facts = dict(evaluate(network.preprocessed, self.data.test, self.task, self.runtime))
@@ -216,8 +246,7 @@ class Session:
         network = self._network(name, "teacher", self.settings.seed + TEACHER_SEED)
         network.announce()
         if self.settings.teacher_weights is not None:
-            check_classes(self.settings.teacher_weights, self.data.dataset)
-            load_weights(network.module, self.settings.teacher_weights, f"the teacher '{name}'")
+            load_teacher(network, self.settings.teacher_weights, self.data.dataset, self.settings.data)
         return replace(
             self,
             teacher_network=network,
@@ -233,7 +262,8 @@ class Session:
         ours = self.settings
         own = {"seed": ours.seed, "train": ours.teacher_training, "student_input": ours.teacher_input, "task": ours.task}
         settings = Settings(student=teacher.name, data=self.data.dataset.name, **own)
-        cached = CachedTeacher(settings, self.data.dataset, self.runtime.precision, teacher.preprocess)
+        followed = settings.model_copy(update={"train": self.followed(teacher, "teacher", settings.train).settings})
+        cached = CachedTeacher(followed, self.data.dataset, self.runtime.precision, teacher.preprocess)
         return cached.fetch(teacher.module, lambda folder: train(settings, folder))
 
     def _network(self, name: str, role: str, seed: int) -> Network:
@@ -241,17 +271,20 @@ class Session:
         if module is None and name.startswith("module:"):
             raise ModelError(f"'{name}' was passed as a module; only a run of networks given by name can be repeated.")
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[role]
-        weights = self.settings.teacher_weights if role == "teacher" else None
+        weights = {"teacher": self.settings.teacher_weights, "student": self.settings.student_weights}[role]
         trained_on = None if weights is None else input_of_run(weights)
         preprocess = preprocess_for(name if module is None else module, self.data.images, wanted, f"{role}_input", trained_on)
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
         return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
 
+    def _student(self) -> tuple[Network, Head | None]:
+        """The student, and the head that its weights lack, if any."""
+        network = self._network(self.settings.student, "student", self.settings.seed)
+        weights = self.settings.student_weights
+        return network, None if weights is None else load_student(network, weights, self.data.dataset)
+
     def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
         return ModelSource(name, self.task.network_options(), size, self.registry)
-
-    def _brings_weights(self, name: str) -> bool:
-        return self._model_source(name, self.data.input_size).brings_weights
 
 
 def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], registry: Registry) -> None:
@@ -263,10 +296,10 @@ def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], regist
     for role, name in (("teacher", settings.teacher), ("student", settings.student)):
         if name is not None and role not in modules:
             check_name(name, registry)
-    if settings.teacher_weights is not None and not os.path.exists(os.path.expanduser(settings.teacher_weights)):
-        raise ModelError(
-            f"The weights file '{settings.teacher_weights}' does not exist. Check teacher_weights (--teacher-weights)."
-        )
+    flags = {"teacher": "--teacher-weights", "student": "--student-weights, or --weights of 'kdengine train'"}
+    for role, weights in (("teacher", settings.teacher_weights), ("student", settings.student_weights)):
+        if weights is not None and not os.path.exists(os.path.expanduser(weights)):
+            raise ModelError(f"The weights file '{weights}' does not exist. Check {role}_weights ({flags[role]}).")
 
 
 def _suited(data: DataModule, settings: Settings, task: Task) -> DataModule:

@@ -138,7 +138,7 @@ class Probes:
     def settings(self) -> Settings:
         """Short, with training images held out; the teacher is that of the comparison."""
         train, epochs = self.given.train, self.epochs
-        warmup = round(train.warmup_epochs * epochs / train.epochs)
+        warmup = round(train.concrete.warmup_epochs * epochs / train.epochs)
         held_out = train.validation or HELD_OUT
         short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out, "patience": None, "keep_every": None}
         changes: dict[str, Any] = {"train": train.model_copy(update=short), "teacher_train": _own_training(self.given)}
@@ -223,7 +223,7 @@ class Probes:
 
 def _rate_of(train: TrainSettings) -> float:
     """The learning rate that a network is trained with by default."""
-    return train.lr
+    return train.concrete.lr
 
 
 def _own_training(settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,12 @@ __all__ = ["check_same", "warn_of_rounding"]
 
 log = logging.getLogger(__name__)
 
-FIXED = {"precision": "precision", "data.fingerprint": "data", "teacher.fingerprint": "teacher"}
+FIXED = {
+    "precision": "precision",
+    "data.fingerprint": "data",
+    "teacher.fingerprint": "teacher",
+    "student_weights.fingerprint": "file of the student's first weights",
+}
 """Entries of the manifest that must not change when a run is resumed, with their names in messages."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kdengine.errors import TapError
 from kdengine.seeds import undisturbed
+from kdengine.taps.attention import AttentionWatch
 from kdengine.taps.functional import ACTIVATION_MODULES, FunctionalActivations
 from kdengine.taps.tensors import first_tensor, tensors_in
 
@@ -80,12 +81,14 @@ class Probe:
         logits: [B, K], on the meta device; B = 2.
         device: the device that the pass ran on.
         aspect: rows / columns of the input.
+        attends: whether attention between positions was computed.
     """
 
     calls: list[Call]
     logits: Tensor
     device: str
     aspect: float = 1.0
+    attends: bool = False
     _numbered: dict[tuple[str, int], Call] = field(init=False)
     _count: dict[str, int] = field(init=False)
     _layer_starts: list[int] = field(init=False)
@@ -139,13 +142,13 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
 def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe:
     twin, images = twin_and_images(device, model, input_size)
     _let_inplace_dropout_run(twin)
-    watch = Watch()
-    with undisturbed(), torch.random.fork_rng(devices=()), torch.no_grad(), watch.over(twin):
+    watch, attention = Watch(), AttentionWatch()
+    with undisturbed(), torch.random.fork_rng(devices=()), torch.no_grad(), attention, watch.over(twin):
         logits = first_tensor(twin(images))
     if logits is None:
         raise TapError("its forward returns no tensor")
     aspect = input_size[-2] / input_size[-1] if len(input_size) > 1 else 1.0
-    return Probe(watch.finish(), _as_meta(logits), device, aspect)
+    return Probe(watch.finish(), _as_meta(logits), device, aspect, attention.attends)
 
 
 def twin_and_images(device: str, model: nn.Module, input_size: Sequence[int]) -> tuple[nn.Module, Tensor]:

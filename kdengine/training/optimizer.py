@@ -22,14 +22,14 @@ def check_optimizer(settings: TrainSettings) -> None:
     Raises:
         SettingsError: names similar optimizers.
     """
-    known = [str(name) for name in list_optimizers()]
-    if settings.optimizer.lower() not in known:
-        near = did_you_mean(settings.optimizer, known) or "Name one of timm's, such as sgd, adamw or lamb."
-        raise SettingsError(f"train.optimizer = '{settings.optimizer}' is unknown. {near}")
+    known, name = [str(name) for name in list_optimizers()], settings.concrete.optimizer
+    if name.lower() not in known:
+        near = did_you_mean(name, known) or "Name one of timm's, such as sgd, adamw or lamb."
+        raise SettingsError(f"train.optimizer = '{name}' is unknown. {near}")
     try:
         make_optimizer([nn.Parameter(torch.zeros(1))], settings)
     except Exception as error:  # optimizers raise errors of any type
-        raise SettingsError(f"train.optimizer = '{settings.optimizer}' cannot be created: {error}. Choose another.") from error
+        raise SettingsError(f"train.optimizer = '{name}' cannot be created: {error}. Choose another.") from error
 
 
 def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.optim.Optimizer:
@@ -39,15 +39,15 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
         parameters: parameters, or groups of them, which may have a ``weight_decay`` and an ``lr_scale`` of their own.
         settings: training settings.
     """
-    options: dict[str, Any] = {}
-    if settings.optimizer.lower() == "sgd":
-        options["nesterov"] = settings.nesterov and settings.momentum > 0
+    chosen, options = settings.concrete, dict[str, Any]()
+    if chosen.optimizer.lower() == "sgd":
+        options["nesterov"] = chosen.nesterov and chosen.momentum > 0
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         list(parameters),
-        settings.optimizer,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
+        chosen.optimizer,
+        lr=chosen.lr,
+        weight_decay=chosen.weight_decay,
+        momentum=chosen.momentum,
         **options,
     )
     return optimizer
@@ -55,17 +55,18 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
     """Create a timm schedule for a phase of ``updates`` steps; None for a constant rate without warm-up."""
-    warmup = settings.warmup_epochs * steps
-    if settings.schedule == "constant" and not warmup:
+    chosen = settings.concrete
+    warmup = chosen.warmup_epochs * steps
+    if chosen.schedule == "constant" and not warmup:
         return None
     shared: dict[str, Any] = {
         "t_in_epochs": False,
         "warmup_t": warmup,
-        "warmup_lr_init": settings.lr / 10,
+        "warmup_lr_init": chosen.lr / 10,
         "warmup_prefix": False,  # the warm-up is part of the phase rather than a delay before it
     }
-    if settings.schedule == "cosine":
+    if chosen.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=updates, **shared)
-    shares = settings.milestones if settings.schedule == "multistep" else ()
+    shares = chosen.milestones if chosen.schedule == "multistep" else ()
     marks = sorted(round(share * updates) + 1 for share in shares)  # timm lowers the rate one update before a mark
-    return MultiStepLRScheduler(optimizer, marks, settings.decay, **shared)
+    return MultiStepLRScheduler(optimizer, marks, chosen.decay, **shared)

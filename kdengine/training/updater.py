@@ -49,7 +49,7 @@ class OptimizerStep:
 
     def __init__(self, module: LaneModule, settings: TrainSettings, runtime: Runtime) -> None:
         self.module = module
-        self.settings = settings
+        self.settings = settings.concrete
         self.runtime = runtime
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self._bare = make_optimizer(parameter_groups(module, settings), settings)
@@ -123,7 +123,7 @@ class OptimizerStep:
         return Outcome.REFUSED if self._scaler.get_scale() < SMALLEST_SCALE else Outcome.POSTPONED
 
     def _clip(self, norm: Tensor) -> None:
-        if self.settings.clip_grad is not None:
+        if self.settings.clip_grad:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip_grad, norm)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 
 def test_a_network_is_trained_by_itself(kdengine, small, here):
@@ -38,3 +39,25 @@ def test_dropout_in_the_spec_and_a_recipe_file_are_taken(kdengine, small, here):
     settings = said.json["settings"]
     assert (settings["seed"], settings["train"]["momentum"], settings["train"]["lr"]) == (4, 0.5, 0.02)
     assert settings["student"] == spec
+
+
+def test_it_starts_from_the_weights_of_a_run_and_warns_where_a_repetition_would_start_from_others(kdengine, small, here):
+    kdengine("train", "--model", "resnet8", *small, "--epochs", 1, "--out", "one")
+    tuned = kdengine("train", "--model", "resnet8", "--weights", "one", *small, "--epochs", 1, "--out", "two")
+    assert "resnet8 starts from 'one': loaded all weights" in tuned.err
+    shutil.copy(here / "two" / "student.safetensors", here / "one" / "student.safetensors")
+    repeated = kdengine("train", "two/run.toml", "--out", "three")
+    assert "The weights in 'one' have changed since the run in two" in " ".join(repeated.err.split())
+
+
+def test_a_dry_run_says_how_a_network_is_trained_and_why(kdengine, small, here):
+    model = "timm:vit_tiny_patch16_224@img_size=32@patch_size=8@depth=1@embed_dim=32@num_heads=2"
+    flags = ["--model", model, "--data", "digits@train=64@test=32", "--dry-run"]
+    said = kdengine("train", *flags)
+    expected = (
+        "AdamW, lr 0.001, weight decay 0.05, 3 epochs of warm-up, gradients clipped at 1: a network with attention from scratch"
+    )
+    assert f"{model} is trained with {expected}" in said.out
+    plan = kdengine("train", *flags, "--json", "-o", "train.lr=0.5").json["training"]["student"]
+    assert (plan["optimizer"], plan["lr"], plan["why"]["lr"]) == ("adamw", 0.5, "as set")
+    assert list(here.iterdir()) == []

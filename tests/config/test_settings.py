@@ -56,7 +56,7 @@ def test_all_faults_are_said_at_once():
         ("milestones", [0.5, 1.0]),
         ("decay", 1.0),
         ("warmup_epochs", -1),
-        ("clip_grad", 0.0),
+        ("clip_grad", -1.0),
         ("label_smoothing", 1.0),
         ("augment", "cutmix"),
         ("precision", "fp16"),

@@ -1,12 +1,17 @@
+import itertools
 import json
 
 import huggingface_hub
 import pytest
 import timm
+import torch
+import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 
-from kdengine import Engine, ModelError
+from kdengine import Engine, ModelError, Registry
 from kdengine.config.settings import InputSettings
+from kdengine.networks.models import ModelSource
 from kdengine.networks.pretrained import input_of_weights, size_in_spec
 
 HALF, IMAGENET_MEAN, IMAGENET_STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,6 +56,59 @@ def test_weights_of_the_hub_say_what_they_were_made_for(hub):
     assert input_of_weights("hf-hub:tiny/vit@pretrained=false") == InputSettings()
     with pytest.raises(ModelError, match=r"'hf-hub:tiny/cnn': cannot determine the images that its pretrained weights expect"):
         input_of_weights("hf-hub:tiny/cnn")
+
+
+@pytest.mark.parametrize(("classes", "brings"), [(1000, True), (10, False)])
+def test_a_teacher_of_the_hub_needs_no_training_where_its_classes_are_those_of_the_data(classes, brings, hub):
+    source = ModelSource("hf-hub:tiny/vit", {"num_classes": classes}, (3, 160, 160), Registry())
+    assert source.brings_weights is brings
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A folder of images of three classes."""
+    for split, (name, color) in itertools.product(("train", "test"), {"iris": 10, "lily": 120, "rose": 240}.items()):
+        for number in range(4):
+            file = tmp_path / "flowers" / split / name / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (24, 24), (color, number, 0)).save(file)
+    return f"imagefolder:{tmp_path / 'flowers'}"
+
+
+@pytest.fixture
+def weights_of_timm(tmp_path):
+    """A spec of timm whose pretrained weights lie in a file, and their state dict."""
+    state = timm.create_model("resnet14", num_classes=7).state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    overlay = f"@pretrained_cfg_overlay.file={tmp_path / 'weights.safetensors'}@pretrained_cfg_overlay.num_classes=7"
+    overlay += "@pretrained_cfg_overlay.mean=[0.5,0.5,0.5]@pretrained_cfg_overlay.std=[0.5,0.5,0.5]"
+    return f"timm:resnet14@pretrained=true{overlay}", state
+
+
+def test_a_pretrained_network_is_fine_tuned_on_a_folder_of_other_classes(flowers, weights_of_timm):
+    spec, state = weights_of_timm
+    plan = Engine(None, spec, data=flowers, precision="fp32", device="cpu").plan()
+    own = plan.student.module.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items() if not name.startswith("fc."))
+    assert own["fc.weight"].shape == (3, 64)
+    assert plan.settings.train.lr == 0.01
+    assert str(plan.training.followed["student"]) == "SGD, lr 0.01: a convolutional network with pretrained weights"
+
+
+def test_weights_of_torchvision_are_loaded_but_for_the_head(monkeypatch):
+    state = torchvision.models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda weights, **options: state)
+    source = ModelSource("torchvision:squeezenet1_1@weights=DEFAULT", {"num_classes": 3}, (3, 224, 224), Registry())
+    own = source.create(0).state_dict()
+    assert all(torch.equal(own[name], value) for name, value in state.items() if not name.startswith("classifier."))
+    assert own["classifier.1.weight"].shape == (3, 512, 1, 1)
+
+
+def test_a_pretrained_teacher_of_other_classes_is_to_be_fine_tuned_first(flowers, weights_of_timm):
+    spec, _ = weights_of_timm
+    plan = Engine(spec, "resnet8", ["st"], flowers, precision="fp32", device="cpu").plan()
+    assert plan.session.trains_teacher
+    assert (plan.settings.train.lr, plan.settings.teacher_train["lr"]) == (0.1, 0.01)
 
 
 @pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"])

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdengine.errors import ModelError
-from kdengine.networks.weights import load_weights
+from kdengine.networks.weights import fingerprint_of_file, load_weights, load_weights_of_body
 
 
 def network(outputs=3, seed=0):
@@ -153,3 +153,50 @@ def test_a_plain_pickle_is_refused(trained, tmp_path):
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"a": Payload()}))
     refusal(tmp_path / "w.pth")
     assert not Payload.ran
+
+
+def test_a_head_of_another_size_keeps_its_own_weights_and_is_named(trained, tmp_path):
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    model, fresh = network(outputs=5), network(outputs=5)
+    head = load_weights_of_body(model, tmp_path / "w.safetensors", "the student 'mine'")
+    assert (head.path, head.outputs_before, head.outputs) == ("2", 3, 5)
+    assert same(model[:2], trained[:2])
+    assert same(model[2], fresh[2])
+
+
+def test_all_is_loaded_where_the_head_fits_unless_it_stands_for_other_classes(trained, tmp_path):
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    kept, replaced = network(), network()
+    assert load_weights_of_body(kept, tmp_path / "w.safetensors", "mine", classifier="2") is None
+    assert same(kept, trained)
+    head = load_weights_of_body(replaced, tmp_path / "w.safetensors", "mine", classifier="2", keep_head=False)
+    assert (head.path, head.outputs_before, head.outputs) == ("2", 3, 3)
+    assert same(replaced[:2], trained[:2])
+    assert same(replaced[2], network()[2])
+
+
+def two_layers(width=4, inputs=6, bias=True):
+    return nn.Sequential(nn.Linear(inputs, width), nn.Linear(width, 3, bias=bias))
+
+
+@pytest.mark.parametrize(
+    ("model", "other"),
+    [
+        pytest.param(two_layers(), two_layers(width=5), id="a layer in the middle"),
+        pytest.param(two_layers(), two_layers(inputs=7), id="the inputs of a layer"),
+        pytest.param(two_layers(), two_layers(bias=False), id="a head without bias"),
+        pytest.param(nn.Linear(4, 3), nn.Linear(4, 5), id="a head without a name"),
+    ],
+)
+def test_only_a_head_may_differ(model, other, tmp_path):
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="do not match mine"):
+        load_weights_of_body(model, tmp_path / "w.pth", "mine")
+
+
+def test_a_file_and_a_run_folder_have_the_fingerprint_of_their_bytes(tmp_path):
+    save_file(network().state_dict(), tmp_path / "student.safetensors")
+    first = fingerprint_of_file(tmp_path)
+    assert first == fingerprint_of_file(tmp_path / "student.safetensors")
+    save_file(network(seed=1).state_dict(), tmp_path / "student.safetensors")
+    assert fingerprint_of_file(tmp_path) != first
