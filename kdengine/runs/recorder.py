@@ -60,8 +60,8 @@ class FolderRecorder:
         folder.write_weights("student.safetensors", result.student.state_dict())
         for number, step in enumerate(lane.chain[:-1], 1):
             folder.write_weights(f"assistant-{number}.safetensors", step.module.student.state_dict())
-        if lane.average is not None:
-            folder.write_weights("student-ema.safetensors", lane.average.network.state_dict())
+        if lane.deployment.average is not None:
+            folder.write_weights("student-ema.safetensors", lane.deployment.average.network.state_dict())
         if lane.best_weights:
             folder.write_weights("student-best.safetensors", lane.best_weights)
         if lane.connectors():

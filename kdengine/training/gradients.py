@@ -51,18 +51,22 @@ def gradient_fault(where: str, terms: Mapping[str, Tensor], parameters: Mapping[
 
 def fault_of(
     where: str,
+    images: Tensor,
     terms: Mapping[str, Tensor],
     again: Callable[[], Mapping[str, Tensor]],
     parameters: Mapping[str, nn.Parameter],
 ) -> TrainingError:
-    """Explain a rejected step by the terms, or the gradients of terms, that are not finite.
+    """Explain a rejected step by the images, the terms, or the gradients of terms, that are not finite.
 
     Args:
         where: lane, epoch and step.
+        images: of the batch, [B, C, H, W].
         terms: name -> weighted term [].
         again: repeats the forward and returns its terms with their graph.
         parameters: name -> parameter.
     """
+    if not images.isfinite().all():
+        return TrainingError(f"{where}: the images contain NaN or infinity. The weights were not updated; fix the data.")
     fault = loss_fault(where, terms)
     if fault is None:
         with suppress(RuntimeError):  # a method may have freed the graph

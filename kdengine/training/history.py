@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
+from kdengine.storage.jsontext import json_text
 from kdengine.storage.scores import Scoring
 
 __all__ = ["History"]
@@ -22,6 +24,10 @@ class History(list[dict[str, Any]]):
         super().__init__(rows)
         self.scoring = scoring
 
+    def to_plain(self) -> Any:
+        """The rows as they are read back from a file: observers may have added values of any type."""
+        return json.loads(json_text(self))
+
     def of_step(self, number: int) -> list[dict[str, Any]]:
         """The rows of one step of the chain, numbered from 0."""
         return [row for row in self if row.get("chain_step", 1) == number + 1]
@@ -37,5 +43,8 @@ class History(list[dict[str, Any]]):
         return len(rows) - 1 - best
 
     def score(self, number: int) -> dict[str, Any]:
-        """The scores of a step of the chain, after its last epoch and after its best one."""
-        return self.scoring.score(self.of_step(number))
+        """The scores of a step of the chain after its last epoch and its best one; those of averaged weights after the last."""
+        rows = self.of_step(number)
+        last = rows[-1] if rows else {}
+        averaged = {name.replace("test_", "", 1): value for name, value in last.items() if name.startswith("ema_test_")}
+        return {**self.scoring.score(rows), **averaged}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from traceback import clear_frames
@@ -14,10 +13,8 @@ from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
-from kdengine.storage.jsontext import json_text
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
-from kdengine.training.average import Average
 from kdengine.training.chain import ChainStep, TeacherQuery
 from kdengine.training.deployment import Deployment
 from kdengine.training.gradients import fault_of
@@ -32,11 +29,6 @@ from kdengine.training.teacher import FrozenTeacher
 from kdengine.training.updater import OptimizerStep, Outcome
 
 __all__ = ["Lane"]
-
-RANK_SEED = 7_919
-"""Times the rank, added to the seed, so that dropout differs between processes."""
-EPOCH_SEED = 1_000_003
-"""Times the number of past epochs, added to the seed, so that the draws of an epoch do not depend on earlier ones."""
 
 
 class Lane:
@@ -73,17 +65,14 @@ class Lane:
         self.teach_with = teach_with
         self.meter = Meter(runtime, task)
         self.deployment = Deployment(self.chain[-1])
-        self.randomness = Randomness(settings.seed, runtime.device)
+        self.randomness = Randomness(settings.seed, runtime.device, runtime.rank)
         self.history = History(task.scoring)
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
-        self._seed = settings.seed + RANK_SEED * runtime.rank
         self._teacher = teacher
         self._plan = PhasePlan(self.chain)
-        self.average: Average | None = None
-        self._step_number = -1
-        self._phase_number = -1
+        self._step_number = self._phase_number = -1
         self._phase_epoch = 0
         self._enter_next_phase()
 
@@ -120,13 +109,9 @@ class Lane:
     @property
     def finished(self) -> bool:
         """Whether the lane has completed all epochs, has stopped early, or has failed."""
-        return self.failure is not None or len(self.history) >= self.total_epochs or self.stopped_early
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether the student has not become better for as many epochs as the settings wait."""
         patience = self.settings.patience
-        return patience is not None and self._is_last_step and self.history.since_best(self._step_number) >= patience
+        gave_up = patience is not None and self._is_last_step and self.history.since_best(self._step_number) >= patience
+        return self.failure is not None or gave_up or len(self.history) >= self.total_epochs
 
     @property
     def needs_teacher(self) -> bool:
@@ -150,7 +135,7 @@ class Lane:
         if self._phase_epoch >= self.phase.epochs:
             self._enter_next_phase()
         if self.steps_done == 0:
-            self.randomness.reseed(self._seed + EPOCH_SEED * len(self.history))
+            self.randomness.begin_epoch(len(self.history))
         self.module.train()
 
     def step(self, batch: Batch, teacher: Trace | None) -> None:
@@ -169,18 +154,13 @@ class Lane:
                 raise TrainingError(
                     f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
                 )
-            outcome = self._optimizer_step.update(terms, updates, self._phase_epoch, *self._place_in_update())
+            outcome = self._optimizer_step.update(terms, updates, self._phase_epoch)
         if outcome is Outcome.REFUSED:
             self._refuse(terms, batch, teacher, random_state)
-        if outcome is Outcome.UPDATED and self.average is not None:
-            self.average.update(self.student)
+        if outcome is Outcome.UPDATED and self._is_last_step:
+            self.deployment.weights_changed()
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
-
-    def _place_in_update(self) -> tuple[int, int]:
-        """Which of the steps of one update comes now, from 0, and how many there are: at the end of an epoch maybe fewer."""
-        place = self.steps_done % self.settings.accumulate
-        return place, min(self.settings.accumulate, self.steps - self.steps_done + place)
 
     def end_epoch(self, scores: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``.
@@ -219,24 +199,16 @@ class Lane:
             step.module.student.eval()
             step.module.zero_grad()
             step.module.frozen.release()
-        if self.settings.checkpointing:
-            recompute(self.student, False)
+        recompute(self.student, self.settings.checkpointing, on=False)
 
     def summary(self) -> dict[str, Any]:
         """The student's scores after its last and its best epoch, and the epochs and seconds of the whole lane."""
         scores = self.history.score(len(self.chain) - 1)
-        if self.average is not None and self.history:
-            last = self.history[-1]
-            scores |= {name.replace("test_", "", 1): value for name, value in last.items() if name.startswith("ema_test_")}
         return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
 
     def to_measure(self) -> nn.Module:
         """The network to evaluate after an epoch, with preprocessing."""
         return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
-
-    def average_to_measure(self) -> nn.Module | None:
-        """The network with averaged weights to evaluate after an epoch, with preprocessing; None if there is none."""
-        return None if self.average is None else self.deployment.of_average(self.average.network)
 
     def _chain_position(self) -> dict[str, Any]:
         """The network currently being trained; empty if the chain has only one."""
@@ -253,10 +225,9 @@ class Lane:
         return {
             "modules": [step.module.state_dict() for step in self.chain[: self._step_number + 1]],
             "optimizer": self._optimizer_step.state_dict(),
-            "gradients": self._optimizer_step.gradients() if self._place_in_update()[0] else {},
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": self.deployment.average_state(),
             "random": self.randomness.state_dict(),
-            "history": json.loads(json_text(self.history)),  # observers may have added values of any type
+            "history": self.history.to_plain(),
             "phases": self._plan.describe(),
             "best_weights": self.best_weights,
             "phase": self._phase_number,
@@ -277,10 +248,8 @@ class Lane:
         for step, weights in zip(self.chain, state["modules"], strict=False):
             step.module.load_state_dict(weights)
         self._optimizer_step.load_state_dict(state["optimizer"])
-        self._optimizer_step.load_gradients(state["gradients"])
-        if self.average is not None and state["average"] is not None:
-            self.average.load_state_dict(state["average"])
-        self.randomness.reseed(self._seed + EPOCH_SEED * len(state["history"]))
+        self.deployment.load_average(state["average"])
+        self.randomness.begin_epoch(len(state["history"]))
         self.randomness.load_state_dict(state["random"])
         self.history = History(self.task.scoring, state["history"])
         self.best_weights = dict(state["best_weights"])
@@ -315,21 +284,17 @@ class Lane:
         self.runtime.place(self.module)
         self._wrapped = self.runtime.setup(self.module)
         if self._is_last_step:
-            self.average = None if self.settings.ema is None else Average(self.student, self.settings.ema)
-            if self.settings.checkpointing:
-                recompute(self.student, True)
+            self.deployment.begin(self.settings.ema)
+            recompute(self.student, self.settings.checkpointing)
 
     def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, random_state: Drawn) -> NoReturn:
         """Raise an error that names the non-finite terms; if all are finite, repeat the step to find the gradient."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
-        if not batch.x.isfinite().all():
-            raise TrainingError(f"{where}: the images contain NaN or infinity. The weights were not updated; fix the data.")
 
         def again() -> Mapping[str, Tensor]:
             # the bare module: the wrapper would only allow its own backward, and might wait for other processes
             self.randomness.state = random_state
             with self.randomness.active(), self.runtime.autocast():
-                repeated, _ = self.module(batch.x, batch.y, batch.index, teacher)
-                return dict(repeated)
+                return dict(self.module(batch.x, batch.y, batch.index, teacher)[0])
 
-        raise fault_of(where, terms, again, self._optimizer_step.parameters)
+        raise fault_of(where, batch.x, terms, again, self._optimizer_step.parameters)

@@ -16,6 +16,12 @@ from kdengine.seeds import undisturbed
 __all__ = ["Drawn", "Randomness", "gaussian_kept"]
 
 
+RANK_SEED = 7_919
+"""Times the rank, added to the seed, so that dropout differs between processes."""
+EPOCH_SEED = 1_000_003
+"""Times the number of past epochs, added to the seed."""
+
+
 class Drawn(NamedTuple):
     """Generator states: torch's on the CPU and on the accelerator, and Python's."""
 
@@ -31,15 +37,21 @@ class Randomness:
     Args:
         seed: the initial seed.
         device: device of the lane.
+        rank: number of the process.
 
     Attributes:
         state: generator states of torch and Python.
         numpy: NumPy's generator, swapped in as an object because copying its state at every step would dominate the cost.
     """
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self.device = device
-        self.reseed(seed)
+        self._seed = seed + RANK_SEED * rank
+        self.reseed(self._seed)
+
+    def begin_epoch(self, number: int) -> None:
+        """Reset to a state that depends on the seed and the number of past epochs alone, not on what they drew."""
+        self.reseed(self._seed + EPOCH_SEED * number)
 
     def reseed(self, seed: int) -> None:
         """Reset to the state of a new instance with this seed."""

@@ -103,7 +103,10 @@ class Trainer:
         scores: dict[str, float] = {}
         if lane.phase.task:
             try:
-                networks = {"": lane.to_measure(), "ema_": lane.average_to_measure()}
+                networks = {
+                    "": lane.to_measure(),
+                    "ema_": lane.deployment.average_to_measure() if lane.learner is lane.student else None,
+                }
             except Exception as error:  # a method may fail in making the network to ship
                 lane.fail(error)
                 return None

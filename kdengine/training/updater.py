@@ -56,6 +56,8 @@ class OptimizerStep:
         self._optimizer = runtime.setup_optimizer(self._bare)
         self._schedule: Any = None
         self._scaler = torch.amp.GradScaler(runtime.device.type) if runtime.precision == "fp16" else None
+        self._steps = 1
+        self._is_between = False
 
     @property
     def lr(self) -> float:
@@ -71,22 +73,23 @@ class OptimizerStep:
             updates: steps in the phase; None to keep the current rate.
             steps: steps per epoch.
         """
+        self._steps = steps
         self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
         if self._schedule is None:
             for group in self._bare.param_groups:
                 if "lr_scale" in group:  # which only schedules apply
                     group["lr"] = self.settings.lr * group["lr_scale"]
 
-    def update(self, terms: Mapping[str, Tensor], done: int, epoch: int, place: int = 0, count: int = 1) -> Outcome:
-        """Add the gradients of a step, and update the weights with those of ``count`` steps, unless they are not finite.
+    def update(self, terms: Mapping[str, Tensor], done: int, epoch: int) -> Outcome:
+        """Add the gradients of a step, and update the weights if it is the last of an update, unless they are not finite.
 
         Args:
             terms: name -> weighted term [].
             done: earlier steps of the phase.
             epoch: epoch within the phase, from 0.
-            place: which of the steps of one update this is, from 0.
-            count: steps of the update.
         """
+        place, count = self._place_in_update(done)
+        self._is_between = place < count - 1
         if self._schedule is not None:
             self._schedule.step_update(done)
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
@@ -103,6 +106,12 @@ class OptimizerStep:
         self._clip(norm)
         self._optimizer.step()
         return Outcome.UPDATED
+
+    def _place_in_update(self, done: int) -> tuple[int, int]:
+        """Which of the steps of one update comes now, from 0, and how many there are: at the end of an epoch maybe fewer."""
+        of_epoch, every = done % self._steps, self.settings.accumulate
+        place = of_epoch % every
+        return place, min(every, self._steps - of_epoch + place)
 
     def _update_scaled(self, total: Tensor, last: bool) -> Outcome:
         """Update with gradients that are scaled for fp16; too large ones are skipped, and the next are scaled down."""
@@ -127,8 +136,8 @@ class OptimizerStep:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip_grad, norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the optimizer and of the scale; that of the schedule follows from the number of steps."""
-        state: dict[str, Any] = self._optimizer.state_dict()
+        """The state of the optimizer, with the gradients of an update that is not complete; that of the schedule follows."""
+        state: dict[str, Any] = {**self._optimizer.state_dict(), "gradients": self._gradients() if self._is_between else {}}
         if self._scaler is not None:
             state["scaler"] = self._scaler.state_dict()
         return state
@@ -137,6 +146,7 @@ class OptimizerStep:
         """Restore a saved state, except for the options in ``FROM_SETTINGS``, which the user may have changed."""
         current = [{name: group[name] for name in FROM_SETTINGS if name in group} for group in self._bare.param_groups]
         state = dict(state)
+        self._load_gradients(state.pop("gradients"))
         scaler = state.pop("scaler", None)
         if self._scaler is not None and scaler is not None:
             self._scaler.load_state_dict(scaler)
@@ -145,12 +155,12 @@ class OptimizerStep:
             scheduled = ("lr",) if self._schedule is not None else ()
             group.update({name: value for name, value in values.items() if name not in scheduled})
 
-    def gradients(self) -> dict[str, Tensor]:
+    def _gradients(self) -> dict[str, Tensor]:
         """The gradients by name of the parameter: what steps of an update that is not complete have added up so far."""
         return {name: value.grad.clone() for name, value in self.parameters.items() if value.grad is not None}
 
-    def load_gradients(self, gradients: Mapping[str, Tensor]) -> None:
-        """Restore gradients of :meth:`gradients`."""
+    def _load_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Restore gradients, by name of the parameter."""
         for name, parameter in self.parameters.items():
             gradient = gradients.get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
@@ -161,8 +171,8 @@ class OptimizerStep:
         if not clipped or len(clipped) == len(terms):
             self.runtime.backward(self._scaled(total, count))
             return
-        before = self.gradients() if count > 1 else {}
-        self.load_gradients({})
+        before = self._gradients() if count > 1 else {}
+        self._load_gradients({})
         free = [value for name, value in terms.items() if not self.module.clips(name)]
         kept, limited = (self._scaled(torch.stack(values).sum(), count) for values in (free, clipped))
         backward_clipped(self.runtime.backward, kept, limited, list(self.parameters.values()), clip_share(epoch))
