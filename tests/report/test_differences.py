@@ -35,7 +35,8 @@ def test_runs_that_differ_in_method_seed_and_device_may_stand_in_one_table(run_f
 
 
 def test_where_runs_differ_is_said(run_folder):
-    folders = [run_folder("a"), run_folder("b"), run_folder("c", train={"lr": 0.05, "clip_grad": 1.0})]
+    folders = [run_folder(name, train={"lr": 0.1}) for name in "ab"]
+    folders.append(run_folder("c", train={"lr": 0.05, "clip_grad": 1.0}))
     with pytest.raises(SettingsError) as caught:
         check_comparable(find_runs(folders))
     said = str(caught.value)

@@ -139,7 +139,7 @@ def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
     assert networks.items() | training.items() <= options.items()
     methods = {"rkd.weight": 1, "rkd.taps": "stage2, stage3", "rkd.angle": 7.5, "rkd.distance": 25}
     assert methods.items() <= options.items()
-    assert "train.clip_grad" not in options, "what was left out is left out"
+    assert "train.ema" not in options, "what was left out is left out"
 
 
 def test_the_teachers_own_training_has_a_log_in_its_own_folder(engine, tmp_path, own_cache):
