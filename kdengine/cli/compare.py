@@ -48,11 +48,14 @@ def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
     Raises:
         PluginError: a method does not exist.
     """
+    from kdengine.errors import PluginError
     from kdengine.runs.lane_specs import lane_specs
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         names = registry.all_methods()
+        if not names:
+            raise PluginError("No methods are installed; pip install 'kdengine[all]' installs them all.")
     return lane_specs(names, registry)
 
 

@@ -14,6 +14,7 @@ from kdengine.cli.options import (
     refuse_with_resume,
     refuse_without_resume,
     settings_from,
+    teacher_epochs_option,
     training_options,
     values_from,
 )
@@ -108,6 +109,7 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         click.option("--teacher", metavar="SPEC", help="Network to learn from."),
         click.option("--student", metavar="SPEC", help="Network to train."),
         click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first."),
+        teacher_epochs_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

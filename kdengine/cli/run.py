@@ -12,6 +12,7 @@ from kdengine.cli.options import (
     refuse_without_resume,
     settings_from,
     show_log,
+    teacher_epochs_option,
     training_options,
     values_from,
     warn_of_changes,
@@ -36,6 +37,7 @@ __all__ = ["command", "fit_and_print"]
 )
 @click.option("--student", metavar="SPEC", help="Network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
+@teacher_epochs_option
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
