@@ -19,13 +19,14 @@ from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError, StorageError, cause
+from kdengine.errors import ModelError, SettingsError, cause
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
+from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, assign
-from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
+from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, read_note, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Loaders, Session
@@ -33,7 +34,6 @@ from kdengine.runs.start import OF_BATCHES, Fresh, Resume, Start, enter, start_i
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE
-from kdengine.storage.reading import read_json
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.storage.writing import remove_leftovers, write_json
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
@@ -150,35 +150,32 @@ class Comparison:
             PluginError: a method was passed as an object of a class that no plugin registers.
         """
         file = Path(folder) / NOTE
-        if not file.is_file():
-            raise SettingsError(f"'{folder}' holds no comparison: it has no {NOTE}. Name the folder of a comparison.")
-        note = read_json(file)
-        try:
-            lanes = [LaneSpec(**lane) for lane in note.pop("lanes")]
-            stored, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
-            stored_at_once = None if note.get("at_once") is None else int(note["at_once"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
+        stored, lanes, trials, stored_at_once, note = read_note(file)
         check_trusted({"settings": stored.model_dump(), "lanes": [vars(lane) for lane in lanes]}, file, trust)
         for lane in lanes:
             check_trusted({"methods": lane.plugins}, file, trust)
         registry = tools.setdefault("registry", Registry())
         settings = changed_settings(stored, changes, Path(folder), registry) if changes else stored
-        note.pop("at_once", None)
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         start = Resume(Path(folder), override)
         width = at_once or stored_at_once
         return cls(methods=lanes, trials=trials, at_once=width, note=note, assignment=assignment, start=start)
 
-    def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Leaderboard:
-        """Train all lanes of all trials; the teacher is trained first if it has no weights.
+    def fit(
+        self,
+        train_loader: Iterable[Any] | None = None,
+        val_loader: Iterable[Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Leaderboard:
+        """Train all lanes of all trials; the teacher is trained first if it has no weights. Takes what Engine.fit takes.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
         self._check()
-        session = self.assignment.session(Loaders(train_loader, val_loader))
+        session = with_progress(self.assignment, progress, many=True).session(Loaders(train_loader, val_loader))
         try:
             self._begin(session.runtime)
             self._train(session)

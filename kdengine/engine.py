@@ -19,6 +19,7 @@ from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers, label_of
+from kdengine.progress import with_progress
 from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.plan import Plan
 from kdengine.runs.result import Result
@@ -166,18 +167,26 @@ class Engine:
         assignment = Assignment.complete(settings, registry=registry, modules=modules, observers=observers)
         return cls(assignment=assignment, start=Resume(files.path, override))
 
-    def fit(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Result:
+    def fit(
+        self,
+        train_loader: Iterable[Any] | None = None,
+        val_loader: Iterable[Any] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> Result:
         """Train the student.
 
         Args:
             train_loader: yields (images [B, C, H, W], labels [B]); by default, the engine's data is used.
             val_loader: likewise, for evaluation.
+            progress: whether to show progress on standard error; by default, on a terminal and in a notebook only.
 
         Raises:
             KDError: for anything the user can fix; where possible, before anything is written.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        return train_plan(self.plan(train_loader, val_loader), self.start)
+        watched = with_progress(self.assignment, progress)
+        return train_plan(self._plan(watched, Loaders(train_loader, val_loader)), self.start)
 
     def session(self, train_loader: Iterable[Any] | None = None, val_loader: Iterable[Any] | None = None) -> Session:
         """Data, device and teacher, checked and ready; takes what :meth:`fit` takes.
@@ -193,11 +202,13 @@ class Engine:
         Raises:
             KDError: for anything the user can fix.
         """
-        assignment = self.assignment
+        return self._plan(self.assignment, Loaders(train_loader, val_loader))
+
+    def _plan(self, assignment: Assignment, loaders: Loaders) -> Plan:
         distillers = choose_distillers(assignment.plugins, assignment.settings.options, assignment.registry)
         label = label_of(assignment.plugins, assignment.registry)
-        folder = self._folder(label)
-        return Plan.of(self.session(train_loader, val_loader), distillers, folder, label)
+        folder = self._folder(label)  # before the data are loaded, which may take a while
+        return Plan.of(assignment.session(loaders), distillers, folder, label)
 
     def _folder(self, label: str) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")

@@ -70,7 +70,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.pictures import leave_pictures
     from kdengine.training.runtime import is_first_process
 
-    board = comparison.fit()
+    board = comparison.fit(progress=True)
     if not is_first_process():
         return
     leave_pictures(comparison.folder)

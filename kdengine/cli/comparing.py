@@ -55,14 +55,13 @@ class Comparing:
         Raises:
             KDError: one of these was given, or the comparison cannot be resumed with these flags.
         """
-        from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
         refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out)
         changes = values_from(trust=self.trust, **self.values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
-        return Comparison.resume(self.resume, **options, registry=registry, observers=[LanesProgress()])
+        return Comparison.resume(self.resume, **options, registry=registry)
 
     def started(
         self,
@@ -82,7 +81,6 @@ class Comparing:
         Raises:
             KDError: the flags are invalid or incomplete.
         """
-        from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
         from kdengine.errors import SettingsError
 
@@ -91,8 +89,7 @@ class Comparing:
         )
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
-        tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()]}
-        return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
+        return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, registry=registry)
 
 
 def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

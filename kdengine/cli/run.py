@@ -60,7 +60,6 @@ def command(
     kdengine run --plugin fitnet --plugin st -o st.temperature=4 --teacher timm:resnet32 --student resnet8
     kdengine run --resume runs/resnet8-rkd-20261121-101500
     """
-    from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
@@ -68,7 +67,7 @@ def command(
 
     show_log()
     registry = Registry()
-    observers = [ProgressBar(), Pictures()]
+    observers = [Pictures()]
     if resume:
         refuse_with_resume(recipe=recipe, out=out)
         changes = values_from(config, trust=trust, **flags)
@@ -106,7 +105,7 @@ def fit_and_print(engine: Engine, as_json: bool) -> None:
     from kdengine.cli.tables import print_result
     from kdengine.training.runtime import is_first_process
 
-    result = engine.fit()
+    result = engine.fit(progress=True)
     if not is_first_process():
         return
     if as_json:

@@ -22,7 +22,6 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
     \b
     kdengine train --model resnet8 --data digits
     """
-    from kdengine.cli.progress import ProgressBar
     from kdengine.cli.run import fit_and_print
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
@@ -35,4 +34,4 @@ def command(config: str | None, recipe: str | None, out: str | None, trust: bool
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
     warn_of_changes(config, settings)
-    fit_and_print(Engine.of(settings, out, registry, [ProgressBar(), Pictures()]), as_json)
+    fit_and_print(Engine.of(settings, out, registry, [Pictures()]), as_json)

@@ -167,7 +167,9 @@ def _check_timm(registry: Registry, name: str) -> None:
         registry.model(name)  # a plugin that offers the network registers it with timm as well
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
-        raise ModelError(f"timm has no model '{name}'. {near}{_without_zoo(registry)} 'kdengine models {name[:4]}' searches for more.")
+        raise ModelError(
+            f"timm has no model '{name}'. {near}{_without_zoo(registry)} 'kdengine models {name[:4]}' searches for more."
+        )
 
 
 def _check_torchvision(name: str) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import InputSettings, Settings, TrainSettings
 from kdengine.config.values import merge
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, StorageError, cause
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of
-from kdengine.storage.names import PLAIN
+from kdengine.storage.names import NOTE, PLAIN
+from kdengine.storage.reading import read_json
 
-__all__ = ["LaneSpec", "lane_specs", "name_of", "noted", "with_plain"]
+__all__ = ["LaneSpec", "lane_specs", "name_of", "noted", "read_note", "with_plain"]
 
 
 @dataclass(frozen=True)
@@ -114,3 +116,22 @@ def noted(lane: LaneSpec, options: Mapping[str, Mapping[str, Any]], registry: Re
         **plain,
         "options": {key: item.options.model_dump(mode="json", exclude_none=True) for key, item in distillers.items()},
     }
+
+
+def read_note(file: Path) -> tuple[Settings, list[LaneSpec], int, int | None, dict[str, Any]]:
+    """Read the ``comparison.json`` of a comparison: settings, lanes, trials, lanes at once, and further entries.
+
+    Raises:
+        SettingsError: there is none.
+        StorageError: it is damaged.
+    """
+    if not file.is_file():
+        raise SettingsError(f"'{file.parent}' holds no comparison: it has no {NOTE}. Name the folder of a comparison.")
+    note = read_json(file)
+    try:
+        lanes = [LaneSpec(**lane) for lane in note.pop("lanes")]
+        settings, trials = Settings.checked(note.pop("settings")), int(note.pop("trials"))
+        at_once = note.pop("at_once", None)
+        return settings, lanes, trials, None if at_once is None else int(at_once), note
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error

@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.runs.evaluate_run import evaluate_folder
 from kdengine.shipping.export import export_student
+from kdengine.runs.result import Result
+from kdengine.storage.scores import CLASSIFICATION
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 
@@ -141,3 +144,19 @@ def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evalu
     assert float(load_file(exported["file"])["scale"]) == -1.0
     with pytest.raises(SettingsError, match="add --trust"):
         export_student(out, "safetensors")
+
+
+def test_in_a_console_it_is_one_short_line_and_in_a_notebook_a_table(result):
+    text = repr(result)
+    assert text.startswith(f"Result(resnet8 taught by module:ResNet (fitnet+rkd), top-1 {result.top1:.2f} %, best ")
+    assert len(text) < 200
+    html = result._repr_html_()
+    assert html.count("<tr>") == 3
+    assert f"{result.teacher_top1:.2f} %" in html
+
+
+def test_long_names_are_cut_and_markup_is_escaped():
+    student = {"name": "timm:" + "x" * 200, "parameters": 5}
+    result = Result(None, [], Path("runs") / ("<b>" * 100), CLASSIFICATION, {"student": student, "teacher": None})
+    assert len(repr(result)) < 200
+    assert "<b>" not in result._repr_html_()
