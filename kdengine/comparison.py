@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -25,7 +25,7 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, names_of, resolved
 from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.runs.assignment import Assignment, assign
+from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, read_note, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
@@ -80,7 +80,7 @@ class Comparison:
         note: Mapping[str, Any] | None = None,
         assignment: Assignment | None = None,
         start: Start | None = None,
-        **settings: Any,
+        **settings: Unpack[RunOptions],
     ) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:

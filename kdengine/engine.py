@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.specs import Spec
+from kdengine.config.train_options import TrainOptions
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
@@ -42,6 +43,7 @@ class Engine:
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a :class:`kdengine.Data`; ``digits`` by default. Not used if loaders are passed to ``fit``.
         epochs: length of the joint phase.
+        train: how the student is trained, as ``TrainSettings(lr=0.05)`` or a mapping.
         seed: seed of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one under ``runs/``.
         teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first.
@@ -57,7 +59,7 @@ class Engine:
         observers: objects with ``kdengine_...`` hooks.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **train: any of the ``train`` settings, such as ``lr=0.05``.
+        **settings: any of the ``train`` settings, such as ``lr=0.05``; they win over ``train``.
 
     Raises:
         KDError: for anything the user can fix.
@@ -71,6 +73,7 @@ class Engine:
         data: str | Data | None = None,
         *,
         epochs: int | None = None,
+        train: TrainSettings | Mapping[str, Any] | None = None,
         seed: int | None = None,
         out: str | Path | None = None,
         teacher_weights: str | Path | None = None,
@@ -85,7 +88,7 @@ class Engine:
         observers: Iterable[object] = (),
         assignment: Assignment | None = None,
         start: Start | None = None,
-        **train: Any,
+        **settings: Unpack[TrainOptions],
     ) -> None:
         self.assignment = assignment or assign(
             teacher,
@@ -93,6 +96,7 @@ class Engine:
             plugins,
             data,
             epochs=epochs,
+            train=train,
             seed=seed,
             teacher_weights=teacher_weights,
             teacher_train=dict(teacher_train or {}),
@@ -104,7 +108,7 @@ class Engine:
             trust=trust,
             registry=registry,
             observers=observers,
-            **train,
+            **settings,
         )
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
 

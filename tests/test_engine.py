@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, hookimpl
+from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, TrainSettings, hookimpl
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
@@ -283,3 +283,11 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
     fit(epochs=1, out=tmp_path / "run")
     with pytest.raises(SettingsError, match="already holds a run"):
         fit(epochs=1, out=tmp_path / "run")
+
+
+def test_the_training_may_be_given_as_settings_a_mapping_or_keywords():
+    for given in ({"train": TrainSettings(lr=0.5, epochs=3)}, {"train": {"lr": 0.5, "epochs": 3}}, {"lr": 0.5, "epochs": 3}):
+        assert Engine(None, "resnet8", **given).settings.train == TrainSettings(lr=0.5, epochs=3)
+    settings = Engine(None, "resnet8", recipe="sseung2019", train=TrainSettings(momentum=0.5), momentum=0.25).settings
+    assert settings.train.momentum == 0.25
+    assert settings.train.epochs != TrainSettings().epochs, "what was not set is left to the recipe"

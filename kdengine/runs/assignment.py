@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
+from kdengine.config.train_options import TrainOptions
 from kdengine.config.values import merge
 from kdengine.data.dataset import Data
 from kdengine.data.load import ready
@@ -20,9 +21,27 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import checked_settings
 from kdengine.runs.session import Loaders, Session
 
-__all__ = ["Assignment", "assign"]
+__all__ = ["Assignment", "RunOptions", "assign"]
 
 Network = str | nn.Module
+
+
+class RunOptions(TrainOptions, total=False):
+    """The keyword arguments that :class:`kdengine.Engine` and :class:`kdengine.Comparison` share."""
+
+    epochs: int | None
+    train: TrainSettings | Mapping[str, Any] | None
+    seed: int | None
+    teacher_weights: str | Path | None
+    teacher_train: Mapping[str, Any] | None
+    teacher_input: Mapping[str, Any] | None
+    student_input: Mapping[str, Any] | None
+    options: Mapping[str, Mapping[str, Any]] | None
+    task: str | None
+    recipe: str | Path | None
+    trust: bool
+    registry: Registry | None
+    observers: Iterable[object]
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,7 @@ def assign(
     data: str | Data | None,
     *,
     epochs: int | None = None,
+    train: TrainSettings | Mapping[str, Any] | None = None,
     teacher_weights: str | Path | None = None,
     recipe: str | Path | None = None,
     trust: bool = False,
@@ -100,6 +120,7 @@ def assign(
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a data set.
         epochs: length of the joint phase.
+        train: settings of the training, of which those in ``values`` win; only those that were set are taken.
         teacher_weights: path of the teacher's weights.
         recipe: name of a recipe, or path of a TOML settings file.
         trust: run third-party code that such a file names.
@@ -115,7 +136,8 @@ def assign(
     registry = registry or Registry()
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
-    train = {**values, **({} if epochs is None else {"epochs": epochs})}
+    given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
+    named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {
         "teacher": _name(teacher),
         "student": _name(student),
@@ -123,7 +145,7 @@ def assign(
         "data": data.name if isinstance(data, Data) else data,
         "teacher_weights": None if teacher_weights is None else str(teacher_weights),
         **top,
-        "train": train,
+        "train": named,
     }
     arguments = {key: value for key, value in arguments.items() if value not in (None, [])}
     base = {} if recipe is None else recipe_values(str(recipe), chosen, registry, trust)

@@ -148,7 +148,7 @@ def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evalu
 
 def test_in_a_console_it_is_one_short_line_and_in_a_notebook_a_table(result):
     text = repr(result)
-    assert text.startswith(f"Result(resnet8 taught by module:ResNet (fitnet+rkd), top-1 {result.top1:.2f} %, best ")
+    assert text.startswith(f"Result(resnet8 taught by module:CifarResNet (fitnet+rkd), top-1 {result.top1:.2f} %, best ")
     assert len(text) < 200
     html = result._repr_html_()
     assert html.count("<tr>") == 3

@@ -1,0 +1,35 @@
+"""The settings of a training as typed keyword arguments, so that editors complete them and type checkers check them.
+
+A test keeps them in step with :class:`kdengine.config.settings.TrainSettings`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+__all__ = ["TrainOptions"]
+
+
+class TrainOptions(TypedDict, total=False):
+    """Every setting of ``train`` but ``epochs``, which is an argument of its own; docs/training.md explains them."""
+
+    batch_size: int
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+    schedule: Literal["cosine", "multistep", "constant"]
+    milestones: tuple[float, ...]
+    decay: float
+    warmup_epochs: int
+    clip_grad: float | None
+    label_smoothing: float
+    validation: float
+    augment: Literal["auto", "none", "crop", "crop-flip"]
+    precision: Literal["auto", "fp32", "bf16"]
+    channels_last: bool
+    device: str
+    workers: int
+    reset_optimizer: bool
+    save_minutes: float
