@@ -28,11 +28,27 @@ SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")
 
 RUN, TEACHER, INPUT, OTHER = "The run", "The teacher's training", "Images that the networks receive", "Further settings"
 TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Length and batches": ("epochs", "batch_size"),
-    "Optimizer": ("optimizer", "lr", "momentum", "weight_decay", "nesterov", "clip_grad", "reset_optimizer"),
+    "Length and batches": ("epochs", "batch_size", "accumulate", "drop_last", "patience", "balanced_sampling"),
+    "Optimizer": (
+        "optimizer",
+        "lr",
+        "momentum",
+        "weight_decay",
+        "nesterov",
+        "decay_norms_and_biases",
+        "clip_grad",
+        "ema",
+        "reset_optimizer",
+    ),
     "Learning rate over time": ("schedule", "milestones", "decay", "warmup_epochs"),
-    "Images and labels": ("augment", "label_smoothing", "validation"),
-    "Device, speed and saving": ("device", "precision", "channels_last", "workers", "save_minutes"),
+    "Fine-tuning": ("head_lr", "backbone_lr", "layer_decay", "freeze"),
+    "Images": (
+        *("augment", "augment_operations", "augment_magnitude", "crop_scale", "color_jitter", "erase"),
+        *("mixup", "cutmix", "validation"),
+    ),
+    "Loss of the task": ("label_smoothing", "class_weights"),
+    "Device and speed": ("device", "precision", "compile", "checkpointing", "channels_last", "workers"),
+    "Saving": ("save_minutes", "keep_every", "log_every"),
 }
 """Which settings of ``train`` stand together; what is named nowhere follows under :data:`OTHER`."""
 
@@ -43,10 +59,10 @@ class Entry:
 
     Attributes:
         name: as ``-o`` takes it, such as ``train.lr``.
-        type: in words, such as ``number``.
+        type: in words, such as ``number``; of a choice, its values.
         default: as plain data; None if there is none.
         required: whether it must be given.
-        allowed: the values that are allowed, in words; empty if the type says it all.
+        allowed: the bounds of the value, in words; empty if there are none.
         help: what it does.
         group: under which heading it stands.
     """
@@ -116,8 +132,10 @@ def to_markdown(entries: list[Entry]) -> str:
 def _entry(name: str, field: FieldInfo, group: str) -> Entry:
     default = None if field.default is PydanticUndefined else field.get_default(call_default_factory=True)
     plain = list(default) if isinstance(default, tuple) else default
-    allowed = ", ".join(filter(None, [*_choices(field.annotation), *_bounds(field.metadata), *_inner_bounds(field.annotation)]))
-    return Entry(name, _words(field.annotation), plain, field.is_required(), allowed, field.description or "", group)
+    allowed = ", ".join([*_bounds(field.metadata), *_inner_bounds(field.annotation)])
+    return Entry(
+        name, _words(field.annotation), plain, field.is_required(), allowed, " ".join((field.description or "").split()), group
+    )
 
 
 def _words(annotation: Any) -> str:
@@ -128,7 +146,7 @@ def _words(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(filter(None, map(_words, arguments))))
     if origin is Literal:
-        return " or ".join(dict.fromkeys(WORDS[type(value)] for value in arguments if value is not None))
+        return ", ".join(str(value) for value in arguments if value is not None)
     if origin in (tuple, list) or annotation in (tuple, list):
         return f"list of {_plural(_words(arguments[0]))}" if arguments else "list"
     return WORDS.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
@@ -136,13 +154,6 @@ def _words(annotation: Any) -> str:
 
 def _plural(word: str) -> str:
     return {"text": "texts"}.get(word, f"{word}s")
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The values of a ``Literal``, also inside other types."""
-    if get_origin(annotation) is Literal:
-        return [str(value) for value in get_args(annotation) if value is not None]
-    return [choice for inner in get_args(annotation) if inner is not ... for choice in _choices(inner)]
 
 
 def _bounds(metadata: Any) -> list[str]:
@@ -163,9 +174,7 @@ def _inner_bounds(annotation: Any) -> list[str]:
 
 
 def values_of(entry: Entry) -> str:
-    """Type and allowed values in one text; the choices of a text alone."""
-    if entry.type == "text" and entry.allowed:
-        return entry.allowed
+    """Type and allowed values in one text."""
     return ", ".join(filter(None, (entry.type, entry.allowed)))
 
 

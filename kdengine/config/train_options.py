@@ -26,8 +26,30 @@ class TrainOptions(TypedDict, total=False):
     clip_grad: float | None
     label_smoothing: float
     validation: float
-    augment: Literal["auto", "none", "crop", "crop-flip"]
-    precision: Literal["auto", "fp32", "bf16"]
+    augment: str
+    augment_operations: int
+    augment_magnitude: int
+    crop_scale: float
+    color_jitter: float
+    erase: float
+    mixup: float
+    cutmix: float
+    drop_last: bool | None
+    balanced_sampling: bool
+    class_weights: Literal["none", "balanced"] | tuple[float, ...]
+    accumulate: int
+    ema: float | None
+    layer_decay: float | None
+    decay_norms_and_biases: bool
+    head_lr: float
+    backbone_lr: float
+    freeze: tuple[str, ...]
+    compile: bool
+    checkpointing: bool
+    patience: int | None
+    keep_every: int | None
+    log_every: int | None
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
     device: str
     workers: int

@@ -39,7 +39,7 @@ def sample():
     [
         ("x.must", "required", "text"),
         ("x.names", '["a", "b"]', "list of texts"),
-        ("x.way", "", "text or whole number, up, down, 3"),
+        ("x.way", "", "up, down, 3"),
         ("x.switch", "true", "true or false"),
         ("x.inner.rate", "", "number, above 0, below 1"),
     ],
