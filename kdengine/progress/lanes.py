@@ -130,8 +130,7 @@ class LanesProgress:
             scores = ("" if score is None else headline.shown(score) for score in (row.last, row.best))
             bar = Bar(total=row.total, completed=row.epochs, width=10)
             loss = "" if row.loss is None else f"{row.loss:.3g}"
-            cells = (f"{int(row.epochs)}/{row.total}", bar, *scores, loss, f"{row.seconds:.0f} s")
-            table.add_row(Text(row.label), *cells)
+            table.add_row(Text(row.label), f"{int(row.epochs)}/{row.total}", bar, *scores, loss, f"{row.seconds:.0f} s")
         below = [f"{row.label} {row.news}" for row in shown if row.news.startswith("failed")]
         below += [f"and {len(rows) - len(shown)} more lanes"] if len(shown) < len(rows) else []
         return Group(table, *map(Text, below))

@@ -55,12 +55,13 @@ def _draw_cells(axes: Axes, scores: Sequence[Sequence[float | None]], headline: 
     for row, line in enumerate(scores):
         for column, cell in enumerate(line):
             weight = "bold" if cell == best else "normal"
-            centred = {"ha": "center", "va": "center", "color": INK, "fontsize": 8.5, "fontweight": weight}
-            axes.text(column, row, number(headline, cell), **centred)
+            text = number(headline, cell)
+            axes.text(column, row, text, ha="center", va="center", color=INK, fontsize=8.5, fontweight=weight)
 
 
-def _mixed(colour: str, ground: str, share: float) -> tuple[float, ...]:
+def _mixed(colour: str, ground: str, share: float) -> str:
     """A colour laid over a ground."""
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_hex, to_rgb
 
-    return tuple(share * over + (1 - share) * under for over, under in zip(to_rgb(colour), to_rgb(ground), strict=True))
+    pairs = zip(to_rgb(colour), to_rgb(ground), strict=True)
+    return str(to_hex([share * over + (1 - share) * under for over, under in pairs]))

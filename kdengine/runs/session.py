@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdengine.config.settings import LOADERS, Settings
@@ -30,6 +31,7 @@ from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import check_classes, input_of_run
 from kdengine.runs.recorder import FolderRecorder
+from kdengine.runs.remarks import remark_on
 from kdengine.runs.run import Run
 from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.storage.runfolder import RunFolder
@@ -114,6 +116,10 @@ class Session:
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
         _check_networks(settings, modules, registry)
         batches = _batches(settings, registry, runtime, modules, data, loaders or Loaders())
+        if runtime.is_main and not alone:
+            remark_on(
+                settings, runtime.device.type, torch.get_num_threads(), None if batches.dataset is None else batches.num_samples
+            )
         task = registry.task(settings.task or batches.task).of(batches, train)
         shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
