@@ -13,8 +13,8 @@ from kdengine import Distiller, Engine, Registry, SettingsError
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.runs.evaluate_run import evaluate_folder
-from kdengine.shipping.export import export_student
 from kdengine.runs.result import Result
+from kdengine.shipping.export import export_student
 from kdengine.storage.scores import CLASSIFICATION
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
