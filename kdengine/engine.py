@@ -5,12 +5,14 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from torch import nn
 
+from kdengine.config.factories import Factories
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.specs import Spec
 from kdengine.config.train_options import TrainOptions
@@ -57,6 +59,9 @@ class Engine:
         trust: run third-party code that a recipe file names: ``python:`` specs and plugin files.
         registry: finds plugins; a new one by default.
         observers: objects with ``kdengine_...`` hooks.
+        optimizer: name of an optimizer in timm, or a function that takes the trainable parameters and returns an optimizer.
+        scheduler: a function that takes the optimizer and returns an object whose ``step()`` is called after every update of
+            the joint phase; it replaces ``schedule``.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         start: how to start; replaces ``out``. See :meth:`resume`.
         **settings: any of the ``train`` settings, such as ``lr=0.05``; they win over ``train``.
@@ -86,6 +91,8 @@ class Engine:
         trust: bool = False,
         registry: Registry | None = None,
         observers: Iterable[object] = (),
+        optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         assignment: Assignment | None = None,
         start: Start | None = None,
         **settings: Unpack[TrainOptions],
@@ -108,6 +115,8 @@ class Engine:
             trust=trust,
             registry=registry,
             observers=observers,
+            optimizer=optimizer,
+            scheduler=scheduler,
             **settings,
         )
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
@@ -139,6 +148,8 @@ class Engine:
         *,
         teacher: nn.Module | None = None,
         student: nn.Module | None = None,
+        optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         changes: Mapping[str, Any] | None = None,
         override: bool = False,
         trust: bool = False,
@@ -151,6 +162,8 @@ class Engine:
             observers: as for :class:`Engine`.
             teacher: teacher module, required if the original run was given a module.
             student: student module, required if the original run was given a module.
+            optimizer: optimizer factory, required if the original run was given one.
+            scheduler: scheduler factory, required if the original run was given one.
             changes: settings to change, such as ``{"train": {"workers": 8}}``.
             override: allow changes that affect the numbers, including a different precision, data set or teacher.
             trust: run third-party code that the folder names: ``python:`` specs and plugin files.
@@ -168,7 +181,8 @@ class Engine:
         if changes:
             settings = changed_settings(_with_its_teacher(stored), changes, files.path, registry, override)
         modules = {"teacher": teacher, "student": student}
-        assignment = Assignment.complete(settings, registry=registry, modules=modules, observers=observers)
+        objects: dict[str, Any] = {"modules": modules, "factories": Factories(optimizer, scheduler)}
+        assignment = Assignment.complete(settings, registry=registry, observers=observers, **objects)
         return cls(assignment=assignment, start=Resume(files.path, override))
 
     def fit(

@@ -11,10 +11,9 @@ __all__ = ["TrainOptions"]
 
 
 class TrainOptions(TypedDict, total=False):
-    """Every setting of ``train`` but ``epochs``, which is an argument of its own; docs/training.md explains them."""
+    """Every setting of ``train``, as docs/training.md explains them, but ``epochs`` and ``optimizer``: arguments of their own."""
 
     batch_size: int
-    optimizer: str
     lr: float
     momentum: float
     weight_decay: float

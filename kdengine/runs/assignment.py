@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.train_options import TrainOptions
 from kdengine.config.values import merge
@@ -42,6 +44,8 @@ class RunOptions(TrainOptions, total=False):
     trust: bool
     registry: Registry | None
     observers: Iterable[object]
+    optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Assignment:
         modules: ``"student"`` and ``"teacher"``, if passed as modules.
         data: the data set, if passed as an object.
         observers: objects with hooks.
+        factories: what makes optimizer and scheduler, if passed as objects.
     """
 
     settings: Settings
@@ -63,6 +68,7 @@ class Assignment:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     data: Data | None = None
     observers: tuple[object, ...] = ()
+    factories: Factories = NO_FACTORIES
 
     @classmethod
     def complete(
@@ -73,6 +79,7 @@ class Assignment:
         modules: Mapping[str, Network | None] | None = None,
         data: Data | None = None,
         observers: Iterable[object] = (),
+        factories: Factories = NO_FACTORIES,
     ) -> Assignment:
         """Build an assignment from complete settings, such as those of a run folder or the command line.
 
@@ -82,9 +89,12 @@ class Assignment:
             modules: replace the networks named in the settings.
             data: replaces the data set named in the settings.
             observers: objects with hooks.
+            factories: what makes optimizer and scheduler.
         """
         own = ready(data) if data is not None else None
-        return cls(settings, registry or Registry(), settings.methods, _modules(modules or {}), own, tuple(observers))
+        return cls(
+            settings, registry or Registry(), settings.methods, _modules(modules or {}), own, tuple(observers), factories
+        )
 
     def session(self, loaders: Loaders | None = None) -> Session:
         """Open the session: data, device and teacher, checked and ready.
@@ -92,8 +102,15 @@ class Assignment:
         Raises:
             KDError: for anything the user can fix.
         """
+        self.factories.check(self.settings.factories)
         return Session.open(
-            self.settings, self.registry, modules=self.modules, data=self.data, loaders=loaders, observers=self.observers
+            self.settings,
+            self.registry,
+            modules=self.modules,
+            data=self.data,
+            loaders=loaders,
+            observers=self.observers,
+            factories=self.factories,
         )
 
 
@@ -110,6 +127,8 @@ def assign(
     trust: bool = False,
     registry: Registry | None = None,
     observers: Iterable[object] = (),
+    optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     **values: Any,
 ) -> Assignment:
     """Build an assignment from arguments; explicit arguments override the recipe.
@@ -126,6 +145,8 @@ def assign(
         trust: run third-party code that such a file names.
         registry: finds plugins; a new one by default.
         observers: objects with hooks.
+        optimizer: name of an optimizer in timm, or a factory of one.
+        scheduler: a factory of a scheduler.
         **values: other settings by name, including any of the ``train`` settings; None means not given.
 
     Raises:
@@ -135,6 +156,8 @@ def assign(
         raise SettingsError("No student was given. Name a network to train.")
     registry = registry or Registry()
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
+    factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
+    values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
     given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
     named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
@@ -144,6 +167,7 @@ def assign(
         "methods": [plugin.name if isinstance(plugin, Distiller) else plugin for plugin in chosen],
         "data": data.name if isinstance(data, Data) else data,
         "teacher_weights": None if teacher_weights is None else str(teacher_weights),
+        **({"factories": factories.names} if factories.names else {}),
         **top,
         "train": named,
     }
@@ -152,7 +176,7 @@ def assign(
     settings = checked_settings(merge(base, arguments), chosen, registry)
     own = ready(data) if isinstance(data, Data) else None
     modules = _modules({"teacher": teacher, "student": student})
-    return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers))
+    return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers), factories)
 
 
 def _modules(networks: Mapping[str, Network | None]) -> dict[str, nn.Module]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import LOADERS, Settings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
@@ -70,6 +71,7 @@ class Session:
         task: what the student is trained for.
         modules: ``"student"`` and ``"teacher"``, if passed as modules.
         observers: objects with hooks.
+        factories: what makes optimizer and scheduler of the students, if the caller passed that.
         teacher_network: the teacher, if any; it may still have random weights.
         teacher: runs that network, frozen.
     """
@@ -81,6 +83,7 @@ class Session:
     task: Task
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     observers: Sequence[object] = ()
+    factories: Factories = NO_FACTORIES
     teacher_network: Network | None = None
     teacher: FrozenTeacher | None = None
 
@@ -94,6 +97,7 @@ class Session:
         data: Data | None = None,
         loaders: Loaders | None = None,
         observers: Iterable[object] = (),
+        factories: Factories = NO_FACTORIES,
         alone: bool = False,
     ) -> Session:
         """Check device and networks, load the data, and build the teacher.
@@ -105,6 +109,7 @@ class Session:
             data: replaces the data set named in the settings.
             loaders: the user's own loaders.
             observers: objects with hooks.
+            factories: what makes optimizer and scheduler of the students.
             alone: run in this process only, even if several were started.
 
         Raises:
@@ -122,7 +127,7 @@ class Session:
             )
         task = registry.task(settings.task or batches.task).of(batches, train)
         shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
-        return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
+        return cls(settings, registry, runtime, shared, task, modules, tuple(observers), factories)._with_teacher()
 
     def for_seed(self, seed: int) -> Session:
         """This session with another seed: different students and batches, the same teacher."""
@@ -164,7 +169,7 @@ class Session:
             preprocess["teacher"] = teacher.preprocess
         options = self.task.network_options()
         factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
-        context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory)
+        context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory, self.factories)
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), self.teacher if teacher else None)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:

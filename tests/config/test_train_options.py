@@ -11,6 +11,9 @@ from kdengine.config.settings import TrainSettings
 from kdengine.config.train_options import TrainOptions
 from kdengine.runs.assignment import RunOptions
 
+OWN = ("epochs", "optimizer")
+"""Arguments of their own: how long, and an optimizer by name or by a factory."""
+
 
 def bare(annotation):
     """A type without the bounds of pydantic."""
@@ -24,7 +27,7 @@ def bare(annotation):
 
 
 def test_every_setting_of_the_training_is_a_typed_keyword():
-    wanted = {name: bare(field.annotation) for name, field in TrainSettings.model_fields.items() if name != "epochs"}
+    wanted = {name: bare(field.annotation) for name, field in TrainSettings.model_fields.items() if name not in OWN}
     assert get_type_hints(TrainOptions) == wanted, "add to TrainOptions what the settings have"
 
 
