@@ -11,7 +11,7 @@ __all__ = ["TrainOptions"]
 
 
 class TrainOptions(TypedDict, total=False):
-    """Every setting of ``train``, as docs/training.md explains them, but ``epochs`` and ``optimizer``: arguments of their own."""
+    """Every setting of ``train`` but ``epochs`` and ``optimizer``, which are arguments of their own; see docs/training.md."""
 
     batch_size: int
     lr: float
