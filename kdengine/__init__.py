@@ -13,7 +13,7 @@ from kdengine._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
-    from kdengine.config.settings import Names
+    from kdengine.config.settings import Names, TrainSettings
     from kdengine.data.dataset import Data, Split
     from kdengine.engine import Engine
     from kdengine.errors import (
@@ -70,6 +70,7 @@ _HOME = {
     "TapPair": "methods.step",
     "Task": "tasks.task",
     "Trace": "taps",
+    "TrainSettings": "config.settings",
     "TrainingError": "errors",
     "hookimpl": "plugins.hookspecs",
     "l2_normalize": "methods.features",
@@ -108,6 +109,7 @@ __all__ = [
     "TapPair",
     "Task",
     "Trace",
+    "TrainSettings",
     "TrainingError",
     "hookimpl",
     "l2_normalize",

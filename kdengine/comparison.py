@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -22,8 +22,9 @@ from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
+from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.runs.assignment import Assignment, assign
+from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import Training
 from kdengine.runs.lane_runs import entered, run_of
@@ -85,7 +86,7 @@ class Comparison:
         note: Mapping[str, Any] | None = None,
         assignment: Assignment | None = None,
         start: Start | None = None,
-        **settings: Any,
+        **settings: Unpack[RunOptions],
     ) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
@@ -170,37 +171,39 @@ class Comparison:
         known: dict[str, Any] = {"trials": note.trials, "at_once": at_once or note.at_once, "note": note.more}
         return cls(methods=note.lanes, **known, assignment=assignment, start=Resume(Path(folder), override))
 
-    def fit(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Leaderboard:
-        """Train all lanes of all trials; the teacher is trained first if it has no weights.
+    def fit(
+        self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
+    ) -> Leaderboard:
+        """Train all lanes of all trials; the teacher is trained first if it has no weights. Takes what Engine.fit takes.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        main = self._fit(Loaders(train_loader, val_loader)).runtime.is_main
+        main = self._fit(Loaders(train_loader, val_loader), progress).runtime.is_main
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
         return board
 
-    def _fit(self, loaders: Loaders) -> Session:
+    def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
         """Train everything, then free the folder."""
         self._check()
-        session = self.assignment.session(loaders)
+        session = with_progress(self.assignment, progress, many=True).session(loaders)
         if self.tuning is not None and session.data.dataset is None:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
         followed = self._follow(session)
         self.assignment = replace(self.assignment, settings=followed.settings)
         try:
             self._begin(session.runtime)
-            self._train(session, self._tuned(followed))
+            self._train(session, self._tuned(followed, progress))
         finally:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
         return session
 
-    def _tuned(self, session: Session) -> Session:
+    def _tuned(self, session: Session, progress: bool | None) -> Session:
         """Probe learning rates, unless that is not wanted or was done before; returns the session at what was chosen."""
         if self.tuning is None or self.tuned is not None:
             return session
@@ -211,7 +214,8 @@ class Comparison:
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         note = {"tunes": str(self.folder)}
-        Comparison(methods=probes.lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)._fit(Loaders())
+        probing = Comparison(methods=probes.lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)
+        probing._fit(Loaders(), progress)
         outcome = probes.outcome(folder / "trial-1", session.task.scoring)
         self.lanes, self.note["tuned"] = probes.lanes_at(outcome), outcome
         self.assignment = replace(self.assignment, settings=probes.settings_at(outcome))

@@ -5,20 +5,24 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+import torch
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.factories import Factories
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.specs import Spec
+from kdengine.config.train_options import TrainOptions
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers, label_of
+from kdengine.progress import with_progress
 from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.plan import Plan
 from kdengine.runs.result import Result
@@ -42,6 +46,7 @@ class Engine:
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a :class:`kdengine.Data`; ``digits`` by default. Not used if loaders are passed to ``fit``.
         epochs: length of the joint phase.
+        train: how the student is trained, as ``TrainSettings(lr=0.05)`` or a mapping.
         seed: seed of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one under ``runs/``.
         teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first.
@@ -56,9 +61,12 @@ class Engine:
         trust: run third-party code that a recipe file names: ``python:`` specs and plugin files.
         registry: finds plugins; a new one by default.
         observers: objects with ``kdengine_...`` hooks.
+        optimizer: name of an optimizer in timm, or a function that takes the trainable parameters and returns an optimizer.
+        scheduler: a function that takes the optimizer and returns an object whose ``step()`` is called after every update of
+            the joint phase; it replaces ``schedule``.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **train: any of the ``train`` settings, such as ``lr=0.05``.
+        **settings: any of the ``train`` settings, such as ``lr=0.05``; they win over ``train``.
 
     Raises:
         KDError: for anything the user can fix.
@@ -72,6 +80,7 @@ class Engine:
         data: str | Data | None = None,
         *,
         epochs: int | None = None,
+        train: TrainSettings | Mapping[str, Any] | None = None,
         seed: int | None = None,
         out: str | Path | None = None,
         teacher_weights: str | Path | None = None,
@@ -85,9 +94,11 @@ class Engine:
         trust: bool = False,
         registry: Registry | None = None,
         observers: Iterable[object] = (),
+        optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         assignment: Assignment | None = None,
         start: Start | None = None,
-        **train: Any,
+        **settings: Unpack[TrainOptions],
     ) -> None:
         self.assignment = assignment or assign(
             teacher,
@@ -95,6 +106,7 @@ class Engine:
             plugins,
             data,
             epochs=epochs,
+            train=train,
             seed=seed,
             teacher_weights=teacher_weights,
             student_weights=student_weights,
@@ -107,7 +119,9 @@ class Engine:
             trust=trust,
             registry=registry,
             observers=observers,
-            **train,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            **settings,
         )
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
 
@@ -138,6 +152,8 @@ class Engine:
         *,
         teacher: nn.Module | None = None,
         student: nn.Module | None = None,
+        optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         changes: Mapping[str, Any] | None = None,
         override: bool = False,
         trust: bool = False,
@@ -150,6 +166,8 @@ class Engine:
             observers: as for :class:`Engine`.
             teacher: teacher module, required if the original run was given a module.
             student: student module, required if the original run was given a module.
+            optimizer: optimizer factory, required if the original run was given one.
+            scheduler: scheduler factory, required if the original run was given one.
             changes: settings to change, such as ``{"train": {"workers": 8}}``.
             override: allow changes that affect the numbers, including a different precision, data set or teacher.
             trust: run third-party code that the folder names: ``python:`` specs and plugin files.
@@ -167,22 +185,27 @@ class Engine:
         if changes:
             settings = changed_settings(_with_its_teacher(stored), changes, files.path, registry, override)
         modules = {"teacher": teacher, "student": student}
-        assignment = Assignment.complete(settings, registry=registry, modules=modules, observers=observers)
+        objects: dict[str, Any] = {"modules": modules, "factories": Factories(optimizer, scheduler)}
+        assignment = Assignment.complete(settings, registry=registry, observers=observers, **objects)
         return cls(assignment=assignment, start=Resume(files.path, override))
 
-    def fit(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Result:
+    def fit(
+        self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
+    ) -> Result:
         """Train the student.
 
         Args:
             train_loader: yields (images [B, C, H, W], labels [B]); or a torch data set of (image, label), where an image is a
                 normalised tensor [C, H, W], or a PIL image that kdengine prepares. By default, the engine's data is used.
             val_loader: likewise, for evaluation. Without it, nothing is measured.
+            progress: whether to show progress on standard error; by default, on a terminal and in a notebook only.
 
         Raises:
             KDError: for anything the user can fix; where possible, before anything is written.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        return train_plan(self.plan(train_loader, val_loader), self.start)
+        watched = with_progress(self.assignment, progress)
+        return train_plan(self._plan(watched, Loaders(train_loader, val_loader)), self.start)
 
     def session(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Session:
         """Data, device and teacher, checked and ready; takes what :meth:`fit` takes.
@@ -198,11 +221,13 @@ class Engine:
         Raises:
             KDError: for anything the user can fix.
         """
-        assignment = self.assignment
+        return self._plan(self.assignment, Loaders(train_loader, val_loader))
+
+    def _plan(self, assignment: Assignment, loaders: Loaders) -> Plan:
         distillers = choose_distillers(assignment.plugins, assignment.settings.options, assignment.registry)
         label = label_of(assignment.plugins, assignment.registry)
-        folder = self._folder(label)
-        return Plan.of(self.session(train_loader, val_loader), distillers, folder, label)
+        folder = self._folder(label)  # before the data are loaded, which may take a while
+        return Plan.of(assignment.session(loaders), distillers, folder, label)
 
     def _folder(self, label: str) -> RunFolder:
         student = Spec.parse(self.settings.student, ModelError).name.replace("/", "-")

@@ -107,3 +107,10 @@ def test_the_example_of_an_observer_is_called(tmp_path, capsys):
     file.write_text(code)
     Engine(None, "resnet8", [str(file)], "digits@train=64@test=32", epochs=1, out=tmp_path / "run").fit()
     assert "joint 1 {'task': " in capsys.readouterr().out
+
+
+def test_the_example_of_an_optimizer_of_ones_own_runs_as_it_stands():
+    (code,) = blocks(ROOT / "docs" / "training.md", "python")
+    names = {}
+    exec(code, names)
+    assert names["engine"].settings.factories == {"optimizer": "factory:adam", "scheduler": "factory:halving"}

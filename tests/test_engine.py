@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, hookimpl
+from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, TrainSettings, hookimpl
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
@@ -283,3 +283,65 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path):
     fit(epochs=1, out=tmp_path / "run")
     with pytest.raises(SettingsError, match="already holds a run"):
         fit(epochs=1, out=tmp_path / "run")
+
+
+def test_the_training_may_be_given_as_settings_a_mapping_or_keywords():
+    for given in ({"train": TrainSettings(lr=0.5, epochs=3)}, {"train": {"lr": 0.5, "epochs": 3}}, {"lr": 0.5, "epochs": 3}):
+        assert Engine(None, "resnet8", **given).settings.train == TrainSettings(lr=0.5, epochs=3)
+    settings = Engine(None, "resnet8", recipe="sseung2019", train=TrainSettings(momentum=0.5), momentum=0.25).settings
+    assert settings.train.momentum == 0.25
+    assert settings.train.epochs != TrainSettings().epochs, "what was not set is left to the recipe"
+
+
+def own_optimizer(parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def own_scheduler(optimizer):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+
+SMALL_RUN = {"data": "digits@train=96@test=32", "batch_size": 32, "epochs": 2, "precision": "fp32", "device": "cpu"}
+
+
+class StopAt:
+    """Interrupts a run after so many steps."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    @hookimpl
+    def kdengine_after_step(self, run):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_optimizer_and_scheduler_of_ones_own_train_and_are_recorded_by_name(tmp_path):
+    own = {"optimizer": own_optimizer, "scheduler": own_scheduler}
+    whole = Engine(None, "resnet8", out=tmp_path / "whole", **own, **SMALL_RUN).fit()
+    assert [row["lr"] for row in whole.history] == [0.01 * 0.5**2, 0.01 * 0.5**5]  # stepped after each of 3 updates an epoch
+    names = {"optimizer": "factory:own_optimizer", "scheduler": "factory:own_scheduler"}
+    assert whole.facts["settings"]["factories"] == names
+    with pytest.raises(KeyboardInterrupt):
+        Engine(None, "resnet8", out=tmp_path / "part", observers=[StopAt(4)], **own, **SMALL_RUN).fit()
+    with pytest.raises(SettingsError, match=r"optimizer=\.\.\. \(factory:own_optimizer\)"):
+        Engine.resume(tmp_path / "part").fit()
+    resumed = Engine.resume(tmp_path / "part", **own).fit()
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(value, resumed.student.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"optimizer": lambda parameters: 5}, "returned a int; return a torch.optim.Optimizer"),
+        ({"optimizer": lambda parameters: 1 / 0}, "failed: ZeroDivisionError"),
+        ({"optimizer": lambda parameters: None}, "returned None"),
+        ({"scheduler": lambda optimizer: 5}, "which has no step()"),
+    ],
+)
+def test_a_factory_that_makes_something_else_is_refused_before_training(own, said, tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        Engine(None, "resnet8", out=tmp_path / "run", **own, **SMALL_RUN).plan()
+    assert said in str(caught.value)

@@ -56,11 +56,14 @@ def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
     Raises:
         PluginError: a method does not exist.
     """
+    from kdengine.errors import PluginError
     from kdengine.runs.lane_specs import lane_specs
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if names == ["all"]:
         names = registry.all_methods()
+        if not names:
+            raise PluginError("No methods are installed; pip install 'kdengine[all]' installs them all.")
     return lane_specs(names, registry)
 
 
@@ -76,7 +79,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.report.tuning import tuning_table
     from kdengine.training.runtime import is_first_process
 
-    board = comparison.fit()
+    board = comparison.fit(progress=True)
     if not is_first_process():
         return
     leave_pictures(comparison.folder)

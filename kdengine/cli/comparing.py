@@ -14,6 +14,7 @@ from kdengine.cli.options import (
     refuse_with_resume,
     refuse_without_resume,
     settings_from,
+    teacher_epochs_option,
     training_options,
     values_from,
 )
@@ -55,14 +56,13 @@ class Comparing:
         Raises:
             KDError: one of these was given, or the comparison cannot be resumed with these flags.
         """
-        from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
         refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out)
         changes = values_from(trust=self.trust, **self.values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
-        return Comparison.resume(self.resume, **options, registry=registry, observers=[LanesProgress()])
+        return Comparison.resume(self.resume, **options, registry=registry)
 
     def started(
         self,
@@ -84,7 +84,6 @@ class Comparing:
         Raises:
             KDError: the flags are invalid or incomplete.
         """
-        from kdengine.cli.progress import LanesProgress
         from kdengine.comparison import Comparison
         from kdengine.errors import SettingsError
 
@@ -93,7 +92,7 @@ class Comparing:
         )
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
-        tools: dict[str, Any] = {"registry": registry, "observers": [LanesProgress()], "tune_lr": tune_lr}
+        tools: dict[str, Any] = {"registry": registry, "tune_lr": tune_lr}
         return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
 
 
@@ -112,6 +111,7 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         click.option("--student", metavar="SPEC", help="Network to train."),
         click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first."),
         click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
+        teacher_epochs_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

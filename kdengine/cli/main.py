@@ -5,22 +5,25 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
 from kdengine._version import __version__
+from kdengine.cli.blame import is_from_user_code
 from kdengine.errors import KDError
 from kdengine.training.signals import Stopped
 
 __all__ = ["cli", "main"]
 
 USER_ERROR, INTERRUPTED = 2, 130
+DEBUG = "--debug"
 OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
 """Errors of files and disks that can occur anywhere and that only the user can fix."""
 TRAINING = ("run", "train", "compare", "sweep")
-LOOKING = ("inspect", "plugins", "models", "data")
+LOOKING = ("inspect", "plugins", "models", "data", "settings")
 AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark")
 COMMANDS = (*TRAINING, *LOOKING, *AFTERWARDS)
 
@@ -52,6 +55,7 @@ def with_line_breaks(command: click.Command) -> click.Command:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="kdengine")
+@click.option(DEBUG, is_flag=True, expose_value=False, help="Show the traceback of an error; also after the command.")
 def cli() -> None:
     r"""Distil any PyTorch network into any other, with any method.
 
@@ -65,7 +69,9 @@ with_line_breaks(cli)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 2 an error of the user, 130 interrupted; a bug is raised."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != DEBUG]
+    debug = len(arguments) < len(given)
     try:
         code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
     except (KeyboardInterrupt, click.Abort) as error:
@@ -77,17 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_as_json(error.format_message(), error, arguments)
         return USER_ERROR
     except KDError as error:
-        return _refused(str(error), error, arguments)
+        return _refused(str(error), error, arguments, debug)
     except OSError as error:
         if error.errno not in OF_THE_USER:
             raise
-        return _refused(f"{error.strerror}: '{error.filename}'.", error, arguments)
+        return _refused(f"{error.strerror}: '{error.filename}'.", error, arguments, debug)
     return code if isinstance(code, int) else 0
 
 
-def _refused(text: str, error: Exception, arguments: Sequence[str]) -> int:
-    """Report an error of the user in one paragraph, with its notes."""
+def _refused(text: str, error: Exception, arguments: Sequence[str], debug: bool) -> int:
+    """Report an error of the user in one paragraph, with its notes; with ``--debug``, its traceback before that."""
     text = " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
+    if debug:
+        traceback.print_exception(error)
+    elif is_from_user_code(error):
+        text += f" ({DEBUG} shows where.)"
     click.echo(f"kdengine: {text}", err=True)
     _print_as_json(text, error, arguments)
     return USER_ERROR

@@ -21,6 +21,7 @@ __all__ = [
     "set_option",
     "settings_from",
     "show_log",
+    "teacher_epochs_option",
     "training_options",
     "trust_option",
     "values_from",
@@ -30,6 +31,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 Command = TypeVar("Command", bound=Callable[..., Any])
+SHORT = {
+    "train": {"epochs": "epochs", "lr": "lr", "batch_size": "batch_size", "device": "device"},
+    "teacher_train": {"teacher_epochs": "epochs"},
+}
+"""Tables of settings -> flag -> the setting in that table which the flag is short for."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 set_option = click.option(
@@ -37,6 +43,9 @@ set_option = click.option(
 )
 
 
+teacher_epochs_option = click.option(
+    "--teacher-epochs", type=int, help="Epochs of the teacher's own training.  [default: those of the student]"
+)
 trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
 weights_option = click.option(
     "--weights",
@@ -58,6 +67,9 @@ def training_options(command: Command) -> Command:
         ),
         click.option("--task", metavar="NAME", help="What the student is for.  [default: what the data is for]"),
         click.option("--epochs", type=int, help="Epochs of the joint phase."),
+        click.option("--lr", type=float, help="Initial learning rate."),
+        click.option("--batch-size", type=int, help="Images in a batch."),
+        click.option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
         click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
         click.option("--recipe", metavar="NAME", help="Published training protocol, or a TOML file of settings."),
         click.option("--out", metavar="FOLDER", help="Run folder.  [default: a new one in runs/]"),
@@ -85,8 +97,9 @@ def values_from(
     read = read_toml(config) if config else {}
     check_trusted(read, config or "", trust)
     given: dict[str, Any] = {key: value for key, value in flags.items() if value not in (None, ())}
-    if "epochs" in given:
-        given["train"] = {"epochs": given.pop("epochs")}
+    for table, short in SHORT.items():
+        train = {setting: given.pop(flag) for flag, setting in short.items() if flag in given}
+        given |= {table: train} if train else {}
     return merge(merge(read, given), from_assignments(assignments))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,37 +29,70 @@ __all__ = ["command"]
 )
 @click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, loss terms, settings.")
 @click.option("--png", metavar="FILE", help="Also write the curves as a PNG.")
-@click.option("--mixed", is_flag=True, help="Allow runs with different data or training settings in one table.")
+@click.option("--figure", metavar="FILE", help="Also write the curves as FILE.pdf, FILE.svg or FILE.png.")
+@click.option("--mixed", is_flag=True, help="Put runs with different data or training settings into one table.")
 @as_json
-def command(folders: tuple[str, ...], form: str, html: str | None, png: str | None, mixed: bool, as_json: bool) -> None:
-    r"""Print one table over run folders, comparisons, or all runs below a folder.
+def command(
+    folders: tuple[str, ...],
+    form: str,
+    html: str | None,
+    png: str | None,
+    figure: str | None,
+    mixed: bool,
+    as_json: bool,
+) -> None:
+    r"""Print a table over run folders, comparisons, or all runs below a folder.
 
-    Runs that failed or are not finished are listed with the scores they reached.
+    Runs on different data, or trained with different settings, get a table for each group. Runs that failed or are not
+    finished are listed with the scores they reached.
 
     \b
     kdengine report runs/st runs/rkd --html report.html
     """
     from kdengine.report.curves import draw_curves
-    from kdengine.report.page import table_of, write_page
+    from kdengine.report.grouped import tables_of
+    from kdengine.report.page import write_page
 
-    table = table_of(folders, mixed)
+    kind = _kind(figure)
+    tables = tables_of(folders, mixed)
     if png:
         _write(png, lambda: draw_curves(folders).savefig(png, format="png"))
     if html:
-        _write(html, lambda: write_page(html, folders, table))
-    _print(table, "json" if as_json else form)
+        _write(html, lambda: write_page(html, folders, tables))
+    if figure:
+        _write(figure, lambda: draw_curves(folders).savefig(figure, format=kind))
+    _print(tables, "json" if as_json else form)
 
 
-def _print(table: Table, form: str) -> None:
+def _kind(figure: str | None) -> str:
+    """The format of the figure, by the end of its name.
+
+    Raises:
+        SettingsError: it is none of those that can be written.
+    """
+    from kdengine.errors import SettingsError
+
+    kind = Path(figure or "curves.pdf").suffix.lower().removeprefix(".")
+    if kind not in ("pdf", "svg", "png"):
+        raise SettingsError(f"'{figure}' is no figure that can be written. Name a file that ends in .pdf, .svg or .png.")
+    return kind
+
+
+def _print(tables: Sequence[Table], form: str) -> None:
     from kdengine.cli.tables import print_table
+    from kdengine.report.grouped import joined
 
     if form == "json":
-        click.echo(json.dumps(table.to_dict()))
-    elif form == "text":
-        click.echo(table.caption + "\n")
-        print_table(table.columns, table.rows)
+        every = [table.to_dict() for table in tables]
+        click.echo(json.dumps(every[0] if len(every) == 1 else {"tables": every}))
+    elif form == "csv":
+        click.echo(joined(tables).to_csv(), nl=False)
+    elif form == "markdown":
+        click.echo("\n".join(table.to_markdown() for table in tables), nl=False)
     else:
-        click.echo(table.to_markdown() if form == "markdown" else table.to_csv(), nl=False)
+        for number, table in enumerate(tables):
+            click.echo(("\n" if number else "") + table.caption + "\n")
+            print_table(table.columns, table.rows)
 
 
 def _write(file: str, write: Callable[[], Any]) -> None:

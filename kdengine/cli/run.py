@@ -12,6 +12,7 @@ from kdengine.cli.options import (
     refuse_without_resume,
     settings_from,
     show_log,
+    teacher_epochs_option,
     training_options,
     values_from,
     warn_of_changes,
@@ -37,6 +38,7 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @click.option("--student", metavar="SPEC", help="Network to train.")
 @click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
 @click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
+@teacher_epochs_option
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
@@ -59,7 +61,6 @@ def command(
     kdengine run --plugin fitnet --plugin st -o st.temperature=4 --teacher timm:resnet32 --student resnet8
     kdengine run --resume runs/resnet8-rkd-20261121-101500
     """
-    from kdengine.cli.progress import ProgressBar
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
@@ -67,7 +68,7 @@ def command(
 
     show_log()
     registry = Registry()
-    observers = [ProgressBar(), Pictures()]
+    observers = [Pictures()]
     if resume:
         refuse_with_resume(recipe=recipe, out=out)
         changes = values_from(config, trust=trust, **flags)
@@ -106,7 +107,7 @@ def fit_and_print(engine: Engine, as_json: bool) -> None:
     from kdengine.cli.tables import print_result
     from kdengine.training.runtime import is_first_process
 
-    result = engine.fit()
+    result = engine.fit(progress=True)
     if not is_first_process():
         return
     if as_json:

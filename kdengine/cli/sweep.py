@@ -53,7 +53,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.storage.writing import replacing, write_text
     from kdengine.training.runtime import is_first_process
 
-    comparison.fit()
+    comparison.fit(progress=True)
     if not is_first_process():
         return
     leave_pictures(comparison.folder)
@@ -68,5 +68,5 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
         click.echo(json_text(facts))
         return
     click.echo(table.caption + "\n")
-    print_table(table.columns, table.rows)
+    print_table(table.columns, table.rows, keep=table.columns)
     click.echo(f"Folder: {comparison.folder}")

@@ -33,7 +33,6 @@ def command(
     kdengine train --model resnet8 --data digits
     kdengine train --model timm:resnet50@pretrained=true --data imagefolder:~/flowers
     """
-    from kdengine.cli.progress import ProgressBar
     from kdengine.cli.run import fit_and_print, show_plan
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
@@ -46,5 +45,5 @@ def command(
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
     warn_of_changes(config, settings)
-    engine = Engine.of(settings, out, registry, [ProgressBar(), Pictures()])
+    engine = Engine.of(settings, out, registry, [Pictures()])
     (show_plan if dry_run else fit_and_print)(engine, as_json)

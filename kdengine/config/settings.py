@@ -264,6 +264,8 @@ class Settings(Strict):
     """The images that the teacher receives."""
     student_input: InputSettings = InputSettings()
     """The images that the student receives."""
+    factories: dict[str, str] = {}
+    """Names of the optimizer and scheduler factories that were passed in Python; recorded, not to be set."""
     options: dict[str, dict[str, Any]] = {}
     """Options by method. The second fitnet of a run is named 'fitnet-2'."""
 

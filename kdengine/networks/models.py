@@ -207,7 +207,9 @@ def _check_timm(registry: Registry, name: str) -> None:
         registry.model(name)  # a plugin that offers the network registers it with timm as well
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models())
-        raise ModelError(f"timm has no model '{name}'. {near} 'kdengine models {name[:4]}' searches for more.")
+        raise ModelError(
+            f"timm has no model '{name}'. {near}{_without_zoo(registry)} 'kdengine models {name[:4]}' searches for more."
+        )
 
 
 def _check_torchvision(name: str) -> None:
@@ -228,7 +230,12 @@ def _unknown_bare(registry: Registry, name: str) -> str:
     zoo = registry.offered("models")
     near = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(name, zoo)
     near = near or f"A network is one of {FORMS}."
-    return f"There is no network '{name}'. {near} 'kdengine models' lists them."
+    return f"There is no network '{name}'. {near}{_without_zoo(registry)} 'kdengine models' lists them."
+
+
+def _without_zoo(registry: Registry) -> str:
+    """A sentence for users who installed kdengine alone."""
+    return "" if registry.offered("models") else " No zoo is installed; pip install 'kdengine[all]' brings small networks."
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.networks.inputs import Preprocess, Preprocessed
 from kdengine.taps import Anatomy
 from kdengine.tasks.task import Task
@@ -74,6 +75,7 @@ class LaneContext:
         input_size: (C, H, W) of the images of the data.
         new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``; it takes images
             of the data.
+        factories: what makes optimizer and scheduler, if the caller passed that.
     """
 
     student: Network
@@ -82,3 +84,4 @@ class LaneContext:
     num_samples: int
     input_size: Sequence[int]
     new_network: Callable[[str], nn.Module]
+    factories: Factories = NO_FACTORIES

@@ -9,12 +9,14 @@ An implementation declares only the arguments that it uses. Plugins are discover
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
     import click
+    from torch import Tensor
 
     from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.run_view import ResultView, RunView
@@ -49,8 +51,12 @@ def kdengine_before_fit(run: RunView) -> None:
 
 
 @hookspec
-def kdengine_after_step(run: RunView, done: int, total: int) -> None:
-    """Called after each step: ``done`` of ``total`` batches of the epoch are finished."""
+def kdengine_after_step(run: RunView, done: int, total: int, terms: Mapping[str, Tensor]) -> None:
+    """Called after each step: ``done`` of ``total`` batches of the epoch are finished.
+
+    ``terms`` holds the weighted loss terms of that step by name, each a detached tensor [] on the device of the run. To read
+    one (``float(terms["task"])``) waits for the device: rather do that every hundred steps than in every step.
+    """
 
 
 @hookspec

@@ -127,13 +127,14 @@ class Plot:
     def draw_scores(self, axes: Axes, split: str, title: str = "") -> None:
         """Curves of all series; on test images, the teachers as horizontal lines."""
         dress(axes, title)
-        edge = self._edge(split)
+        edge = self._edge()
         for index, series in enumerate(self.series):
             self._draw_series(axes, index, series.scores(split), edge)
         if split == TEST:
             for score in self.teachers.values():
                 axes.axhline(score, color=MUTED, linestyle=(0, (6, 3)), linewidth=1.2, zorder=1)
-        self._set_limits(axes, split, edge)
+        self._set_epochs(axes, split)
+        axes.set_ylim(*self._range(edge))
 
     def draw_terms(self, axes: Axes, index: int, title: str = "", small: bool = False) -> None:
         """Every loss term of one series; a vertical line where a phase begins."""
@@ -183,11 +184,29 @@ class Plot:
         curves = [(series, series.scores(split)) for series in self.series if series.role != "teacher"]
         return [(series, curve) for series, curve in curves if curve.epochs]
 
-    def _edge(self, split: str) -> float | None:
-        """The worse end of the vertical axis, chosen so that the ends of long curves can be told apart.
+    def _edge(self) -> float | None:
+        """The worse end of the vertical axis, chosen so that the ends of long curves can be told apart on both splits.
 
-        That is the bottom of the axis, or its top if a low score is the better one; None leaves it to matplotlib.
+        That is the bottom of the axis, or its top if a low score is the better one; None shows the whole curves.
         """
+        ends = [self._end_of(split) for split in (TEST, TRAIN) if self._students(split)]
+        known = [end for end in ends if end is not None]
+        if not known or len(known) < len(ends):
+            return None
+        return min(known) if self.headline.higher_is_better else max(known)
+
+    def _range(self, edge: float | None) -> tuple[float, float]:
+        """Bottom and top of the vertical axis of both splits, so that test and training can be compared."""
+        curves = [curve for split in (TEST, TRAIN) for _, curve in self._students(split)]
+        values = [value for curve in curves for value in (*curve.low, *curve.high)] + list(self.teachers.values())
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        if edge is not None:
+            low, high = (edge, high) if self.headline.higher_is_better else (low, edge)
+        room = 0.04 * (high - low) or 0.5
+        return (low if edge == low else low - room), (high if edge == high else high + room)
+
+    def _end_of(self, split: str) -> float | None:
+        """The worse end that suits one split; None for all of its curves."""
         sign = 1 if self.headline.higher_is_better else -1
         students = self._students(split)
         longest = max((curve.epochs[-1] for _, curve in students), default=0)
@@ -199,14 +218,11 @@ class Plot:
         floor = min(late) - 0.8 * max(max(late) - min(late), narrowest)
         return sign * floor if floor > min(sign * value for _, curve in students for value in curve.mean) else None
 
-    def _set_limits(self, axes: Axes, split: str, edge: float | None) -> None:
-        """The epochs of the students, because a teacher may have trained for longer; and the edge of the scores."""
+    def _set_epochs(self, axes: Axes, split: str) -> None:
+        """The epochs of the students, because a teacher may have trained for longer."""
         longest = max((curve.epochs[-1] for _, curve in self._students(split)), default=0)
         if longest:
             axes.set_xlim(0.5 if longest <= FEW else 0, longest + max(0.5, longest / 60))
-        if edge is not None:
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(*((edge, top) if self.headline.higher_is_better else (bottom, edge)))
 
     def _draw_legend(self, figure: Figure | SubFigure) -> None:
         from matplotlib.lines import Line2D

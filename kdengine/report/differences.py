@@ -11,7 +11,16 @@ from kdengine.errors import SettingsError
 from kdengine.report.pastrun import PastRun
 from kdengine.storage.scores import Scoring
 
-__all__ = ["check_comparable", "common_scoring", "differing", "is_teacher_training", "obstacles", "same_network"]
+__all__ = [
+    "alike",
+    "check_comparable",
+    "common_scoring",
+    "differing",
+    "is_teacher_training",
+    "obstacles",
+    "same_network",
+    "trained_like",
+]
 
 NOT_COMPARED = (*NEUTRAL, "train.precision")
 """Train settings that make no difference; instead of the precision setting, the precision that was used is compared."""
@@ -57,6 +66,45 @@ def obstacles(runs: Sequence[PastRun]) -> list[str]:
         values = [_word(item.get(name)) for item in trained]
         reasons.append(f"different {name}: {_who(values, students)}")
     return reasons
+
+
+def alike(runs: Sequence[PastRun]) -> list[tuple[str, list[PastRun]]]:
+    """The runs in groups that belong in one table each, every group with what tells it from the others.
+
+    A comparison is a group of its own unless all runs belong together. The training of a teacher stands with its students.
+    """
+    if not obstacles(runs):
+        return [("", list(runs))]
+    groups: dict[Any, list[PastRun]] = {}
+    facts: dict[Any, dict[str, Any]] = {}
+    teachers = [run for run in runs if is_teacher_training(run, runs)]
+    for run, mark, how in zip(runs, _marks(runs), _trained(runs), strict=True):
+        if run in teachers:
+            continue
+        key = run.comparison or (mark, run.settings.task, repr(sorted(how.items())))
+        groups.setdefault(key, []).append(run)
+        named = {"comparison": run.comparison.name} if run.comparison else how
+        facts.setdefault(key, {"data": run.data["name"], "fingerprint": mark, "task": run.settings.task, **named})
+    for run in teachers:
+        taught = [group for group in groups.values() if is_teacher_training(run, [run, *group])]
+        (taught or list(groups.values()))[0].append(run)
+    return [(_told_apart(facts[key], list(facts.values())), group) for key, group in groups.items()]
+
+
+def trained_like(one: PastRun, other: PastRun) -> bool:
+    """Whether two runs trained the same student with the same seed, data and settings, whatever taught it."""
+    same = one.settings.student == other.settings.student and one.settings.seed == other.settings.seed
+    return same and len(set(_marks([one, other]))) == 1 and not differing(_trained([one, other]))
+
+
+def _told_apart(own: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> str:
+    """``digits, train.lr 0.05``: the data, and what not all groups have."""
+    if "comparison" in own:
+        return f"Comparison {own['comparison']}"
+    names = [name for name in differing([one for one in every if "comparison" not in one]) if name != "data"]
+    marks = {one["fingerprint"] for one in every if one["data"] == own["data"]}
+    names = [name for name in names if name != "fingerprint" or len(marks) > 1]
+    return ", ".join([str(own["data"]), *(f"{name} {_word(own.get(name))}" for name in names if name in own)])
 
 
 def check_comparable(runs: Sequence[PastRun]) -> None:

@@ -13,6 +13,7 @@ from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.columns import decimals, gain, number, other_measures, rank, score_columns
 from kdengine.report.differences import common_scoring
 from kdengine.report.judging import Judge, Verdict
+from kdengine.report.markup import table, tag, text
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.storage.names import PLAIN
@@ -152,6 +153,17 @@ class Leaderboard:
 
     def __str__(self) -> str:
         return self.table().to_markdown()
+
+    def __repr__(self) -> str:
+        headline, first = self.scoring.headline, self.rows[0] if self.rows else {}
+        score = first.get(headline.name)
+        best = f", best {first['method'][:40]} with {headline.label} {headline.shown(score)}" if score is not None else ""
+        gained = f" ({_signed(headline, first['gain'])} over plain)" if first.get("gain") is not None else ""
+        return f"Leaderboard({len(self.rows)} methods{best}{gained}; print() shows the table)"
+
+    def _repr_html_(self) -> str:
+        board = self.table()
+        return tag("p", text(board.caption)) + table(board.columns, board.rows)
 
 
 def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float | None], scoring: Scoring) -> dict[str, Any]:

@@ -14,54 +14,39 @@ from kdengine.report.columns import axis_label, in_words, number, with_low_best
 from kdengine.report.curves import TEST, TRAIN, Plot
 from kdengine.report.differences import common_scoring, differing, obstacles
 from kdengine.report.grid import Grid
+from kdengine.report.grouped import tables_of
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
 from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.svg import to_svg
-from kdengine.report.table import Table, results_table
-from kdengine.storage.names import NOTE
+from kdengine.report.table import Table
 
 if TYPE_CHECKING:
     from kdengine.report.drawing import Style
 
-__all__ = ["table_of", "write_page"]
+__all__ = ["write_page"]
 
 ASSETS = Path(__file__).with_name("assets")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 MACHINE = ("device_name", "device", "precision", "threads", "processes", "python", "platform", "versions", "git_commit")
 
 
-def write_page(path: str | Path, folders: Sequence[str | Path], table: Table | None = None) -> None:
+def write_page(path: str | Path, folders: Sequence[str | Path], tables: Sequence[Table] | None = None) -> None:
     """Write a page about some runs.
 
     Args:
         path: the file.
         folders: run folders, or folders with run folders below them.
-        table: the results to show; by default :func:`table_of`.
+        tables: the results to show; by default :func:`kdengine.report.grouped.tables_of`.
 
     Raises:
-        SettingsError: a folder holds no run, the default table would mislead, or the runs have different tasks.
+        SettingsError: a folder holds no run, or the runs have different tasks.
         OSError: the file cannot be written.
     """
     grid = Grid.within(folders[0]) if len(folders) == 1 else None
-    page = Page(find_runs(folders), table or table_of(folders), grid)
+    page = Page(find_runs(folders), tables or tables_of(folders), grid)
     Path(path).write_text(page.html, encoding="utf-8")
-
-
-def table_of(folders: Sequence[str | Path], mixed: bool = False) -> Table:
-    """The table that ``kdengine report`` prints: the leaderboard of one comparison, else a row for each run.
-
-    Args:
-        folders: run folders, or folders with run folders below them.
-        mixed: allow runs on different data, or trained with different settings.
-
-    Raises:
-        SettingsError: a folder holds no run, the runs do not belong in one table, or they are runs of different tasks.
-    """
-    if len(folders) == 1 and (Path(folders[0]) / NOTE).is_file():
-        return Leaderboard.of(folders).table()
-    return results_table(folders, mixed)
 
 
 class Page:
@@ -69,11 +54,11 @@ class Page:
 
     Args:
         runs: in any state.
-        results: the first table.
+        results: the first tables.
         grid: the results of a sweep, if the runs are one.
     """
 
-    def __init__(self, runs: Sequence[PastRun], results: Table, grid: Grid | None = None) -> None:
+    def __init__(self, runs: Sequence[PastRun], results: Sequence[Table], grid: Grid | None = None) -> None:
         self.runs = runs
         self.results = results
         self.grid = grid
@@ -86,7 +71,7 @@ class Page:
         title = text(self.title)
         sections = [self.grid_section(), self.results_section(), self.classes_section()]
         sections += [self.curves_section(), self.terms_section()]
-        body = [tag("h1", title), tag("p", text(self.results.caption), class_="quiet"), self.warning(), *sections]
+        body = [tag("h1", title), self.caption(), self.warning(), *sections]
         body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -112,6 +97,10 @@ class Page:
             for role in ("student", "teacher", "data")
         )
         return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
+
+    def caption(self) -> str:
+        """What the one table is about; each of several tables has its own caption above it."""
+        return tag("p", text(self.results[0].caption), class_="quiet") if len(self.results) == 1 else ""
 
     def warning(self) -> str:
         """Why the runs should be compared with care, which numbers mean nothing, and which runs did not finish."""
@@ -153,8 +142,13 @@ class Page:
         held_out = all(run.settings.train.validation or run.data.get("validation_images") for run in self.runs)
         chosen = "images held out from training" if held_out else "the test images, so compare by the last"
         note = tag("p", f"The best epoch was chosen on {chosen}.", class_="quiet")
-        cells = table(self.results.columns, self.results.rows, sortable=True, low_is_best=with_low_best(self.scoring))
-        return f"<h2>Results</h2>\n{cells}{note}"
+        low = with_low_best(self.scoring)
+        cells = [
+            ("" if len(self.results) == 1 else tag("p", text(one.caption)))
+            + table(one.columns, one.rows, sortable=True, low_is_best=low)
+            for one in self.results
+        ]
+        return f"<h2>Results</h2>\n{''.join(cells)}{note}"
 
     def classes_section(self) -> str:
         """The classes of a single run, if they have been counted."""

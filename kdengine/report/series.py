@@ -63,7 +63,8 @@ class Series:
     def scores(self, split: str) -> Curve:
         """The student's headline score in its unit; ``split`` is ``test`` or ``train``."""
         name = f"{split}_{self.headline.name}"
-        return _curve([{row["epoch"]: row.get(name) for row in run.student_rows} for run in self.runs])
+        limits = (0.0, 100.0) if self.headline.unit == "%" else (-math.inf, math.inf)
+        return _curve([{row["epoch"]: row.get(name) for row in run.student_rows} for run in self.runs], limits)
 
     def terms(self) -> dict[str, Curve]:
         """Every loss term by name, in the order of first appearance."""
@@ -133,8 +134,8 @@ def _phase_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row.get("chain_step"), row.get("phase")
 
 
-def _curve(runs: Iterable[Mapping[int, float | None]]) -> Curve:
-    """Means and spreads over what was measured; non-finite numbers are left out."""
+def _curve(runs: Iterable[Mapping[int, float | None]], limits: tuple[float, float] = (-math.inf, math.inf)) -> Curve:
+    """Means and spreads over what was measured; non-finite numbers are left out, and spreads end at the limits."""
     values: dict[int, list[float]] = {}
     for run in runs:
         for epoch, value in run.items():
@@ -143,8 +144,8 @@ def _curve(runs: Iterable[Mapping[int, float | None]]) -> Curve:
     epochs = sorted(values)
     mean = [fmean(values[epoch]) for epoch in epochs]
     spread = [stdev(values[epoch]) if len(values[epoch]) > 1 else 0.0 for epoch in epochs]
-    low = [centre - wide for centre, wide in zip(mean, spread, strict=True)]
-    high = [centre + wide for centre, wide in zip(mean, spread, strict=True)]
+    low = [max(centre - wide, min(centre, limits[0])) for centre, wide in zip(mean, spread, strict=True)]
+    high = [min(centre + wide, max(centre, limits[1])) for centre, wide in zip(mean, spread, strict=True)]
     return Curve(epochs, mean, low, high)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from kdengine.config.settings import Settings
+from kdengine.config.factories import NO_FACTORIES, Factories
+from kdengine.config.settings import Settings, TrainSettings
+from kdengine.config.train_options import TrainOptions
 from kdengine.config.values import merge
 from kdengine.data.dataset import Data
 from kdengine.data.load import ready
@@ -21,9 +24,29 @@ from kdengine.plugins.selection import checked_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Loaders
 
-__all__ = ["Assignment", "assign"]
+__all__ = ["Assignment", "RunOptions", "assign"]
 
 Network = str | nn.Module
+
+
+class RunOptions(TrainOptions, total=False):
+    """The keyword arguments that :class:`kdengine.Engine` and :class:`kdengine.Comparison` share."""
+
+    epochs: int | None
+    train: TrainSettings | Mapping[str, Any] | None
+    seed: int | None
+    teacher_weights: str | Path | None
+    teacher_train: Mapping[str, Any] | None
+    teacher_input: Mapping[str, Any] | None
+    student_input: Mapping[str, Any] | None
+    options: Mapping[str, Mapping[str, Any]] | None
+    task: str | None
+    recipe: str | Path | None
+    trust: bool
+    registry: Registry | None
+    observers: Iterable[object]
+    optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class Assignment:
         modules: ``"student"`` and ``"teacher"``, if passed as modules.
         data: the data set, if passed as an object.
         observers: objects with hooks.
+        factories: what makes optimizer and scheduler, if passed as objects.
     """
 
     settings: Settings
@@ -45,6 +69,7 @@ class Assignment:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     data: Data | None = None
     observers: tuple[object, ...] = ()
+    factories: Factories = NO_FACTORIES
 
     @classmethod
     def complete(
@@ -55,6 +80,7 @@ class Assignment:
         modules: Mapping[str, Network | None] | None = None,
         data: Data | None = None,
         observers: Iterable[object] = (),
+        factories: Factories = NO_FACTORIES,
     ) -> Assignment:
         """Build an assignment from complete settings, such as those of a run folder or the command line.
 
@@ -64,9 +90,12 @@ class Assignment:
             modules: replace the networks named in the settings.
             data: replaces the data set named in the settings.
             observers: objects with hooks.
+            factories: what makes optimizer and scheduler.
         """
         own = ready(data) if data is not None else None
-        return cls(settings, registry or Registry(), settings.methods, _modules(modules or {}), own, tuple(observers))
+        return cls(
+            settings, registry or Registry(), settings.methods, _modules(modules or {}), own, tuple(observers), factories
+        )
 
     def session(self, loaders: Loaders | None = None) -> Session:
         """Open the session: data, device and teacher, checked and ready.
@@ -74,8 +103,15 @@ class Assignment:
         Raises:
             KDError: for anything the user can fix.
         """
+        self.factories.check(self.settings.factories)
         return Session.open(
-            self.settings, self.registry, modules=self.modules, data=self.data, loaders=loaders, observers=self.observers
+            self.settings,
+            self.registry,
+            modules=self.modules,
+            data=self.data,
+            loaders=loaders,
+            observers=self.observers,
+            factories=self.factories,
         )
 
 
@@ -86,12 +122,15 @@ def assign(
     data: str | Data | None,
     *,
     epochs: int | None = None,
+    train: TrainSettings | Mapping[str, Any] | None = None,
     teacher_weights: str | Path | None = None,
     student_weights: str | Path | None = None,
     recipe: str | Path | None = None,
     trust: bool = False,
     registry: Registry | None = None,
     observers: Iterable[object] = (),
+    optimizer: str | Callable[[list[Any]], torch.optim.Optimizer] | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     **values: Any,
 ) -> Assignment:
     """Build an assignment from arguments; explicit arguments override the recipe.
@@ -102,12 +141,15 @@ def assign(
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a data set.
         epochs: length of the joint phase.
+        train: settings of the training, of which those in ``values`` win; only those that were set are taken.
         teacher_weights: path of the teacher's weights.
         student_weights: path of weights that the student starts from.
         recipe: name of a recipe, or path of a TOML settings file.
         trust: run third-party code that such a file names.
         registry: finds plugins; a new one by default.
         observers: objects with hooks.
+        optimizer: name of an optimizer in timm, or a factory of one.
+        scheduler: a factory of a scheduler.
         **values: other settings by name, including any of the ``train`` settings; None means not given.
 
     Raises:
@@ -117,8 +159,11 @@ def assign(
         raise SettingsError("No student was given. Name a network to train.")
     registry = registry or Registry()
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
+    factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
+    values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
-    train = {**values, **({} if epochs is None else {"epochs": epochs})}
+    given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
+    named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {
         "teacher": _name(teacher),
         "student": _name(student),
@@ -126,15 +171,16 @@ def assign(
         "data": data.name if isinstance(data, Data) else data,
         "teacher_weights": None if teacher_weights is None else str(teacher_weights),
         "student_weights": None if student_weights is None else str(student_weights),
+        **({"factories": factories.names} if factories.names else {}),
         **top,
-        "train": train,
+        "train": named,
     }
     arguments = {key: value for key, value in arguments.items() if value not in (None, [])}
     base = {} if recipe is None else recipe_values(str(recipe), chosen, registry, trust)
     settings = checked_settings(merge(base, arguments), chosen, registry)
     own = ready(data) if isinstance(data, Data) else None
     modules = _modules({"teacher": teacher, "student": student})
-    return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers))
+    return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers), factories)
 
 
 def _modules(networks: Mapping[str, Network | None]) -> dict[str, nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from kdengine.config.settings import Settings
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.runs.judging import judge_run
+from kdengine.runs.result_view import as_html, in_one_line
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Scoring
 from kdengine.training.lane import Lane
@@ -36,8 +37,8 @@ class Result:
     student: nn.Module
     history: Sequence[Mapping[str, Any]]
     folder: Path
-    scoring: Scoring = field(repr=False)
-    facts: Mapping[str, Any] = field(repr=False)
+    scoring: Scoring
+    facts: Mapping[str, Any]
 
     @classmethod
     def from_lane(
@@ -121,6 +122,12 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Teacher, student and data as plain data."""
         return dict(self.facts)
+
+    def __repr__(self) -> str:
+        return in_one_line(self.facts, self.scoring, self.folder)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.facts, self.scoring, self.folder)
 
     def _of(self, role: str, name: str) -> float | None:
         scores: Mapping[str, float | None] = self.facts[role] or {}

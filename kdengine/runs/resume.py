@@ -14,7 +14,17 @@ from kdengine.plugins.selection import checked_settings
 
 __all__ = ["changed_settings"]
 
-FIXED = ("student", "teacher", "methods", "task", "seed", "student_input", "train.optimizer", "train.reset_optimizer")
+FIXED = (
+    "student",
+    "teacher",
+    "methods",
+    "task",
+    "seed",
+    "factories",
+    "student_input",
+    "train.optimizer",
+    "train.reset_optimizer",
+)
 """Settings that no override may change, because the saved state depends on them."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
@@ -29,6 +30,7 @@ from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import input_of_run, load_student, load_teacher
 from kdengine.runs.recorder import FolderRecorder
+from kdengine.runs.remarks import remark_on
 from kdengine.runs.run import Run
 from kdengine.runs.source import Loaders, batches_of, warn_of_data
 from kdengine.runs.teacher_cache import CachedTeacher
@@ -61,6 +63,7 @@ class Session:
         task: what the student is trained for.
         modules: ``"student"`` and ``"teacher"``, if passed as modules.
         observers: objects with hooks.
+        factories: what makes optimizer and scheduler of the students, if the caller passed that.
         teacher_network: the teacher, if any; it may still have random weights.
         teacher: runs that network, frozen.
     """
@@ -72,6 +75,7 @@ class Session:
     task: Task
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     observers: Sequence[object] = ()
+    factories: Factories = NO_FACTORIES
     teacher_network: Network | None = None
     teacher: FrozenTeacher | None = None
 
@@ -85,6 +89,7 @@ class Session:
         data: Data | None = None,
         loaders: Loaders | None = None,
         observers: Iterable[object] = (),
+        factories: Factories = NO_FACTORIES,
         alone: bool = False,
     ) -> Session:
         """Check device and networks, load the data, and build the teacher.
@@ -96,6 +101,7 @@ class Session:
             data: replaces the data set named in the settings.
             loaders: the user's own loaders.
             observers: objects with hooks.
+            factories: what makes optimizer and scheduler of the students.
             alone: run in this process only, even if several were started.
 
         Raises:
@@ -109,9 +115,11 @@ class Session:
         batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
         if not alone:  # a teacher that is trained first need not repeat it
             warn_of_data(settings, batches)
+        if runtime.is_main and not alone:
+            remark_on(settings, runtime.device.type)
         task = registry.task(settings.task or batches.task).of(batches, train)
         shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
-        return cls(settings, registry, runtime, shared, task, modules, tuple(observers))._with_teacher()
+        return cls(settings, registry, runtime, shared, task, modules, tuple(observers), factories)._with_teacher()
 
     def for_seed(self, seed: int) -> Session:
         """This session with another seed: different students and batches, the same teacher."""
@@ -162,7 +170,7 @@ class Session:
             preprocess["teacher"] = teacher.preprocess
         options = self.task.network_options()
         factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
-        context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory)
+        context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory, self.factories)
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), self.teacher if teacher else None)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:

@@ -117,7 +117,7 @@ class _Board:
     def after_step(self, lane: Lane, done: int, total: int) -> None:
         """Call the hook of the lane's run."""
         run = self._runs[lane.name]
-        run.hooks.kdengine_after_step(run=run, done=done, total=total)
+        run.hooks.kdengine_after_step(run=run, done=done, total=total, terms=lane.meter.step_terms)
 
     def after_epoch(self, lane: Lane, record: dict[str, Any]) -> None:
         """Call the hook of the lane's run."""

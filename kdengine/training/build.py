@@ -88,6 +88,7 @@ def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], setti
     module = LaneModule(
         student.module, distillers, context.task, student.preprocess, student.anatomy.classifier, frozen, train.compile
     )
+    module.factories = context.factories
     return ChainStep(context.student, context.teacher, module, phases)
 
 

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.factories import Factories
 from kdengine.errors import TrainingError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.pairing import TapBinding
@@ -77,6 +78,9 @@ class LaneModule(nn.Module):
         classifier: path of the student's classifier, if it has one.
         frozen: paths of the student's modules that are not trained; ``backbone`` is all but the classifier.
         compiled: whether to compile the student's forward where nothing inside it is recorded.
+
+    Attributes:
+        factories: what makes optimizer and scheduler, if the caller passed that.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class LaneModule(nn.Module):
         self.forwards = Forwards(student, preprocess, compiled)
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
+        self.factories = Factories()
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or with False to evaluation; frozen modules always stay in evaluation."""

@@ -68,11 +68,13 @@ class Meter:
     Attributes:
         steps: batches so far.
         busy: seconds that the lane spent on them.
+        step_terms: the weighted terms of the last step, detached, each [].
     """
 
     def __init__(self, runtime: Runtime, task: Task) -> None:
         self.steps = 0
         self.busy = 0.0
+        self.step_terms: dict[str, Tensor] = {}
         self._runtime = runtime
         self._seen = 0
         self._terms: dict[str, Tensor] = {}
@@ -83,8 +85,9 @@ class Meter:
         count = len(batch.x)
         self.steps += 1
         self._seen += count
-        for name, value in terms.items():
-            self._terms[name] = self._terms.get(name, 0.0) + value.detach() * count
+        self.step_terms = {name: value.detach() for name, value in terms.items()}
+        for name, value in self.step_terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value * count
         if output is not None:
             update(self._metrics, output.detach(), batch.y)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.factories import OwnSchedule
 from kdengine.config.settings import TrainSettings
 from kdengine.training.gradients import backward_clipped, clip_share, norm_of_gradients
 from kdengine.training.lane_module import LaneModule
@@ -52,7 +53,8 @@ class OptimizerStep:
         self.settings = settings.concrete
         self.runtime = runtime
         self.parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
-        self._bare = make_optimizer(parameter_groups(module, settings), settings)
+        own = module.factories.make_optimizer(list(self.parameters.values()))
+        self._bare = own or make_optimizer(parameter_groups(module, settings), settings)
         self._optimizer = runtime.setup_optimizer(self._bare)
         self._schedule: Any = None
         self._scaler = torch.amp.GradScaler(runtime.device.type) if runtime.precision == "fp16" else None
@@ -74,7 +76,10 @@ class OptimizerStep:
             steps: steps per epoch.
         """
         self._steps = steps
-        self._schedule = None if updates is None else make_schedule(self._bare, self.settings, updates, steps)
+        self._schedule = None
+        if updates is not None:
+            own = self.module.factories.make_schedule(self._bare, self.settings.accumulate)
+            self._schedule = own or make_schedule(self._bare, self.settings, updates, steps)
         if self._schedule is None:
             for group in self._bare.param_groups:
                 if "lr_scale" in group:  # which only schedules apply
@@ -136,10 +141,12 @@ class OptimizerStep:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.clip_grad, norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the optimizer, with the gradients of an update that is not complete; that of the schedule follows."""
+        """The state of the optimizer, with the gradients of an update that is not complete; timm's schedules need none."""
         state: dict[str, Any] = {**self._optimizer.state_dict(), "gradients": self._gradients() if self._is_between else {}}
         if self._scaler is not None:
             state["scaler"] = self._scaler.state_dict()
+        if isinstance(self._schedule, OwnSchedule):
+            state["schedule"] = self._schedule.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -150,6 +157,9 @@ class OptimizerStep:
         scaler = state.pop("scaler", None)
         if self._scaler is not None and scaler is not None:
             self._scaler.load_state_dict(scaler)
+        schedule = state.pop("schedule", None)
+        if schedule is not None and isinstance(self._schedule, OwnSchedule):
+            self._schedule.load_state_dict(schedule)
         self._optimizer.load_state_dict(state)
         for group, values in zip(self._bare.param_groups, current, strict=True):
             scheduled = ("lr",) if self._schedule is not None else ()

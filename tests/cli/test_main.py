@@ -1,6 +1,7 @@
 import errno
 import importlib.metadata
 import os
+import sys
 
 import pytest
 
@@ -124,3 +125,30 @@ def test_other_errors_of_the_system_stay_faults_of_ours(kdengine, monkeypatch):
     monkeypatch.setattr("kdengine.storage.runfolder.RunFolder.settings", fail)
     with pytest.raises(OSError, match="Bad file descriptor"):
         kdengine("evaluate", "x")
+
+
+@pytest.fixture
+def own_factory(here, monkeypatch):
+    """A network of the user's own that cannot be built."""
+    (here / "own_factory.py").write_text("def make(**options):\n    raise RuntimeError('no such layer')\n")
+    monkeypatch.syspath_prepend(here)
+    yield "python:own_factory:make"
+    sys.modules.pop("own_factory", None)
+
+
+def test_an_error_in_code_of_the_users_own_mentions_debug_and_debug_shows_it(kdengine, own_factory):
+    said = kdengine("inspect", own_factory)
+    assert said.code == 2
+    assert "no such layer" in said.err
+    assert said.err.endswith("(--debug shows where.)\n")
+    assert "Traceback" not in said.err
+    for place in (["--debug", "inspect", own_factory], ["inspect", own_factory, "--debug"]):
+        said = kdengine(*place)
+        assert said.code == 2
+        assert 'own_factory.py", line 2, in make' in said.err
+        assert "--debug" not in said.err.splitlines()[-1]
+
+
+def test_debug_shows_the_traceback_of_an_error_of_ours_which_does_not_mention_it_otherwise(kdengine):
+    assert "--debug" not in kdengine("report", "nowhere").err
+    assert "in find_runs" in kdengine("report", "nowhere", "--debug").err

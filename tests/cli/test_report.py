@@ -2,6 +2,8 @@ import csv
 import io
 import json
 
+import pytest
+
 
 def test_teacher_and_student_stand_in_one_table_in_every_format(finished, kdengine):
     _, folder = finished
@@ -20,14 +22,43 @@ def test_teacher_and_student_stand_in_one_table_in_every_format(finished, kdengi
     assert facts["rows"][1][:2] == ["resnet8", "rkd"]
 
 
-def test_runs_on_different_data_are_not_mixed_unless_that_is_asked_for(finished, kdengine, small):
-    _, folder = finished
-    kdengine("train", "--model", "resnet8", *small, "--epochs", 1, "--data", "digits@train=64@test=32", "--out", "other")
-    said = kdengine("report", folder, "other")
-    assert (said.code, said.out) == (2, "")
-    assert "--mixed" in said.err
-    assert "different data: digits@train=128@test=64" in said.err
-    assert "plain" in kdengine("report", folder, "other", "--mixed").out
+def test_unlike_runs_get_tables_of_their_own_unless_one_is_asked_for(run_folder, kdengine):
+    folders = [run_folder("a"), run_folder("b", [40.0], train={"lr": 0.5}), run_folder("c", data="cifar10", fingerprint="g")]
+    out = kdengine("report", *folders).out
+    heads = [line.partition(". ")[0] for line in out.splitlines() if "training and" in line]
+    assert heads == ["digits, train.lr 0.1", "digits, train.lr 0.5", "cifar10, train.lr 0.1"]
+    assert out.count("top-1 %") == 3 * 2
+    tables = kdengine("report", *folders, "--json").json["tables"]
+    assert [len(table["rows"]) for table in tables] == [2, 2, 2]
+    rows = list(csv.DictReader(io.StringIO(kdengine("report", *folders, "--format", "csv").out)))
+    assert [(row["table"], row["last top-1 %"]) for row in rows if row["method"] == "st"][1] == (heads[1], "40.00")
+    mixed = kdengine("report", *folders, "--mixed", "--json").json
+    assert len(mixed["rows"]) == 4
+
+
+def test_a_run_has_its_gain_over_a_plain_run_with_the_same_settings_and_seed(run_folder, kdengine):
+    folders = [
+        run_folder("plain", [50.0], method="plain"),
+        run_folder("st", [52.5]),
+        run_folder("at", [40.0], method="at", seed=1),
+    ]
+    rows = list(csv.DictReader(io.StringIO(kdengine("report", *folders, "--format", "csv").out)))
+    assert {row["method"]: row["gain over plain"] for row in rows} == {"plain": "", "teacher": "", "st": "+2.50", "at": ""}
+    assert "gain over plain" not in kdengine("report", *folders[1:]).out
+
+
+@pytest.mark.parametrize(("name", "start"), [("curves.pdf", b"%PDF"), ("curves.SVG", b"<?xml"), ("curves.png", b"\x89PNG")])
+def test_the_curves_are_a_figure_in_the_format_of_its_name(name, start, run_folder, kdengine, here):
+    said = kdengine("report", run_folder("a"), "--figure", name)
+    assert said.code == 0, said.err
+    assert (here / name).read_bytes().startswith(start)
+
+
+def test_a_figure_of_another_kind_is_refused_before_anything_is_written(run_folder, kdengine, here):
+    said = kdengine("report", run_folder("a"), "--figure", "curves.gif", "--html", "page.html")
+    assert said.code == 2
+    assert ".pdf, .svg or .png" in said.err
+    assert not list(here.iterdir())
 
 
 def test_a_folder_without_a_run_is_told(kdengine, here):
@@ -56,15 +87,6 @@ def test_a_page_and_a_picture_are_written_beside_the_table(finished, kdengine, h
     assert "Wrote report.html" in said.err
     assert "rkd.distance" in (here / "report.html").read_text()
     assert (here / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_runs_that_would_mislead_write_nothing_unless_that_is_asked_for(run_folder, kdengine, here):
-    folders = [run_folder("a"), run_folder("b", train={"lr": 0.5})]
-    said = kdengine("report", *folders, "--html", "report.html")
-    assert (said.code, (here / "report.html").exists()) == (2, False)
-    assert "different train.lr: 0.1" in said.err
-    assert kdengine("report", *folders, "--html", "report.html", "--mixed").code == 0
-    assert "different train.lr: 0.1" in (here / "report.html").read_text()
 
 
 def test_a_file_that_cannot_be_written_is_told(run_folder, kdengine):

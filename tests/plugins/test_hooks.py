@@ -66,3 +66,19 @@ def test_an_observer_that_fails_while_an_error_is_told_does_not_hide_it(tmp_path
     with pytest.raises(ZeroDivisionError, match="first") as caught:
         engine(tmp_path / "run", observers=[Clumsy()]).fit()
     assert "and then: ValueError: second" in caught.value.__notes__
+
+
+def test_a_step_brings_its_terms_detached_and_their_mean_is_that_of_the_epoch(tmp_path):
+    seen = []
+
+    class Watching:
+        @hookimpl
+        def kdengine_after_step(self, run, terms):
+            seen.append(terms)
+
+    result = engine(tmp_path / "run", observers=[Watching()]).fit()
+    steps = len(seen) // len(result.history)
+    assert all(terms.keys() == {"task"} and terms["task"].shape == () for terms in seen)
+    assert not any(terms["task"].requires_grad for terms in seen)
+    mean = sum(float(terms["task"]) for terms in seen[:steps]) / steps
+    assert mean == pytest.approx(result.history[0]["terms"]["task"], rel=0.1), "the last batch of an epoch may be smaller"

@@ -3,6 +3,7 @@ import pytest
 from kdengine.report.curves import Plot, draw_curves
 from kdengine.report.palette import GROUND, LINES, MUTED, PLAIN
 from kdengine.report.pastrun import find_runs
+from kdengine.report.series import series_of
 
 
 @pytest.fixture
@@ -150,5 +151,24 @@ def test_where_a_low_score_is_better_long_curves_are_cut_off_at_the_top(run_fold
     good = [9.0 - epoch / 10 if epoch < 20 else 0.5 + epoch % 5 / 100 for epoch in range(40)]
     axes, lines = drawn([run_folder("a", good, task=depth), run_folder("b", good[:10], method="at", failed="nan", task=depth)])
     bottom, top = axes.get_ylim()
-    assert bottom < 0.5 < 0.54 < top < 1
+    assert bottom < 0.5
+    assert 5.54 < top < 6, "the scores on training images, which share the axis, end 5 higher"
     assert lines["s1-end"].get_ydata().tolist() == [top]
+
+
+def test_test_and_training_have_the_same_vertical_axis(run_folder):
+    plot = Plot(find_runs([run_folder("a", [20.0, 30.0]), run_folder("b", [25.0, 60.0], method="at")]))
+    limits = [plot.scores(split).axes[0].get_ylim() for split in ("test", "train")]
+    assert limits[0] == limits[1]
+    assert limits[0][0] < 20
+    assert limits[0][1] > 70, "the teacher's line is on it"
+
+
+def test_no_band_leaves_the_range_of_a_percentage(run_folder, tmp_path):
+    for seed, score in enumerate((0.0, 0.0, 3.0)):
+        run_folder(f"all/{seed}", [score, 100.0 - score], seed=seed)
+    (series,) = series_of(find_runs([tmp_path / "all"]))
+    curve = series.scores("test")
+    assert min(curve.low) == 0.0
+    assert max(curve.high) == 100.0
+    assert curve.high[0] > curve.mean[0] > 0

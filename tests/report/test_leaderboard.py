@@ -138,3 +138,12 @@ def test_a_finished_lane_that_measured_nothing_has_no_score(lane):
     lane("plain", 0, 70.0)
     row = next(row for row in Leaderboard.of([lane("st", 0, 71.0, best_top1=None, top5=None)]).rows if row["method"] == "st")
     assert (row["best_top1"], row["top5"], row["gain"]) == (None, None, 1.0)
+
+
+def test_in_a_console_it_is_one_short_line_and_in_a_notebook_a_table(run_folder, tmp_path):
+    run_folder("plain", [20.0], method="plain")
+    run_folder("st", [23.0])
+    board = Leaderboard.of([tmp_path])
+    assert repr(board) == "Leaderboard(2 methods, best st with top-1 23.00 % (+3.00 over plain); print() shows the table)"
+    assert '<td class="text">st</td>' in board._repr_html_()
+    assert "gain over plain" in board._repr_html_()

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from kdengine import SettingsError
-from kdengine.report.page import table_of, write_page
+from kdengine.report.grouped import tables_of
+from kdengine.report.page import write_page
 from kdengine.report.palette import SHADES
 from kdengine.report.table import Table
 
@@ -44,8 +44,8 @@ class Reader(HTMLParser):
 def page(tmp_path):
     """Writes a page and reads it again."""
 
-    def write(folders, table=None):
-        write_page(tmp_path / "page.html", folders, table)
+    def write(folders, *tables):
+        write_page(tmp_path / "page.html", folders, tables)
         text = (tmp_path / "page.html").read_text(encoding="utf-8")
         return text, Reader(text)
 
@@ -167,9 +167,11 @@ def test_a_table_of_ones_own_stands_in_place_of_the_default_one(page, run_folder
     assert "different train.lr: 0.1" in text
 
 
-def test_runs_that_would_mislead_are_refused(page, run_folder):
-    with pytest.raises(SettingsError, match="different data"):
-        page([run_folder("a"), run_folder("b", fingerprint="g")])
+def test_runs_that_would_mislead_in_one_table_have_two_and_a_warning(page, run_folder):
+    text, read = page([run_folder("a"), run_folder("b", data="cifar10", fingerprint="g")])
+    assert text.count('<table class="sortable"') == 2
+    assert any(piece.startswith("cifar10. ") for piece in read.texts)
+    assert "different data" in text
 
 
 def test_a_comparison_has_a_leaderboard(run_folder, page, tmp_path):
@@ -178,7 +180,7 @@ def test_a_comparison_has_a_leaderboard(run_folder, page, tmp_path):
     for seed in (0, 1):
         run_folder(f"all/trial-{seed + 1}/plain", [30.0, 40.0 + seed], method="plain", seed=seed)
         run_folder(f"all/trial-{seed + 1}/st", [30.0, 44.0 + 2 * seed], seed=seed)
-    table = table_of([tmp_path / "all"])
+    (table,) = tables_of([tmp_path / "all"])
     assert [row[0] for row in table.rows] == ["teacher resnet32", "st", "plain"]
     _, read = page([tmp_path / "all"])
     assert "gain over plain" in read.texts

@@ -4,6 +4,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from kdengine import Distiller, Engine, Registry, SettingsError
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.runs.evaluate_run import evaluate_folder
+from kdengine.runs.result import Result
 from kdengine.shipping.export import export_student
+from kdengine.storage.scores import CLASSIFICATION
 
 FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
 
@@ -161,3 +164,19 @@ def test_a_result_without_warnings_does_not_mention_them(tmp_path):
     learnt = Engine(None, "cnn2", out=tmp_path / "run", **FAST | scores).fit()
     assert learnt.warnings == ()
     assert "warnings" not in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_in_a_console_it_is_one_short_line_and_in_a_notebook_a_table(result):
+    text = repr(result)
+    assert text.startswith(f"Result(resnet8 taught by module:CifarResNet (fitnet+rkd), top-1 {result.top1:.2f} %, best ")
+    assert len(text) < 200
+    html = result._repr_html_()
+    assert html.count("<tr>") == 3
+    assert f"{result.teacher_top1:.2f} %" in html
+
+
+def test_long_names_are_cut_and_markup_is_escaped():
+    student = {"name": "timm:" + "x" * 200, "parameters": 5}
+    result = Result(None, [], Path("runs") / ("<b>" * 100), CLASSIFICATION, {"student": student, "teacher": None})
+    assert len(repr(result)) < 200
+    assert "<b>" not in result._repr_html_()

@@ -1,11 +1,13 @@
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from kdengine.cli.progress import LanesProgress, ProgressBar
+from kdengine.progress.bar import ProgressBar
+from kdengine.progress.lanes import LanesProgress
 from kdengine.storage.scores import Measure, Scoring
 
 RECORD = {"epoch": 1, "phase": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
@@ -48,11 +50,25 @@ def test_without_a_terminal_each_epoch_is_one_line(run):
     ]
 
 
-def test_on_a_terminal_there_is_a_bar_that_goes_away(run):
-    text = shown(run, terminal=True)
-    assert "epoch 2/12" in text
-    assert "87.50 %" in text
-    assert text.endswith("test top-1 87.50 % (best 90.00 %)\n")
+def test_on_a_terminal_the_lines_stay_and_a_bar_below_them_goes_away(run):
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(run, terminal=True))
+    assert "epoch 1/12 \N{BOX DRAWINGS HEAVY HORIZONTAL}" in text
+    lines = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("  ")]
+    assert lines == [
+        "  epoch  1/12  test 87.50 %  task 1.25  st.soft 0.5  2.0 s",
+        "  epoch  2/12 hint  test 87.50 %  task 1.25  st.soft 0.5  2.0 s",
+        "  resnet8 <- [a] (st) on digits: test top-1 87.50 % (best 90.00 %)",
+    ]
+
+
+def test_terms_are_not_cut_on_a_narrow_terminal(run):
+    record = {**RECORD, "terms": {f"method-{number}.term": 0.125 for number in range(9)}}
+    progress, text = ProgressBar(), io.StringIO()
+    progress.console = Console(file=text, force_terminal=True, width=40, markup=False, highlight=False)
+    progress.kdengine_before_fit(run)
+    progress.kdengine_after_epoch(run, record)
+    progress.kdengine_on_error(run, ValueError())
+    assert "method-7.term 0.125  method-8.term 0.125  2.0 s" in text.getvalue()
 
 
 def test_an_interruption_says_how_to_resume_and_another_error_leaves_that_to_the_caller(run):
