@@ -6,7 +6,7 @@ Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -15,19 +15,18 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from kdengine.config.settings import Settings, TrainSettings
+from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
-from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
-from kdengine.runs.following import Training
-from kdengine.runs.lane_runs import entered, run_of
+from kdengine.runs.following import follow
+from kdengine.runs.lane_runs import entered, passes
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
@@ -38,10 +37,8 @@ from kdengine.runs.train import train_all, train_teacher
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE, TUNING
-from kdengine.storage.runfolder import RunFolder, folder_named
+from kdengine.storage.runfolder import folder_named
 from kdengine.storage.writing import remove_leftovers
-from kdengine.training.defaults import left_open
-from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "lane_specs"]
@@ -104,6 +101,10 @@ class Comparison:
     def tuned(self) -> Mapping[str, Any] | None:
         """What the probes of learning rates came to, as in ``comparison.json``: the rate chosen, and every score."""
         return self.note.get("tuned")
+
+    @property
+    def _overrides(self) -> bool:
+        return isinstance(self.start, Resume) and self.start.override
 
     def _proposed_folder(self) -> Path:
         if isinstance(self.start, Resume):
@@ -192,7 +193,7 @@ class Comparison:
         session = with_progress(self.assignment, progress, many=True).session(loaders)
         if self.tuning is not None and session.data.dataset is None:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
-        followed = self._follow(session)
+        followed, self.lanes = follow(session, self.lanes)
         self.assignment = replace(self.assignment, settings=followed.settings)
         try:
             self._begin(session.runtime)
@@ -209,8 +210,7 @@ class Comparison:
             return session
         probes, folder, runtime = Probes(self.tuning, self.lanes, session.settings), self.folder / TUNING, session.runtime
         log.info(probes.announcement)
-        override = isinstance(self.start, Resume) and self.start.override
-        start: Start = Resume(folder, override) if runtime.same((folder / NOTE).is_file()) else Fresh(folder)
+        start: Start = Resume(folder, self._overrides) if runtime.same((folder / NOTE).is_file()) else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         note = {"tunes": str(self.folder)}
@@ -221,25 +221,6 @@ class Comparison:
         self.assignment = replace(self.assignment, settings=probes.settings_at(outcome))
         self._write_note(runtime)
         return replace(session, settings=self.assignment.settings)
-
-    def _follow(self, session: Session) -> Session:
-        """The session with settings that follow the student, as do those of lanes with training settings of their own."""
-        if not left_open(session.settings.train):
-            return session
-        student = session.student()
-        training = Training.of(session, student)
-        training.announce()
-        settings = training.into(session.settings)
-        self.lanes = [self._lane_following(lane, session, student, settings.train) for lane in self.lanes]
-        return replace(session, settings=settings)
-
-    def _lane_following(self, lane: LaneSpec, session: Session, student: Network, shared: TrainSettings) -> LaneSpec:
-        if not lane.train:
-            return lane
-        own = TrainSettings.checked({**session.settings.train.model_dump(), **lane.train}, owner="train")
-        values = session.followed(student, "student", own).values
-        different = {name: value for name, value in values.items() if value != getattr(shared, name)}
-        return replace(lane, train={**different, **lane.train})
 
     def _train(self, session: Session, followed: Session) -> None:
         """Train all trials in turn.
@@ -252,18 +233,23 @@ class Comparison:
         trained = False
         for trial in range(1, self.trials + 1):
             trial_session = followed.for_seed(session.settings.seed + trial - 1)
-            for runs in self._passes(trial_session, self.folder / f"trial-{trial}"):
+            for runs in passes(self.lanes, trial_session, self.folder / f"trial-{trial}", self.at_once, self._advice):
                 needed = any(run.lane.needs_teacher for run in runs)
                 if facts is None or (needed and not trained):
                     facts = session.ready_teacher(needed, partial(train_teacher, session))
                     trained = needed
                 self._train_pass(runs, trial_session, facts)
 
+    @property
+    def _advice(self) -> str:
+        """The command that resumes the comparison."""
+        command = "sweep" if "axes" in self.note else "compare"
+        return f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
+
     def _train_pass(self, runs: Sequence[Run], session: Session, facts: Mapping[str, Any] | None) -> None:
         """Train one pass of lanes side by side, then unlock their folders."""
-        override = isinstance(self.start, Resume) and self.start.override
         try:
-            train_all([entered(run, session, facts, override) for run in runs], session.data, facts)
+            train_all([entered(run, session, facts, self._overrides) for run in runs], session.data, facts)
         finally:
             for run in runs:
                 run.folder.free()
@@ -291,33 +277,3 @@ class Comparison:
         if runtime.is_main:
             note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, self.note)
             note.write(self.folder, self.assignment.registry)
-
-    def _passes(self, session: Session, folder: Path) -> Iterator[list[Run]]:
-        """The unfinished runs of a trial, in passes of as many as fit.
-
-        Each pass is built only after the previous one is over.
-        """
-        ended = session.runtime.same([RunFolder(folder / lane.label).ended for lane in self.lanes])
-        waiting = [lane for lane, done in zip(self.lanes, ended, strict=True) if not done]
-        while waiting:
-            runs = self._next_pass(waiting, session, folder)
-            if runs:
-                yield runs
-            runs.clear()  # frees their memory for the next pass
-
-    def _next_pass(self, waiting: list[LaneSpec], session: Session, folder: Path) -> list[Run]:
-        """Take as many of the waiting lanes as fit into the next pass."""
-        space = CROWDED * free_bytes(session.runtime.device)
-        command = "sweep" if "axes" in self.note else "compare"
-        advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
-        runs: list[Run] = []
-        while waiting and not self._is_full(runs, space, session.runtime):
-            run = run_of(waiting.pop(0), session, folder, advice)
-            runs += [] if run is None else [run]
-        return runs
-
-    def _is_full(self, runs: Sequence[Run], space: float, runtime: Runtime) -> bool:
-        """Whether the pass can take no further lane; all processes agree."""
-        if self.at_once is not None:
-            return len(runs) >= self.at_once
-        return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))

@@ -264,7 +264,7 @@ def test_lanes_for_which_there_is_no_room_follow_in_another_pass_with_the_same_n
 
     together, one = compared("together")
     if limit == "memory":
-        monkeypatch.setattr("kdengine.comparison.free_bytes", lambda device: 1.1 * bytes_of_resnet8() / CROWDED)
+        monkeypatch.setattr("kdengine.runs.lane_runs.free_bytes", lambda device: 1.1 * bytes_of_resnet8() / CROWDED)
     apart, two = compared("apart", **({"at_once": 2} if limit == "at_once" else {}))
     assert one == [["plain", "st", "at", "sp"]]
     assert two == [["plain", "st"], ["at", "sp"]]

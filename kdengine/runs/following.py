@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from kdengine.config.settings import Settings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.networks.network import Network
+from kdengine.runs.lane_specs import LaneSpec
 from kdengine.runs.session import Session
-from kdengine.training.defaults import Followed
+from kdengine.training.defaults import Followed, left_open
 
-__all__ = ["Training"]
+__all__ = ["Training", "follow"]
 
 log = logging.getLogger(__name__)
 
@@ -62,3 +63,28 @@ class Training:
             role: {"network": self.names[role], "summary": str(item), **item.values, "why": dict(item.why)}
             for role, item in self.followed.items()
         }
+
+
+def follow(session: Session, lanes: Sequence[LaneSpec]) -> tuple[Session, list[LaneSpec]]:
+    """The session of a comparison with settings that follow the student, and its lanes with training settings of their own.
+
+    Args:
+        session: data, device and teacher; its settings may leave values open.
+        lanes: the lanes.
+    """
+    if not left_open(session.settings.train):
+        return session, list(lanes)
+    student = session.student()
+    training = Training.of(session, student)
+    training.announce()
+    settings = training.into(session.settings)
+    return replace(session, settings=settings), [_following(lane, session, student, settings.train) for lane in lanes]
+
+
+def _following(lane: LaneSpec, session: Session, student: Network, shared: TrainSettings) -> LaneSpec:
+    if not lane.train:
+        return lane
+    own = TrainSettings.checked({**session.settings.train.model_dump(), **lane.train}, owner="train")
+    values = session.followed(student, "student", own).values
+    different = {name: value for name, value in values.items() if value != getattr(shared, name)}
+    return replace(lane, train={**different, **lane.train})

@@ -1,9 +1,9 @@
-"""The run of a lane in a comparison: built, then entered once the teacher is ready."""
+"""The runs of the lanes of a comparison: built in passes of as many as fit, then entered once the teacher is ready."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,40 @@ from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.start import enter, start_in
 from kdengine.storage.runfolder import RunFolder
+from kdengine.training.memory import CROWDED, bytes_of, free_bytes
+from kdengine.training.runtime import Runtime
 
-__all__ = ["entered", "run_of"]
+__all__ = ["entered", "passes", "run_of"]
+
+
+def passes(lanes: Sequence[LaneSpec], session: Session, folder: Path, at_once: int | None, advice: str) -> Iterator[list[Run]]:
+    """The unfinished runs of a trial, in passes of as many as fit; each pass is built only after the previous one is over.
+
+    Args:
+        lanes: all lanes of the comparison.
+        session: data, device and teacher.
+        folder: the folder of the trial.
+        at_once: lanes in a pass; None for as many as fit into memory.
+        advice: the command that resumes the comparison.
+    """
+    ended = session.runtime.same([RunFolder(folder / lane.label).ended for lane in lanes])
+    waiting = [lane for lane, done in zip(lanes, ended, strict=True) if not done]
+    while waiting:
+        space, runs = CROWDED * free_bytes(session.runtime.device), list[Run]()
+        while waiting and not _is_full(runs, at_once, space, session.runtime):
+            run = run_of(waiting.pop(0), session, folder, advice)
+            runs += [] if run is None else [run]
+        if runs:
+            yield runs
+        runs.clear()  # frees their memory for the next pass
+        run = None
+
+
+def _is_full(runs: Sequence[Run], at_once: int | None, space: float, runtime: Runtime) -> bool:
+    """Whether a pass can take no further lane; all processes agree."""
+    if at_once is not None:
+        return len(runs) >= at_once
+    return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
 
 
 def run_of(spec: LaneSpec, session: Session, folder: Path, advice: str) -> Run | None:

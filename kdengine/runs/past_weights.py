@@ -1,4 +1,4 @@
-"""Metadata that a run folder keeps about its weights."""
+"""Weights that a run starts from, and what a run folder keeps about them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdengine.config.settings import InputSettings
+from torch import nn
+
+from kdengine.config.settings import InputSettings, Settings
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError
+from kdengine.networks.models import check_name
 from kdengine.networks.network import Network
 from kdengine.networks.weights import Head, OtherHead, load_weights, load_weights_of_body
+from kdengine.plugins.registry import Registry
 from kdengine.storage.runfolder import RunFolder
 
-__all__ = ["check_classes", "input_of_run", "load_student", "load_teacher"]
+__all__ = ["check_classes", "check_networks", "input_of_run", "load_student", "load_teacher"]
 
 OF_A_STUDENT = ("student.safetensors", "student-best.safetensors")
 
@@ -103,3 +107,18 @@ def _result(weights: str) -> Mapping[str, Any]:
     if not is_folder and path.name not in OF_A_STUDENT:
         return {}
     return RunFolder(path if is_folder else path.parent).result() or {}
+
+
+def check_networks(settings: Settings, modules: Mapping[str, nn.Module], registry: Registry) -> None:
+    """Reject unknown networks and missing weights before reading the data, which may take a while.
+
+    Raises:
+        ModelError: a network or a weights file does not exist.
+    """
+    for role, name in (("teacher", settings.teacher), ("student", settings.student)):
+        if name is not None and role not in modules:
+            check_name(name, registry)
+    flags = {"teacher": "--teacher-weights", "student": "--student-weights, or --weights of 'kdengine train'"}
+    for role, weights in (("teacher", settings.teacher_weights), ("student", settings.student_weights)):
+        if weights is not None and not os.path.exists(os.path.expanduser(weights)):
+            raise ModelError(f"The weights file '{weights}' does not exist. Check {role}_weights ({flags[role]}).")

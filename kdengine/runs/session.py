@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,23 +15,23 @@ from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError
+from kdengine.errors import ModelError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.factory import NetworkFactory
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.networks.flops import count_flops
 from kdengine.networks.inputs import Preprocessed
-from kdengine.networks.models import ModelSource, check_name, count_parameters
+from kdengine.networks.models import ModelSource, count_parameters
 from kdengine.networks.network import LaneContext, Network
 from kdengine.networks.preprocess import preprocess_for
 from kdengine.networks.weights import Head, fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
-from kdengine.runs.past_weights import input_of_run, load_student, load_teacher
+from kdengine.runs.past_weights import check_networks, input_of_run, load_student, load_teacher
 from kdengine.runs.recorder import FolderRecorder
 from kdengine.runs.remarks import remark_on
 from kdengine.runs.run import Run
-from kdengine.runs.source import Loaders, batches_of, warn_of_data
+from kdengine.runs.source import Loaders, batches_of, suited, warn_of_data
 from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
@@ -111,14 +110,14 @@ class Session:
         for own in (train, *([settings.teacher_training] if settings.teacher else [])):
             check_optimizer(own)
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
-        _check_networks(settings, modules, registry)
+        check_networks(settings, modules, registry)
         batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
         if not alone:  # a teacher that is trained first need not repeat it
             warn_of_data(settings, batches)
         if runtime.is_main and not alone:
             remark_on(settings, runtime.device.type)
         task = registry.task(settings.task or batches.task).of(batches, train)
-        shared = _suited(batches, settings, task).shared(runtime.rank, runtime.processes)
+        shared = suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers), factories)._with_teacher()
 
     def for_seed(self, seed: int) -> Session:
@@ -129,7 +128,7 @@ class Session:
         if data.dataset is None:
             return replace(self, settings=settings, data=data.with_order(seed))
         reseeded = DataModule.of_data(data.dataset, settings, self.runtime.device, self.runtime.processes)
-        data = _suited(reseeded, settings, self.task).shared(self.runtime.rank, self.runtime.processes)
+        data = suited(reseeded, settings, self.task).shared(self.runtime.rank, self.runtime.processes)
         return replace(self, settings=settings, data=data)
 
     def student(self) -> Network:
@@ -293,32 +292,3 @@ class Session:
 
     def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
         return ModelSource(name, self.task.network_options(), size, self.registry)
-
-
-def _check_networks(settings: Settings, modules: Mapping[str, nn.Module], registry: Registry) -> None:
-    """Reject unknown networks and missing weights before reading the data, which may take a while.
-
-    Raises:
-        ModelError: a network or a weights file does not exist.
-    """
-    for role, name in (("teacher", settings.teacher), ("student", settings.student)):
-        if name is not None and role not in modules:
-            check_name(name, registry)
-    flags = {"teacher": "--teacher-weights", "student": "--student-weights, or --weights of 'kdengine train'"}
-    for role, weights in (("teacher", settings.teacher_weights), ("student", settings.student_weights)):
-        if weights is not None and not os.path.exists(os.path.expanduser(weights)):
-            raise ModelError(f"The weights file '{weights}' does not exist. Check {role}_weights ({flags[role]}).")
-
-
-def _suited(data: DataModule, settings: Settings, task: Task) -> DataModule:
-    """The data as the task wants to be trained on it: drawn by its weights, and mixed.
-
-    Raises:
-        SettingsError: the task cannot do what the settings ask for, or the data are loaders of the user's own.
-    """
-    weights = None
-    if settings.train.balanced_sampling:
-        if data.targets is None:
-            raise SettingsError("train.balanced_sampling applies only to data that kdengine loads. Give your loader a sampler.")
-        weights = task.sampling_weights(data.targets)
-    return data.suited(settings, weights, task.mixing(settings.train))

@@ -17,9 +17,10 @@ from kdengine.data.load import load_data
 from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
 from kdengine.errors import SettingsError
 from kdengine.plugins.registry import Registry
+from kdengine.tasks.task import Task
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Batchable", "Loaders", "batches_of", "warn_of_data"]
+__all__ = ["Batchable", "Loaders", "batches_of", "suited", "warn_of_data"]
 
 log = logging.getLogger(__name__)
 
@@ -93,3 +94,17 @@ def warn_of_data(settings: Settings, data: DataModule) -> None:
             "train.batch_size = %d is more than the %d training images, so every epoch is a single step",
             *(settings.train.batch_size, data.num_samples),
         )
+
+
+def suited(data: DataModule, settings: Settings, task: Task) -> DataModule:
+    """The data as the task wants to be trained on it: drawn by its weights, and mixed.
+
+    Raises:
+        SettingsError: the task cannot do what the settings ask for, or the data are loaders of the user's own.
+    """
+    weights = None
+    if settings.train.balanced_sampling:
+        if data.targets is None:
+            raise SettingsError("train.balanced_sampling applies only to data that kdengine loads. Give your loader a sampler.")
+        weights = task.sampling_weights(data.targets)
+    return data.suited(settings, weights, task.mixing(settings.train))

@@ -1,0 +1,45 @@
+"""What all models of settings and options have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from kdengine.config.validation import faults_in
+from kdengine.config.values import split_names
+from kdengine.errors import SettingsError
+
+__all__ = ["MANY", "Names", "Strict"]
+
+MANY = 10_000_000
+"""Largest number of epochs or of images in a batch, so that a typo is refused before it overflows a counter of torch."""
+
+
+class Strict(BaseModel):
+    """Base of every settings and options model: frozen, unknown names are refused, the string under a field is its help."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any], owner: str = "") -> Self:
+        """Build the model, or report every fault at once.
+
+        Args:
+            values: field -> value.
+            owner: prefix of the names in errors, such as ``rkd``.
+
+        Raises:
+            SettingsError: with one line per unknown name or invalid value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise SettingsError("\n".join(faults_in(cls, values, error.errors(), owner))) from None
+
+
+Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)]
+"""Type of an option that lists names, such as taps or networks; on the command line they are separated by commas."""
