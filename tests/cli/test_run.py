@@ -230,7 +230,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "-o", "=5"], ["'=5' is not an option"]),
         ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
         ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
-        ([*RUN, *PAIR, "-o", "train.precision=fp16"], ["train.precision = 'fp16'", "bf16"]),
+        ([*RUN, *PAIR, "-o", "train.precision=fp8"], ["train.precision = 'fp8'", "bf16"]),
         ([*RUN, *PAIR, "-o", "teacher_input.size=big"], ["teacher_input.size = 'big'", "224"]),
         ([*RUN, *PAIR, "-o", "teacher_input=64"], ["teacher_input.size=224"]),
         ([*RUN, *PAIR, "-o", "student_input.std=[0.5]"], ["student_input.std = [0.5]", "3 channels"]),

@@ -59,7 +59,7 @@ def test_all_faults_are_said_at_once():
         ("clip_grad", -1.0),
         ("label_smoothing", 1.0),
         ("augment", "cutmix"),
-        ("precision", "fp16"),
+        ("precision", "fp8"),
         ("workers", -1),
     ],
 )
@@ -69,8 +69,8 @@ def test_a_train_setting_out_of_range_is_refused_by_name_and_value(name, value):
 
 
 def test_an_allowed_choice_is_listed_with_the_refusal():
-    (fault,) = faults_of(student="a", train={"precision": "fp16"})
-    assert fault == "train.precision = 'fp16': it must be 'auto', 'fp32' or 'bf16'."
+    (fault,) = faults_of(student="a", train={"precision": "fp8"})
+    assert fault == "train.precision = 'fp8': it must be 'auto', 'fp32', 'bf16' or 'fp16'."
 
 
 def test_settings_cannot_be_changed_after_they_were_checked():

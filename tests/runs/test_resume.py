@@ -35,7 +35,8 @@ def stopped(tmp_path, monkeypatch, unheard_signals):
 
 @pytest.fixture
 def stored():
-    return Settings.checked({"student": "resnet8", "teacher": "resnet14", "methods": ["st"], "options": {"st": {"alpha": 0.5}}})
+    networks = {"student": "resnet8", "teacher": "resnet14", "methods": ["st"]}
+    return Settings.checked({**networks, "options": {"st": {"alpha": 0.5}}, "train": {"lr": 0.1}})
 
 
 def wish(stored, override=False, **said):
