@@ -129,7 +129,7 @@ def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: lists every option that cannot be read.
     """
-    values: dict[str, Any] = Field(default_factory=dict)
+    values: dict[str, Any] = {}
     faults = []
     for text in texts:
         try:
