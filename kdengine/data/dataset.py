@@ -12,6 +12,7 @@ from torch import Tensor
 from kdengine.config.settings import TrainSettings
 from kdengine.data.augmentation import Augmentation
 from kdengine.data.batches import Batches, ImageBatches, MemoryBatches
+from kdengine.data.decoding import WHOLE, Fitting
 from kdengine.data.worker_batches import HeldBatches, StreamBatches
 from kdengine.errors import DataError
 
@@ -31,11 +32,13 @@ class Split:
         labels: int64 [N].
         images: uint8 [N, C, H, W], or None for a split that workers read.
         items: sequence of N items (PIL image, label), if ``images`` is None.
+        fitting: how items are brought to the size of the data.
     """
 
     labels: Tensor
     images: Tensor | None = None
     items: Sequence[Any] = ()
+    fitting: Fitting = WHOLE
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,12 +48,14 @@ class Split:
         if count is None:
             return self
         images = None if self.images is None else self.images[:count]
-        return Split(self.labels[:count], images, _Head(self.items, count) if images is None else ())
+        items = _Head(self.items, count) if images is None else ()
+        return replace(self, labels=self.labels[:count], images=images, items=items)
 
     def at(self, places: Tensor) -> Split:
         """The images at some positions, int64 [M]."""
         images = None if self.images is None else self.images[places]
-        return Split(self.labels[places], images, _Picked(self.items, places.tolist()) if images is None else ())
+        items = _Picked(self.items, places.tolist()) if images is None else ()
+        return replace(self, labels=self.labels[places], images=images, items=items)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ class Data:
             "mean": list(self.mean),
             "std": list(self.std),
             "fingerprint": self.fingerprint,
+            **({} if self.test.fitting == WHOLE else {"fitting": vars(self.test.fitting)}),
         }
 
     def _measuring(self, split: Split, settings: TrainSettings, device: torch.device) -> Batches:
@@ -158,7 +164,8 @@ class Data:
         }
         if split.images is None:
             size = self.input_size[1:]
-            return StreamBatches(split.items, split.labels, size=size, workers=settings.workers, **shared)
+            own: dict[str, Any] = {"size": size, "fitting": split.fitting, "workers": settings.workers}
+            return StreamBatches(split.items, split.labels, **own, **shared)
         if augmentation.is_slow and settings.workers:
             return HeldBatches(split.images, split.labels, workers=settings.workers, **shared)
         # images go to the accelerator once; there they are cheap to augment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from kdengine.errors import DataError
 
-__all__ = ["MEMORY_LIMIT", "SKIP_BAD", "decode", "faults_of", "in_words", "opened", "pixels", "reason"]
+__all__ = ["MEMORY_LIMIT", "SKIP_BAD", "WHOLE", "Fitting", "decode", "faults_of", "in_words", "opened", "pixels", "reason"]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which a data set is held in memory."""
@@ -24,8 +25,48 @@ NAMED = 5
 """Unreadable images that a message names."""
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """How images of another size are brought to the size of the data.
+
+    Attributes:
+        crop: share of the sides of the largest centred part with the aspect ratio of the data that is kept: 1 keeps all of
+            it, 0.875 cuts off a sixteenth at every side.
+        interpolation: how pixels are resampled: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"box"``, ``"hamming"`` or
+            ``"lanczos"``.
+    """
+
+    crop: float = 1.0
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """The image, W x H."""
+        method = Image.Resampling[self.interpolation.upper()]
+        if image.size == (width, height) and self.crop == 1:
+            return image
+        return image.resize((width, height), method, self._box(*image.size, width, height))
+
+    def _box(self, columns: int, rows: int, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that is kept: left, upper, right, lower.
+
+        Resampling the box alone gives the pixels that resizing the whole image and cropping the centre would, without rounding
+        the size in between, and without making a huge image of a long, thin one.
+        """
+        inner = self.crop * min(columns, rows * width / height), self.crop * min(rows, columns * height / width)
+        left, upper = max(0.0, (columns - inner[0]) / 2), max(0.0, (rows - inner[1]) / 2)
+        return left, upper, columns - left, rows - upper
+
+
+WHOLE = Fitting()
+
+
 def decode(
-    items: Sequence[Any], width: int, height: int, labels: Tensor | None = None, places: Sequence[int] | None = None
+    items: Sequence[Any],
+    width: int,
+    height: int,
+    labels: Tensor | None = None,
+    places: Sequence[int] | None = None,
+    fitting: Fitting = WHOLE,
 ) -> Tensor:
     """Images as one tensor, uint8 [M, 3, H, W].
 
@@ -35,6 +76,7 @@ def decode(
         height: H.
         labels: int64 [N], the label that each item must have; None accepts any.
         places: positions of the M images to decode; None decodes all N.
+        fitting: how images of another size are brought to this one.
 
     Raises:
         DataError: an image cannot be read, or has another label; the first few are named.
@@ -43,7 +85,7 @@ def decode(
     out = torch.empty(len(places), 3, height, width, dtype=torch.uint8)
 
     def decode_one(row: int) -> None:
-        out[row] = pixels(items, places[row], width, height, labels)
+        out[row] = pixels(items, places[row], width, height, labels, fitting)
 
     faults = _faults(decode_one, range(len(places)))
     if faults:
@@ -120,35 +162,24 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tu
     return image, label
 
 
-def pixels(items: Sequence[Any], index: int, width: int, height: int, labels: Tensor | None = None) -> Tensor:
+def pixels(
+    items: Sequence[Any], index: int, width: int, height: int, labels: Tensor | None = None, fitting: Fitting = WHOLE
+) -> Tensor:
     """One image as uint8 [3, H, W], contiguous.
 
-    An image of another size is resized (bicubic, keeping its aspect ratio) until it covers H x W, and its centre cropped.
+    An image of another size is resized, keeping its aspect ratio, until it covers H x W, and its centre cropped.
 
     Raises:
         DataError: it cannot be read, is empty, or its label is not the one in ``labels``, int64 [N].
     """
     image, _ = opened(items, index, labels)
-    if image.size != (width, height):
-        _check_size(image, index)
-        image = image.resize((width, height), Image.Resampling.BICUBIC, _centre(*image.size, width, height))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    _check_size(image, index)
+    return torch.from_numpy(np.array(fitting(image, width, height))).permute(2, 0, 1).contiguous()
 
 
 def _check_size(image: Image.Image, index: int) -> None:
     if not all(image.size):
         raise DataError(f"Image {index} cannot be used: it has {image.width} x {image.height} pixels. Leave it out.")
-
-
-def _centre(columns: int, rows: int, width: int, height: int) -> tuple[float, float, float, float]:
-    """The largest box in the middle of an image with the aspect ratio of width x height: left, upper, right, lower.
-
-    Resampling the box alone gives the pixels that resizing the whole image and cropping the centre would, without rounding
-    the size in between, and without making a huge image of a long, thin one.
-    """
-    left = max(0.0, (columns - rows * width / height) / 2)
-    upper = max(0.0, (rows - columns * height / width) / 2)
-    return left, upper, columns - left, rows - upper
 
 
 def reason(error: BaseException) -> str:

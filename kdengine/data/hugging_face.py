@@ -29,7 +29,14 @@ HELD_OUT = ("test", "validation", "val")
 
 
 def hugging_face(
-    name: str, label: str = "", image: str = "", size: Any = None, split: Any = None, skip_bad: Any = False
+    name: str,
+    label: str = "",
+    image: str = "",
+    size: Any = None,
+    split: Any = None,
+    skip_bad: Any = False,
+    crop: Any = 1.0,
+    interpolation: Any = "bicubic",
 ) -> Data:
     """Images and labels of two columns.
 
@@ -40,6 +47,8 @@ def hugging_face(
         size: rows and columns that images are brought to.
         split: share of the images to hold out for testing, if there is no split with test images.
         skip_bad: whether images that cannot be read are left out.
+        crop: share of the sides of test images that is kept.
+        interpolation: how images are resampled.
 
     Raises:
         DataError: the data cannot be loaded, have no such columns or no test images, or an option has no valid value.
@@ -56,7 +65,7 @@ def hugging_face(
         part: Split(torch.tensor(labels[part], dtype=torch.int64), items=_Rows(rows, columns.image, labels[part], datasets))
         for part, rows in chosen.items()
     }
-    return data_of(f"hf:{name}", classes, splits, size, split, skip_bad)
+    return data_of(f"hf:{name}", classes, splits, size, split, skip_bad, crop, interpolation)
 
 
 def _loaded(name: str, datasets: Any) -> Mapping[str, Any]:

@@ -23,7 +23,9 @@ LISTED = 5
 """Names that a message lists."""
 
 
-def imagefolder(path: str, size: Any = None, split: Any = None, skip_bad: Any = False) -> Data:
+def imagefolder(
+    path: str, size: Any = None, split: Any = None, skip_bad: Any = False, crop: Any = 1.0, interpolation: Any = "bicubic"
+) -> Data:
     """Images in one folder per class.
 
     Args:
@@ -31,6 +33,8 @@ def imagefolder(path: str, size: Any = None, split: Any = None, skip_bad: Any = 
         size: rows and columns that images are brought to.
         split: share of the images to hold out for testing, if there is no folder with test images.
         skip_bad: whether images that cannot be read are left out.
+        crop: share of the sides of test images that is kept.
+        interpolation: how images are resampled.
 
     Raises:
         DataError: the folder is missing or has another layout, or an option has no valid value.
@@ -47,7 +51,8 @@ def imagefolder(path: str, size: Any = None, split: Any = None, skip_bad: Any = 
             raise DataError(
                 f"'{path}': 'train' and '{folders[part].name}' have different classes. Found in only one of them: {odd}."
             )
-    return data_of(path, classes, {part: images for part, (_, images) in read.items()}, size, split, skip_bad)
+    splits = {part: images for part, (_, images) in read.items()}
+    return data_of(path, classes, splits, size, split, skip_bad, crop, interpolation)
 
 
 def folder_hint(path: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kdengine.data.dataset import SPLIT_SEED, Data, Split
-from kdengine.data.decoding import faults_of, in_words, opened
-from kdengine.errors import DataError
+from kdengine.data.decoding import Fitting, faults_of, in_words, opened
+from kdengine.errors import DataError, did_you_mean
 
 __all__ = ["SPLIT_OPTION", "data_of", "stratified", "without_bad"]
 
@@ -24,7 +26,16 @@ UNKNOWN_SIZE = (224, 224)
 """Rows and columns of images that have no size in common."""
 
 
-def data_of(name: str, classes: tuple[str, ...], splits: Mapping[str, Split], size: Any, split: Any, skip_bad: Any) -> Data:
+def data_of(
+    name: str,
+    classes: tuple[str, ...],
+    splits: Mapping[str, Split],
+    size: Any,
+    split: Any,
+    skip_bad: Any,
+    crop: Any = 1.0,
+    interpolation: Any = "bicubic",
+) -> Data:
     """A data set of images that are decoded later: at once if they fit in memory, otherwise by workers.
 
     Args:
@@ -35,10 +46,13 @@ def data_of(name: str, classes: tuple[str, ...], splits: Mapping[str, Split], si
             images have in common, else 224 x 224.
         split: share of the training images to hold out as test images, if there is no split ``test``.
         skip_bad: whether images that cannot be read are left out.
+        crop: share of the sides of test images that is kept.
+        interpolation: how images are resampled.
 
     Raises:
         DataError: an option has no valid value.
     """
+    fitting = _fitting(name, crop, interpolation)
     rows_columns = None if size is None else _size(name, size)
     if not isinstance(skip_bad, bool):
         raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
@@ -49,6 +63,8 @@ def data_of(name: str, classes: tuple[str, ...], splits: Mapping[str, Split], si
         train, test = stratified(name, splits["train"], split)
         splits = {"train": train, "test": test}
     height, width = rows_columns or _common_size(splits["train"]) or UNKNOWN_SIZE
+    whole = replace(fitting, crop=1.0)  # augmentation crops training images
+    splits = {part: replace(images, fitting=whole if part == "train" else fitting) for part, images in splits.items()}
     validation = splits.get("validation")
     shape = (3, height, width)
     return Data(name, classes, shape, (), (), "crop-flip", splits["train"], splits["test"], validation=validation)
@@ -95,6 +111,17 @@ def without_bad(split: Split, what: str) -> Split:
 def _places(chosen: Tensor) -> Tensor:
     """The positions that bool [N] chooses, int64 [M]."""
     return chosen.nonzero().flatten()
+
+
+def _fitting(name: str, crop: Any, interpolation: Any) -> Fitting:
+    """How images are brought to size, as the user wrote it."""
+    if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
+        raise DataError(f"'{name}': @crop takes the share of the sides of test images to keep, such as 0.875, got {crop!r}.")
+    known = [method.name.lower() for method in Image.Resampling]
+    if interpolation not in known:
+        near = did_you_mean(str(interpolation), known) or f"It is one of {', '.join(known)}."
+        raise DataError(f"'{name}': @interpolation = {interpolation!r} is unknown. {near}")
+    return Fitting(float(crop), interpolation)
 
 
 def _size(name: str, size: Any) -> tuple[int, int]:

@@ -182,11 +182,14 @@ def _chunks(split: Split, places: Tensor | None, width: int, height: int, size: 
         if split.images is not None:
             yield split.images[chunk]
         else:
-            yield decoding.decode(split.items, width, height, split.labels, chunk.tolist())
+            yield decoding.decode(split.items, width, height, split.labels, chunk.tolist(), split.fitting)
 
 
 def _in_memory(split: Split, width: int, height: int) -> Split:
-    return split if split.images is not None else Split(split.labels, decoding.decode(split.items, width, height, split.labels))
+    if split.images is not None:
+        return split
+    images = decoding.decode(split.items, width, height, split.labels, fitting=split.fitting)
+    return replace(split, images=images, items=())
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -222,4 +225,5 @@ def _sample(split: Split, input_size: tuple[int, int, int], count: int = 32) -> 
     if split.images is not None:
         return split.images
     places = torch.linspace(0, len(split) - 1, min(count, len(split))).long().tolist()
-    return torch.stack([decoding.pixels(split.items, place, input_size[2], input_size[1]) for place in places])
+    size = input_size[2], input_size[1]
+    return torch.stack([decoding.pixels(split.items, place, *size, fitting=split.fitting) for place in places])

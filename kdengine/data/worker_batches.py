@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from kdengine.data.batches import CPU, ImageBatches, generator_for
-from kdengine.data.decoding import pixels, reason
+from kdengine.data.decoding import WHOLE, Fitting, pixels, reason
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
@@ -77,10 +77,12 @@ class StreamBatches(WorkerBatches):
     Attributes:
         images: sequence of (PIL image, label); the labels must be those of ``labels``.
         size: (H, W) that images are brought to.
+        fitting: how.
     """
 
     images: Sequence[Any]
     size: tuple[int, int] = field(kw_only=True)
+    fitting: Fitting = field(default=WHOLE, kw_only=True)
 
     def fetch(self, index: int) -> Tensor:
         """One image, decoded, uint8 [3, H, W].
@@ -89,7 +91,7 @@ class StreamBatches(WorkerBatches):
             DataError: it cannot be read or has another label than it should.
         """
         height, width = self.size
-        return pixels(self.images, index, width, height, self.labels)
+        return pixels(self.images, index, width, height, self.labels, self.fitting)
 
 
 @dataclass(frozen=True)

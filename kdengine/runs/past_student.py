@@ -14,6 +14,7 @@ from kdengine.config.settings import LOADERS, Settings
 from kdengine.config.trust import check_trusted
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data, blank
+from kdengine.data.decoding import Fitting
 from kdengine.data.load import load_data
 from kdengine.errors import SettingsError, StorageError
 from kdengine.networks.inputs import ImageSpec, Preprocess
@@ -155,7 +156,8 @@ def _recorded(result: Mapping[str, Any]) -> Data:
     mean, std = (tuple(facts.get(name, ())) for name in ("mean", "std"))
     task = result.get("task", {}).get("name", "classification")
     empty = blank((channels, rows, columns), len(classes))
-    return replace(empty, name=facts["name"], classes=classes, mean=mean, std=std, task=task)
+    test = replace(empty.test, fitting=Fitting(**facts.get("fitting", {})))
+    return replace(empty, name=facts["name"], classes=classes, mean=mean, std=std, task=task, test=test)
 
 
 def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Registry) -> nn.Module:

@@ -54,7 +54,7 @@ def _picked(data: Data, count: int) -> Split:
     places = torch.arange(count) * max(1, len(split) // count) % len(split)
     if split.images is not None:
         return split.at(places)
-    images = decoding.decode(split.items, width, height, split.labels, places.tolist())
+    images = decoding.decode(split.items, width, height, split.labels, places.tolist(), split.fitting)
     return Split(split.labels[places], images)
 
 

@@ -54,7 +54,7 @@ def predict(
     unreadable: list[dict[str, Any]] = []
     named = list(image_files(images))
     for start in range(0, len(named), AT_ONCE):
-        decoded = _decoded(named[start : start + AT_ONCE], student.data.input_size)
+        decoded = _decoded(named[start : start + AT_ONCE], student.data.input_size, student.data.test.fitting)
         unreadable += [{"image": file, "error": str(pixels)} for file, pixels in decoded if isinstance(pixels, DataError)]
         good = [(file, pixels) for file, pixels in decoded if isinstance(pixels, Tensor)]
         if good:
@@ -100,12 +100,14 @@ def _check_takes_files(student: PastStudent, folder: str | Path) -> None:
         )
 
 
-def _decoded(files: Sequence[str], size: tuple[int, int, int]) -> list[tuple[str, Tensor | DataError]]:
+def _decoded(
+    files: Sequence[str], size: tuple[int, int, int], fitting: decoding.Fitting
+) -> list[tuple[str, Tensor | DataError]]:
     """Each file with its image as the data would have it, uint8 [3, H, W], or why it cannot be read."""
 
     def one(file: str) -> Tensor | DataError:
         try:
-            return decoding.pixels(_Files([file]), 0, size[2], size[1])
+            return decoding.pixels(_Files([file]), 0, size[2], size[1], fitting=fitting)
         except DataError as error:
             return DataError(f"'{file}' {str(error).removeprefix('Image 0 ')}")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdengine.data.decoding import decode, opened, pixels, reason
+from kdengine.data.decoding import Fitting, decode, opened, pixels, reason
 from kdengine.errors import DataError
 
 
@@ -116,3 +116,23 @@ def test_items_must_have_the_labels_that_the_split_says(array):
     labels[3] = 2
     with pytest.raises(DataError, match="Image 3 comes with the label 0, but its split says 2"):
         decode(items, 8, 6, labels)
+
+
+@pytest.mark.parametrize(("columns", "rows", "crop"), [(56, 56, 0.5), (64, 32, 0.875), (28, 56, 1.0)])
+def test_the_centre_of_an_image_is_kept_as_resizing_and_cropping_would(columns, rows, crop):
+    """Against torchvision: the shorter side to size / crop, then the centre; sizes at which neither rounds."""
+    ramp = np.linspace(0, 255, columns)[None, :, None] * np.linspace(0.2, 1, rows)[:, None, None] * np.ones(3)
+    image = Image.fromarray(ramp.astype(np.uint8))
+    fitted = np.asarray(Fitting(crop, "bilinear")(image, 14, 14), dtype=float)
+    larger = 14 / crop / min(columns, rows)
+    whole = image.resize((round(columns * larger), round(rows * larger)), Image.Resampling.BILINEAR)
+    left, upper = (whole.width - 14) // 2, (whole.height - 14) // 2
+    expected = np.asarray(whole.crop((left, upper, left + 14, upper + 14)), dtype=float)
+    assert np.abs(fitted - expected).max() <= 2
+
+
+def test_the_interpolation_is_the_one_named():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("RGB")
+    found = {name: np.asarray(Fitting(1.0, name)(image, 5, 5)).tobytes() for name in ("nearest", "bilinear", "bicubic")}
+    assert len(set(found.values())) == 3
+    assert found["nearest"] == np.asarray(image.resize((5, 5), Image.Resampling.NEAREST)).tobytes()

@@ -266,3 +266,33 @@ def test_a_size_may_have_rows_and_columns(size, folder):
 @pytest.mark.parametrize("size", ["large", "-1", "2.5", "true", "0", "6x", "6x-9", "[6]", "[6,7,8]", "[true,6]", "99999"])
 def test_a_size_that_is_no_number_of_pixels_is_refused(folder, size):
     assert "@size takes a number of pixels" in refusal(f"imagefolder:{folder()}@size={size}")
+
+
+def framed(size=(16, 16)):
+    """White, with a black frame a quarter of the sides wide."""
+    image = Image.new("RGB", size)
+    image.paste((255, 255, 255), (size[0] // 4, size[1] // 4, 3 * size[0] // 4, 3 * size[1] // 4))
+    return image
+
+
+@pytest.mark.parametrize("limit", [decoding.MEMORY_LIMIT, 0], ids=["memory", "stream"])
+def test_only_the_centre_of_test_images_is_measured_where_that_is_asked_for(folder, monkeypatch, limit):
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", limit)
+    root = folder(count=2)
+    for file in root.rglob("*.png"):
+        framed().save(file)
+    data = load_data(f"imagefolder:{root}@size=8@crop=0.5@interpolation=nearest")
+    settings = TrainSettings(augment="none", workers=0)
+    train, test = data.train_batches(settings, 0, CPU), data.test_batches(settings, CPU)
+    (shown,), (measured,) = train.epoch(0), test.epoch(0)
+    assert len(measured.x[:, 0].unique()) == 1, "the frame is cut off"
+    assert len(shown.x[:, 0].unique()) == 2
+    assert data.describe()["fitting"] == {"crop": 0.5, "interpolation": "nearest"}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("crop=0", "@crop takes the share"), ("crop=1.5", "got 1.5"), ("interpolation=bicubik", "Did you mean 'bicubic'")],
+)
+def test_a_crop_or_an_interpolation_that_is_none_is_refused(folder, option, message):
+    assert message in refusal(f"imagefolder:{folder()}@{option}")
