@@ -229,7 +229,7 @@ def _rate_of(train: TrainSettings) -> float:
 def _own_training(settings: Settings) -> dict[str, Any]:
     """The teacher's training written out, so that it no longer inherits from the student's."""
     own = settings.teacher_training
-    return {**own.model_dump(mode="json", exclude_none=True), "lr": _rate_of(own)}
+    return {**own.model_dump(mode="json"), "lr": _rate_of(own)}
 
 
 def _label(lane: LaneSpec, rate: float) -> str:
