@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.runfolder import RunFolder
+from kdengine.storage.steplog import StepLog
 from kdengine.training.signals import Stopped
 
 if TYPE_CHECKING:
@@ -29,15 +32,21 @@ class FolderRecorder:
         self.folder = folder
         self._saved_at = time.monotonic()
         self._checked = False
+        self._steps = StepLog(folder.path / "steps.jsonl")
 
     @hookimpl(tryfirst=True)
-    def kdengine_before_fit(self) -> None:
-        """Start the save timer."""
+    def kdengine_before_fit(self, run: Run) -> None:
+        """Start the save timer, and forget logged steps that come again."""
         self._saved_at = time.monotonic()
+        self._steps.rewind(len(run.lane.history), run.lane.steps_done)
 
     @hookimpl(tryfirst=True)
-    def kdengine_after_step(self, run: Run) -> None:
-        """Save the state periodically during long epochs; multi-process runs save only between epochs."""
+    def kdengine_after_step(self, run: Run, done: int, terms: Mapping[str, Tensor]) -> None:
+        """Save the state periodically during long epochs, and log steps; multi-process runs save only between epochs."""
+        every = run.settings.train.log_every
+        if every is not None and done % every == 0:
+            row = {"epoch": len(run.lane.history) + 1, "step": done, "lr": run.lane.lr}
+            self._steps.append({**row, "terms": {name: float(value) for name, value in terms.items()}})
         minutes = run.settings.train.save_minutes
         if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
             self.save(run)
@@ -64,8 +73,9 @@ class FolderRecorder:
             folder.write_weights("student-ema.safetensors", lane.deployment.average.network.state_dict())
         if lane.best_weights:
             folder.write_weights("student-best.safetensors", lane.best_weights)
-        if lane.connectors():
-            folder.write_weights("connectors.safetensors", lane.connectors())
+        connectors = lane.module.distillers.state_dict()
+        if connectors:
+            folder.write_weights("connectors.safetensors", connectors)
         folder.write_json("result.json", result.to_dict())
         folder.forget_state()
 

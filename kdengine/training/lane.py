@@ -130,6 +130,11 @@ class Lane:
         """Steps taken in the current epoch."""
         return self.meter.steps
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return self._optimizer_step.lr
+
     def begin_epoch(self) -> None:
         """Prepare for an epoch, or for the rest of an interrupted one."""
         if self._phase_epoch >= self.phase.epochs:
@@ -176,7 +181,7 @@ class Lane:
             **self._chain_position(),
             "phase": self.phase.name,
             "phase_epoch": self._phase_epoch + 1,
-            "lr": self._optimizer_step.lr,
+            "lr": self.lr,
             **self.meter.row(scored=self.phase.task),
             **scores,
         }
@@ -215,10 +220,6 @@ class Lane:
         if len(self.chain) == 1:
             return {}
         return {"chain_step": self._step_number + 1, "network": self.chain[self._step_number].student.name}
-
-    def connectors(self) -> dict[str, Tensor]:
-        """The weights of all connectors, by distiller and name."""
-        return dict(self.module.distillers.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume after the last step: tensors and plain data."""
@@ -259,8 +260,7 @@ class Lane:
 
     def _enter_next_phase(self) -> None:
         """Enter the next phase, with a fresh optimizer unless the settings keep the old one."""
-        self._phase_number += 1
-        self._phase_epoch = 0
+        self._phase_number, self._phase_epoch = self._phase_number + 1, 0
         number, phase = self._plan[self._phase_number]
         moved = number != self._step_number
         if moved:

@@ -48,6 +48,7 @@ EVERYTHING = {
     "balanced_sampling": True,
     "class_weights": "balanced",
     "patience": 5,
+    "log_every": 2,
 }
 
 
@@ -59,6 +60,9 @@ def test_with_everything_on_a_resumed_run_ends_as_if_nothing_had_happened(precis
         fit(tmp_path / "part", observers=[Stop(8)], **settings)  # in the second epoch, between two steps of one update
     again = Engine.resume(tmp_path / "part").fit()
     assert rows(again.folder) == rows(whole.folder)
+    steps = [(run.folder / "steps.jsonl").read_text() for run in (again, whole)]
+    assert steps[0] == steps[1]
+    assert [json.loads(line)["step"] for line in steps[0].splitlines()] == [2, 4, 6] * 2
     for name in ("student", "student-best", "student-ema"):
         one, other = (load_file(run.folder / f"{name}.safetensors") for run in (again, whole))
         assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -220,7 +220,7 @@ class Watch:
 
     def _keep(self, run):
         lane = run.lane
-        self.weights.append({name: value.clone() for name, value in lane.connectors().items()})
+        self.weights.append({name: value.clone() for name, value in lane.module.distillers.state_dict().items()})
 
 
 def test_student_and_peers_learn_the_task_together_from_scratch(distil):
