@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,21 @@ class OwnSchedule:
 
     Args:
         scheduler: any object with ``step()``.
-        every: steps of training in an update.
+        every: steps of training in an update; the last update of an epoch may have fewer.
+        steps: steps of an epoch.
     """
 
-    def __init__(self, scheduler: Any, every: int = 1) -> None:
+    def __init__(self, scheduler: Any, every: int, steps: int) -> None:
         self.scheduler = scheduler
         self.every = every
+        self.steps = steps
         self.updates = 0
 
     def step_update(self, done: int) -> None:
         """Catch up with the updates before a step; ``done`` steps are finished."""
-        while self.updates < done // self.every:
+        epochs, rest = divmod(done, self.steps)
+        wanted = epochs * math.ceil(self.steps / self.every) + rest // self.every
+        while self.updates < wanted:
             self.scheduler.step()
             self.updates += 1
 
@@ -91,7 +96,7 @@ class Factories:
             raise SettingsError(f"The optimizer factory returned a {type(made).__name__}; return a torch.optim.Optimizer.")
         return made
 
-    def make_schedule(self, optimizer: torch.optim.Optimizer, every: int) -> OwnSchedule | None:
+    def make_schedule(self, optimizer: torch.optim.Optimizer, every: int, steps: int) -> OwnSchedule | None:
         """The user's scheduler for an optimizer, or None without a factory.
 
         Raises:
@@ -100,7 +105,7 @@ class Factories:
         made = None if self.scheduler is None else _called("scheduler", self.scheduler, optimizer)
         if made is not None and not callable(getattr(made, "step", None)):
             raise SettingsError(f"The scheduler factory returned a {type(made).__name__}, which has no step().")
-        return None if made is None else OwnSchedule(made, every)
+        return None if made is None else OwnSchedule(made, every, steps)
 
 
 NO_FACTORIES = Factories()

@@ -14,14 +14,14 @@ class TrainOptions(TypedDict, total=False):
     """Every setting of ``train`` but ``epochs`` and ``optimizer``, which are arguments of their own; see docs/training.md."""
 
     batch_size: int
-    lr: float
+    lr: float | None
     momentum: float
-    weight_decay: float
+    weight_decay: float | None
     nesterov: bool
     schedule: Literal["cosine", "multistep", "constant"]
     milestones: tuple[float, ...]
     decay: float
-    warmup_epochs: int
+    warmup_epochs: int | None
     clip_grad: float | None
     label_smoothing: float
     validation: float

@@ -35,6 +35,7 @@ class RunOptions(TrainOptions, total=False):
     epochs: int | None
     train: TrainSettings | Mapping[str, Any] | None
     seed: int | None
+    student_weights: str | Path | None
     teacher_weights: str | Path | None
     teacher_train: Mapping[str, Any] | None
     teacher_input: Mapping[str, Any] | None

@@ -78,7 +78,7 @@ class OptimizerStep:
         self._steps = steps
         self._schedule = None
         if updates is not None:
-            own = self.module.factories.make_schedule(self._bare, self.settings.accumulate)
+            own = self.module.factories.make_schedule(self._bare, self.settings.accumulate, steps)
             self._schedule = own or make_schedule(self._bare, self.settings, updates, steps)
         if self._schedule is None:
             for group in self._bare.param_groups:

@@ -23,7 +23,9 @@ def test_teacher_and_student_stand_in_one_table_in_every_format(finished, kdengi
 
 
 def test_unlike_runs_get_tables_of_their_own_unless_one_is_asked_for(run_folder, kdengine):
-    folders = [run_folder("a"), run_folder("b", [40.0], train={"lr": 0.5}), run_folder("c", data="cifar10", fingerprint="g")]
+    slow = {"train": {"lr": 0.1}}
+    folders = [run_folder("a", **slow), run_folder("b", [40.0], train={"lr": 0.5})]
+    folders.append(run_folder("c", data="cifar10", fingerprint="g", **slow))
     out = kdengine("report", *folders).out
     heads = [line.partition(". ")[0] for line in out.splitlines() if "training and" in line]
     assert heads == ["digits, train.lr 0.1", "digits, train.lr 0.5", "cifar10, train.lr 0.1"]

@@ -126,7 +126,11 @@ def test_the_page_says_which_images_chose_the_best_epoch(page, run_folder):
 
 def test_settings_say_what_all_share_and_what_differs(page, run_folder):
     options = {"st": {"alpha": 0.5, "hard": True}}
-    folders = [run_folder("a", options=options, teacher_input={"size": 64}), run_folder("b", method="plain", seed=4)]
+    rate = {"train": {"lr": 0.1}}
+    folders = [
+        run_folder("a", options=options, teacher_input={"size": 64}, **rate),
+        run_folder("b", method="plain", seed=4, **rate),
+    ]
     text, read = page(folders)
     shared, _, rest = text.partition("<h2>Settings</h2>")[2].partition("<h3>Different</h3>")
     assert "<span>train.lr</span><span>0.1</span>" in shared
@@ -161,7 +165,9 @@ def test_tables_scroll_in_their_own_boxes_and_plots_shrink(page, folders):
 
 
 def test_a_table_of_ones_own_stands_in_place_of_the_default_one(page, run_folder):
-    text, read = page([run_folder("a"), run_folder("b", train={"lr": 0.5})], Table("Mine.", ("x",), (("y",),)))
+    text, read = page(
+        [run_folder("a", train={"lr": 0.1}), run_folder("b", train={"lr": 0.5})], Table("Mine.", ("x",), (("y",),))
+    )
     assert {"Mine.", "x", "y"} <= set(read.texts)
     assert "parameters" not in read.texts
     assert "different train.lr: 0.1" in text
