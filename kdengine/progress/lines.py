@@ -48,6 +48,7 @@ def _terms(record: Mapping[str, Any]) -> str:
 
 
 def _scores(record: Mapping[str, Any], headline: Measure) -> str:
-    """``  val 87.50 %  test 86.11 %``; nothing for an epoch in which nothing was measured."""
+    """``  val 87.50 %  test 86.11 %  average 87.03 %``; nothing for an epoch in which nothing was measured."""
     scores = {split: record.get(f"{split}_{headline.name}") for split in ("val", "test")}
+    scores["average"] = record.get(f"ema_test_{headline.name}")
     return "".join(f"  {split} {headline.shown(score)}" for split, score in scores.items() if score is not None)
