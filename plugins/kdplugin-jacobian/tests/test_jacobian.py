@@ -256,7 +256,7 @@ def test_the_preset_zoo_is_twenty_times_the_mean_over_the_values(taught, weights
 
 def test_the_step_must_carry_input_gradients_and_the_task_keeps_its_full_weight():
     method = JacobianMatching()
-    assert (tuple(method.needs), method.task_weight, list(method.phases())) == (("input_gradients",), 1, [])
+    assert (tuple(method.needs), method.task_weight, list(method.phases())) == (("input_gradients", "hard_labels"), 1, [])
 
 
 @pytest.mark.parametrize(
