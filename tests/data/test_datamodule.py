@@ -223,9 +223,7 @@ def warnings_in(caplog):
 def test_a_batch_larger_than_the_data_is_said_once(caplog, tmp_path):
     with caplog.at_level("WARNING", "kdengine"):
         Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=33, **FAST).session()
-    assert warnings_in(caplog) == [
-        "train.batch_size = 33 is more than the 32 training images, so every epoch is a single step"
-    ]
+    assert warnings_in(caplog) == ["train.batch_size = 33 is more than the 32 training images, so every epoch is a single step"]
     caplog.clear()
     Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=32, **FAST).session()
     assert warnings_in(caplog) == []
