@@ -108,7 +108,7 @@ def test_classes_in_another_order_are_refused_by_name(run, kdengine):
         (["--out", "RUN/student-best.safetensors"], "a file of the run itself"),
         (["--batch", "0"], "'0' is neither a number of images"),
         (["--batch", "2"], "Leave out --raw and --batch"),
-        (["--data", "python:trap:data"], "cannot be imported"),
+        (["--data", "python:nowhere:data"], "cannot be imported"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(arguments, message, run, kdengine):
@@ -119,7 +119,7 @@ def test_what_cannot_be_exported_is_refused(arguments, message, run, kdengine):
 
 
 def test_code_that_the_folder_names_is_not_run_without_trust(run, kdengine):
-    text = (run / "run.toml").read_text().replace('student = "resnet8"', 'student = "python:trap:net"')
+    text = (run / "run.toml").read_text().replace('student = "resnet8"', 'student = "python:nowhere:net"')
     (run / "run.toml").write_text(text)
     said = kdengine("export", run, "--to", "safetensors")
     assert said.code == 2
