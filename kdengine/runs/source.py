@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from kdengine.config.settings import LOADERS, Settings
+from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.datamodule import DataModule, left_out
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
@@ -73,8 +73,7 @@ def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.
     pictures = pictures_of(loaders.train, loaders.validation)
     if pictures is not None:
         return DataModule.of_data(pictures, settings, runtime.device, runtime.processes)
-    if settings.train.validation:
-        raise SettingsError("train.validation applies only to data that kdengine loads. Split your own loaders yourself.")
+    _check_own(settings.train)
     options = settings.train.batch_size, settings.train.workers
     train = loader_of(loaders.train, "train_loader", settings.seed, *options)
     if isinstance(train, DatasetLoader):
@@ -93,6 +92,22 @@ def warn_of_data(settings: Settings, data: DataModule) -> None:
         log.warning(
             "train.batch_size = %d is more than the %d training images, so every epoch is a single step",
             *(settings.train.batch_size, data.num_samples),
+        )
+
+
+def _check_own(train: TrainSettings) -> None:
+    """Refuse what kdengine cannot do to batches that it does not make."""
+    asked = {
+        "validation": train.validation > 0,
+        "augment": train.augment not in ("auto", "none"),
+        "color_jitter": train.color_jitter > 0,
+        "erase": train.erase > 0,
+    }
+    names = [f"train.{name}" for name, wanted in asked.items() if wanted]
+    if names:
+        raise SettingsError(
+            f"{' and '.join(names)}: only for data that kdengine loads. Split and augment in your own loaders, and leave that "
+            "out."
         )
 
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from kdengine import DataError, SettingsError
+from kdengine import DataError, Engine, SettingsError
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.tasks import Classification
@@ -96,3 +97,10 @@ def test_class_weights_follow_the_frequencies_or_are_given(digits):
     assert float(found) == pytest.approx(float((own * chosen).sum() / chosen.sum()), rel=1e-5)
     with pytest.raises(SettingsError, match="2 numbers, but the data has 10 classes"):
         Classification.of(data, TrainSettings(class_weights=[1.0, 2.0]))
+
+
+@pytest.mark.parametrize("setting", [{"validation": 0.1}, {"augment": "rand-augment"}, {"erase": 0.25, "color_jitter": 0.4}])
+def test_what_cannot_be_done_to_loaders_of_the_users_own_is_refused(setting):
+    loader = DataLoader(TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 4), batch_size=4)
+    with pytest.raises(SettingsError, match=f"train.{next(iter(setting))}.*only for data that kdengine loads"):
+        Engine(None, "resnet8", device="cpu", **setting).session(loader, loader)
