@@ -1,6 +1,7 @@
 """What the options of training do in whole runs, which they also survive when they are resumed."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -118,6 +119,7 @@ def test_gradients_are_the_same_when_activations_are_computed_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_learn_what_others_do(tmp_path, caplog):
     settings = {
         "teacher": "resnet8",
