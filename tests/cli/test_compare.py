@@ -111,3 +111,16 @@ def numbers(row):
 
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_without_methods_there_is_nothing_to_compare(kdengine, monkeypatch):
+    assert "There are no methods. Name some" in kdengine("compare", *PAIR, "--methods", "").err
+    monkeypatch.setattr("kdengine.plugins.registry.Registry.all_methods", lambda self: [])
+    assert "pip install 'kdengine[all]' installs them all" in kdengine("compare", *PAIR, "--methods", "all").err
+
+
+def test_a_damaged_comparison_file_is_told(kdengine, here):
+    (here / "comparison.json").write_text('{"lanes": [{"labl": "st"}], "trials": 1}')
+    said = kdengine("compare", "--resume", here)
+    assert said.code == 2
+    assert "is not a valid comparison file" in said.err

@@ -6,6 +6,8 @@ from textwrap import dedent
 import pytest
 from PIL import Image
 
+from kdengine import StorageError
+
 
 def test_a_finished_run_is_measured_again_and_gives_the_reported_numbers(finished, kdengine):
     _, folder = finished
@@ -138,3 +140,19 @@ def test_the_moving_average_is_measured_as_the_run_measured_it(kdengine, small, 
     said = kdengine("evaluate", finished[1], "--weights", "ema")
     assert said.code == 2
     assert "trained without train.ema" in said.err
+
+
+def test_classes_that_cannot_be_told_apart_or_kept_are_no_traceback(finished, kdengine, monkeypatch):
+    _, folder = finished
+
+    def full(*_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("kdengine.storage.confusion.ConfusionMatrix.keep", full)
+    said = kdengine("evaluate", folder, "--per-class")
+    assert said.code == 0
+    assert "Reports will not show the classes: the disk is full" in " ".join(said.err.split())
+    monkeypatch.setattr("kdengine.tasks.Classification.confusion", lambda self: None)
+    said = kdengine("evaluate", folder, "--per-class")
+    assert said.code == 2
+    assert "has no classes to tell apart" in said.err

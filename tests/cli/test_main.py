@@ -152,3 +152,12 @@ def test_an_error_in_code_of_the_users_own_mentions_debug_and_debug_shows_it(kde
 def test_debug_shows_the_traceback_of_an_error_of_ours_which_does_not_mention_it_otherwise(kdengine):
     assert "--debug" not in kdengine("report", "nowhere").err
     assert "in find_runs" in kdengine("report", "nowhere", "--debug").err
+
+
+def test_an_interrupt_outside_a_run_is_said(kdengine, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["kdengine.cli.main"].cli, "main", interrupted)
+    said = kdengine("models")
+    assert (said.code, said.err) == (130, "kdengine: interrupted\n")

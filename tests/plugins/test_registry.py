@@ -4,7 +4,7 @@ import textwrap
 import click
 import pytest
 
-from kdengine import PluginError, Registry
+from kdengine import PluginError, Registry, hookimpl
 
 METHOD = """
 from kdengine import Distiller, hookimpl
@@ -485,3 +485,13 @@ def test_a_file_that_failed_can_be_mended_and_asked_for_again(tmp_path):
     for _ in range(2):
         with pytest.raises(PluginError, match="neither a subclass"):
             registry.methods(str(file))
+
+
+def test_an_observer_with_a_hook_that_is_none_is_refused_with_the_hooks_there_are():
+    class Misspelt:
+        @hookimpl
+        def kdengine_after_stepp(self):
+            """Never called."""
+
+    with pytest.raises(PluginError, match=r"An observer cannot be used: .*The hooks are: .*kdengine_after_step,"):
+        Registry().hooks([Misspelt()])

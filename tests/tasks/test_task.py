@@ -3,8 +3,10 @@ import json
 import pytest
 import torch
 
-from kdengine import Engine, PluginError, Registry
+from kdengine import Engine, PluginError, Registry, SettingsError, Task
+from kdengine.config.settings import TrainSettings
 from kdengine.report.leaderboard import Leaderboard
+from kdengine.tasks import Classification
 
 FAST = {"data": "digits@train=64@test=32", "epochs": 3, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.01}
 
@@ -89,3 +91,12 @@ def test_a_task_need_not_know_classes(plugin):
     task = registry.task("counting").of(None, None)
     assert task.confusion() is None
     assert task.predictions(torch.tensor([[1.5], [2.0]])) == [[{"output": [1.5]}], [{"output": [2.0]}]]
+
+
+def test_a_task_that_says_nothing_of_it_refuses_to_mix_and_to_balance():
+    task = Classification(10)  # only for its name: the defaults are those of the contract
+    assert Task.mixing(task, TrainSettings()) is None
+    with pytest.raises(SettingsError, match="The task 'classification' does not mix images"):
+        Task.mixing(task, TrainSettings(mixup=0.2))
+    with pytest.raises(SettingsError, match="The task 'classification' has no classes to balance"):
+        Task.sampling_weights(task, torch.zeros(3))

@@ -27,3 +27,19 @@ def test_without_proc_the_average_decides(monkeypatch, tmp_path):
     monkeypatch.setattr(busy, "_cores", lambda: 2)
     monkeypatch.setattr("os.getloadavg", lambda: (5.0, 1.0, 1.0))
     assert busy.busy_machine(2) == 5
+
+
+def test_where_the_load_is_not_known_nothing_is_said(monkeypatch):
+    def unknown():
+        raise OSError
+
+    monkeypatch.setattr("os.getloadavg", unknown)
+    assert busy.busy_machine(8) is None
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    assert busy._cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert busy._cores() == 5

@@ -109,3 +109,53 @@ def test_a_state_is_that_of_the_optimizer():
     other.load_state_dict(updater.state_dict())
     one, two = (updater.state_dict()["state"][0]["momentum_buffer"], other.state_dict()["state"][0]["momentum_buffer"])
     assert torch.equal(one, two)
+
+
+def test_clipped_gradients_add_up_over_the_steps_of_one_update():
+    """The gradient of two accumulated steps is the mean of what each of them alone gives."""
+    module, updater = make(clip_to_task=True, accumulate=2)
+    updater.begin_phase(None, 2)
+    alone = []
+    for factor in (1.0, 3.0):
+        other, single = make(clip_to_task=True)
+        single.update({name: factor * value for name, value in terms(other).items()}, 0, 0)
+        alone.append({name: value.grad for name, value in other.named_parameters()})
+    assert updater.update(terms(module), 0, 0) is Outcome.POSTPONED
+    assert updater.state_dict()["gradients"].keys() == alone[0].keys()
+    assert updater.update({name: 3 * value for name, value in terms(module).items()}, 1, 0) is Outcome.UPDATED
+    for name, value in module.named_parameters():
+        torch.testing.assert_close(value.grad, (alone[0][name] + alone[1][name]) / 2)
+
+
+def test_with_a_constant_rate_head_and_backbone_keep_their_factors():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module = LaneModule(network, {}, Classification(2), classifier="1")
+    settings = TrainSettings(schedule="constant", lr=0.1, head_lr=3.0)
+    updater = OptimizerStep(module, settings, Runtime("cpu", "fp32", alone=True))
+    updater.begin_phase(10, 5)
+    assert [group["lr"] for group in updater.state_dict()["param_groups"]] == pytest.approx([0.1, 0.3])
+    assert updater.lr == pytest.approx(0.1)
+
+
+def fp16():
+    torch.manual_seed(0)
+    module = LaneModule(nn.Linear(2, 2, bias=False), {}, Classification(2))
+    settings = TrainSettings(momentum=0.0, nesterov=False, weight_decay=0.0, lr=0.1)
+    return module, OptimizerStep(module, settings, Runtime("cpu", "fp16", alone=True))
+
+
+def test_in_fp16_a_gradient_that_is_too_large_is_skipped_and_the_next_is_scaled_down():
+    module, updater = fp16()
+    before, scale = weights(module), updater.state_dict()["scaler"]["scale"]
+    infinite = {"task": (module.student(torch.ones(1, 2)) * 0).sum().sqrt()}  # finite, but not its gradient
+    assert updater.update(infinite, 0, 0) is Outcome.POSTPONED
+    assert updater.state_dict()["scaler"]["scale"] == scale / 2
+    assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
+    outcomes = [updater.update({"task": (module.student(torch.ones(1, 2)) * 0).sum().sqrt()}, done, 0) for done in range(1, 20)]
+    assert outcomes[-1] is Outcome.REFUSED, "a scale this small is no remedy: the gradient itself is at fault"
+
+
+def test_in_fp16_a_loss_that_is_not_finite_is_refused_at_once():
+    module, updater = fp16()
+    assert updater.update({"task": module.student(torch.ones(1, 2)).sum() * torch.nan}, 0, 0) is Outcome.REFUSED
