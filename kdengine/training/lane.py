@@ -109,8 +109,8 @@ class Lane:
     @property
     def finished(self) -> bool:
         """Whether the lane has completed all epochs, has stopped early, or has failed."""
-        patience = self.settings.patience
-        gave_up = patience is not None and self._is_last_step and self.history.since_best(self._step_number) >= patience
+        patience = self.settings.patience if self._is_last_step and self.steps_done == 0 else None  # asked after every step
+        gave_up = patience is not None and self.history.since_best(self._step_number) >= patience
         return self.failure is not None or gave_up or len(self.history) >= self.total_epochs
 
     @property
