@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from kdengine.cli.options import as_json
+from kdengine.cli.options import as_json, glob_of
 
 __all__ = ["command"]
 
@@ -48,7 +48,7 @@ def _specs(pattern: str) -> list[str]:
     zoo = list(registry.offered("models"))
     if not pattern:
         return zoo
-    glob = pattern.lower() if any(sign in pattern for sign in "*?[") else f"*{pattern.lower()}*"
+    glob = glob_of(pattern)
     everywhere = [
         *zoo,
         *(f"timm:{name}" for name in timm.list_models() if name not in zoo),

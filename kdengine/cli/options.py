@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_json",
+    "glob_of",
     "override_option",
     "refuse_with_resume",
     "refuse_without_resume",
@@ -80,6 +81,12 @@ def training_options(command: Command) -> Command:
     for flag in reversed(flags):
         command = flag(command)
     return command
+
+
+def glob_of(pattern: str) -> str:
+    """A pattern in lower case as a glob; a text without wildcards matches wherever it occurs."""
+    lower = pattern.lower()
+    return lower if any(sign in lower for sign in "*?[") else f"*{lower}*"
 
 
 def values_from(

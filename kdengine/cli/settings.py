@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdengine.cli.options import as_json
+from kdengine.cli.options import as_json, glob_of
 
 if TYPE_CHECKING:
     from kdengine.config.catalogue import Entry
@@ -57,8 +57,7 @@ def _matching(pattern: str) -> list[Entry]:
     from kdengine.errors import SettingsError, did_you_mean
 
     every = every_setting()
-    wanted = pattern.lower()
-    glob = wanted if any(sign in wanted for sign in "*?[") else f"*{wanted}*"
+    wanted, glob = pattern.lower(), glob_of(pattern)
     found = [entry for entry in every if fnmatchcase(entry.name.lower(), glob)]
     method = _options_of(pattern, required=not found) if pattern else []
     found = found or ([] if method else [entry for entry in every if wanted in entry.help.lower()])
