@@ -34,6 +34,9 @@ class Distiller(nn.Module, ABC):
     """The method's name on the command line and in logs."""
     category: ClassVar[str] = "response"
     """``response``, ``multi-connection``, ``shared-representation`` or ``relational``."""
+    groups: ClassVar[Sequence[str]] = ()
+    """Named groups for ``compare --methods GROUP``: ``logits``, ``relations`` or ``maps`` by what is compared, and ``classic``
+    (published up to 2020) or ``modern``; plugins may add names of their own."""
     taps: ClassVar[Sequence[str]] = ("logits",)
     """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
     takes: ClassVar[str | None] = None
@@ -112,6 +115,7 @@ class Distiller(nn.Module, ABC):
         return {
             "name": cls.name,
             "category": cls.category,
+            "groups": list(cls.groups),
             "summary": summary.strip(),
             "source": " ".join(source[1].split()) if source else "",
             "taps": list(cls.taps),
