@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 import numpy as np
 import pytest
 import torch
@@ -213,7 +211,7 @@ def test_tokens_are_refused_with_a_tap_that_works(leaf):
 
 @pytest.mark.parametrize("option", [{"beta": -1}, {"middle": 0}, {"warmup_share": 2}, {"warmup_epochs": -1}])
 def test_options_out_of_range_are_refused(option):
-    with pytest.raises(SettingsError, match="greater than|less than"):
+    with pytest.raises(SettingsError, match=r"greater than|less than"):
         ReviewKD(**option)
 
 

@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         return self.leave(residual), residual
 
     def _join(self, own: Tensor, deeper: Tensor) -> Tensor:
-        """a x + b y: a 1x1 convolution commutes with the enlarging, so that the gates read y before it grows."""
+        """Their gated sum; a 1x1 convolution commutes with the enlarging, so that the gates read y before it grows."""
         assert self.gate is not None
         of_own, of_deeper = self.gate.weight.chunk(2, dim=1)
         size = own.shape[2:]
