@@ -31,7 +31,7 @@ def command(context: click.Context, as_json: bool, check: bool) -> None:
         click.echo(json.dumps(_as_data(registry), default=str))
     else:
         _print(registry)
-    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
+    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "incompatible", "shadowed")]
     if check and unusable:
         raise click.exceptions.Exit(2)
 

@@ -52,8 +52,8 @@ class Plugin:
         distribution: the distribution that ships it.
         version: version of the distribution.
         target: the module that the entry point names.
-        status: ``found``, ``loaded``, ``broken``, ``blocked`` or ``shadowed``.
-        reason: why it is broken, blocked or shadowed.
+        status: ``found``, ``loaded``, ``broken``, ``incompatible``, ``blocked`` or ``shadowed``.
+        reason: why it cannot be used.
         methods: name -> distiller.
         compositions: name -> methods used together.
         models: name -> factory.

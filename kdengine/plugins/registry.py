@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Registry"]
 
 ALLOW = "KDENGINE_LOAD_PLUGINS"
+UNUSABLE = ("broken", "incompatible", "blocked")
+"""Statuses of plugins that cannot be used."""
 
 
 class Registry:
@@ -246,7 +248,7 @@ class Registry:
     def _unknown(self, text: str) -> PluginError:
         names = {name for plugin in self._everything for name in (plugin.name, plugin.distribution, *plugin.selectable)}
         installed = ", ".join(sorted(self.offered("methods")))
-        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in ("broken", "blocked")]
+        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in UNUSABLE]
         none = "" if unusable else "No methods are installed; pip install 'kdengine[all]' installs them all."
         near = did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
         hint = f" Not usable: {', '.join(unusable)}." if unusable else ""
@@ -261,10 +263,10 @@ class Registry:
     def _load(self, plugin: Plugin, needed: bool = False) -> None:
         """Import and register a plugin once; a failure is recorded, and raised only if the plugin is needed."""
         self._loader.load(plugin)
-        if needed and plugin.status in ("broken", "blocked"):
+        if needed and plugin.status in UNUSABLE:
             fix = (
                 f"Reinstall or update it: pip install -U {plugin.distribution}."
-                if plugin.status == "broken"
+                if plugin.status != "blocked"
                 else f"Add '{plugin.name}' to {ALLOW}."
             )
             raise PluginError(

@@ -17,7 +17,9 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
 from kdengine.taps import Trace
+from kdengine.training.chain import TeacherQuery
 from kdengine.training.lane import Lane
+from kdengine.training.trainer import ask_teachers
 
 __all__ = ["Bench", "grey", "random_batch"]
 
@@ -58,21 +60,18 @@ class Bench:
         session = Session.open(settings, Registry(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
         self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
-    def trace(self, batch: Batch) -> Trace | None:
-        """The teacher's trace of a batch in the current phase; None if the phase needs no teacher."""
-        query = self.lane.teacher_query
-        if query is None:
-            return None
-        return query.teacher.trace(batch.x, self.lane.phase.teacher_points, query.input_gradients)
+    def traces(self, batch: Batch) -> dict[TeacherQuery, Trace]:
+        """The teacher's traces of a batch that the current phase needs."""
+        return ask_teachers([self.lane], batch)
 
-    def step(self, batch: Batch, trace: Trace | None = None) -> None:
+    def step(self, batch: Batch, traces: Mapping[TeacherQuery, Trace] | None = None) -> None:
         """Update the student once."""
-        self.lane.step(batch, self.trace(batch) if trace is None else trace)
+        self.lane.step(batch, self.traces(batch) if traces is None else traces)
         self._stepped = True
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the current phase, name -> []; nothing is updated."""
-        terms: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
+        terms: dict[str, Tensor] = self.lane.module(*self.lane.inputs(batch, self.traces(batch)))[0]
         return terms
 
     def phases(self) -> Iterator[Lane]:
@@ -106,7 +105,8 @@ def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
 
 
 def random_batch(count: int, seed: int = 0) -> Batch:
-    """A batch of noise images [count, 3, 32, 32] with random labels [count]."""
+    """A batch of noise images [count, 3, 32, 32] in two views, with random labels [count]."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *SIZE, generator=generator)
-    return Batch(images, torch.randint(CLASSES, (count,), generator=generator), torch.arange(count))
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    return Batch(images, labels, torch.arange(count), (images + torch.randn(count, *SIZE, generator=generator),))

@@ -99,13 +99,13 @@ class DistillerContract:
         bench = self.bench()
         for _ in bench.phases():
             batch = random_batch(4)
-            trace = bench.trace(batch)
-            shown = {} if trace is None else {name: trace[name] for name in trace}
-            if trace is not None and trace.has_logits:
-                shown["logits"] = trace.logits
-            handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index}), **shown}
+            traces = bench.traces(batch)
+            handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index})}
+            for trace in traces.values():
+                handed |= {name: trace[name] for name in trace}
+                handed |= {"logits": trace.logits} if trace.has_logits else {}
             before = {name: value.detach().clone() for name, value in handed.items()}
-            bench.step(batch, trace)
+            bench.step(batch, traces)
             _check_equal(before, handed, "tensors that the method must not write to (clone() them first)")
 
     def test_weight_zero_is_plain_training(self) -> None:
