@@ -192,6 +192,7 @@ class Pair:
         student_taps: names of the taps that are read on the student alone.
         teacher_taps: the same for the teacher.
         networks: access to the networks themselves. Methods call the functions below.
+        has_teacher: whether there is a teacher, for methods that do not require one.
         others: the same pair with each further teacher, for methods that read all of them.
     """
 
@@ -207,6 +208,7 @@ class Pair:
     student_taps: Sequence[str] = ()
     teacher_taps: Sequence[str] = ()
     networks: PairNetworks | None = None
+    has_teacher: bool = True
     others: tuple[Pair, ...] = ()
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,19 +33,21 @@ class Bench:
 
     Args:
         method: name of a method or composition, or a class; None for plain training.
-        pair: teacher and student; they are copied.
+        pair: teacher, or None, and student; they are copied.
         options: options of the method; ``weight`` also applies to the other methods of a composition.
         precision: ``fp32`` or ``bf16``.
         epochs: length of the joint phase; the caller decides how many steps an epoch has.
+        labels: whether ``pair.labels`` tells the labels of all training images.
     """
 
     def __init__(
         self,
         method: str | type[Distiller] | None,
-        pair: tuple[nn.Module, nn.Module],
+        pair: tuple[nn.Module | None, nn.Module],
         options: Mapping[str, Any] | None = None,
         precision: str = "fp32",
         epochs: int = 1,
+        labels: bool = True,
     ) -> None:
         train = {
             "epochs": epochs,
@@ -54,10 +57,13 @@ class Bench:
             "channels_last": False,
             "batch_size": 32,
         }
-        settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
-        self.teacher, self.student = (copy.deepcopy(network) for network in pair)
-        modules = {"student": self.student, "teacher": self.teacher}
+        self.teacher: nn.Module | None = copy.deepcopy(pair[0])
+        self.student: nn.Module = copy.deepcopy(pair[1])
+        names = {"teacher": "module:teacher"} if self.teacher is not None else {}
+        settings = Settings.checked({"student": "module:student", **names, "train": train})
+        modules = {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
         session = Session.open(settings, Registry(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        session = session if labels else replace(session, data=replace(session.data, dataset=None))
         self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
     def traces(self, batch: Batch) -> dict[TeacherQuery, Trace]:

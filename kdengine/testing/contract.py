@@ -18,12 +18,13 @@ from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import Step
 from kdengine.plugins.registry import Registry
 from kdengine.testing.bench import Bench, random_batch
+from kdengine.testing.declarations import DeclarationChecks
 from kdengine.testing.networks import tiny_pair, vit_pair
 
 __all__ = ["DistillerContract"]
 
 
-class DistillerContract:
+class DistillerContract(DeclarationChecks):
     """What every method must satisfy, tested on pairs of tiny networks with different widths, map sizes and architectures.
 
     Inherit from it, and pytest runs every check::
@@ -41,7 +42,7 @@ class DistillerContract:
     options: ClassVar[Mapping[str, Any]] = {}
     at_equality: ClassVar[Mapping[str, float]] = {}
 
-    def bench(self, pair: tuple[nn.Module, nn.Module] | None = None, **settings: Any) -> Bench:
+    def bench(self, pair: tuple[nn.Module | None, nn.Module] | None = None, **settings: Any) -> Bench:
         """A bench with one lane that uses the method."""
         return Bench(self.method, pair or tiny_pair(), self.options, **settings)
 
@@ -86,6 +87,7 @@ class DistillerContract:
     def test_the_teacher_stays_as_it_was(self) -> None:
         """The teacher's weights, buffers, gradients and mode are unchanged."""
         bench = self.bench()
+        assert bench.teacher is not None
         before = copy.deepcopy(bench.teacher.state_dict())
         for lane in bench.phases():
             bench.step(random_batch(4))
@@ -134,14 +136,16 @@ class DistillerContract:
     def test_nothing_is_left_behind(self) -> None:
         """After a step, no hook remains on either network, and no tensor of the batch stays alive."""
         bench = self.bench()
-        hooks = _hooks(bench.teacher) + _hooks(bench.student)
+        teacher = bench.teacher
+        assert teacher is not None
+        hooks = _hooks(teacher) + _hooks(bench.student)
         for lane in bench.phases():
             seen = _watched(lane.module.methods.values(), lambda: bench.step(random_batch(4)))
             lane.module.zero_grad()
             gc.collect()
             alive = sorted({name for name, tensor in seen if tensor() is not None})
             assert not alive, f"the method keeps {alive} of the last step alive: store detached copies, or nothing"
-        assert _hooks(bench.teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks: use taps"
+        assert _hooks(teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks: use taps"
 
     def test_a_batch_of_one_and_a_ragged_batch(self) -> None:
         """A small last batch trains, or is refused with a ``KDError``."""

@@ -247,6 +247,7 @@ def _pair(bindings: Sequence[TapBinding], context: LaneContext) -> Pair:
         student_taps=tuple(dict.fromkeys(name for binding in bindings for name in binding.student_only)),
         teacher_taps=tuple(dict.fromkeys(name for binding in bindings for name in binding.teacher_only)),
         networks=BuildingNetworks(student, teacher),
+        has_teacher=teacher is not None,
     )
 
 
