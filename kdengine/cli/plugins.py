@@ -71,6 +71,7 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "reason": plugin.reason,
             "methods": sorted(plugin.methods),
             "compositions": {name: list(part.methods) for name, part in plugin.compositions.items()},
+            "adapters": {name: adapter.form for name, adapter in sorted(plugin.adapters.items())},
             "models": sorted(plugin.models),
         }
         for plugin in registry.plugins
@@ -115,11 +116,13 @@ def _print(registry: Registry) -> None:
 
 
 def _offers(plugin: Any) -> str:
+    from kdengine.plugins.adapters import forms_of
+
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
     compositions = [f"{name} = {' + '.join(parts.methods)}" for name, parts in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
-    return ", ".join([*methods, *compositions, *networks, *recipes])
+    return ", ".join([*methods, *compositions, *forms_of([plugin]), *networks, *recipes])
 
 
 def _print_method(method: Mapping[str, Any]) -> None:

@@ -28,7 +28,11 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @click.command("run")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
 @click.option(
-    "--plugin", "methods", multiple=True, metavar="NAME", help="Method, by plugin name, distribution or file; repeatable."
+    "--plugin",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Method: a plugin's name, a distribution, a file, or ADAPTER:FILE; repeatable.",
 )
 @click.option(
     "--teacher",
