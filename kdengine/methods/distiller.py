@@ -108,7 +108,7 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """Name, category, summary, source, taps, presets and options, as plain data."""
+        """Name, category, groups, summary, source, taps, needs, presets and options, as plain data."""
         doc = re.sub(r"[ \t]+", " ", cls.__doc__ or "")
         summary, _, rest = doc.partition("\n")
         source = re.search(r"Source:\s*(.+?)(?:\n\s*\n|\Z)", rest, re.DOTALL)
@@ -119,6 +119,7 @@ class Distiller(nn.Module, ABC):
             "summary": summary.strip(),
             "source": " ".join(source[1].split()) if source else "",
             "taps": list(cls.taps),
+            "needs": list(cls.needs),
             "presets": {name: dict(values) for name, values in cls.presets.items()},
             "options": {
                 name: {
