@@ -80,7 +80,10 @@ def _members(name: str, registry: Registry) -> Sequence[str]:
     except PluginError as error:
         known = groups(registry)
         if name not in known:
-            raise _unknown(name, known, error) from error
+            near = did_you_mean(name, known).replace("Did you mean", "Did you mean the group")
+            if near:
+                raise PluginError(f"{error} {near}") from error
+            raise
         if not known[name]:
             raise PluginError("No methods are installed; pip install 'kdengine[all]' installs them all.") from error
         return known[name]
@@ -94,12 +97,6 @@ def _refuse_joined_groups(name: str, registry: Registry) -> None:
         except PluginError as error:
             if part in groups(registry):
                 raise PluginError(f"'{part}' in '{name}' is a group; '+' joins methods. Separate groups by commas.") from error
-
-
-def _unknown(name: str, known: Iterable[str], error: PluginError) -> PluginError:
-    """The registry's error, with the nearest groups."""
-    near = did_you_mean(name, known).replace("Did you mean", "Did you mean the group")
-    return PluginError(f"{error} {near}".strip()) if near else error
 
 
 def _place(category: str) -> tuple[int, str]:
