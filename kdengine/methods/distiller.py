@@ -146,7 +146,7 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """Name, category, summary, source, taps, presets and options, as plain data."""
+        """Name, category, groups, summary, source, taps, needs, presets and options, as plain data."""
         doc = re.sub(r"[ \t]+", " ", cls.__doc__ or "")
         summary, _, rest = doc.partition("\n")
         source = re.search(r"Source:\s*(.+?)(?:\n\s*\n|\Z)", rest, re.DOTALL)

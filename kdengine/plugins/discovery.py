@@ -219,7 +219,15 @@ def _method_fault(method: type[Distiller]) -> str:
         return 'has no name: write name = "..." in its class.'
     if not (isinstance(method.Options, type) and issubclass(method.Options, Strict)):
         return "has Options that do not derive from Distiller.Options: write class Options(Distiller.Options)."
-    return _name_fault(method.name) or _description_fault(method)
+    return _name_fault(method.name) or _groups_fault(method.groups) or _description_fault(method)
+
+
+def _groups_fault(groups: object) -> str:
+    """Why the groups of a method are invalid, or an empty string."""
+    listed = groups if isinstance(groups, Sequence) and not isinstance(groups, str) else (None,)
+    if all(isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) for name in listed):
+        return ""
+    return f"has groups = {groups!r}: write a tuple of names of letters, digits, '-' and '_', such as (\"logits\", \"modern\")."
 
 
 def _description_fault(method: type[Distiller]) -> str:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.tasks.task import Task
 
-__all__ = ["Registry"]
+__all__ = ["ALLOW", "Registry"]
 
 ALLOW = "KDENGINE_LOAD_PLUGINS"
+"""The environment variable with the names of the plugins that may be loaded."""
 UNUSABLE = ("broken", "incompatible", "blocked")
 """Statuses of plugins that cannot be used."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.data.dataset import Data, Split
 from kdengine.methods.distiller import Distiller
-from kdengine.plugins.registry import Registry
+from kdengine.plugins.registry import ALLOW, Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
 from kdengine.taps import Trace
@@ -22,7 +25,7 @@ from kdengine.training.chain import TeacherQuery
 from kdengine.training.lane import Lane
 from kdengine.training.trainer import ask_teachers
 
-__all__ = ["Bench", "grey", "random_batch"]
+__all__ = ["Bench", "grey", "installed", "random_batch"]
 
 SIZE = (3, 32, 32)
 CLASSES = 10
@@ -62,7 +65,7 @@ class Bench:
         names = {"teacher": "module:teacher"} if self.teacher is not None else {}
         settings = Settings.checked({"student": "module:student", **names, "train": train})
         modules = {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
-        session = Session.open(settings, Registry(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        session = Session.open(settings, installed(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
         session = session if labels else replace(session, data=replace(session.data, dataset=None))
         self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
@@ -91,11 +94,22 @@ class Bench:
             self.lane.end_epoch({})
 
 
+def installed() -> Registry:
+    """The registry that benches share: to look for plugins takes longer than a step."""
+    return _registry(tuple(sys.path), os.environ.get(ALLOW))
+
+
+@lru_cache(maxsize=1)
+def _registry(path: tuple[str, ...], allowed: str | None) -> Registry:
+    """The plugins found on a path; anew when the path changes, or what may be loaded."""
+    return Registry()
+
+
 def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, Any]) -> dict[str, Distiller]:
     """The distillers of a lane with one method or composition, by id."""
     if method is None:
         return {}
-    registry = Registry()
+    registry = installed()
     if not isinstance(method, str):
         return choose_distillers([method(**options)], {}, registry)
     first, *others = registry.methods(method)

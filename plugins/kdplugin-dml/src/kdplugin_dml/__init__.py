@@ -44,6 +44,7 @@ class DML(Distiller):
 
     name = "dml"
     category = "response"
+    groups = ("logits", "classic")
     taps = ()
     requires_teacher = False
     needs = ("labels",)
