@@ -59,7 +59,10 @@ class DataModule:
         Raises:
             DataError: no image would be left to train on.
         """
-        if settings.train.validation:
+        if settings.train.validation and data.validation is not None:
+            own = len(data.validation)
+            log.warning("train.validation holds out nothing: '%s' has a validation split of its own, %d images", data.name, own)
+        elif settings.train.validation:
             data = data.holding_out(settings.train.validation)
         train = data.train_batches(settings.train, settings.seed, device)
         dropped = left_out(len(data.train), settings.train, processes)
