@@ -68,7 +68,7 @@ def test_every_entry_point_offers_something(folder):
     offered = plugins(folder)
     assert project(folder)["name"] == folder.name
     assert list(offered) == sorted(project(folder)["entry-points"]["kdengine"]), "install it: pip install -e FOLDER"
-    useful = [*observers(folder), *(name for name, plugin in offered.items() if plugin.selectable)]
+    useful = [*observers(folder), *(name for name, plugin in offered.items() if plugin.selectable or plugin.adapters)]
     assert {name: plugin.reason for name, plugin in offered.items() if name not in useful} == {}
 
 

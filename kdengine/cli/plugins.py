@@ -39,7 +39,7 @@ def command(context: click.Context, as_json: bool, group: str | None, as_markdow
         click.echo(markdown(_as_data(registry)["methods"]), nl=False)
     else:
         _print(registry)
-    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
+    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "incompatible", "shadowed")]
     if check and unusable:
         raise click.exceptions.Exit(2)
 
@@ -79,6 +79,7 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "reason": plugin.reason,
             "methods": sorted(plugin.methods),
             "compositions": {name: list(part.methods) for name, part in plugin.compositions.items()},
+            "adapters": {name: adapter.form for name, adapter in sorted(plugin.adapters.items())},
             "models": sorted(plugin.models),
         }
         for plugin in registry.plugins
@@ -145,11 +146,13 @@ def _print(registry: Registry) -> None:
 
 
 def _offers(plugin: Any) -> str:
+    from kdengine.plugins.adapters import forms_of
+
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
     compositions = [f"{name} = {' + '.join(parts.methods)}" for name, parts in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
-    return ", ".join([*methods, *compositions, *networks, *recipes])
+    return ", ".join([*methods, *compositions, *forms_of([plugin]), *networks, *recipes])
 
 
 def _print_method(method: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from kdengine.errors import PluginError, did_you_mean
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.transform import StepTransform
 from kdengine.plugins.registry import Registry
 from kdengine.storage.names import PLAIN
 
@@ -16,7 +17,7 @@ ALL = "all"
 """The group of every installed method with a loss of its own."""
 CATEGORIES = ("response", "multi-connection", "shared-representation", "relational")
 """The order in which methods are listed."""
-WITHOUT_LOSS: tuple[type[Distiller], ...] = (Curriculum,)
+WITHOUT_LOSS: tuple[type[Distiller], ...] = (Curriculum, StepTransform)
 """Kinds of methods that change how others train, and teach nothing by themselves: no group has them."""
 
 

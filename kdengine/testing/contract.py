@@ -17,12 +17,13 @@ from kdengine.errors import KDError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import Step
 from kdengine.testing.bench import Bench, installed, random_batch
+from kdengine.testing.declarations import DeclarationChecks
 from kdengine.testing.networks import tiny_pair, vit_pair
 
 __all__ = ["DistillerContract"]
 
 
-class DistillerContract:
+class DistillerContract(DeclarationChecks):
     """What every method must satisfy, tested on pairs of tiny networks with different widths, map sizes and architectures.
 
     Inherit from it, and pytest runs every check::
@@ -40,7 +41,7 @@ class DistillerContract:
     options: ClassVar[Mapping[str, Any]] = {}
     at_equality: ClassVar[Mapping[str, float]] = {}
 
-    def bench(self, pair: tuple[nn.Module, nn.Module] | None = None, **settings: Any) -> Bench:
+    def bench(self, pair: tuple[nn.Module | None, nn.Module] | None = None, **settings: Any) -> Bench:
         """A bench with one lane that uses the method."""
         return Bench(self.method, pair or tiny_pair(), self.options, **settings)
 
@@ -85,6 +86,7 @@ class DistillerContract:
     def test_the_teacher_stays_as_it_was(self) -> None:
         """The teacher's weights, buffers, gradients and mode are unchanged."""
         bench = self.bench()
+        assert bench.teacher is not None
         before = copy.deepcopy(bench.teacher.state_dict())
         for lane in bench.phases():
             bench.step(random_batch(4))
@@ -98,13 +100,13 @@ class DistillerContract:
         bench = self.bench()
         for _ in bench.phases():
             batch = random_batch(4)
-            trace = bench.trace(batch)
-            shown = {} if trace is None else {name: trace[name] for name in trace}
-            if trace is not None and trace.has_logits:
-                shown["logits"] = trace.logits
-            handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index}), **shown}
+            traces = bench.traces(batch)
+            handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index})}
+            for trace in traces.values():
+                handed |= {name: trace[name] for name in trace}
+                handed |= {"logits": trace.logits} if trace.has_logits else {}
             before = {name: value.detach().clone() for name, value in handed.items()}
-            bench.step(batch, trace)
+            bench.step(batch, traces)
             _check_equal(before, handed, "tensors that the method must not write to (clone() them first)")
 
     def test_weight_zero_is_plain_training(self) -> None:
@@ -133,7 +135,9 @@ class DistillerContract:
     def test_nothing_is_left_behind(self) -> None:
         """After a step, no hook remains on either network, and no tensor of the batch stays alive."""
         bench = self.bench()
-        hooks = _hooks(bench.teacher) + _hooks(bench.student)
+        teacher = bench.teacher
+        assert teacher is not None
+        hooks = _hooks(teacher) + _hooks(bench.student)
         for lane in bench.phases():
             seen = _watched(lane.module.methods.values(), lambda: bench.step(random_batch(4)))
             lane.module.zero_grad()
@@ -141,7 +145,7 @@ class DistillerContract:
                 gc.collect()
             alive = _alive(seen)
             assert not alive, f"the method keeps {alive} of the last step alive: store detached copies, or nothing"
-        assert _hooks(bench.teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks: use taps"
+        assert _hooks(teacher) + _hooks(bench.student) == hooks, "the method leaves hooks on the networks: use taps"
 
     def test_a_batch_of_one_and_a_ragged_batch(self) -> None:
         """A small last batch trains, or is refused with a ``KDError``."""

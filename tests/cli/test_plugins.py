@@ -77,6 +77,25 @@ def test_an_observer_is_told_from_a_method(kdengine):
     assert "tensorboard is not a method: it observes runs that select it with --plugin tensorboard" in said.out
 
 
+ADAPTER = """
+from kdengine import hookimpl
+
+@hookimpl
+def kdengine_register(registry):
+    registry.adapter("acme", len, form="PATH/FILE")
+"""
+
+
+def test_an_adapter_is_listed_with_the_form_of_what_it_takes(kdengine, distribution):
+    distribution("kdplugin-acme", ADAPTER, entry="acme")
+    listed = {plugin["name"]: plugin for plugin in kdengine("plugins", "--json").json["plugins"]}
+    assert listed["acme"]["adapters"] == {"acme": "PATH/FILE"}
+    assert "acme:PATH/FILE" in kdengine("plugins").out
+    said = kdengine("plugins", "show", "acme")
+    assert said.code == 2
+    assert "Name one that it adapts: acme:PATH/FILE" in said.err
+
+
 def test_an_unknown_method_is_told_with_the_nearest(kdengine):
     said = kdengine("plugins", "show", "rdk")
     assert (said.code, said.out) == (2, "")
