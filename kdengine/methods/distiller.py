@@ -166,7 +166,7 @@ class Distiller(nn.Module, ABC):
             "options": {
                 name: {
                     "default": field.get_default(call_default_factory=True),
-                    "help": field.description or "",
+                    "help": " ".join((field.description or "").split()),
                     "type": _type_name(field),
                 }
                 for name, field in cls.Options.model_fields.items()

@@ -6,7 +6,7 @@ from kdengine import PluginError, Registry
 from kdengine.plugins.groups import ALL, expanded, groups, has_loss
 
 ODD = """
-from kdengine import Curriculum, Distiller, hookimpl
+from kdengine import Curriculum, Distiller, StepTransform, hookimpl
 
 class Own(Distiller):
     \"\"\"A loss.\"\"\"
@@ -29,8 +29,17 @@ class Chain(Curriculum):
     def route(self, teacher, student):
         return (teacher, student)
 
+class View(StepTransform):
+    \"\"\"No loss either.\"\"\"
+    name = "view"
+    groups = ("mine", "logits")
+
+    def transform(self, step):
+        return step
+
 @hookimpl
 def kdengine_register(registry):
+    registry.distiller(View)
     registry.distiller(Own)
     registry.distiller(Other)
     registry.distiller(Chain)
@@ -63,7 +72,7 @@ def test_plugins_bring_groups_of_their_own_and_what_has_no_loss_is_in_none(distr
     found = groups(Registry())
     assert found["mine"] == ["mine-too", "own"]
     assert "own" in found["modern"]
-    assert not {"chain", "couple"} & {name for names in found.values() for name in names}
+    assert not {"chain", "couple", "view"} & {name for names in found.values() for name in names}
 
 
 def test_a_method_takes_precedence_over_a_group_of_the_same_name(distribution):

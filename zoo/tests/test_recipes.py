@@ -121,10 +121,17 @@ OPTIONS = [
     ("mdistiller", "nst", {"kernel": "poly", "beta": 50.0, "taps": None}),
     ("mdistiller", "sp", {"taps": ("stage-1",), "beta": 3000.0}),
     ("mdistiller", "svd", {"clip_to_task": False, "k": 1, "extra": 3}),
+    ("mdistiller", "vid", {"weight": 1.0, "init_variance": 5.0, "taps": None}),
+    ("mdistiller", "pkt", {"beta": 30000.0, "taps": None}),
+    ("mdistiller", "reviewkd", {"beta": 5.0, "warmup_epochs": 20.0, "taps": None}),
+    ("repdistiller", "vid", {"weight": 1.0, "init_variance": 5.0, "taps": None}),
+    ("repdistiller", "pkt", {"beta": 30000.0, "taps": None}),
+    ("repdistiller", "cc", {"form": "successors", "beta": 0.02, "width": 128}),
 ]
 METHODS = (
     *("ab", "at", "dml", "fitnet", "fsp", "jacobian", "mbd-delta", "mbd-hard", "mbd-soft"),
     *("nst", "rkd", "sp", "st", "svd", "takd"),
+    *("cc", "itrd", "pkt", "reviewkd", "srd", "vid"),
 )
 """Names that options may be for; a misspelt one would do nothing in a run."""
 
