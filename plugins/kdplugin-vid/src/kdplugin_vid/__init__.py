@@ -100,9 +100,7 @@ class VID(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``likelihood``, the sum over all taps."""
-        losses = [
-            likelihood(tap.student, tap.teacher) for likelihood, tap in zip(self.likelihoods, step.pairs, strict=True)
-        ]
+        losses = [likelihood(tap.student, tap.teacher) for likelihood, tap in zip(self.likelihoods, step.pairs, strict=True)]
         return {"likelihood": torch.stack(losses).sum()}
 
 
