@@ -41,7 +41,8 @@ def loss_of(student, teacher, **options):
 
 
 def successors_of(student, teacher):
-    products = [float(np.abs(student[i] - teacher[i]) @ np.abs(student[i + 1] - teacher[i + 1])) for i in range(len(student) - 1)]
+    gaps = np.abs(student - teacher)
+    products = [float(gaps[i] @ gaps[i + 1]) for i in range(len(gaps) - 1)]
     return sum(products) / len(products)
 
 

@@ -18,7 +18,7 @@ SMALLEST = 1e-5
 
 
 def log_distance(student_BD: Tensor, teacher_BD: Tensor, power: float = 4.0) -> Tensor:
-    """log sum_bd |s - t|^power, the sum over the whole batch; [].
+    """Logarithm of sum_bd |s - t|^power, the sum over the whole batch; [].
 
     Args:
         student_BD: normalised features of the student, [B, D].

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, hookimpl, match_spatial
+from kdengine import Distiller, Pair, Registrar, Step, TapPair, hookimpl, match_spatial
 
 __all__ = ["VID", "Gaussian", "negative_log_likelihood"]
 
@@ -60,13 +60,9 @@ class Gaussian(nn.Module):
         """The variance of every channel, [C]."""
         return F.softplus(self.spread) + SMALLEST
 
-    def forward(self, student_BDHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
-        """Negative log-likelihood of the teacher's map, mean over all values; [].
-
-        Where the sizes differ, the larger map is average-pooled to the smaller size first.
-        """
-        student_BDHW, teacher_BCHW = match_spatial(student_BDHW, teacher_BCHW)
-        return negative_log_likelihood(self.mean(student_BDHW), self.variance_C, teacher_BCHW)
+    def forward(self, student_BDHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's map [B, D, H, W] -> mean of the teacher's, [B, C, H, W], and variance of its channels, [C]."""
+        return self.mean(student_BDHW), self.variance_C
 
 
 class VID(Distiller):
@@ -100,10 +96,15 @@ class VID(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``likelihood``, the sum over all taps."""
-        losses = [
-            likelihood(tap.student, tap.teacher) for likelihood, tap in zip(self.likelihoods, step.pairs, strict=True)
-        ]
+        losses = [self._loss(step, likelihood, tap) for likelihood, tap in zip(self.likelihoods, step.pairs, strict=True)]
         return {"likelihood": torch.stack(losses).sum()}
+
+    def _loss(self, step: Step, likelihood: nn.Module, tap: TapPair) -> Tensor:
+        """Where the sizes differ, the larger map is average-pooled to the smaller size first."""
+        student_BDHW, teacher_BCHW = match_spatial(tap.student, tap.teacher)
+        with step.precision():
+            mean_BCHW, variance_C = likelihood(student_BDHW)
+        return negative_log_likelihood(mean_BCHW.float(), variance_C.float(), teacher_BCHW)
 
 
 @hookimpl
