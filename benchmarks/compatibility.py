@@ -18,7 +18,7 @@ from pathlib import Path
 import timm
 import torch
 
-from kdengine import Curriculum, KDError, Registry
+from kdengine import Curriculum, KDError, Registry, StepTransform
 from kdengine.networks.network import Network
 from kdengine.storage.writing import write_json
 from kdengine.testing.families import SMALLEST
@@ -26,6 +26,8 @@ from kdengine.testing.matrix import Pairing, make_network, smallest_network
 from kdengine.training.runtime import Runtime
 
 CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
+NOT_TOGETHER = (Curriculum, StepTransform)
+"""Kinds of methods that change what others do."""
 ROLES = ("teaches a CNN", "is taught by a CNN", "teaches a transformer")
 REAL, META, REFUSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}", "\N{MULTIPLICATION SIGN}"
 
@@ -77,13 +79,20 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
 
 
 def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
-    """Why each method fails; those that are not curricula are tried in one lane first, which saves time."""
+    """Why each method fails; those that work take their step in one lane, which saves time."""
     registry = Registry()
-    alone = [name for name in methods if any(issubclass(method, Curriculum) for method in registry.methods(name))]
+    alone = [name for name in methods if any(issubclass(method, NOT_TOGETHER) for method in registry.methods(name))]
     together = [name for name in methods if name not in alone]
-    if pairing.attempt(*together) is None:
-        return {method: pairing.attempt(method) if method in alone else None for method in methods}
-    return {method: pairing.attempt(method) for method in methods}
+    return {name: why for group in (together, *([name] for name in alone)) for name, why in divided(pairing, group).items()}
+
+
+def divided(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
+    """Why each method fails: all are tried in one lane, and if that fails in halves."""
+    why = pairing.attempt(*methods)
+    if why is None or len(methods) == 1:
+        return dict.fromkeys(methods, why)
+    half = len(methods) // 2
+    return {**divided(pairing, methods[:half]), **divided(pairing, methods[half:])}
 
 
 def is_quick(spec: str, side: int, patience: float) -> bool:
@@ -120,7 +129,7 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
         f"* {REFUSED}: no step, for the reason with that number below",
         "",
         f"`side` is the side of the images; 4 images per step, 10 classes, seed 0, torch {torch.__version__}. Methods that "
-        "are not curricula take their step together in one lane, and one by one if that fails.",
+        "leave others as they are take their step together in one lane, and in halves if that fails.",
         "",
         "| family | network | side | " + " | ".join(methods) + " |",
         "| --- | --- | --- |" + " --- |" * len(methods),

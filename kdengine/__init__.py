@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kdengine._version import API as API
 from kdengine._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from kdengine.methods.curriculum import Curriculum
     from kdengine.methods.distiller import Distiller
     from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
+    from kdengine.methods.head import Head, ModuleView
     from kdengine.methods.step import Pair, Phase, Step, TapPair
+    from kdengine.methods.transform import StepTransform
     from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.hookspecs import hookimpl
     from kdengine.plugins.registry import Registry
@@ -49,9 +52,11 @@ _HOME = {
     "DataError": "errors",
     "Distiller": "methods.distiller",
     "Engine": "engine",
+    "Head": "methods.head",
     "KDError": "errors",
     "LaneView": "plugins.run_view",
     "ModelError": "errors",
+    "ModuleView": "methods.head",
     "Names": "config.settings",
     "Pair": "methods.step",
     "Phase": "methods.step",
@@ -65,6 +70,7 @@ _HOME = {
     "SettingsError": "errors",
     "Split": "data.dataset",
     "Step": "methods.step",
+    "StepTransform": "methods.transform",
     "StorageError": "errors",
     "TapError": "errors",
     "TapPair": "methods.step",
@@ -80,6 +86,7 @@ _HOME = {
 }
 
 __all__ = [
+    "API",
     "Adapter",
     "Anatomy",
     "Comparison",
@@ -88,9 +95,11 @@ __all__ = [
     "DataError",
     "Distiller",
     "Engine",
+    "Head",
     "KDError",
     "LaneView",
     "ModelError",
+    "ModuleView",
     "Names",
     "Pair",
     "Phase",
@@ -104,6 +113,7 @@ __all__ = [
     "SettingsError",
     "Split",
     "Step",
+    "StepTransform",
     "StorageError",
     "TapError",
     "TapPair",

@@ -26,7 +26,7 @@ from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import follow
-from kdengine.runs.lane_runs import entered, passes
+from kdengine.runs.lane_runs import entered, passes, planned
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
@@ -52,8 +52,8 @@ class Comparison:
     Args:
         teacher: a model spec, or a trained module.
         student: a model spec, or a module, of which copies are trained.
-        methods: what to compare: names (``+`` combines methods in one lane), label -> methods, or lane specs. A plain
-            student is always included.
+        methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
+            label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: number of repetitions; trial k uses ``seed`` + k - 1.
         at_once: number of lanes to train side by side; by default, as many as fit into memory. The remaining lanes follow
@@ -186,6 +186,20 @@ class Comparison:
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
         return board
+
+    def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> list[dict[str, Any]]:
+        """What every lane of a trial would be, without training or writing anything; the arguments are those of :meth:`fit`.
+
+        Returns:
+            For each lane ``method`` (its label), ``plugins``, and either ``phases``, ``epochs`` and ``connector_parameters``,
+            or ``problem``, why it cannot run on this pair.
+
+        Raises:
+            KDError: for anything the user can fix.
+        """
+        self._check()
+        session, lanes = follow(self.assignment.session(Loaders(train_loader, val_loader)), self.lanes)
+        return [planned(lane, session) for lane in lanes]
 
     def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
         """Train everything, then free the folder."""

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from kdengine import DataError, Engine, ModelError, Registry
-from kdengine.cli.main import COMMANDS
+from kdengine.cli.main import COMMANDS, main
 from kdengine.config.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,14 @@ def test_every_command_in_a_document_exists(document):
     text = document.read_text(encoding="utf-8")
     commands = set(re.findall(r"(?:^|\$ |`)kdengine ([a-z][a-z-]*)", text, flags=re.MULTILINE))
     assert commands <= set(COMMANDS)
+
+
+def test_the_catalogue_of_methods_is_what_the_command_prints(capsys):
+    """Made again by: kdengine plugins --markdown > docs/methods.md."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDENGINE_LOAD_PLUGINS", ",".join(folder.name for folder in ROOT.glob("plugins/kdplugin-*")))
+        main(["plugins", "--markdown"])
+    assert capsys.readouterr().out == (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdengine import Registry
+from kdengine.cli.catalogue import year_of
+from kdengine.plugins.groups import has_loss
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(file.parent for file in ROOT.glob("plugins/kdplugin-*/pyproject.toml"))
@@ -66,7 +68,7 @@ def test_every_entry_point_offers_something(folder):
     offered = plugins(folder)
     assert project(folder)["name"] == folder.name
     assert list(offered) == sorted(project(folder)["entry-points"]["kdengine"]), "install it: pip install -e FOLDER"
-    useful = [*observers(folder), *(name for name, plugin in offered.items() if plugin.selectable)]
+    useful = [*observers(folder), *(name for name, plugin in offered.items() if plugin.selectable or plugin.adapters)]
     assert {name: plugin.reason for name, plugin in offered.items() if name not in useful} == {}
 
 
@@ -88,6 +90,14 @@ def test_every_preset_can_be_made_and_stands_in_the_readme(folder):
         for preset in method.presets:
             assert method(preset=preset).options.preset == preset
             assert f"| `{preset}` |" in readme(folder)
+
+
+def test_every_method_with_a_loss_is_in_a_group_by_what_it_compares_and_in_one_by_its_year(folder):
+    for method in filter(has_loss, methods(folder)):
+        named, year = set(method.groups), year_of(method.describe()["source"])
+        assert len(named & {"logits", "relations", "maps"}) == 1, method.name
+        assert year is not None, f"the source of {method.name} has no year"
+        assert named & {"classic", "modern"} == {"classic" if year <= 2020 else "modern"}, method.name
 
 
 def test_it_is_installed_with_everything(folder):

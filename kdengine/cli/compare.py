@@ -13,14 +13,13 @@ from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
-    from kdengine.plugins.registry import Registry
     from kdengine.runs.lane_specs import LaneSpec
 
 __all__ = ["command"]
 
 
 @click.command("compare")
-@click.option("--methods", metavar="LIST", help="st,fitnet,rkd or all; '+' combines methods in one lane: fitnet+st.")
+@click.option("--methods", metavar="LIST", help="Methods (st,rkd), several in one lane (fitnet+st), and groups (all, modern).")
 @click.option(
     "--tune-lr",
     metavar="[RATES|N]",
@@ -28,48 +27,52 @@ __all__ = ["command"]
     flag_value="5",
     help="Probe learning rates on the plain student first: 5 around train.lr, or 0.01,0.03,0.1; 'each' for every lane.",
 )
-@comparing_options("methods", "tune_lr")
-def command(flags: Comparing, methods: str | None, tune_lr: str | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Check the comparison and list its lanes, without training.")
+@comparing_options("methods", "tune_lr", "dry_run")
+def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run: bool) -> None:
     r"""Compare methods on one pair of networks: same student, same batches, one teacher pass.
 
     \b
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
+    kdengine compare --methods modern,st,fitnet+st --teacher timm:resnet32 --student resnet8
     """
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
+    from kdengine.runs.lane_specs import lane_specs
     from kdengine.runs.tuning import Tuning
 
     show_log()
     registry = Registry()
+    act = _print_plan if dry_run else _fit_and_print
     if flags.resume:
-        _fit_and_print(flags.resumed(registry, methods=methods, tune_lr=tune_lr), flags.as_json)
+        act(flags.resumed(registry, methods=methods, tune_lr=tune_lr), flags.as_json)
         return
-    if not methods:
+    lanes, tuning = lane_specs(methods or "", registry), Tuning.of(tune_lr)
+    if not lanes:
         raise SettingsError("There are no methods. Name some, for example --methods st,rkd, or --methods all.")
-    lanes, tuning = _lanes(methods, registry), Tuning.of(tune_lr)
-    _fit_and_print(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning), flags.as_json)
-
-
-def _lanes(methods: str, registry: Registry) -> list[LaneSpec]:
-    """The lanes that ``--methods`` names.
-
-    Raises:
-        PluginError: a method does not exist.
-    """
-    from kdengine.errors import PluginError
-    from kdengine.runs.lane_specs import lane_specs
-
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    if names == ["all"]:
-        names = registry.all_methods()
-        if not names:
-            raise PluginError("No methods are installed; pip install 'kdengine[all]' installs them all.")
-    return lane_specs(names, registry)
+    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning), flags.as_json)
 
 
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
     """The plugins that the lanes use, each once."""
     return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
+
+
+def _print_plan(comparison: Comparison, as_json: bool) -> None:
+    """Print what every lane would be, as a table or as JSON."""
+    from kdengine.cli.tables import print_table
+
+    rows = comparison.plan()
+    if as_json:
+        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder)}))
+        return
+    columns = {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
+    cells = [[f"{value:,}" if isinstance(value := row.get(key, ""), int) else value for key in columns] for row in rows]
+    print_table(list(columns.values()), cells)
+    failing = sum("problem" in row for row in rows)
+    note = f", {failing} of which cannot run on this pair" if failing else ""
+    click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
+    click.echo(f"The folder would be {comparison.folder}")
 
 
 def _fit_and_print(comparison: Comparison, as_json: bool) -> None:

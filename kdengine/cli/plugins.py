@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kdengine.cli.options import as_json
-from kdengine.errors import PluginError
+from kdengine.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from kdengine.plugins.discovery import Composition
@@ -20,18 +20,26 @@ __all__ = ["command"]
 
 @click.group("plugins", invoke_without_command=True)
 @as_json
+@click.option("--group", metavar="NAME", help="List the methods of a group, as 'compare --methods NAME' takes them.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print all methods as a page in Markdown.")
 @click.option("--check", is_flag=True, help="Exit with status 2 if an installed plugin is broken or shadowed.")
 @click.pass_context
-def command(context: click.Context, as_json: bool, check: bool) -> None:
-    """List the installed plugins, or show one method."""
+def command(context: click.Context, as_json: bool, group: str | None, as_markdown: bool, check: bool) -> None:
+    """List the installed plugins, the methods of a group, or one method."""
+    from kdengine.cli.catalogue import markdown
+
     if context.invoked_subcommand:
         return
     registry = _loaded()
-    if as_json:
+    if group is not None:
+        _print_group(registry, group, as_json)
+    elif as_json:
         click.echo(json.dumps(_as_data(registry), default=str))
+    elif as_markdown:
+        click.echo(markdown(_as_data(registry)["methods"]), nl=False)
     else:
         _print(registry)
-    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "shadowed")]
+    unusable = [plugin for plugin in registry.plugins if plugin.status in ("broken", "incompatible", "shadowed")]
     if check and unusable:
         raise click.exceptions.Exit(2)
 
@@ -71,6 +79,7 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "reason": plugin.reason,
             "methods": sorted(plugin.methods),
             "compositions": {name: list(part.methods) for name, part in plugin.compositions.items()},
+            "adapters": {name: adapter.form for name, adapter in sorted(plugin.adapters.items())},
             "models": sorted(plugin.models),
         }
         for plugin in registry.plugins
@@ -91,35 +100,59 @@ def _composition(registry: Registry, name: str, composition: Composition) -> dic
     try:
         parts = [method.describe() for method in registry.methods(name)]
     except PluginError as error:  # it names a method that is not installed
-        unusable = {"name": name, "category": "", "summary": f"Not usable: {error}", "source": composition.source}
-        return {**unusable, "methods": list(composition.methods), "options": {}}
+        unusable = {"name": name, "category": "", "groups": [], "summary": f"Not usable: {error}", "source": composition.source}
+        return {**unusable, "methods": list(composition.methods), "needs": [], "options": {}}
     return {
         "name": name,
         "category": parts[0]["category"],
+        "groups": [],
         "summary": composition.summary or "Used together: " + ", ".join(part["name"] for part in parts),
         "source": composition.source or "; ".join(part["source"] for part in parts),
         "methods": [part["name"] for part in parts],
+        "needs": list(dict.fromkeys(need for part in parts for need in part["needs"])),
         "options": {f"{part['name']}.{key}": value for part in parts for key, value in part["options"].items()},
     }
 
 
+def _print_group(registry: Registry, group: str, as_json: bool) -> None:
+    """Print the methods of a group in the order in which they are compared."""
+    from kdengine.cli.tables import print_table
+    from kdengine.plugins.groups import groups
+
+    known = groups(registry)
+    if group not in known:
+        near = did_you_mean(group, known) or f"Groups: {', '.join(known)}."
+        raise PluginError(f"There is no group '{group}'. {near}")
+    methods = [registry.methods(name)[0].describe() for name in known[group]]
+    if as_json:
+        click.echo(json.dumps(methods, default=str))
+        return
+    rows = [[each["name"], each["category"], ", ".join(each["groups"]), each["summary"]] for each in methods]
+    print_table(["method", "category", "groups", "summary"], rows)
+
+
 def _print(registry: Registry) -> None:
     from kdengine.cli.tables import print_table
+    from kdengine.plugins.groups import groups
 
     rows = [
         [plugin.name, plugin.distribution, plugin.version, plugin.status, plugin.reason or _offers(plugin)]
         for plugin in registry.plugins
     ]
     print_table(["plugin", "distribution", "version", "status", "offers"], rows)
-    click.echo("\n'kdengine plugins show NAME' shows a method and its options.")
+    sizes = [f"{name} ({len(methods)})" for name, methods in groups(registry).items()]
+    click.echo(f"\nGroups: {', '.join(sizes)}; --group NAME lists the methods of one.")
+    click.echo("'kdengine plugins show NAME' shows a method and its options.")
 
 
 def _offers(plugin: Any) -> str:
+    from kdengine.plugins.adapters import forms_of
+
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
     compositions = [f"{name} = {' + '.join(parts.methods)}" for name, parts in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
-    return ", ".join([*methods, *compositions, *networks, *recipes])
+    return ", ".join([*methods, *compositions, *forms_of([plugin]), *networks, *recipes])
 
 
 def _print_method(method: Mapping[str, Any]) -> None:
@@ -127,6 +160,7 @@ def _print_method(method: Mapping[str, Any]) -> None:
 
     click.echo(f"{method['name']} ({method['category']}): {method['summary']}")
     click.echo(f"Source: {method['source']}" if method["source"] else "Source: not given")
+    click.echo(f"Groups: {', '.join(method['groups']) or 'none'}")
     click.echo(f"Taps: {', '.join(method['taps']) or 'none'}")
     for name, values in method["presets"].items():
         click.echo(f"Preset {name}: {', '.join(f'{key}={value}' for key, value in values.items())}")

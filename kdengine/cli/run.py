@@ -28,7 +28,11 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @click.command("run")
 @click.argument("config", required=False, type=click.Path(), metavar="[RUN.toml]")
 @click.option(
-    "--plugin", "methods", multiple=True, metavar="NAME", help="Method, by plugin name, distribution or file; repeatable."
+    "--plugin",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Method: a plugin's name, a distribution, a file, or ADAPTER:FILE; repeatable.",
 )
 @click.option(
     "--teacher",
@@ -78,7 +82,7 @@ def command(
     refuse_without_resume(override)
     settings = settings_from(registry, config, recipe, trust=trust, **flags)
     methods = [method for name in settings.methods for method in registry.methods(name)]
-    if methods and not settings.teacher:
+    if any(method.requires_teacher for method in methods) and not settings.teacher:
         raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
     if settings.teacher and not methods:
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")

@@ -43,7 +43,7 @@ TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Learning rate over time": ("schedule", "milestones", "decay", "warmup_epochs"),
     "Fine-tuning": ("head_lr", "backbone_lr", "layer_decay", "freeze"),
     "Images": (
-        *("augment", "augment_operations", "augment_magnitude", "crop_scale", "color_jitter", "erase"),
+        *("augment", "second_view", "augment_operations", "augment_magnitude", "crop_scale", "color_jitter", "erase"),
         *("mixup", "cutmix", "validation"),
     ),
     "Loss of the task": ("label_smoothing", "class_weights"),

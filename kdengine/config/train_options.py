@@ -26,6 +26,7 @@ class TrainOptions(TypedDict, total=False):
     label_smoothing: float
     validation: float
     augment: str
+    second_view: str
     augment_operations: int
     augment_magnitude: int
     crop_scale: float

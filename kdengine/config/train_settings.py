@@ -67,6 +67,9 @@ class TrainSettings(Strict):
     augment: Annotated[str, AfterValidator(_augmentation)] = "auto"
     """Random changes of training images: a crop ('none', 'crop', 'crop-flip', 'resized-crop'), a policy ('rand-augment',
     'auto-augment', 'trivial'), or both joined by '+'; 'auto', and a policy alone, crop as suits the data."""
+    second_view: Annotated[str, AfterValidator(_augmentation)] = "auto"
+    """Random changes of the second view of each image, which some methods need, written like 'augment'; 'auto' crops as
+    'augment' does and adds 'rand-augment'."""
     augment_operations: int = Field(2, ge=1, le=10)
     """Operations that 'rand-augment' applies in turn to an image."""
     augment_magnitude: int = Field(9, ge=0, le=30)

@@ -47,8 +47,8 @@ def check_trusted(values: Mapping[str, Any], file: str | Path, trust: bool) -> N
 
 
 def _is_file(method: str) -> bool:
-    head = method if method.endswith(".py") else method.partition(":")[0]
-    return head.endswith(".py") or "/" in head or os.sep in head
+    """Whether a method is in a file, or made from one by an adapter: ``my_kd.py:mine``, ``mdistiller:folder/DKD.py:DKD``."""
+    return any(part.endswith(".py") or "/" in part or os.sep in part for part in method.split(":"))
 
 
 def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

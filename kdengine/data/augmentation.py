@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdengine.config.settings import TrainSettings
+from kdengine.config.train_settings import POLICIES
 from kdengine.data.draws import hashed, uniform
 from kdengine.seeds import seeded
 
@@ -73,6 +74,15 @@ class Augmentation:
             erase=settings.erase,
             fill=tuple(255 * value for value in mean),
         )
+
+    @classmethod
+    def of_second_view(cls, settings: TrainSettings, usual: str = "none", mean: Sequence[float] = ()) -> Augmentation:
+        """The augmentation of the second view that some methods need; arguments as for :meth:`of`."""
+        names = settings.second_view
+        if names == "auto":
+            windows = [name for name in settings.augment.split("+") if name not in POLICIES]
+            names = "+".join([*windows, "rand-augment"])
+        return cls.of(settings.model_copy(update={"augment": names}), usual, mean)
 
     @property
     def is_slow(self) -> bool:

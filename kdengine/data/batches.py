@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdengine.data.augmentation import Augmentation
+from kdengine.data.draws import hashed
 
 __all__ = [
     "Batch",
@@ -23,6 +24,8 @@ __all__ = [
 
 CPU = torch.device("cpu")
 NONE = Augmentation()
+SECOND_VIEW = 1
+"""Sets the draws of the second view apart from those of the first."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,17 @@ class Batch:
         x: normalised images, float [B, C, H, W].
         y: class indices, int64 [B].
         index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
+        views: further augmentations of the same images, like ``x``, if methods need them.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor | None
+    views: tuple[Tensor, ...] = ()
+
+    def view(self, number: int) -> Tensor:
+        """One view of the images; 0 is ``x``."""
+        return self.x if number == 0 else self.views[number - 1]
 
     def __len__(self) -> int:
         return len(self.x)
@@ -72,7 +81,8 @@ class ShardedBatches:
         mine = slice(self.rank, None, self.processes)
         for batch in self.batches.epoch(number, start):
             share = mine if len(batch) >= self.processes else slice(None)
-            yield Batch(batch.x[share], batch.y[share], None if batch.index is None else batch.index[share])
+            index = None if batch.index is None else batch.index[share]
+            yield Batch(batch.x[share], batch.y[share], index, tuple(view[share] for view in batch.views))
 
 
 def generator_for(seed: int, epoch: int) -> torch.Generator:
@@ -99,6 +109,7 @@ class ImageBatches(ABC):
         drop_last: leave out a last batch that is smaller than the others.
         weights: how often to draw each image, relative to the others, [N]: an epoch then consists of N images drawn with
             replacement; None to show each exactly once.
+        second: what happens to the second view of each image, if methods need one; None for no such view.
     """
 
     images: Any
@@ -111,10 +122,11 @@ class ImageBatches(ABC):
     device: torch.device = CPU
     drop_last: bool = False
     weights: Tensor | None = None
+    second: Augmentation | None = None
 
     @abstractmethod
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
-        """The images of some batches as an epoch shows them, augmented, uint8 [B, C, H, W] each.
+        """The images of some batches as an epoch shows them, augmented, uint8 [B, C, H, W], or [B, 2, C, H, W] in two views.
 
         Args:
             batches: positions of the images of each batch, int64 [B].
@@ -134,7 +146,9 @@ class ImageBatches(ABC):
         indices = torch.split(self._order(number), self.batch_size)[start : len(self)]
         for index, images in zip(indices, self.read(indices, number), strict=True):
             labels = self.labels[index.to(self.labels.device)].to(self.device)
-            yield Batch(self._normalised(images.contiguous()), labels, index.to(self.device))
+            views = [images] if self.second is None else images.unbind(1)
+            x, *further = (self._normalised(view.contiguous()) for view in views)
+            yield Batch(x, labels, index.to(self.device), tuple(further))
 
     def _order(self, epoch: int) -> Tensor:
         """Positions of the images in the order of an epoch, int64 [N]."""
@@ -146,8 +160,13 @@ class ImageBatches(ABC):
         return torch.multinomial(self.weights.double(), len(self.images), replacement=True, generator=random)
 
     def shown(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Images, uint8 [B, C, H, W], as an epoch shows them; ``index`` [B] says which they are."""
-        return images if self.seed is None else self.augmentation(images, index, self.seed, epoch)
+        """Images, uint8 [B, C, H, W], as an epoch shows them, [B, 2, C, H, W] in two views; ``index`` [B] tells which."""
+        if self.seed is None:
+            return images
+        first = self.augmentation(images, index, self.seed, epoch)
+        if self.second is None:
+            return first
+        return torch.stack([first, self.second(images, index, hashed(self.seed, SECOND_VIEW), epoch)], 1)
 
     def _normalised(self, images: Tensor) -> Tensor:
         shape = (1, -1, 1, 1)

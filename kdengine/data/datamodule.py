@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.audit import AuditedBatches
-from kdengine.data.batches import Batches, ImageBatches, ShardedBatches
+from kdengine.data.augmentation import Augmentation
+from kdengine.data.batches import NONE, Batches, ImageBatches, ShardedBatches
 from kdengine.data.dataset import Data
 from kdengine.data.mixing import MixedBatches
 from kdengine.data.user_datasets import DatasetLoader
 from kdengine.data.user_loaders import UserBatches, check_finite
 from kdengine.errors import DataError
 from kdengine.networks.inputs import ImageSpec
+from kdengine.seeds import seeded
 from kdengine.taps import Anatomy
 
 __all__ = ["DataModule", "left_out"]
@@ -38,6 +40,7 @@ class DataModule:
         num_samples: images in the training set.
         dataset: the data set, if kdengine loaded it.
         validation: batches to choose the best epoch by, if those are not ``test``.
+        second_view: what happens to the second view of each training image, if a method needs one.
     """
 
     train: Batches
@@ -47,6 +50,7 @@ class DataModule:
     num_samples: int
     dataset: Data | None = None
     validation: Batches | None = None
+    second_view: Augmentation = NONE
 
     @classmethod
     def of_data(cls, data: Data, settings: Settings, device: torch.device, processes: int = 1) -> DataModule:
@@ -55,7 +59,10 @@ class DataModule:
         Raises:
             DataError: no image would be left to train on.
         """
-        if settings.train.validation:
+        if settings.train.validation and data.validation is not None:
+            own = len(data.validation)
+            log.warning("train.validation holds out nothing: '%s' has a validation split of its own, %d images", data.name, own)
+        elif settings.train.validation:
             data = data.holding_out(settings.train.validation)
         train = data.train_batches(settings.train, settings.seed, device)
         dropped = left_out(len(data.train), settings.train, processes)
@@ -67,6 +74,7 @@ class DataModule:
             len(data.train),
             data,
             data.validation_batches(settings.train, device),
+            data.second_view(settings.train),
         )
 
     @classmethod
@@ -124,6 +132,24 @@ class DataModule:
         if mix is not None:
             train = MixedBatches(train, mix, settings.seed)
         return replace(self, train=train)
+
+    def training(self, views: int) -> Batches:
+        """The training batches, with so many views of each image, 1 or 2."""
+        return self.train if views == 1 else _with_second_view(self.train, self.second_view)
+
+    def lacks(self, need: str) -> str | None:
+        """What is missing, in words that follow "X needs", if the data cannot give what a method needs."""
+        if need == "views:2" and self.own_loaders:
+            return (
+                "two views of each image, but loaders and data sets of your own give one. Name data that kdengine loads, such "
+                "as imagefolder:PATH."
+            )
+        if need == "index" and _is_own_order(self.train) and not _tells_index(self.train):
+            return (
+                "each image's position in the training set, but train_loader gives only (images, labels). Let its data set "
+                "return (image, label, index), where index is the int that __getitem__ was called with."
+            )
+        return None
 
     @property
     def targets(self) -> Tensor | None:
@@ -230,6 +256,19 @@ def _is_own_order(batches: Batches) -> bool:
     """Whether a loader of the user's own decides which images come in which batch."""
     inner = batches.batches if isinstance(batches, MixedBatches) else batches
     return isinstance(inner, UserBatches) and not isinstance(inner.loader, DatasetLoader)
+
+
+def _with_second_view(batches: Batches, second: Augmentation) -> Batches:
+    """The same batches, with a second view of each image."""
+    inner = getattr(batches, "batches", None)
+    changes: dict[str, Any] = {"second": second} if inner is None else {"batches": _with_second_view(inner, second)}
+    return replace(batches, **changes)  # type: ignore[type-var]
+
+
+def _tells_index(batches: Batches) -> bool:
+    """Whether a loader of the user's own says which images it gives; reads one batch."""
+    with seeded(0):
+        return next(iter(batches.epoch(0))).index is not None
 
 
 def _count(batches: UserBatches, dataset: Any) -> int:

@@ -123,6 +123,10 @@ class Data:
         augmentation = Augmentation.of(settings, self.augment, self.mean)
         return self._batches(self.train, settings, device, seed, augmentation)
 
+    def second_view(self, settings: TrainSettings) -> Augmentation:
+        """What happens to the second view of each training image, if methods need one."""
+        return Augmentation.of_second_view(settings, self.augment, self.mean)
+
     def test_batches(self, settings: TrainSettings, device: torch.device) -> Batches:
         """Batches of the test split in their own order, not augmented."""
         return self._measuring(self.test, settings, device)

@@ -16,10 +16,13 @@ LAST_SHIFT = 31
 
 def hashed(*keys: int) -> int:
     """A number in 0 ... 2**63 - 1 that depends on all keys and on their order."""
-    state = torch.zeros((), dtype=torch.int64)
+    state = 0
     for key in keys:
-        state = _mixed(state + _signed(key) + _signed(STEP))
-    return int(state) % 2**63
+        state = (state + key + STEP) % WORD
+        for shift, factor in FACTORS:
+            state = (state ^ (state >> shift)) * factor % WORD
+        state ^= state >> LAST_SHIFT
+    return state % 2**63
 
 
 def uniform(seed: int, epoch: int, index: Tensor, count: int) -> Tensor:

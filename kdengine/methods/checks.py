@@ -13,7 +13,7 @@ from kdengine.methods.step import Pair
 if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
 
-__all__ = ["NEEDS", "TAKES", "check_contract", "check_shapes"]
+__all__ = ["NEEDS", "TAKES", "check_contract", "check_shapes", "views_of"]
 
 
 class Kind(NamedTuple):
@@ -36,23 +36,33 @@ TAKES: Mapping[str, Kind] = {
 }
 """The kinds of tensors that a method may require at its taps, on both sides."""
 
-NEEDS = ("input_gradients", "hard_labels")
-"""What a method may request of a step beyond images, labels, indices, logits and taps."""
+NEEDS = ("index", "labels", "hard_labels", "views:2", "input_gradients")
+"""What a method may request of a step beyond images, logits and taps."""
+
+READS = ("each-teacher", "all-teachers")
+"""How a method may use several teachers."""
 
 
 def check_contract(distiller: Distiller) -> None:
-    """Check ``takes`` and ``needs``.
+    """Check ``takes``, ``needs`` and ``reads``.
 
     Raises:
-        SettingsError: ``takes`` or ``needs`` has an unknown value.
+        SettingsError: one of them has an unknown value.
     """
     faults = [
         f"has needs = '{name}', which must be one of: {', '.join(NEEDS)}" for name in distiller.needs if name not in NEEDS
     ]
     if distiller.takes not in (None, *TAKES):
         faults.append(f"has takes = '{distiller.takes}', which must be one of: {', '.join(TAKES)}")
+    if distiller.reads not in READS:
+        faults.append(f"has reads = '{distiller.reads}', which must be one of: {', '.join(READS)}")
     if faults:
         raise SettingsError(f"The method '{distiller.name}' {'; and it '.join(faults)}. This is a bug in the plugin.")
+
+
+def views_of(distiller: Distiller) -> int:
+    """How many augmentations of the same images the method needs in a step."""
+    return 2 if "views:2" in distiller.needs else 1
 
 
 def check_shapes(distiller: Distiller, pair: Pair) -> None:

@@ -39,14 +39,28 @@ class Distiller(nn.Module, ABC):
     (published up to 2020) or ``modern``; plugins may add names of their own."""
     taps: ClassVar[Sequence[str]] = ("logits",)
     """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
+    student_taps: ClassVar[Sequence[str]] = ()
+    """Taps recorded on the student alone: ``step.student["stage1"]``; their names are ``step.student_taps``."""
+    teacher_taps: ClassVar[Sequence[str]] = ()
+    """Taps recorded on the teacher alone. A network of which nothing is read in a phase without the task does not run."""
     takes: ClassVar[str | None] = None
     """What the taps must give on both sides: ``maps``, ``vectors``, ``logits`` or ``features``; None leaves it to ``build``."""
     requires_teacher: ClassVar[bool] = True
-    """Whether the method reads the teacher at all; False if, for example, its peers teach one another."""
+    """Whether the method reads the teacher at all; False if, for example, its peers teach one another: then it also works
+    without a teacher."""
+    reads: ClassVar[Literal["each-teacher", "all-teachers"]] = "each-teacher"
+    """With several teachers, the method is used with each of them, connectors included, and its terms are averaged; a method
+    that reads ``all-teachers`` is used once, and finds them in ``step.per_teacher`` and ``pair.per_teacher``."""
     needs: ClassVar[Sequence[str]] = ()
-    """What the step must provide beyond logits, labels and taps: with ``input_gradients``, ``step.student.logits`` and
-    ``step.teacher.logits`` can be differentiated with respect to ``step.student.input`` and ``step.teacher.input``; with
-    ``hard_labels``, ``step.y`` has class indices, so that a run that mixes images is refused."""
+    """What the step must provide beyond logits, targets and taps; a run that cannot provide it is refused:
+
+    * ``index``: ``step.index``, the position of each image in the training set.
+    * ``labels``: ``step.y``, the targets of the images.
+    * ``hard_labels``: ``step.y`` has class indices, so images must not be mixed.
+    * ``views:2``: ``step.views``, the step on two augmentations of the same images.
+    * ``input_gradients``: ``step.student.logits`` and ``step.teacher.logits`` can be differentiated with respect to
+      ``step.student.input`` and ``step.teacher.input``.
+    """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
@@ -94,6 +108,27 @@ class Distiller(nn.Module, ABC):
         """The taps read in a phase; None if the method has no term in that phase and must not be called."""
         return self.options.taps or self.taps
 
+    def student_taps_in(self, phase: str) -> Sequence[str]:
+        """The taps read on the student alone, in a phase in which the method has a term."""
+        return self.student_taps
+
+    def teacher_taps_in(self, phase: str) -> Sequence[str]:
+        """The taps read on the teacher alone, in a phase in which the method has a term."""
+        return self.teacher_taps
+
+    def parameter_groups(self) -> Sequence[Mapping[str, Any]]:
+        """Groups of the method's own parameters with a learning rate or weight decay of their own; the rest is as usual.
+
+        Returns:
+            Mappings with ``params``, a list of parameters, and ``lr_scale``, a factor on the learning rate, or
+            ``weight_decay``, or both.
+        """
+        return ()
+
+    def after_update(self, student: nn.Module) -> None:
+        """Called after every update of the weights, without gradients, such as to follow the student with an average."""
+        return
+
     @property
     def clips_to_task(self) -> bool:
         """Whether to clip the gradient of the method's terms, parameter by parameter, to a share of the norm of all others.
@@ -103,12 +138,15 @@ class Distiller(nn.Module, ABC):
         return False
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network to ship after training, for methods that modify the student."""
+        """The network to ship after training, for methods that modify the student.
+
+        It is what is evaluated after every epoch, counted, saved, exported and loaded again. The student may be modified.
+        """
         return student
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """Name, category, summary, source, taps, presets and options, as plain data."""
+        """Name, category, groups, summary, source, taps, needs, presets and options, as plain data."""
         doc = re.sub(r"[ \t]+", " ", cls.__doc__ or "")
         summary, _, rest = doc.partition("\n")
         source = re.search(r"Source:\s*(.+?)(?:\n\s*\n|\Z)", rest, re.DOTALL)
@@ -118,12 +156,17 @@ class Distiller(nn.Module, ABC):
             "groups": list(cls.groups),
             "summary": summary.strip(),
             "source": " ".join(source[1].split()) if source else "",
-            "taps": list(cls.taps),
+            "taps": [
+                *cls.taps,
+                *(f"student:{tap}" for tap in cls.student_taps),
+                *(f"teacher:{tap}" for tap in cls.teacher_taps),
+            ],
+            "needs": list(cls.needs),
             "presets": {name: dict(values) for name, values in cls.presets.items()},
             "options": {
                 name: {
                     "default": field.get_default(call_default_factory=True),
-                    "help": field.description or "",
+                    "help": " ".join((field.description or "").split()),
                     "type": _type_name(field),
                 }
                 for name, field in cls.Options.model_fields.items()

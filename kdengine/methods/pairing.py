@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from kdengine.errors import TapError
+from kdengine.errors import SettingsError, TapError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.matching import match_stages
 from kdengine.taps import Anatomy, Trace, split_pair
@@ -32,6 +32,10 @@ class TapBinding:
         student_aliases: further names under which the distiller may read the student's taps.
         teacher_aliases: the same for the teacher.
         rectified: names of the teacher's taps that are outputs of a ReLU.
+        student_only: names of the taps that are read on the student alone, in the order in which they are declared.
+        teacher_only: the same for the teacher.
+        number: which of the lane's teachers it reads, from 0.
+        others: what it reads of further teachers, if it reads all of them at once.
     """
 
     names: tuple[tuple[str, str], ...] = ()
@@ -40,6 +44,10 @@ class TapBinding:
     student_aliases: Mapping[str, str] = field(default_factory=dict)
     teacher_aliases: Mapping[str, str] = field(default_factory=dict)
     rectified: frozenset[str] = frozenset()
+    student_only: tuple[str, ...] = ()
+    teacher_only: tuple[str, ...] = ()
+    number: int = 0
+    others: tuple[TapBinding, ...] = ()
 
     def of_student(self, trace: Trace) -> Trace:
         """The part of the student's trace that the distiller reads, under all names it may use."""
@@ -50,32 +58,90 @@ class TapBinding:
         return trace.renamed({**{name: name for name in self.teacher}, **self.teacher_aliases})
 
 
-def read_taps(distiller: Distiller, phase: str, student: Anatomy, teacher: Anatomy) -> TapBinding | None:
+def read_taps(distiller: Distiller, phase: str, student: Anatomy, teacher: Anatomy | None) -> TapBinding | None:
     """Resolve the distiller's taps of a phase on both networks; None if it has no term in that phase.
 
     A tap with which the user replaced a declared one is available under the declared name too, so that ``forward`` works
     unchanged.
 
+    Args:
+        distiller: the method.
+        phase: name of the phase.
+        student: the student's anatomy.
+        teacher: the teacher's; None without a teacher.
+
     Raises:
         TapError: a tap matches nothing on one side.
+        SettingsError: the method reads a teacher, and there is none.
     """
     taps = distiller.taps_in(phase)
     if taps is None:
         return None
-    names: list[tuple[str, str]] = []
-    points: tuple[dict[str, TapPoint], dict[str, TapPoint]] = ({}, {})
-    aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    reading = _Reading(distiller, (student, teacher))
     for text in taps:
-        resolved = [anatomy.resolve(name) for anatomy, name in zip((student, teacher), split_pair(text), strict=True)]
-        names += match_places(_places(student, resolved[0]), _places(teacher, resolved[1]), f"{distiller.name}: '{text}'")
+        reading.pair(text)
+    only = [
+        reading.alone(side, texts)
+        for side, texts in enumerate((distiller.student_taps_in(phase), distiller.teacher_taps_in(phase)))
+    ]
+    return reading.binding(*only)
+
+
+class _Reading:
+    """Collects what one distiller reads in one phase.
+
+    Args:
+        distiller: the method.
+        sides: the anatomies of student and teacher.
+    """
+
+    def __init__(self, distiller: Distiller, sides: tuple[Anatomy, Anatomy | None]) -> None:
+        self.distiller = distiller
+        self.sides = sides
+        self.names: list[tuple[str, str]] = []
+        self.points: tuple[dict[str, TapPoint], dict[str, TapPoint]] = ({}, {})
+        self.aliases: tuple[dict[str, str], dict[str, str]] = ({}, {})
+
+    def pair(self, text: str) -> None:
+        """Resolve one tap on both sides."""
+        resolved = [self._resolve(side, name) for side, name in enumerate(split_pair(text))]
+        places = [_places(self._anatomy(side), points) for side, points in enumerate(resolved)]
+        names = match_places(places[0], places[1], f"{self.distiller.name}: '{text}'")
+        self.names += names
         for side in (0, 1):
-            points[side].update(resolved[side])
+            self.points[side].update({name: resolved[side][name] for name in dict.fromkeys(pair[side] for pair in names)})
             if len(resolved[side]) == 1:
-                aliases[side].update(dict.fromkeys(_names_of(distiller, text, side), next(iter(resolved[side]))))
-    used = [{name: side[name] for name in dict.fromkeys(column)} for side, column in zip(points, _columns(names), strict=True)]
-    keys = tuple((_key(student, aliases[0]), _key(teacher, aliases[1])) for student, teacher in names)
-    rectified = frozenset(name for name, point in used[1].items() if teacher.rectified(point))
-    return TapBinding(keys, used[0], used[1], *aliases, rectified)
+                written = _names_of(self.distiller, text, side)
+                self.aliases[side].update(dict.fromkeys(written, next(iter(resolved[side]))))
+
+    def alone(self, side: int, texts: Sequence[str]) -> tuple[str, ...]:
+        """Resolve taps on one side; returns their names."""
+        names: dict[str, None] = {}
+        for text in texts:
+            resolved = self._resolve(side, text)
+            names |= dict.fromkeys(resolved)
+            self.points[side].update(resolved)
+            if len(resolved) == 1:
+                self.aliases[side].setdefault(text, next(iter(resolved)))
+        return tuple(names)
+
+    def binding(self, student_only: tuple[str, ...], teacher_only: tuple[str, ...]) -> TapBinding:
+        """What was collected."""
+        keys = tuple((_key(student, self.aliases[0]), _key(teacher, self.aliases[1])) for student, teacher in self.names)
+        anatomy = self.sides[1]
+        rectified = frozenset(
+            name for name, point in self.points[1].items() if anatomy is not None and anatomy.rectified(point)
+        )
+        return TapBinding(keys, *self.points, *self.aliases, rectified, student_only, teacher_only)
+
+    def _resolve(self, side: int, text: str) -> dict[str, TapPoint]:
+        return self._anatomy(side).resolve(text)
+
+    def _anatomy(self, side: int) -> Anatomy:
+        anatomy = self.sides[side]
+        if anatomy is None:
+            raise SettingsError(f"The method '{self.distiller.name}' needs a teacher. Name one with --teacher.")
+        return anatomy
 
 
 def _names_of(distiller: Distiller, text: str, side: int) -> list[str]:
@@ -98,10 +164,6 @@ def _key(name: str, aliases: dict[str, str]) -> str:
         return name
     aliases[f"={name}"] = name
     return f"={name}"
-
-
-def _columns(names: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [student for student, _ in names], [teacher for _, teacher in names]
 
 
 def match_places(student: Sequence[Place], teacher: Sequence[Place], what: str) -> list[tuple[str, str]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
+from kdengine.methods.head import Head, ModuleView
 from kdengine.taps import Trace
 
 __all__ = ["JOINT", "Pair", "Phase", "Step", "TapPair"]
@@ -68,6 +70,11 @@ class Step:
         names: for each tap read, its name in the student's and in the teacher's trace.
         rectified: names of the teacher's taps that are outputs of a ReLU.
         precision: returns the precision context of the run's forwards.
+        student_taps: names of the taps that are read on the student alone, shallow to deep if declared so.
+        teacher_taps: the same for the teacher.
+        classifier: applies the student's own classifier. Methods call :meth:`student_head`.
+        others: the same step with each further teacher, for methods that read all of them.
+        further: the same step on further views of the images, for methods that need them.
     """
 
     x: Tensor
@@ -82,6 +89,52 @@ class Step:
     names: Sequence[tuple[str, str]] = ()
     rectified: Collection[str] = ()
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
+    student_taps: Sequence[str] = ()
+    teacher_taps: Sequence[str] = ()
+    classifier: Callable[[Tensor], Tensor] | None = None
+    others: tuple[Step, ...] = ()
+    further: tuple[Step, ...] = ()
+
+    @property
+    def per_teacher(self) -> tuple[Step, ...]:
+        """This step with each teacher in turn, as ``step.teacher`` and in ``step.pairs``; the first is the step itself."""
+        return (self, *self.others)
+
+    @property
+    def views(self) -> tuple[Step, ...]:
+        """The step on each augmentation of the images; the first is the step itself. Two, if the method needs ``views:2``."""
+        return (self, *self.further)
+
+    def student_head(self, features: Tensor) -> Tensor:
+        """Apply the student's own classifier, with gradients for it.
+
+        Args:
+            features: an embedding [B, D], tokens [B, N, D] or a map [B, D, H, W] of the student.
+
+        Returns:
+            Logits [B, K], [B, N, K], or class activation maps [B, K, H, W].
+
+        Raises:
+            SettingsError: the student has no classifier.
+        """
+        if self.classifier is None:
+            raise SettingsError("A method applies the student's classifier, and this student has none. Use another method.")
+        return self.classifier(features)
+
+    def with_logits(self, student: Callable[[Tensor], Tensor], teacher: Callable[[Tensor], Tensor]) -> Step:
+        """The same step with other logits, for step transforms; of every view and teacher.
+
+        Args:
+            student: the student's logits [B, K] -> the logits that methods see; called only if one reads them.
+            teacher: the same for a teacher.
+        """
+        return replace(
+            self,
+            student=self.student.with_logits(student),
+            teacher=self.teacher.with_logits(teacher),
+            others=tuple(step.with_logits(student, teacher) for step in self.others),
+            further=tuple(step.with_logits(student, teacher) for step in self.further),
+        )
 
     @property
     def index(self) -> Tensor:
@@ -128,13 +181,19 @@ class Pair:
 
     Attributes:
         student: the student's taps as tensors on the meta device: ``student["stage2"].shape`` is [B, C, H, W], B = 2.
-        teacher: the same for the teacher.
+        teacher: the same for the teacher; empty without a teacher.
         num_classes: number of classes K.
         num_samples: number of training images.
         new_network: creates a network with fresh weights from a model spec; ``"student"`` and ``"teacher"`` stand for the
             architectures of these two. Every call draws other weights.
         names: for each tap read, its name in the student's and in the teacher's trace.
         rectified: names of the teacher's taps that are outputs of a ReLU.
+        labels: the targets of all training images, [N], in the order of ``step.index``; None if the data does not tell them.
+        student_taps: names of the taps that are read on the student alone.
+        teacher_taps: the same for the teacher.
+        networks: access to the networks themselves. Methods call the functions below.
+        has_teacher: whether there is a teacher, for methods that do not require one.
+        others: the same pair with each further teacher, for methods that read all of them.
     """
 
     student: Trace
@@ -144,15 +203,76 @@ class Pair:
     new_network: Callable[[str], nn.Module]
     names: Sequence[tuple[str, str]] = ()
     rectified: Collection[str] = ()
+    _: KW_ONLY
+    labels: Tensor | None = None
+    student_taps: Sequence[str] = ()
+    teacher_taps: Sequence[str] = ()
+    networks: PairNetworks | None = None
+    has_teacher: bool = True
+    others: tuple[Pair, ...] = ()
 
     @property
     def pairs(self) -> list[TapPair]:
         """The distiller's taps on both sides, as meta tensors."""
         return list(_pairs(self.student, self.teacher, self.names, self.rectified))
 
+    @property
+    def per_teacher(self) -> tuple[Pair, ...]:
+        """This pair with each teacher in turn; the first is the pair itself."""
+        return (self, *self.others)
+
     def new_student(self) -> nn.Module:
         """A network of the student's architecture with fresh weights."""
         return self.new_network("student")
+
+    def teacher_head(self) -> Head:
+        """The teacher's classifier, frozen but differentiable, for an embedding, tokens or a map of its width.
+
+        Keep it as a module of the method: it has no parameters, and ``copied()`` is the module to ship.
+
+        Raises:
+            ModelError: the teacher has no classifier, or its logits are more than what that makes of the embedding.
+        """
+        return self._networks.teacher_head()
+
+    def teacher_module(self, tap: str, kind: type[nn.Module] | None = None) -> ModuleView:
+        """Read-only access to the module at one of the teacher's taps, such as to the statistics of its normalisation.
+
+        Args:
+            tap: a tap on the teacher.
+            kind: if given, the last module of this kind that ran before the tensor at the tap was there, with as many
+                output channels as that has.
+
+        Raises:
+            TapError: there is no such module.
+        """
+        return self._networks.teacher_module(tap, kind)
+
+    def student_until(self, tap: str) -> Callable[[nn.Module], nn.Module]:
+        """A function that cuts the student behind a tap, for ``deploy``: student -> module that returns the tensor at the tap.
+
+        The classifier is left out of it, so that it is neither counted nor shipped.
+        """
+        return self._networks.student_until(tap)
+
+    @property
+    def _networks(self) -> PairNetworks:
+        if self.networks is None:
+            raise SettingsError("This pair was made from shapes alone; make it from networks, as a run does.")
+        return self.networks
+
+
+class PairNetworks(Protocol):
+    """What a pair can say about the networks themselves; see the methods of :class:`Pair`."""
+
+    def teacher_head(self) -> Head:
+        """The teacher's classifier."""
+
+    def teacher_module(self, tap: str, kind: type[nn.Module] | None) -> ModuleView:
+        """A module of the teacher."""
+
+    def student_until(self, tap: str) -> Callable[[nn.Module], nn.Module]:
+        """A function that cuts the student behind a tap."""
 
 
 def _pairs(student: Trace, teacher: Trace, names: Sequence[tuple[str, str]], rectified: Collection[str]) -> Iterator[TapPair]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.errors import ModelError
 from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource, check_name
 from kdengine.networks.preprocess import preprocess_for
@@ -54,6 +55,11 @@ class NetworkFactory:
         Raises:
             ModelError: there is no such network, or it does not fit the data.
         """
+        if spec == "teacher" and spec not in self._kinds:
+            raise ModelError(
+                "A method asks for a network like the teacher, but this run has no teacher. Name one with --teacher, or give "
+                "the method another network."
+            )
         kind, seed = self._kinds.get(spec, spec), next(self._seeds)
         if isinstance(kind, nn.Module):
             return self._preprocess(spec, kind).before(_reborn(kind, seed))

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.networks.inputs import Preprocess, Preprocessed
@@ -69,19 +69,23 @@ class LaneContext:
 
     Attributes:
         student: the network to train.
-        teacher: the network to learn from, if any.
+        teachers: the networks to learn from, if any.
         task: what the student is for.
         num_samples: images in the training set.
         input_size: (C, H, W) of the images of the data.
         new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``; it takes images
             of the data.
         factories: what makes optimizer and scheduler, if the caller passed that.
+        labels: targets of all training images, [N], if the data tells them.
+        lacks: says why the data cannot provide what a method needs; None if it can.
     """
 
     student: Network
-    teacher: Network | None
+    teachers: tuple[Network, ...]
     task: Task
     num_samples: int
     input_size: Sequence[int]
     new_network: Callable[[str], nn.Module]
     factories: Factories = NO_FACTORIES
+    labels: Tensor | None = None
+    lacks: Callable[[str], str | None] = lambda need: None

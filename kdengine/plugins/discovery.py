@@ -18,12 +18,23 @@ from importlib_metadata import distributions
 
 from kdengine.config.settings import Settings, Strict
 from kdengine.errors import PluginError, cause
+from kdengine.plugins.adapters import MethodAdapter
 
 if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.tasks.task import Task
 
-__all__ = ["GROUP", "Composition", "Plugin", "Registrar", "canonical", "discover", "distillers_in", "import_file"]
+__all__ = [
+    "GROUP",
+    "Composition",
+    "Plugin",
+    "Registrar",
+    "canonical",
+    "check_method",
+    "discover",
+    "distillers_in",
+    "import_file",
+]
 
 GROUP = "kdengine"
 
@@ -52,10 +63,11 @@ class Plugin:
         distribution: the distribution that ships it.
         version: version of the distribution.
         target: the module that the entry point names.
-        status: ``found``, ``loaded``, ``broken``, ``blocked`` or ``shadowed``.
-        reason: why it is broken, blocked or shadowed.
+        status: ``found``, ``loaded``, ``broken``, ``incompatible``, ``blocked`` or ``shadowed``.
+        reason: why it cannot be used.
         methods: name -> distiller.
         compositions: name -> methods used together.
+        adapters: name -> what makes methods of ``name:TEXT``.
         models: name -> factory.
         datasets: name -> factory.
         tasks: name -> task.
@@ -72,6 +84,7 @@ class Plugin:
     reason: str = ""
     methods: dict[str, type[Distiller]] = field(default_factory=dict)
     compositions: dict[str, Composition] = field(default_factory=dict)
+    adapters: dict[str, MethodAdapter] = field(default_factory=dict)
     models: dict[str, Callable[..., Any]] = field(default_factory=dict)
     datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
     tasks: dict[str, type[Task]] = field(default_factory=dict)
@@ -91,7 +104,7 @@ class Plugin:
 
     def withdraw(self) -> None:
         """Remove everything it registered before it failed."""
-        for offers in (self.methods, self.compositions, self.models, self.datasets, self.tasks, self.recipes):
+        for offers in (self.methods, self.compositions, self.adapters, self.models, self.datasets, self.tasks, self.recipes):
             offers.clear()
 
 
@@ -103,14 +116,25 @@ class Registrar:
 
     def distiller(self, method: type[Distiller]) -> None:
         """Register a method."""
-        from kdengine.methods.distiller import Distiller
-
-        if not (isinstance(method, type) and issubclass(method, Distiller)):
-            raise PluginError(f"registry.distiller() takes a subclass of kdengine.Distiller, got {method!r}.")
-        fault = _method_fault(method)
-        if fault:
-            raise PluginError(f"{method.__name__} {fault}")
+        check_method(method, "registry.distiller() takes")
         self._plugin.methods[method.name] = method
+
+    def adapter(self, name: str, load: Callable[[str], type[Distiller]], form: str = "TEXT") -> None:
+        """Register an adapter: ``--plugin NAME:TEXT`` runs the method that ``load(TEXT)`` returns.
+
+        Args:
+            name: what stands before the colon; give the plugin's entry point the same name.
+            load: takes what stands behind the colon and returns a subclass of ``Distiller``. Run folders keep the text and
+                load it again. A text that names code on disk must contain ``/`` or a name that ends in ``.py``: by these a
+                run folder of somebody else is known to name code, and is refused without ``--trust``.
+            form: how the text looks, for help and errors.
+        """
+        fault = _name_fault(name)
+        if fault:
+            raise PluginError(f"The adapter {name!r} {fault}")
+        if not callable(load):
+            raise PluginError(f"The adapter '{name}' needs a callable load(text), got {load!r}.")
+        self._plugin.adapters[name] = MethodAdapter(load, form)
 
     def composition(self, name: str, methods: Sequence[str], summary: str = "", source: str = "") -> None:
         """Register several methods as one.
@@ -152,6 +176,21 @@ class Registrar:
         self._plugin.recipes.append(Path(folder))
 
 
+def check_method(method: object, whose: str) -> None:
+    """Refuse anything but a valid method; ``whose`` says who takes it.
+
+    Raises:
+        PluginError: names the fault.
+    """
+    from kdengine.methods.distiller import Distiller
+
+    if not (isinstance(method, type) and issubclass(method, Distiller)):
+        raise PluginError(f"{whose} a subclass of kdengine.Distiller, got {method!r}.")
+    fault = _method_fault(method)
+    if fault:
+        raise PluginError(f"{method.__name__} {fault}")
+
+
 def _checked_name(kind: str, name: str, factory: Callable[..., Any]) -> str:
     """The name of a network, a data set or a task, once checked together with its factory.
 
@@ -180,7 +219,15 @@ def _method_fault(method: type[Distiller]) -> str:
         return 'has no name: write name = "..." in its class.'
     if not (isinstance(method.Options, type) and issubclass(method.Options, Strict)):
         return "has Options that do not derive from Distiller.Options: write class Options(Distiller.Options)."
-    return _name_fault(method.name) or _description_fault(method)
+    return _name_fault(method.name) or _groups_fault(method.groups) or _description_fault(method)
+
+
+def _groups_fault(groups: object) -> str:
+    """Why the groups of a method are invalid, or an empty string."""
+    listed = groups if isinstance(groups, Sequence) and not isinstance(groups, str) else (None,)
+    if all(isinstance(name, str) and re.fullmatch(r"\w[\w-]*", name) for name in listed):
+        return ""
+    return f"has groups = {groups!r}: write a tuple of names of letters, digits, '-' and '_', such as (\"logits\", \"modern\")."
 
 
 def _description_fault(method: type[Distiller]) -> str:

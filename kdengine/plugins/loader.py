@@ -10,11 +10,12 @@ from typing import Any
 import pluggy
 from importlib_metadata import EntryPoint
 
+from kdengine._version import API
 from kdengine.errors import PluginError, cause
 from kdengine.plugins import hookspecs
 from kdengine.plugins.discovery import GROUP, Plugin, Registrar, distillers_in, import_file
 
-__all__ = ["PluginLoader", "isolated", "make_manager"]
+__all__ = ["PluginLoader", "api_fault", "isolated", "make_manager"]
 
 
 class PluginLoader:
@@ -31,7 +32,12 @@ class PluginLoader:
         """Import and register the plugin of an entry point, once; a failure is recorded in its status."""
         if plugin.status == "found":
             with isolated(plugin):
-                self._register(plugin, EntryPoint(plugin.name, plugin.target, GROUP).load())
+                module = EntryPoint(plugin.name, plugin.target, GROUP).load()
+                fault = api_fault(module)
+                if fault:
+                    plugin.status, plugin.reason = "incompatible", fault
+                    return
+                self._register(plugin, module)
                 plugin.status = "loaded"
 
     def load_file(self, path: Path) -> Plugin:
@@ -43,6 +49,9 @@ class PluginLoader:
         plugin = Plugin(path.stem, str(path), "", str(path.resolve()), status="loaded")
         try:
             module = import_file(path)
+            fault = api_fault(module)
+            if fault:
+                raise PluginError(fault)
             self._register(plugin, module)
             if not plugin.selectable:
                 plugin.methods.update(distillers_in(module))
@@ -72,6 +81,26 @@ class PluginLoader:
             if not known and self.manager.get_plugin(name) is module:  # else the name belongs to another plugin
                 self.manager.unregister(name=name)
             raise
+
+
+def api_fault(module: Any) -> str | None:
+    """Why a plugin does not fit this version of kdengine; None if it does, or does not say for which it was written.
+
+    Args:
+        module: the plugin's module; its ``KDENGINE_API`` is a version of the contract, or the first and the last one.
+    """
+    declared: Any = getattr(module, "KDENGINE_API", None)
+    if declared is None:
+        return None
+    ends = (declared, declared) if isinstance(declared, int) else declared
+    if not (isinstance(ends, tuple | list) and len(ends) == 2 and all(isinstance(end, int) for end in ends)):
+        return f"KDENGINE_API = {declared!r} is not a version, such as 1, or the first and the last one, such as (1, 2)"
+    first, last = ends
+    if first <= API <= last:
+        return None
+    versions = str(first) if first == last else f"{first} to {last}"
+    fix = "Update kdengine" if first > API else "Update the plugin"
+    return f"it was written for version {versions} of kdengine's contract with plugins, and this is version {API}. {fix}"
 
 
 @contextmanager

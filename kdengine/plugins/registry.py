@@ -15,12 +15,8 @@ import pluggy
 
 from kdengine.errors import PluginError, cause, did_you_mean
 from kdengine.plugins import hookspecs
-from kdengine.plugins.discovery import (
-    Composition,
-    Plugin,
-    canonical,
-    discover,
-)
+from kdengine.plugins.adapters import AdaptedMethods, forms_of
+from kdengine.plugins.discovery import Composition, Plugin, canonical, check_method, discover
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.loader import PluginLoader, isolated, make_manager
 
@@ -30,9 +26,12 @@ if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.tasks.task import Task
 
-__all__ = ["Registry"]
+__all__ = ["ALLOW", "Registry"]
 
 ALLOW = "KDENGINE_LOAD_PLUGINS"
+"""The environment variable with the names of the plugins that may be loaded."""
+UNUSABLE = ("broken", "incompatible", "blocked")
+"""Statuses of plugins that cannot be used."""
 
 
 class Registry:
@@ -48,6 +47,7 @@ class Registry:
         self._loader = PluginLoader(self.manager)
         self.plugins = list(discover())
         self.files: dict[Path, Plugin] = {}
+        self._adapted = AdaptedMethods(check_method)
         if allow is None and ALLOW in os.environ:
             allow = [name.strip() for name in os.environ[ALLOW].split(",") if name.strip()]
         if allow is not None:
@@ -57,8 +57,8 @@ class Registry:
         """The methods that ``--plugin TEXT`` selects: one, several for a composition, none for an observer.
 
         Args:
-            text: a method, a distribution that offers one method, ``distribution:method``, or a Python file, followed by
-                ``:method`` if it has several.
+            text: a method, a distribution that offers one method, ``distribution:method``, a Python file, followed by
+                ``:method`` if it has several, or ``adapter:TEXT``.
 
         Raises:
             PluginError: the plugin is unknown, ambiguous, blocked or broken.
@@ -176,6 +176,9 @@ class Registry:
 
     def _select(self, text: str, within: tuple[str, ...]) -> list[type[Distiller]]:
         """:meth:`methods`, inside the compositions ``within``."""
+        adapted = self._adapt(text)
+        if adapted is not None:
+            return [adapted]
         head, colon, method = (text, "", "") if text.endswith(".py") else text.partition(":")
         if head.endswith(".py") or os.sep in head:
             return self._choose([self._load_file(Path(head))], head, method, within)
@@ -196,6 +199,13 @@ class Registry:
         if selection is None:
             raise self._unknown(text)
         return self._expand(text, selection, within)
+
+    def _adapt(self, text: str) -> type[Distiller] | None:
+        """The method that an adapter makes of ``NAME:TEXT``, or None if no plugin of this name has one."""
+        named = [plugin for plugin in self.plugins if text.startswith(f"{plugin.name}:")]
+        for plugin in named:
+            self._load(plugin, needed=len(named) == 1)
+        return self._adapted.find(text, self.plugins)
 
     def _expand(self, name: str, selection: Any, within: tuple[str, ...]) -> list[type[Distiller]]:
         """The methods of a composition, in order, or the one method."""
@@ -232,6 +242,8 @@ class Registry:
         methods = [name for plugin in plugins for name in plugin.methods]
         offered = {name: item for plugin in plugins for name, item in plugin.selectable.items()}
         only = methods if len(methods) == 1 else list(offered)
+        if not only and forms_of(plugins):
+            raise PluginError(f"'{text}' has no method of its own. Name one that it adapts: {', '.join(forms_of(plugins))}.")
         if not method and not only:
             return []
         if not method and len(only) == 1:
@@ -246,7 +258,7 @@ class Registry:
     def _unknown(self, text: str) -> PluginError:
         names = {name for plugin in self._everything for name in (plugin.name, plugin.distribution, *plugin.selectable)}
         installed = ", ".join(sorted(self.offered("methods")))
-        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in ("broken", "blocked")]
+        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in UNUSABLE]
         none = "" if unusable else "No methods are installed; pip install 'kdengine[all]' installs them all."
         near = did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
         hint = f" Not usable: {', '.join(unusable)}." if unusable else ""
@@ -261,10 +273,10 @@ class Registry:
     def _load(self, plugin: Plugin, needed: bool = False) -> None:
         """Import and register a plugin once; a failure is recorded, and raised only if the plugin is needed."""
         self._loader.load(plugin)
-        if needed and plugin.status in ("broken", "blocked"):
+        if needed and plugin.status in UNUSABLE:
             fix = (
                 f"Reinstall or update it: pip install -U {plugin.distribution}."
-                if plugin.status == "broken"
+                if plugin.status != "blocked"
                 else f"Add '{plugin.name}' to {ALLOW}."
             )
             raise PluginError(
@@ -274,7 +286,9 @@ class Registry:
     def _load_file(self, path: Path) -> Plugin:
         """The plugin in a single file, loaded once."""
         if not os.path.isfile(path):  # unlike Path.is_file, false for text that cannot be a path
-            raise PluginError(f"There is no file '{path}'. --plugin takes a method, a distribution, or a Python file.")
+            self.load_all()
+            kinds = ", ".join(["a method", "a distribution", *forms_of(self.plugins)])
+            raise PluginError(f"There is no file '{path}'. --plugin takes {kinds} or a Python file.")
         resolved = path.resolve()
         if resolved not in self.files:
             self.files[resolved] = self._loader.load_file(path)

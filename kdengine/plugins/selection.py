@@ -10,6 +10,7 @@ from kdengine.errors import KDError, SettingsError, did_you_mean, together
 from kdengine.methods.checks import check_contract
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.transform import StepTransform
 from kdengine.plugins.registry import Registry
 
 __all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "resolved"]
@@ -175,4 +176,4 @@ def _weight(method: type[Distiller] | Distiller, options: Mapping[str, object]) 
 def _companions(method: type[Distiller] | Distiller) -> Sequence[str]:
     """The methods added if no other method of the lane has a loss."""
     kind = method if isinstance(method, type) else type(method)
-    return kind.companions if issubclass(kind, Curriculum) else ()
+    return kind.companions if issubclass(kind, Curriculum | StepTransform) else ()

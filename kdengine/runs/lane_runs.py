@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kdengine.config.settings import Settings
 from kdengine.errors import cause
+from kdengine.methods.distiller import Distiller
+from kdengine.networks.models import count_parameters
 from kdengine.plugins.selection import choose_distillers, resolved
-from kdengine.runs.lane_specs import LaneSpec
+from kdengine.runs.lane_specs import LaneSpec, name_of
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.start import enter, start_in
@@ -18,7 +21,7 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
-__all__ = ["entered", "passes", "run_of"]
+__all__ = ["entered", "passes", "planned", "run_of"]
 
 
 def passes(lanes: Sequence[LaneSpec], session: Session, folder: Path, at_once: int | None, advice: str) -> Iterator[list[Run]]:
@@ -61,8 +64,7 @@ def run_of(spec: LaneSpec, session: Session, folder: Path, advice: str) -> Run |
         advice: the command that resumes the comparison.
     """
     files = RunFolder(folder / spec.label)
-    settings = spec.settings_in(session.settings, session.registry)
-    distillers = choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
+    settings, distillers = _chosen(spec, session)
     try:
         lane = session.lane(spec.label, session.twin(), distillers, settings)
     except Exception as error:  # methods raise errors of any type; the other lanes continue
@@ -73,6 +75,30 @@ def run_of(spec: LaneSpec, session: Session, folder: Path, advice: str) -> Run |
         return None
     settings = resolved(settings, distillers, own_loaders=session.data.own_loaders)
     return session.run(settings, lane, files, advice)
+
+
+def planned(spec: LaneSpec, session: Session) -> dict[str, Any]:
+    """What a lane would be, as plain data: its methods, epochs and connectors, or ``problem``, why it cannot run.
+
+    Args:
+        spec: the lane.
+        session: data, device and teacher.
+    """
+    facts = {"method": spec.label, "plugins": [name_of(plugin) for plugin in spec.plugins]}
+    settings, distillers = _chosen(spec, session)
+    try:
+        lane = session.lane(spec.label, session.twin(), distillers, settings)
+    except Exception as error:  # of any type, as in run_of
+        return {**facts, "problem": cause(error)}
+    extra = sum(count_parameters(method) for step in lane.chain for method in step.module.methods.values())
+    phases = [phase.name for step in lane.chain for phase in step.phases]
+    return {**facts, "phases": phases, "epochs": lane.total_epochs, "connector_parameters": extra}
+
+
+def _chosen(spec: LaneSpec, session: Session) -> tuple[Settings, dict[str, Distiller]]:
+    """The settings of a lane, and its distillers by id."""
+    settings = spec.settings_in(session.settings, session.registry)
+    return settings, choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
 
 
 def entered(run: Run, session: Session, teacher: Mapping[str, Any] | None, override: bool) -> Run:

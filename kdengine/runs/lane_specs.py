@@ -11,6 +11,7 @@ from kdengine.config.settings import InputSettings, Settings, TrainSettings
 from kdengine.config.values import merge
 from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
+from kdengine.plugins.groups import expanded
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of
 from kdengine.runs.start import OF_BATCHES
@@ -58,19 +59,30 @@ class LaneSpec:
 def lane_specs(
     methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]], registry: Registry
 ) -> list[LaneSpec]:
-    """Expand names into lanes: ``fitnet+st`` combines two methods, ``plain`` has none.
+    """Expand names into lanes: ``fitnet+st`` combines two methods, ``plain`` has none, and a group has a lane for each.
+
+    What is named several times, as a member of a group or otherwise, gets one lane, where it is named first.
 
     Args:
-        methods: names, lane specs, or label -> methods.
+        methods: names, separated by commas if they are one string, lane specs, or label -> methods.
         registry: finds methods.
 
     Raises:
-        PluginError: there is no such method.
+        PluginError: there is no such method or group.
     """
     if isinstance(methods, Mapping):
         return [LaneSpec(label, plugins) for label, plugins in methods.items()]
-    named = [methods] if isinstance(methods, str) else methods
-    return [item if isinstance(item, LaneSpec) else _named(item, registry) for item in named]
+    given = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else methods
+    lanes: dict[object, LaneSpec] = {}
+    for item in given:
+        if isinstance(item, LaneSpec):
+            lanes[len(lanes)] = item
+            continue
+        for name in expanded([item] if item else [], registry):
+            lane = _named(name, registry)
+            kinds = [kind for plugin in lane.plugins for kind in registry.methods(str(plugin))]
+            lanes.setdefault((lane.label, *kinds), lane)
+    return list(lanes.values())
 
 
 def _named(name: str, registry: Registry) -> LaneSpec:

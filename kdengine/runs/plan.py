@@ -10,6 +10,7 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.pairing import TapBinding
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.networks.network import Network
@@ -90,14 +91,17 @@ class Plan:
 
     def _phase(self, step: ChainStep, phase: ResolvedPhase) -> dict[str, Any]:
         forwards = {"student": self._forward(step.student, phase.student_points, phase.task)}
-        if step.teacher is not None and phase.needs_teacher:
-            forwards["teacher"] = self._forward(step.teacher, phase.teacher_points, "logits" in phase.teacher_points)
+        for number, teacher in enumerate(step.teachers if phase.needs_teacher else ()):
+            points = phase.teacher_points(number)
+            forwards["teacher" if number == 0 else f"teacher {number + 1}"] = self._forward(teacher, points, "logits" in points)
         return {
             "name": phase.name,
             "epochs": phase.epochs,
             "task_weight": phase.task_weight if phase.task else 0.0,
             "forwards": forwards,
-            "taps": [_tap(step, phase, method, *names) for method in phase.bindings for names in phase.bindings[method].names],
+            "taps": [
+                _tap(step, binding, method, *names) for method, binding in phase.bindings.items() for names in binding.names
+            ],
         }
 
     def _forward(self, network: Network, points: Mapping[str, TapPoint], whole: bool) -> dict[str, Any]:
@@ -147,17 +151,16 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 def _captured(step: ChainStep, phase: ResolvedPhase) -> int:
     """Bytes that the taps record per image, in float32."""
-    sides = ((step.student, phase.student_points), (step.teacher, phase.teacher_points))
-    shapes = [network.anatomy.tensor(point).shape[1:] for network, points in sides if network for point in points.values()]
+    taught = ((teacher, phase.teacher_points(number)) for number, teacher in enumerate(step.teachers))
+    sides = ((step.student, phase.student_points), *taught)
+    shapes = [network.anatomy.tensor(point).shape[1:] for network, points in sides for point in points.values()]
     return 4 * sum(shape.numel() for shape in shapes)
 
 
-def _tap(step: ChainStep, phase: ResolvedPhase, method: str, student: str, teacher: str) -> dict[str, Any]:
-    assert step.teacher is not None
-    binding = phase.bindings[method]
+def _tap(step: ChainStep, binding: TapBinding, method: str, student: str, teacher: str) -> dict[str, Any]:
     student, teacher = (name.removeprefix("=") for name in (student, teacher))
     here, there = binding.student[student], binding.teacher[teacher]
-    sides = (("student", step.student, student, here), ("teacher", step.teacher, teacher, there))
+    sides = (("student", step.student, student, here), ("teacher", step.teachers[binding.number], teacher, there))
     description: dict[str, Any] = {"method": method}
     for side, network, name, point in sides:
         description |= {

@@ -64,6 +64,7 @@ class Result:
         student = lane.deployment.of(lane.student)
         taught_before = enumerate(lane.chain[:-1])
         assistants = [{"name": step.student.name, **lane.history.score(number)} for number, step in taught_before]
+        scores = {**lane.history.score(len(lane.chain) - 1), "epochs": len(lane.history), "seconds": round(lane.seconds, 2)}
         sizes = {
             "parameters": count_parameters(student),
             "training_parameters": count_parameters(lane.module),
@@ -76,7 +77,7 @@ class Result:
             "teacher": dict(teacher) if teacher else None,
             **({"assistants": assistants} if assistants else {}),
             **({"deployed_by": lane.deployment.methods} if lane.deployment.methods else {}),
-            "student": {"name": settings.student, **lane.summary(), **sizes, "input": received.describe()},
+            "student": {"name": settings.student, **scores, **sizes, "input": received.describe()},
             "data": dict(data),
             "settings": settings.model_dump(mode="json"),
         }

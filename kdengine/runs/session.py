@@ -169,8 +169,11 @@ class Session:
             preprocess["teacher"] = teacher.preprocess
         options = self.task.network_options()
         factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
-        context = LaneContext(student, teacher, self.task, data.num_samples, data.input_size, factory, self.factories)
-        return make_lane(name, context, distillers, settings, self.runtime, len(data.train), self.teacher if teacher else None)
+        networks = () if teacher is None else (teacher,)
+        sizes = data.num_samples, data.input_size
+        context = LaneContext(student, networks, self.task, *sizes, factory, self.factories, data.targets, data.lacks)
+        frozen = (self.teacher,) if teacher is not None and self.teacher is not None else ()
+        return make_lane(name, context, distillers, settings, self.runtime, len(data.train), frozen)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:
         """Create the run of a lane with the hooks of its observers; only the main process has observers.

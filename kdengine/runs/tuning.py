@@ -169,7 +169,8 @@ class Probes:
         """What the finished probes in a folder come to, as plain data for ``comparison.json``.
 
         Raises:
-            TrainingError: no probe of some lane came to a score.
+            TrainingError: no probe came to a score. Where every lane is probed, one that never does keeps its rate, and its
+                row in the comparison will say why it fails.
         """
         measures = [measure.name for measure in scoring.measures]
         probes: list[dict[str, Any]] = []
@@ -181,21 +182,22 @@ class Probes:
                 for rate, row in rows.items()
                 if row
             )
-            if not ranked:
-                raise TrainingError(
-                    f"Every learning rate that was probed for {lane.label} failed ({', '.join(f'{rate:g}' for rate in rows)}): "
-                    f"the reasons are in failed.json of the folders in '{folder}'. Give lower rates with --tune-lr."
-                )
-            best[lane.label] = ranked[0][-1]
+            best |= {lane.label: ranked[0][-1]} if ranked else {}
             probes += [
                 {
                     "lane": lane.label,
                     "lr": rate,
                     **{f"val_{name}": row[f"val_{name}"] for name in measures if f"val_{name}" in row},
-                    "chosen": rate == best[lane.label],
+                    "chosen": rate == best.get(lane.label),
                 }
                 for rate, row in rows.items()
             ]
+        if not best:
+            probed = ", ".join(lane.label for lane in self._probed)
+            raise TrainingError(
+                f"Every learning rate that was probed for {probed} failed ({', '.join(f'{rate:g}' for rate in self.rates)}): "
+                f"the reasons are in failed.json of the folders in '{folder}'. Give lower rates with --tune-lr."
+            )
         lr: Any = best if self.tuning.each else next(iter(best.values()))
         return {"lr": lr, "epochs": self.epochs, "validation": self.settings.train.validation, "probes": probes}
 
@@ -211,7 +213,11 @@ class Probes:
         """The lanes of the comparison, each at its own rate if each was probed."""
         if not self.tuning.each:
             return list(self.compared)
-        return [replace(lane, train={**lane.train, "lr": outcome["lr"][lane.label]}) for lane in self.compared]
+        rates: Mapping[str, float] = outcome["lr"]
+        return [
+            replace(lane, train={**lane.train, "lr": rates[lane.label]}) if lane.label in rates else lane
+            for lane in self.compared
+        ]
 
     @property
     def _probed(self) -> list[LaneSpec]:

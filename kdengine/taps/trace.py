@@ -100,6 +100,10 @@ class Trace:
         """The same trace, with logits that ``complete`` computes on first access."""
         return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)
 
+    def with_logits(self, function: Callable[[Tensor], Tensor]) -> Trace:
+        """The same trace with a function of its logits in their place, computed on first access."""
+        return Trace(self._tensors, None, lambda: function(self.logits), self._aliases, self._inputs)
+
     def detached(self) -> Trace:
         """The same tensors, detached from the graph."""
         tensors = {name: tensor.detach() for name, tensor in self._tensors.items()}

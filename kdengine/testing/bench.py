@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,13 +17,15 @@ from kdengine.config.settings import Settings
 from kdengine.data.batches import Batch
 from kdengine.data.dataset import Data, Split
 from kdengine.methods.distiller import Distiller
-from kdengine.plugins.registry import Registry
+from kdengine.plugins.registry import ALLOW, Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
 from kdengine.taps import Trace
+from kdengine.training.chain import TeacherQuery
 from kdengine.training.lane import Lane
+from kdengine.training.trainer import ask_teachers
 
-__all__ = ["Bench", "grey", "random_batch"]
+__all__ = ["Bench", "grey", "installed", "random_batch"]
 
 SIZE = (3, 32, 32)
 CLASSES = 10
@@ -30,19 +36,21 @@ class Bench:
 
     Args:
         method: name of a method or composition, or a class; None for plain training.
-        pair: teacher and student; they are copied.
+        pair: teacher, or None, and student; they are copied.
         options: options of the method; ``weight`` also applies to the other methods of a composition.
         precision: ``fp32`` or ``bf16``.
         epochs: length of the joint phase; the caller decides how many steps an epoch has.
+        labels: whether ``pair.labels`` tells the labels of all training images.
     """
 
     def __init__(
         self,
         method: str | type[Distiller] | None,
-        pair: tuple[nn.Module, nn.Module],
+        pair: tuple[nn.Module | None, nn.Module],
         options: Mapping[str, Any] | None = None,
         precision: str = "fp32",
         epochs: int = 1,
+        labels: bool = True,
     ) -> None:
         train = {
             "epochs": epochs,
@@ -52,27 +60,27 @@ class Bench:
             "channels_last": False,
             "batch_size": 32,
         }
-        settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
-        self.teacher, self.student = (copy.deepcopy(network) for network in pair)
-        modules = {"student": self.student, "teacher": self.teacher}
-        session = Session.open(settings, Registry(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        self.teacher: nn.Module | None = copy.deepcopy(pair[0])
+        self.student: nn.Module = copy.deepcopy(pair[1])
+        names = {"teacher": "module:teacher"} if self.teacher is not None else {}
+        settings = Settings.checked({"student": "module:student", **names, "train": train})
+        modules = {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
+        session = Session.open(settings, installed(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        session = session if labels else replace(session, data=replace(session.data, dataset=None))
         self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
 
-    def trace(self, batch: Batch) -> Trace | None:
-        """The teacher's trace of a batch in the current phase; None if the phase needs no teacher."""
-        query = self.lane.teacher_query
-        if query is None:
-            return None
-        return query.teacher.trace(batch.x, self.lane.phase.teacher_points, query.input_gradients)
+    def traces(self, batch: Batch) -> dict[TeacherQuery, Trace]:
+        """The teacher's traces of a batch that the current phase needs."""
+        return ask_teachers([self.lane], batch)
 
-    def step(self, batch: Batch, trace: Trace | None = None) -> None:
+    def step(self, batch: Batch, traces: Mapping[TeacherQuery, Trace] | None = None) -> None:
         """Update the student once."""
-        self.lane.step(batch, self.trace(batch) if trace is None else trace)
+        self.lane.step(batch, self.traces(batch) if traces is None else traces)
         self._stepped = True
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of the current phase, name -> []; nothing is updated."""
-        terms: dict[str, Tensor] = self.lane.module(batch.x, batch.y, batch.index, self.trace(batch))[0]
+        terms: dict[str, Tensor] = self.lane.module(*self.lane.inputs(batch, self.traces(batch)))[0]
         return terms
 
     def phases(self) -> Iterator[Lane]:
@@ -86,11 +94,22 @@ class Bench:
             self.lane.end_epoch({})
 
 
+def installed() -> Registry:
+    """The registry that benches share: to look for plugins takes longer than a step."""
+    return _registry(tuple(sys.path), os.environ.get(ALLOW))
+
+
+@lru_cache(maxsize=1)
+def _registry(path: tuple[str, ...], allowed: str | None) -> Registry:
+    """The plugins found on a path; anew when the path changes, or what may be loaded."""
+    return Registry()
+
+
 def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, Any]) -> dict[str, Distiller]:
     """The distillers of a lane with one method or composition, by id."""
     if method is None:
         return {}
-    registry = Registry()
+    registry = installed()
     if not isinstance(method, str):
         return choose_distillers([method(**options)], {}, registry)
     first, *others = registry.methods(method)
@@ -106,7 +125,8 @@ def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
 
 
 def random_batch(count: int, seed: int = 0) -> Batch:
-    """A batch of noise images [count, 3, 32, 32] with random labels [count]."""
+    """A batch of noise images [count, 3, 32, 32] in two views, with random labels [count]."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *SIZE, generator=generator)
-    return Batch(images, torch.randint(CLASSES, (count,), generator=generator), torch.arange(count))
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    return Batch(images, labels, torch.arange(count), (images + torch.randn(count, *SIZE, generator=generator),))

@@ -26,6 +26,7 @@ from kdengine.tasks import Classification
 from kdengine.testing.bench import grey
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
+from kdengine.training.trainer import ask_teachers
 
 __all__ = ["SIDES", "Pairing", "make_network", "smallest_network"]
 
@@ -135,15 +136,14 @@ class Pairing:
         batch = self._batch()
         while not lane.finished:
             lane.begin_epoch()
-            query = lane.teacher_query
-            trace = query and query.teacher.trace(batch.x, lane.phase.teacher_points, query.input_gradients)
-            lane.step(batch, trace)
+            lane.step(batch, ask_teachers([lane], batch))
             lane.end_epoch({})
 
     def _batch(self) -> Batch:
-        images = torch.randn(BATCH, *self.size, generator=torch.Generator().manual_seed(0))
+        images, view = torch.randn(2, BATCH, *self.size, generator=torch.Generator().manual_seed(0))
         indices = torch.arange(BATCH)
-        return Batch(*(tensor.to(self.runtime.device) for tensor in (images, indices % CLASSES, indices)))
+        images, labels, index, view = (tensor.to(self.runtime.device) for tensor in (images, indices % CLASSES, indices, view))
+        return Batch(images, labels, index, (view,))
 
 
 def _device(meta: bool) -> AbstractContextManager[Any]:

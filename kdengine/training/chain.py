@@ -19,10 +19,17 @@ __all__ = ["ChainStep", "TeacherQuery", "chain"]
 
 
 class TeacherQuery(NamedTuple):
-    """A teacher forward that lanes may share."""
+    """A teacher forward that lanes may share.
+
+    Attributes:
+        teacher: the teacher.
+        input_gradients: whether its trace can be differentiated with respect to the images.
+        view: which view of the images it sees; 0 is the batch itself.
+    """
 
     teacher: FrozenTeacher
-    input_gradients: bool
+    input_gradients: bool = False
+    view: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,13 @@ class ChainStep:
 
     Attributes:
         student: the network being trained.
-        teacher: the network it learns from, if any.
+        teachers: the networks it learns from, if any.
         module: the network with its distillers.
         phases: its phases, the joint one last.
     """
 
     student: Network
-    teacher: Network | None
+    teachers: tuple[Network, ...]
     module: LaneModule
     phases: Sequence[ResolvedPhase]
 
@@ -50,19 +57,25 @@ def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tup
         ModelError: an intermediate network cannot be built.
     """
     taught: list[tuple[LaneContext, Mapping[str, Distiller]]] = []
-    teacher = context.teacher
+    teachers = context.teachers
     for spec in _between(context, distillers):
         name = context.student.name if spec == "student" else spec
         network = Network.probed(name, context.new_network(spec), context.input_size, context.task)
-        taught.append((replace(context, student=network, teacher=teacher), copy.deepcopy(distillers)))
-        teacher = network
-    return [*taught, (replace(context, teacher=teacher), distillers)]
+        taught.append((replace(context, student=network, teachers=teachers), copy.deepcopy(distillers)))
+        teachers = (network,)
+    return [*taught, (replace(context, teachers=teachers), distillers)]
 
 
 def _between(context: LaneContext, distillers: Mapping[str, Distiller]) -> Sequence[str]:
-    if context.teacher is None:
+    if not context.teachers:
         return ()
-    ends = (context.teacher.name, context.student.name)
+    curricula = [key for key, distiller in distillers.items() if isinstance(distiller, Curriculum)]
+    if curricula and len(context.teachers) > 1:
+        raise SettingsError(
+            f"{curricula[0]} leads from one teacher to the student, but this run has {len(context.teachers)} teachers. "
+            "Name one of them."
+        )
+    ends = (context.teachers[0].name, context.student.name)
     with undisturbed():  # looking up networks may touch the process-wide warning filters
         routes = {
             key: tuple(distiller.route(*ends)) for key, distiller in distillers.items() if isinstance(distiller, Curriculum)

@@ -27,7 +27,7 @@ class Watch:
     """
 
     def __init__(self, batch: Batch) -> None:
-        self._tensors = [tensor for tensor in (batch.x, batch.y, batch.index) if isinstance(tensor, Tensor)]
+        self._tensors = [tensor for tensor in (batch.x, batch.y, batch.index, *batch.views) if isinstance(tensor, Tensor)]
         self._counts_before = self._write_counts()
         self._traces: Mapping[TeacherQuery, Trace] = {}
         self._versions: dict[TeacherQuery, dict[str, int]] = {}
@@ -51,10 +51,10 @@ class Watch:
         Raises:
             TrainingError: the step modified the batch, a teacher's trace, or a teacher.
         """
-        asked = lane.teacher_query
+        asked = lane.teacher_queries
         yield
-        if asked is not None:
-            asked.teacher.check_untouched(lane.name)
+        for query in asked[0] if asked else ():
+            query.teacher.check_untouched(lane.name)
         if self._write_counts() != self._counts_before:
             raise TrainingError(f"{lane.name}: a step modified the images or targets in place. {SHARED}")
         for query, versions in self._versions.items():
@@ -72,5 +72,5 @@ def check_teachers(lanes: Iterable[Lane]) -> None:
     Raises:
         TrainingError: a teacher's weights or buffers have changed.
     """
-    for teacher in {lane.teacher_query.teacher for lane in lanes if lane.teacher_query is not None}:
+    for teacher in {query.teacher for lane in lanes for view in lane.teacher_queries for query in view}:
         teacher.check_unchanged()

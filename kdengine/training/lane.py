@@ -37,7 +37,7 @@ class Lane:
     Args:
         name: its name in logs and folders.
         chain: the networks to train in turn, the student last; each then teaches the next.
-        teacher: the teacher of the first network, or None.
+        teachers: the teachers of the first network, if any.
         task: what the networks are trained for.
         settings: settings of the run; the seed controls draws such as dropout, but not the batches.
         runtime: device and precision.
@@ -49,7 +49,7 @@ class Lane:
         self,
         name: str,
         chain: Sequence[ChainStep],
-        teacher: FrozenTeacher | None,
+        teachers: Sequence[FrozenTeacher],
         task: Task,
         settings: Settings,
         runtime: Runtime,
@@ -70,7 +70,7 @@ class Lane:
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
-        self._teacher = teacher
+        self._teachers = tuple(teachers)
         self._plan = PhasePlan(self.chain)
         self._step_number = self._phase_number = -1
         self._phase_epoch = 0
@@ -90,11 +90,6 @@ class Lane:
     def learner(self) -> nn.Module:
         """The network currently being trained: the student, or one that will teach it."""
         return self.module.student
-
-    @property
-    def phases(self) -> list[ResolvedPhase]:
-        """All phases, in order."""
-        return self._plan.phases
 
     @property
     def phase(self) -> ResolvedPhase:
@@ -119,11 +114,12 @@ class Lane:
         return any(phase.needs_teacher for phase in self.chain[0].phases)
 
     @property
-    def teacher_query(self) -> TeacherQuery | None:
-        """The teacher forward that the current phase needs, if any."""
-        if self._teacher is None or not self.phase.needs_teacher:
-            return None
-        return TeacherQuery(self._teacher, self.phase.input_gradients)
+    def teacher_queries(self) -> list[list[TeacherQuery]]:
+        """The teacher forwards that the current phase needs: for each view of the images, one of each teacher."""
+        if not self._teachers or not self.phase.needs_teacher:
+            return []
+        gradients = self.phase.input_gradients
+        return [[TeacherQuery(teacher, gradients, view) for teacher in self._teachers] for view in range(self.phase.views)]
 
     @property
     def steps_done(self) -> int:
@@ -143,8 +139,8 @@ class Lane:
             self.randomness.begin_epoch(len(self.history))
         self.module.train()
 
-    def step(self, batch: Batch, teacher: Trace | None) -> None:
-        """Update the student once.
+    def step(self, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> None:
+        """Update the student once; ``traces`` answers :attr:`teacher_queries`, maybe among others.
 
         Raises:
             TrainingError: a term or a gradient is not finite; no weight was updated.
@@ -153,19 +149,27 @@ class Lane:
         updates = self._phase_epoch * self.steps + self.steps_done
         self.module.progress = Progress(self._phase_epoch, updates / (self.phase.epochs * self.steps))
         random_state = self.randomness.state
+        inputs = self.inputs(batch, traces)
         with self.randomness.active():
-            terms, logits = self._wrapped(batch.x, batch.y, batch.index, teacher)
+            terms, logits = self._wrapped(*inputs)
             if not terms:
                 raise TrainingError(
                     f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
                 )
             outcome = self._optimizer_step.update(terms, updates, self._phase_epoch)
+            if outcome is Outcome.UPDATED:
+                self.module.after_update()
         if outcome is Outcome.REFUSED:
-            self._refuse(terms, batch, teacher, random_state)
+            self._refuse(terms, inputs, random_state)
         if outcome is Outcome.UPDATED and self._is_last_step:
             self.deployment.weights_changed()
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
+
+    def inputs(self, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> tuple[Any, ...]:
+        """The arguments of the module's forward."""
+        shown = [[traces[query] for query in view] for view in self.teacher_queries]
+        return batch.x, batch.y, batch.index, shown, batch.views[: self.phase.views - 1]
 
     def end_epoch(self, scores: Mapping[str, float], evaluation_seconds: float = 0.0) -> dict[str, Any]:
         """Close the epoch and return its row for ``metrics.jsonl``.
@@ -178,7 +182,7 @@ class Lane:
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
-            **self._chain_position(),
+            **_position(self.chain, self._step_number),
             "phase": self.phase.name,
             "phase_epoch": self._phase_epoch + 1,
             "lr": self.lr,
@@ -206,20 +210,9 @@ class Lane:
             step.module.frozen.release()
         recompute(self.student, self.settings.checkpointing, on=False)
 
-    def summary(self) -> dict[str, Any]:
-        """The student's scores after its last and its best epoch, and the epochs and seconds of the whole lane."""
-        scores = self.history.score(len(self.chain) - 1)
-        return {**scores, "epochs": len(self.history), "seconds": round(self.seconds, 2)}
-
     def to_measure(self) -> nn.Module:
         """The network to evaluate after an epoch, with preprocessing."""
         return self.deployment.to_measure() if self._is_last_step else self.module.preprocessed
-
-    def _chain_position(self) -> dict[str, Any]:
-        """The network currently being trained; empty if the chain has only one."""
-        if len(self.chain) == 1:
-            return {}
-        return {"chain_step": self._step_number + 1, "network": self.chain[self._step_number].student.name}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume after the last step: tensors and plain data."""
@@ -277,7 +270,7 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            self._teacher = FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile)
+            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile),)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1
@@ -287,7 +280,7 @@ class Lane:
             self.deployment.begin(self.settings.ema)
             recompute(self.student, self.settings.checkpointing)
 
-    def _refuse(self, terms: Mapping[str, Tensor], batch: Batch, teacher: Trace | None, random_state: Drawn) -> NoReturn:
+    def _refuse(self, terms: Mapping[str, Tensor], inputs: tuple[Any, ...], random_state: Drawn) -> NoReturn:
         """Raise an error that names the non-finite terms; if all are finite, repeat the step to find the gradient."""
         where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
 
@@ -295,6 +288,11 @@ class Lane:
             # the bare module: the wrapper would only allow its own backward, and might wait for other processes
             self.randomness.state = random_state
             with self.randomness.active(), self.runtime.autocast():
-                return dict(self.module(batch.x, batch.y, batch.index, teacher)[0])
+                return dict(self.module(*inputs)[0])
 
-        raise fault_of(where, batch.x, terms, again, self._optimizer_step.parameters)
+        raise fault_of(where, inputs[0], terms, again, self._optimizer_step.parameters)
+
+
+def _position(chain: Sequence[ChainStep], number: int) -> dict[str, Any]:
+    """The network currently being trained; empty if the chain has only one."""
+    return {} if len(chain) == 1 else {"chain_step": number + 1, "network": chain[number].student.name}

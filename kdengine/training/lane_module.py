@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from kdengine.config.factories import Factories
 from kdengine.errors import TrainingError
+from kdengine.methods.checks import views_of
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.head import classify
 from kdengine.methods.pairing import TapBinding
 from kdengine.methods.step import JOINT, Step
+from kdengine.methods.transform import StepTransform
 from kdengine.networks.inputs import Preprocess
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
@@ -23,7 +26,12 @@ from kdengine.tasks.task import Task
 from kdengine.training.compiling import Forwards
 from kdengine.training.freezing import Frozen
 
-__all__ = ["LaneModule", "Progress", "ResolvedPhase"]
+__all__ = ["COPY", "LaneModule", "Progress", "ResolvedPhase", "TeacherTraces"]
+
+COPY = "~"
+"""Stands between the id of a method and the number of a further teacher that a copy of it learns from."""
+TeacherTraces = Sequence[Sequence[Trace]]
+"""For each view of the images, the trace of each teacher; empty if no teacher ran."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ class ResolvedPhase:
         bindings: id of a distiller -> the taps it reads; only distillers that have a term in this phase.
         task_weight: factor on the task loss.
         input_gradients: whether a method differentiates the networks with respect to their images.
-        needs_teacher: whether any method reads the teacher.
+        needs_teacher: whether any method reads a teacher.
+        views: how many augmentations of the images the methods need.
     """
 
     name: str
@@ -55,16 +64,23 @@ class ResolvedPhase:
     task_weight: float = 1.0
     input_gradients: bool = False
     needs_teacher: bool = False
+    views: int = 1
 
-    @property
-    def teacher_points(self) -> dict[str, TapPoint]:
-        """The points to record in the teacher, by name."""
-        return {name: point for binding in self.bindings.values() for name, point in binding.teacher.items()}
+    def teacher_points(self, number: int = 0) -> dict[str, TapPoint]:
+        """The points to record in one of the teachers, by name."""
+        every = [part for binding in self.bindings.values() for part in (binding, *binding.others)]
+        return {name: point for part in every if part.number == number for name, point in part.teacher.items()}
 
     @property
     def student_points(self) -> dict[str, TapPoint]:
         """The points to record in the student, by name."""
         return {name: point for binding in self.bindings.values() for name, point in binding.student.items()}
+
+    @property
+    def student_runs(self) -> bool:
+        """Whether the student runs: not in a phase without the task in which methods read the teacher alone."""
+        reads_teacher = any(binding.teacher for binding in self.bindings.values())
+        return self.task or bool(self.student_points) or not reads_teacher
 
 
 class LaneModule(nn.Module):
@@ -122,37 +138,92 @@ class LaneModule(nn.Module):
         return self.student if self.preprocess is None else self.preprocess.before(self.student)
 
     def forward(
-        self, x: Tensor, y: Tensor | None, index: Tensor | None, teacher: Trace | None
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        index: Tensor | None,
+        teachers: TeacherTraces = (),
+        further: Sequence[Tensor] = (),
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The weighted loss terms of one batch, each [], and the student's output, if the phase has the task."""
+        """The weighted loss terms of one batch, and the student's output, if the phase has the task.
+
+        Args:
+            x: images [B, C, H, W].
+            y: targets, if the data has any.
+            index: positions of the images in the training set, [B].
+            teachers: for each view of the images, the trace of each teacher.
+            further: further views of the images.
+
+        Returns:
+            name -> weighted term []; the output [B, K].
+        """
         phase, precision = self.phase, _precision_of(_casting(x))
-        trace = self._record(x)
+        traces = [self._record(images) for images in (x, *further)]
         terms: dict[str, Tensor] = {}
         with torch.autocast(_casting(x), enabled=False):
-            loss = self.task.loss(trace.logits, y) if phase.task and phase.task_weight else None
+            loss = self.task.loss(traces[0].logits, y) if phase.task and phase.task_weight else None
             if loss is not None:
                 terms["task"] = phase.task_weight * loss
             for key, binding in phase.bindings.items():
-                views = binding.of_student(trace), self._teacher_view(key, binding, teacher)
-                progress = self.progress
-                step = Step(
-                    *(x, y, index, *views),
-                    phase=phase.name,
-                    epoch=progress.epoch,
-                    progress=progress.share,
-                    names=binding.names,
-                    rectified=binding.rectified,
-                    precision=precision,
-                )
-                terms.update(self._terms(key, step))
-        return terms, trace.logits if phase.task else None
+                views = [
+                    self._step(key, binding, (images, y, index), trace, teachers[view] if teachers else (), precision)
+                    for view, (images, trace) in enumerate(zip((x, *further), traces, strict=True))
+                ]
+                self._add_terms(terms, key, replace(views[0], further=tuple(views[1 : views_of(self.methods[key])])))
+        return terms, traces[0].logits if phase.task else None
 
-    def _teacher_view(self, key: str, binding: TapBinding, teacher: Trace | None) -> Trace:
-        """The teacher's trace as a method sees it; detached unless the method needs input gradients."""
-        trace = binding.of_teacher(teacher or Trace({}))
+    def _step(
+        self,
+        key: str,
+        binding: TapBinding,
+        batch: tuple[Tensor, Tensor | None, Tensor | None],
+        student: Trace,
+        teachers: Sequence[Trace],
+        precision: Callable[[], AbstractContextManager[object]],
+    ) -> Step:
+        """What a method sees of one view of a batch."""
+        whole = Step(
+            *batch,
+            Trace({}),
+            Trace({}),
+            phase=self.phase.name,
+            epoch=self.progress.epoch,
+            progress=self.progress.share,
+            precision=precision,
+            classifier=self._classify if self.classifier else None,
+        )
+        first, *others = (
+            replace(
+                whole,
+                student=part.of_student(student),
+                teacher=self._teacher_view(key, part, teachers),
+                names=part.names,
+                rectified=part.rectified,
+                student_taps=part.student_only,
+                teacher_taps=part.teacher_only,
+            )
+            for part in (binding, *binding.others)
+        )
+        return replace(first, others=tuple(others))
+
+    def _teacher_view(self, key: str, binding: TapBinding, teachers: Sequence[Trace]) -> Trace:
+        """A teacher's trace as a method sees it; detached unless the method needs input gradients."""
+        trace = binding.of_teacher(teachers[binding.number] if teachers else Trace({}))
         if not self.phase.input_gradients or "input_gradients" in self.methods[key].needs:
             return trace
         return trace.detached()
+
+    def _classify(self, features: Tensor) -> Tensor:
+        """The student's own classifier on an embedding, tokens or a map."""
+        assert self.classifier is not None
+        module = self.student.get_submodule(self.classifier)
+        return classify(module, features, isinstance(module, nn.Conv2d))
+
+    def after_update(self) -> None:
+        """Tell the methods that the weights were updated."""
+        with torch.no_grad():
+            for method in self.methods.values():
+                method.after_update(self.student)
 
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is clipped to that of the other terms."""
@@ -160,17 +231,33 @@ class LaneModule(nn.Module):
         return bool(dot) and self.methods[key].clips_to_task
 
     def _record(self, x: Tensor) -> Trace:
-        """Run the student; in float32 if it is differentiated twice."""
+        """Run the student, if anything of it is read; in float32 if it is differentiated twice."""
         phase = self.phase
-        points, stop = phase.student_points, not phase.task and bool(phase.student_points)
-        network = self.preprocessed if phase.input_gradients else self.forwards.fit_for(points)
+        if not phase.student_runs:
+            return Trace({}, complete=lambda: self._run(x, {}, stop=False).logits, inputs=x)
+        points = phase.student_points
+        return self._run(x, points, stop=not phase.task and bool(points))
+
+    def _run(self, x: Tensor, points: Mapping[str, TapPoint], stop: bool) -> Trace:
+        network = self.preprocessed if self.phase.input_gradients else self.forwards.fit_for(points)
         with Recorder(network, points, stop=stop) as recorder:
-            if not phase.input_gradients:
+            if not self.phase.input_gradients:
                 return recorder(x)
             with torch.autocast(_casting(x), enabled=False), twice_differentiable():
                 return recorder(x.detach().requires_grad_())
 
-    def _terms(self, key: str, step: Step) -> Iterator[tuple[str, Tensor]]:
+    def _add_terms(self, terms: dict[str, Tensor], key: str, step: Step) -> None:
+        """Add the terms of a method; those of its copies for further teachers are averaged."""
+        for transform in self.methods.values():
+            if isinstance(transform, StepTransform):
+                step = transform.transform(step)
+        owner, _, copied = key.partition(COPY)
+        uses = sum(other.partition(COPY)[0] == owner for other in self.distillers)
+        for name, value in self._terms(key, owner, step):
+            share = value / uses if uses > 1 else value
+            terms[name] = terms[name] + share if copied and name in terms else share
+
+    def _terms(self, key: str, owner: str, step: Step) -> Iterator[tuple[str, Tensor]]:
         distiller = self.methods[key]
         try:
             returned = distiller(step)
@@ -186,7 +273,7 @@ class LaneModule(nn.Module):
             if not isinstance(value, Tensor) or value.numel() != 1:
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
-            yield f"{key}.{name}", distiller.options.weight * value.reshape(())
+            yield f"{owner}.{name}", distiller.options.weight * value.reshape(())
 
 
 def _casting(x: Tensor) -> str:

@@ -29,22 +29,51 @@ def parameter_groups(module: LaneModule, settings: TrainSettings) -> list[Any]:
         SettingsError: the network does not say what its layers are, or has no classifier, and the settings need that.
     """
     parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    own = _of_methods(module)
     ordinary = (
         settings.layer_decay is None and settings.head_lr == settings.backbone_lr == 1 and settings.decay_norms_and_biases
     )
-    if ordinary:
+    if ordinary and not own:
         return list(parameters.values())
     scales, undecayed = _scales(module, settings), _undecayed(module.student, settings)
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, float | None], dict[str, Any]] = {}
     for name, parameter in parameters.items():
-        own = name.removeprefix(STUDENT)
-        bare = not settings.decay_norms_and_biases and (parameter.ndim <= 1 or (own != name and own in undecayed))
-        scale = scales.get(name, 1.0)
-        group = groups.setdefault((scale, bare), {"params": [], "lr_scale": scale})
+        path = name.removeprefix(STUDENT)
+        bare = not settings.decay_norms_and_biases and (parameter.ndim <= 1 or (path != name and path in undecayed))
+        wanted = own.get(parameter, {})
+        scale = wanted.get("lr_scale", scales.get(name, 1.0))
+        decay = wanted.get("weight_decay", 0.0 if bare else None)
+        group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale})
         group["params"].append(parameter)
-        if bare:
-            group["weight_decay"] = 0.0
+        if decay is not None:
+            group["weight_decay"] = decay
     return list(groups.values())
+
+
+def _of_methods(module: LaneModule) -> dict[nn.Parameter, Mapping[str, float]]:
+    """What the methods want for their own parameters.
+
+    Raises:
+        SettingsError: a group has other keys, or parameters that are not the method's.
+    """
+    wanted: dict[nn.Parameter, Mapping[str, float]] = {}
+    for key, method in module.methods.items():
+        owned = set(method.parameters())
+        for group in method.parameter_groups():
+            if "params" not in group or set(group) - {"params", "lr_scale", "weight_decay"}:
+                raise SettingsError(
+                    f"{key}.parameter_groups() returned a group of {', '.join(group) or 'nothing'}; it must have 'params', and "
+                    "'lr_scale' or 'weight_decay'. This is a bug in the plugin."
+                )
+            values = {name: float(value) for name, value in group.items() if name != "params"}
+            foreign = [value for value in group["params"] if value not in owned]
+            if foreign:
+                raise SettingsError(
+                    f"{key}.parameter_groups() returned a parameter of shape {list(foreign[0].shape)} that is not the method's "
+                    "own. Create it in build, as a parameter or a module of the method. This is a bug in the plugin."
+                )
+            wanted |= dict.fromkeys(group["params"], values)
+    return wanted
 
 
 def _scales(module: LaneModule, settings: TrainSettings) -> dict[str, float]:

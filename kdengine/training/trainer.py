@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from kdengine.data.batches import Batch
 from kdengine.data.datamodule import DataModule
@@ -18,9 +18,10 @@ from kdengine.training.chain import TeacherQuery
 from kdengine.training.evaluation import evaluate
 from kdengine.training.integrity import Watch, check_teachers
 from kdengine.training.lane import Lane
+from kdengine.training.runtime import Runtime
 from kdengine.training.signals import Stop
 
-__all__ = ["Trainer", "TrainingObserver"]
+__all__ = ["Trainer", "TrainingObserver", "ask_teachers"]
 
 
 class TrainingObserver(Protocol):
@@ -72,9 +73,10 @@ class Trainer:
         for lane in lanes:
             lane.begin_epoch()
         start = min(lane.steps_done for lane in lanes)
-        for done, batch in enumerate(self.data.train.epoch(epoch, start), start + 1):
+        batches = self.data.training(max(lane.phase.views for lane in lanes))
+        for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
-            self.train_step(stepping, replace(batch, x=lanes[0].runtime.layout(batch.x)))
+            self.train_step(stepping, _laid_out(batch, lanes[0].runtime))
             self._release_ended()
             if all(lane.failure for lane in lanes):
                 return  # no lane is left to train on the rest of the epoch
@@ -92,7 +94,7 @@ class Trainer:
     def train_step(self, lanes: Sequence[Lane], batch: Batch) -> None:
         """Run every teacher once on a batch, then let every lane take its step."""
         watch = Watch(batch)
-        traces = watch.teachers(_ask_teachers(lanes, batch.x))
+        traces = watch.teachers(ask_teachers(lanes, batch))
         for lane in lanes:
             with watch.lane(lane):
                 _step(lane, batch, traces)
@@ -131,20 +133,27 @@ class Trainer:
             self.observer.ended(lane)
 
 
-def _ask_teachers(lanes: Sequence[Lane], images: Tensor) -> dict[TeacherQuery, Trace]:
-    """Run every teacher that a lane needs once, with the union of the taps that its lanes read."""
+def ask_teachers(lanes: Sequence[Lane], batch: Batch) -> dict[TeacherQuery, Trace]:
+    """Run every teacher that a lane needs once on each view, with the union of the taps that its lanes read."""
     wanted: dict[TeacherQuery, dict[str, TapPoint]] = {}
     for lane in lanes:
-        if lane.teacher_query is not None:
-            wanted.setdefault(lane.teacher_query, {}).update(lane.phase.teacher_points)
-    return {query: query.teacher.trace(images, points, query.input_gradients) for query, points in wanted.items()}
+        for view in lane.teacher_queries:
+            for number, query in enumerate(view):
+                wanted.setdefault(query, {}).update(lane.phase.teacher_points(number))
+    return {
+        query: query.teacher.trace(batch.view(query.view), points, query.input_gradients) for query, points in wanted.items()
+    }
+
+
+def _laid_out(batch: Batch, runtime: Runtime) -> Batch:
+    """The batch in the memory format of the run."""
+    return replace(batch, x=runtime.layout(batch.x), views=tuple(map(runtime.layout, batch.views)))
 
 
 def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> None:
     """Take one step of a lane; an error fails that lane alone."""
-    query = lane.teacher_query
     try:
-        lane.step(batch, None if query is None else traces[query])
+        lane.step(batch, traces)
     except Exception as error:  # an error in one lane must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
             raise  # other processes may not see this error, and would wait for this one forever

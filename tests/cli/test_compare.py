@@ -72,6 +72,62 @@ def test_what_is_missing_or_unknown_is_told(kdengine):
         assert said in found.err
 
 
+FUSSY = """
+from kdengine import Distiller, hookimpl
+
+class Fussy(Distiller):
+    \"\"\"Compare equal widths.\"\"\"
+    name = "{name}"
+    category = "relational"
+    groups = ("likes", "modern")
+    taps = ("embedding",)
+
+    def build(self, pair):
+        if {refuse}:
+            raise ValueError("the widths differ")
+
+    def forward(self, step):
+        return {{"gap": step.student["embedding"].square().mean()}}
+
+@hookimpl
+def kdengine_register(registry):
+    registry.distiller(Fussy)
+"""
+
+
+def test_a_group_is_kept_as_its_lanes_and_a_method_that_cannot_run_on_the_pair_says_why(kdengine, distribution, here):
+    distribution("kdplugin-fussy", FUSSY.format(name="fussy", refuse=True))
+    distribution("kdplugin-easy", FUSSY.format(name="easy", refuse=False))
+    command = ["compare", "--methods", "likes,kdplugin-easy", *PAIR, *SMALL, "--out", "out"]
+    assert kdengine(*command, "--dry-run").out.count("the widths differ") == 1
+    assert not (here / "out").exists()
+    said = kdengine(*command, "--json")
+    assert said.code == 0, said.err
+    rows = {row["method"]: row for row in said.json["methods"]}
+    assert sorted(rows) == ["easy", "fussy", "plain"]
+    assert "the widths differ" in str(rows["fussy"])
+    distribution("kdplugin-newer", FUSSY.format(name="newer", refuse=False))
+    found = kdengine("compare", "--resume", "out", "--dry-run", "--json")
+    assert found.code == 0, found.err
+    assert [lane["method"] for lane in found.json["methods"]] == ["plain", "easy", "fussy"]
+
+
+def test_a_dry_run_lists_the_lanes_and_trains_nothing(kdengine, here):
+    said = kdengine("compare", "--methods", "relations,fitnet+st,rkd", *PAIR, *SMALL, "--dry-run", "--json")
+    assert said.code == 0, said.err
+    lanes = {lane["method"]: lane for lane in said.json["methods"]}
+    assert next(iter(lanes)) == "plain"
+    assert list(lanes)[-1] == "fitnet+st"
+    assert {"rkd", "sp"} <= set(lanes)
+    assert lanes["rkd"] == {"method": "rkd", "plugins": ["rkd"], "phases": ["joint"], "epochs": 1, "connector_parameters": 0}
+    assert lanes["fitnet+st"]["phases"] == ["hint", "joint"]
+    assert lanes["fitnet+st"]["epochs"] == 2
+    assert lanes["fitnet+st"]["connector_parameters"] > 0
+    assert not list(here.iterdir())
+    shown = kdengine("compare", "--methods", "relations", *PAIR, *SMALL, "--dry-run").out
+    assert "Nothing was trained" in shown
+
+
 @pytest.fixture(scope="module")
 def compared(process, small, tmp_path_factory):
     """The command of a comparison, with the cache that it uses, and the folder and the table that it comes to undisturbed."""
@@ -115,7 +171,8 @@ def metrics(run):
 
 def test_without_methods_there_is_nothing_to_compare(kdengine, monkeypatch):
     assert "There are no methods. Name some" in kdengine("compare", *PAIR, "--methods", "").err
-    monkeypatch.setattr("kdengine.plugins.registry.Registry.all_methods", lambda self: [])
+    assert "There are no methods. Name some" in kdengine("compare", *PAIR, "--methods", ",").err
+    monkeypatch.setenv("KDENGINE_LOAD_PLUGINS", "kdzoo")
     assert "pip install 'kdengine[all]' installs them all" in kdengine("compare", *PAIR, "--methods", "all").err
 
 

@@ -1,5 +1,7 @@
 import pytest
 
+from kdengine.cli.catalogue import year_of
+
 BROKEN = "import nonexistent_package\n"
 
 
@@ -41,10 +43,57 @@ def test_a_method_shows_its_paper_its_taps_and_every_option(kdengine):
     assert "tuple[str, ...]" in out, "brackets are text, not markup"
 
 
+def test_groups_are_listed_and_the_methods_of_one_shown(kdengine):
+    out = kdengine("plugins").out
+    assert "Groups: all (" in out
+    assert "classic (" in out
+    found = kdengine("plugins", "--group", "relations", "--json").json
+    assert {method["name"] for method in found} >= {"rkd", "sp"}
+    assert all("relations" in method["groups"] for method in found)
+    assert "similarity" in kdengine("plugins", "--group", "relations").out.lower()
+    said = kdengine("plugins", "--group", "relatons")
+    assert (said.code, said.out) == (2, "")
+    assert "'relations'" in said.err
+    assert "Groups: relations, classic" in kdengine("plugins", "show", "rkd").out
+
+
+def test_a_year_is_no_number_of_a_preprint():
+    assert year_of("Park et al., CVPR 2019, arXiv:1904.05068.") == 2019
+    assert year_of("arXiv:2010.11929; ICLR 2021") == 2021
+    assert year_of("nobody knows") is None
+
+
+def test_the_catalogue_survives_a_composition_of_nothing_and_bars(kdengine, distribution):
+    source = "from kdengine import hookimpl\n\n@hookimpl\ndef kdengine_register(registry):\n"
+    distribution("kdplugin-odd", source + "    registry.composition('pair', ['nothing'], source='a|b')\n")
+    page = kdengine("plugins", "--markdown").out
+    assert "## Others" in page
+    assert r"a\|b |" in page
+
+
 def test_an_observer_is_told_from_a_method(kdengine):
     said = kdengine("plugins", "show", "tensorboard")
     assert said.code == 0
     assert "tensorboard is not a method: it observes runs that select it with --plugin tensorboard" in said.out
+
+
+ADAPTER = """
+from kdengine import hookimpl
+
+@hookimpl
+def kdengine_register(registry):
+    registry.adapter("acme", len, form="PATH/FILE")
+"""
+
+
+def test_an_adapter_is_listed_with_the_form_of_what_it_takes(kdengine, distribution):
+    distribution("kdplugin-acme", ADAPTER, entry="acme")
+    listed = {plugin["name"]: plugin for plugin in kdengine("plugins", "--json").json["plugins"]}
+    assert listed["acme"]["adapters"] == {"acme": "PATH/FILE"}
+    assert "acme:PATH/FILE" in kdengine("plugins").out
+    said = kdengine("plugins", "show", "acme")
+    assert said.code == 2
+    assert "Name one that it adapts: acme:PATH/FILE" in said.err
 
 
 def test_an_unknown_method_is_told_with_the_nearest(kdengine):

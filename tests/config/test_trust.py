@@ -21,6 +21,8 @@ from kdengine.storage.writing import write_json
         {"methods": ["st", "./my_kd.py"]},
         {"methods": ["./my_kd.py:second"]},
         {"methods": "elsewhere/my_kd.py"},
+        {"methods": ["mdistiller:DKD.py"]},
+        {"methods": ["mdistiller:tree/distillers/DKD.py:DKD"]},
         {"options": {"takd": {"assistants": ["resnet14", "python:mine:make"]}}},
         {"options": {"dml": {"peers": "student, python:mine:make"}}},
     ],

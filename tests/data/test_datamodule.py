@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdengine import Comparison, DataError, Distiller, Engine, ModelError, Registry, SettingsError
-from kdengine.config.settings import LOADERS
+from kdengine.config.settings import LOADERS, Settings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
@@ -227,3 +229,13 @@ def test_a_batch_larger_than_the_data_is_said_once(caplog, tmp_path):
     caplog.clear()
     Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=32, **FAST).session()
     assert warnings_in(caplog) == []
+
+
+def test_a_share_to_hold_out_is_not_taken_from_data_with_a_validation_split_and_that_is_said(caplog):
+    data = load_data("digits@train=160@test=80")
+    data = replace(data, validation=data.test.first(20))
+    settings = Settings.checked({"student": "resnet8", "train": {"validation": 0.1}})
+    with caplog.at_level("WARNING", "kdengine"):
+        made = DataModule.of_data(data, settings, CPU)
+    assert len(made.dataset.validation) == 20
+    assert "'digits@train=160@test=80' has a validation split of its own, 20 images" in caplog.text

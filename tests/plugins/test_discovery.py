@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdengine import Distiller, PluginError
+from kdengine import Distiller, PluginError, Registry
 from kdengine.errors import cause
 from kdengine.plugins.discovery import Composition, Plugin, Registrar, canonical, discover, distillers_in, import_file
 
@@ -228,3 +228,34 @@ def test_a_module_of_incomplete_distillers_alone_is_refused_with_what_is_missing
 
     with pytest.raises(PluginError, match="Silent has no forward"):
         distillers_in(SimpleNamespace(__name__=Silent.__module__, Silent=Silent))
+
+
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        ("1", None),
+        ("(1, 3)", None),
+        ("None", None),
+        ("2", "written for version 2 of kdengine's contract with plugins, and this is version 1. Update kdengine"),
+        ("(-2, 0)", "written for version -2 to 0 of kdengine's contract with plugins, and this is version 1. Update the"),
+        ("'1'", "KDENGINE_API = '1' is not a version, such as 1"),
+    ],
+)
+def test_a_plugin_for_another_version_of_the_contract_is_incompatible(declared, reason, distribution):
+    distribution("kdplugin-dated", f"KDENGINE_API = {declared}")
+    registry = Registry(allow=["kdplugin-dated"])
+    registry.load_all()
+    (dated,) = (plugin for plugin in registry.plugins if plugin.name == "kdplugin-dated")
+    if reason is None:
+        assert (dated.status, dated.reason) == ("loaded", "")
+        return
+    assert dated.status == "incompatible"
+    assert reason in dated.reason
+    with pytest.raises(PluginError, match="is incompatible"):
+        registry.methods("kdplugin-dated")
+
+
+def test_a_file_for_another_version_of_the_contract_is_refused(tmp_path):
+    (tmp_path / "dated.py").write_text("KDENGINE_API = 7\n")
+    with pytest.raises(PluginError, match="written for version 7"):
+        Registry().methods(str(tmp_path / "dated.py"))

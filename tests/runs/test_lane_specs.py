@@ -4,6 +4,7 @@ import pytest
 from kdplugin_rkd import RKD
 
 from kdengine import PluginError, Registry, SettingsError
+from kdengine.plugins.groups import groups
 from kdengine.runs.lane_specs import LaneSpec, lane_specs, noted, with_plain
 
 
@@ -14,6 +15,22 @@ def test_names_become_lanes_and_a_plus_joins_methods_in_one():
         ("fitnet+st", ["fitnet", "st"]),
         ("plain", []),
     ]
+
+
+def test_groups_become_a_lane_for_each_method_and_what_is_named_twice_gets_one():
+    labels = [lane.label for lane in lane_specs("sp, relations,fitnet+st,kdplugin-sp,sp,plain,plain,,fitnet+st", Registry())]
+    assert labels[0] == "sp"
+    assert sorted(labels) == sorted({*groups(Registry())["relations"], "fitnet+st", "plain"})
+
+
+def test_other_methods_of_the_same_name_are_not_taken_for_one(tmp_path):
+    """They get lanes of the same label, which is told."""
+    for name in ("one", "two"):
+        body = "from kdengine import Distiller\n\nclass Own(Distiller):\n    name = 'own'\n\n"
+        (tmp_path / f"{name}.py").write_text(body + "    def forward(self, step):\n        return {}\n")
+    files = [str(tmp_path / "one.py"), str(tmp_path / "two.py")]
+    with pytest.raises(SettingsError, match="Several lanes are called own"):
+        with_plain(lane_specs(files, Registry()))
 
 
 def test_an_unknown_method_is_told():

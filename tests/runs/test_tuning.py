@@ -151,3 +151,14 @@ def test_if_every_probe_failed_there_is_no_rate_to_choose(probed):
     folder = probed("plain", {0.1: None, 1.0: None})
     with pytest.raises(TrainingError, match=r"probed for plain failed \(0.1, 1\).*lower rates with --tune-lr"):
         Probes(Tuning((0.1, 1.0)), LANES, settings()).outcome(folder, CLASSIFICATION)
+
+
+def test_a_lane_whose_probes_all_failed_keeps_its_rate_and_the_others_go_on(probed):
+    """A method that cannot run on the pair must not stop the comparison of all methods."""
+    probed("plain", {0.01: (80.0, 1.0), 0.1: (60.0, 1.0)})
+    folder = probed("st", {0.01: None, 0.1: None})
+    probes = Probes(Tuning((0.01, 0.1), each=True), LANES, settings())
+    found = probes.outcome(folder, CLASSIFICATION)
+    assert found["lr"] == {"plain": 0.01}
+    assert [probe["chosen"] for probe in found["probes"]] == [True, False, False, False]
+    assert [lane.train for lane in probes.lanes_at(found)] == [{"lr": 0.01}, {"nesterov": False}]

@@ -13,7 +13,7 @@ from kdengine.config.settings import Strict
 from kdengine.testing import DistillerContract
 from kdengine.testing.networks import TinyCNN
 
-CHECKS = [name for name in vars(DistillerContract) if name.startswith("test_")]
+CHECKS = [name for name in dir(DistillerContract) if name.startswith("test_")]
 
 
 class Good(Distiller):
@@ -201,7 +201,73 @@ class NeverNothing(Good):
         return {"match": (tap.student - tap.teacher).square().mean() + 0.5}
 
 
+class Idle(Good):
+    student_taps = ("stage1",)
+
+
+class Undeclared(Good):
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] * (1 + 0 * step.index.sum())}
+
+
+class NeedsLabels(Good):
+    def build(self, pair):
+        super().build(pair)
+        self.classes = int(pair.labels.max())
+
+
+class Dependent(Good):
+    requires_teacher = False
+    taps = ()
+    student_taps = ("embedding",)
+
+    def build(self, pair):
+        self.map = nn.Linear(pair.student["embedding"].shape[1], 3)
+
+    def forward(self, step):
+        return {"match": (self.map(step.student["embedding"]) * step.teacher.logits.mean()).mean()}
+
+
+class Shipping(Good):
+    """A network that ships with a factor that its state does not hold."""
+
+    class Shipped(nn.Module):
+        def __init__(self, student, factor):
+            super().__init__()
+            self.student, self.factor = student, factor
+
+        def forward(self, images):
+            return self.factor * self.student(images)
+
+    def deploy(self, student):
+        return self.Shipped(student, self.map.weight.detach().sum())
+
+
+class AverageInAnAttribute(Good):
+    """An average of the student that no buffer holds, so that no restart finds it again."""
+
+    average = 0.0
+
+    def after_update(self, student):
+        self.average = 0.5 * self.average + 0.5 * float(student.fc.weight.sum())
+
+    def forward(self, step):
+        return {"match": super().forward(step)["match"] * (1 + self.average)}
+
+
+class ForeignGroup(Good):
+    def parameter_groups(self):
+        return [{"params": [nn.Parameter(torch.zeros(3))], "lr_scale": 0.1}]
+
+
 FAULTS = [
+    (Idle, "every_tap_is_read"),
+    (Undeclared, "what_it_needs_is_declared"),
+    (NeedsLabels, "what_it_needs_is_declared"),
+    (Dependent, "it_works_without_the_teacher_that_it_does_not_require"),
+    (Shipping, "what_it_ships_can_be_loaded_again"),
+    (AverageInAnAttribute, "the_state_survives_a_restart"),
+    (ForeignGroup, "the_optimizer_sees_everything_that_is_trained"),
     (NotFinite, "terms_are_finite_and_teach_the_student"),
     (Detached, "terms_are_finite_and_teach_the_student"),
     (NotFinite, "a_transformer_can_teach_a_cnn"),
@@ -236,7 +302,7 @@ def contract_of(kind):
 @pytest.mark.sample(12)
 @pytest.mark.parametrize(("kind", "check"), FAULTS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_planted_fault_is_found(kind, check):
-    with pytest.raises((AssertionError, KDError, RuntimeError)):
+    with pytest.raises((AssertionError, AttributeError, KDError, RuntimeError)):
         getattr(contract_of(kind), f"test_{check}")()
 
 

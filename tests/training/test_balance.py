@@ -66,16 +66,16 @@ class BothGradients:
         self.step = self.lane.step
         self.lane.step = self.look_and_step
 
-    def look_and_step(self, batch, teacher):
+    def look_and_step(self, batch, traces):
         module = self.lane.module
         parameters, state = list(module.parameters()), {key: value.clone() for key, value in module.state_dict().items()}
-        terms, _ = module(batch.x, batch.y, batch.index, teacher)
+        terms, _ = module(*self.lane.inputs(batch, traces))
         self.task, self.loud = (
             torch.autograd.grad(terms[name], parameters, retain_graph=True, allow_unused=True) for name in ("task", "loud.loud")
         )
         module.load_state_dict(state)
         self.before = [value.detach().clone() for value in parameters]
-        self.step(batch, teacher)
+        self.step(batch, traces)
         self.after = [value.detach().clone() for value in parameters]
 
 

@@ -20,7 +20,7 @@ def network(name, seed=0):
 @pytest.fixture(scope="module")
 def context():
     return LaneContext(
-        network("resnet8"), network("resnet14"), Classification(10), 100, (3, 32, 32), lambda spec: nn.Identity()
+        network("resnet8"), (network("resnet14"),), Classification(10), 100, (3, 32, 32), lambda spec: nn.Identity()
     )
 
 
@@ -72,7 +72,7 @@ def test_a_stage_in_which_nothing_is_read_is_an_error(context):
 
 def test_a_method_without_a_teacher_is_an_error(context):
     with pytest.raises(SettingsError, match="'staged' needs a teacher"):
-        phases(replace(context, teacher=None), 4, staged=Phased())
+        phases(replace(context, teachers=()), 4, staged=Phased())
 
 
 class Curious(Distiller):

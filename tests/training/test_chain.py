@@ -22,7 +22,7 @@ def network(name, seed=0):
 @pytest.fixture(scope="module")
 def context():
     maker = NetworkFactory({"student": "resnet8", "teacher": "resnet32"}, {"num_classes": 10}, ImageSpec(SIZE), Registry(), 1)
-    return LaneContext(network("resnet8"), network("resnet32"), Classification(10), 100, SIZE, maker)
+    return LaneContext(network("resnet8"), (network("resnet32"),), Classification(10), 100, SIZE, maker)
 
 
 class Via(Curriculum):
@@ -58,20 +58,20 @@ class Other(Via):
 
 
 def pairs(found):
-    return [(taught.teacher.name, taught.student.name) for taught, _ in found]
+    return [(taught.teachers[0].name, taught.student.name) for taught, _ in found]
 
 
 def test_without_a_detour_the_student_learns_from_the_teacher(context):
     methods = {"via": Via()}
     ((taught, given),) = chain(context, methods)
-    assert (taught.student, taught.teacher, given) == (context.student, context.teacher, methods)
+    assert (taught.student, taught.teachers, given) == (context.student, context.teachers, methods)
 
 
 def test_each_network_learns_from_the_one_before_it_with_distillers_of_its_own(context):
     methods = {"via": Via(between=("resnet20", "student"))}
     found = chain(context, methods)
     assert pairs(found) == [("resnet32", "resnet20"), ("resnet20", "resnet8"), ("resnet8", "resnet8")]
-    assert found[1][0].teacher is found[0][0].student
+    assert found[1][0].teachers == (found[0][0].student,)
     assert found[-1][0].student is context.student
     assert len({id(given["via"]) for _, given in found}) == 3
     assert found[-1][1]["via"] is methods["via"]
@@ -80,7 +80,7 @@ def test_each_network_learns_from_the_one_before_it_with_distillers_of_its_own(c
 
 
 def test_a_run_without_a_teacher_has_no_way_to_go(context):
-    assert len(chain(replace(context, teacher=None), {})) == 1
+    assert len(chain(replace(context, teachers=()), {})) == 1
 
 
 def test_two_methods_may_agree_but_not_differ(context):

@@ -33,7 +33,7 @@ def terms():
         module = LaneModule(student, {"method": Method(found, **options)}, Classification(4, label_smoothing))
         module.phase = ResolvedPhase(JOINT, 1, True, {"method": TapBinding()}, task_weight)
         x, y = torch.randn(5, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0])
-        found, logits = module(x, y, torch.arange(5), Trace({}, torch.zeros(5, 4)))
+        found, logits = module(x, y, torch.arange(5), [[Trace({}, torch.zeros(5, 4))]])
         assert logits.shape == (5, 4)
         return found, logits, y
 

@@ -1,3 +1,4 @@
+import itertools
 import tomllib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from kdengine.testing import built, make_step
 from kdengine.training.optimizer import check_optimizer
 
 FOLDER = Path(kdzoo.__file__).parent / "recipes"
-NAMES = ["bhheo2019", "motakuss2023", "repdistiller", "seed004", "sseung2019", "tootouch2021"]
+NAMES = ["bhheo2019", "mdistiller", "motakuss2023", "repdistiller", "seed004", "sseung2019", "tootouch2021"]
 SEED = {
     "epochs": 100,
     "batch_size": 128,
@@ -27,6 +28,18 @@ SEED = {
     "decay": 0.1,
     "augment": "crop-flip",
     "reset_optimizer": True,
+}
+CRD = {
+    "epochs": 240,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 5e-4,
+    "schedule": "multistep",
+    "decay": 0.1,
+    "augment": "crop-flip",
 }
 TRAIN = {
     "sseung2019": SEED,
@@ -54,24 +67,15 @@ TRAIN = {
         "decay": 0.1,
         "augment": "crop-flip",
     },
-    "repdistiller": {
-        "epochs": 240,
-        "batch_size": 64,
-        "optimizer": "sgd",
-        "lr": 0.05,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "schedule": "multistep",
-        "decay": 0.1,
-        "augment": "crop-flip",
-    },
+    "repdistiller": CRD,
+    "mdistiller": CRD,
 }
 EPOCHS = {
     "sseung2019": [30, 60, 80],
     "bhheo2019": [30, 60, 80],
     "seed004": [81, 122],
     "repdistiller": [150, 180, 210],
+    "mdistiller": [150, 180, 210],
 }
 OPTIONS = [
     ("sseung2019", "st", {"alpha": 0.3, "temperature": 3.0, "t_squared": False}),
@@ -110,10 +114,24 @@ OPTIONS = [
     ("repdistiller", "fsp", {"mode": "two_phase", "pool": "avg", "fsp_epochs": 0.125}),
     ("repdistiller", "svd", {"clip_to_task": False}),
     ("repdistiller", "ab", {"init_epochs": 0.125, "margin": 1.0}),
+    ("mdistiller", "st", {"alpha": 0.9, "temperature": 4.0, "t_squared": True}),
+    ("mdistiller", "fitnet", {"mode": "joint", "weight": 100.0, "taps": None}),
+    ("mdistiller", "at", {"beta": 1000.0, "half": False}),
+    ("mdistiller", "rkd", {"distance": 25.0, "angle": 50.0, "l2_normalize": False}),
+    ("mdistiller", "nst", {"kernel": "poly", "beta": 50.0, "taps": None}),
+    ("mdistiller", "sp", {"taps": ("stage-1",), "beta": 3000.0}),
+    ("mdistiller", "svd", {"clip_to_task": False, "k": 1, "extra": 3}),
+    ("mdistiller", "vid", {"weight": 1.0, "init_variance": 5.0, "taps": None}),
+    ("mdistiller", "pkt", {"beta": 30000.0, "taps": None}),
+    ("mdistiller", "reviewkd", {"beta": 5.0, "warmup_epochs": 20.0, "taps": None}),
+    ("repdistiller", "vid", {"weight": 1.0, "init_variance": 5.0, "taps": None}),
+    ("repdistiller", "pkt", {"beta": 30000.0, "taps": None}),
+    ("repdistiller", "cc", {"form": "successors", "beta": 0.02, "width": 128}),
 ]
 METHODS = (
     *("ab", "at", "dml", "fitnet", "fsp", "jacobian", "mbd-delta", "mbd-hard", "mbd-soft"),
     *("nst", "rkd", "sp", "st", "svd", "takd"),
+    *("cc", "itrd", "pkt", "reviewkd", "srd", "vid"),
 )
 """Names that options may be for; a misspelt one would do nothing in a run."""
 
@@ -196,6 +214,36 @@ def test_a_recipe_loads_with_every_method_and_brings_options_that_it_has(name, g
 def test_a_composition_takes_the_options_of_all_its_methods(method, registry):
     method("takd")
     assert set(recipe_values("motakuss2023", ["multi"], registry)["options"]) == {"takd", "fitnet", "st"}
+
+
+def weights_by_pair(name):
+    """The table in the head of a recipe: (teacher, student, method, option, weight)."""
+    lines = [line.removeprefix("#").split() for line in (FOLDER / f"{name}.toml").read_text().splitlines()]
+    start = next(number for number, words in enumerate(lines) if words[:2] == ["teacher", "student"])
+    rows = itertools.takewhile(bool, lines[start + 1 :])
+    cells = [
+        (*row[:2], *head.split("."), weight) for row in rows for head, weight in zip(lines[start][2:], row[2:], strict=True)
+    ]
+    return [(*names, float(weight)) for *names, weight in cells if weight != "-"]
+
+
+def test_the_weights_by_pair_are_of_networks_of_the_zoo(registry):
+    rows = weights_by_pair("mdistiller")
+    assert {name for row in rows for name in row[:2] if registry.model(name) is None} == set()
+    assert ("resnet110", "resnet32", "dkd", "beta", 2.0) in rows
+    assert len(rows) == 19
+
+
+@pytest.mark.parametrize("given", ["dkd", "reviewkd"])
+def test_the_weights_by_pair_are_those_of_the_presets(given, method):
+    """Named by the pair or, where the teacher plays no part, by the student."""
+    kind, differing = method(given), []
+    for teacher, student, name, option, weight in weights_by_pair("mdistiller"):
+        named = [each for each in (f"{teacher}-{student}", student) if each in kind.presets]
+        if name == given:
+            options = kind(preset=named[0]).options if named else kind().options
+            differing += [] if getattr(options, option) == weight else [(teacher, student, named, weight)]
+    assert differing == []
 
 
 @pytest.mark.parametrize("name", ["sseung2019", "bhheo2019"])

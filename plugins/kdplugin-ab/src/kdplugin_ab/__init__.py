@@ -44,6 +44,7 @@ class ActivationBoundaries(Distiller):
 
     name = "ab"
     category = "multi-connection"
+    groups = ("maps", "classic")
     taps = ("stages.pre",)
     takes = "maps"
     presets: ClassVar = {

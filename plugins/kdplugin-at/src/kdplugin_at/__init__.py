@@ -46,6 +46,7 @@ class AttentionTransfer(Distiller):
 
     name = "at"
     category = "multi-connection"
+    groups = ("maps", "classic")
     taps = ("stages",)
     takes = "maps"
     presets: ClassVar = {"sseung": {"half": True}}

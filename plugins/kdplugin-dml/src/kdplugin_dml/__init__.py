@@ -44,15 +44,18 @@ class DML(Distiller):
 
     name = "dml"
     category = "response"
+    groups = ("logits", "classic")
     taps = ()
     requires_teacher = False
+    needs = ("labels",)
     presets: ClassVar = {"bhheo": {"symmetric": True}}
 
     class Options(Distiller.Options):
         """Options of mutual learning."""
 
         peers: Names = Field(("teacher",), min_length=1)
-        """The peers, one or several with commas: model specs, or 'teacher' or 'student' for another network of that kind."""
+        """The peers, one or several with commas: model specs, or 'teacher' or 'student' for another network of that kind; in
+        a run without a teacher, 'teacher' is one of the student's kind."""
         temperature: float = Field(1.0, gt=0)
         """Temperature T of all softmaxes in the divergence."""
         t_squared: bool = True
@@ -69,7 +72,8 @@ class DML(Distiller):
 
     def build(self, pair: Pair) -> None:
         """Make the peers with fresh weights; as submodules they are trained with the student."""
-        self.peers = nn.ModuleList(pair.new_network(spec) for spec in self.options.peers)
+        alike = {} if pair.has_teacher else {"teacher": "student"}
+        self.peers = nn.ModuleList(pair.new_network(alike.get(spec, spec)) for spec in self.options.peers)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``mimic``, the student's divergence from its peers, and ``peers``, the whole loss of the peers."""

@@ -36,6 +36,7 @@ class FitNet(Distiller):
 
     name = "fitnet"
     category = "multi-connection"
+    groups = ("maps", "classic")
     taps = ("stage2",)
     takes = "maps"
     presets: ClassVar = {

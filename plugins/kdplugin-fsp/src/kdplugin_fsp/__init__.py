@@ -59,6 +59,7 @@ class FSP(Distiller):
 
     name = "fsp"
     category = "shared-representation"
+    groups = ("maps", "classic")
     taps = ("stem", "stages")
     takes = "maps"
     presets: ClassVar = {

@@ -60,6 +60,7 @@ class JacobianMatching(Distiller):
 
     name = "jacobian"
     category = "multi-connection"
+    groups = ("maps", "classic")
     taps = ("logits",)
     needs = ("input_gradients", "hard_labels")
     presets: ClassVar = {"zoo": {"beta": 20.0, "reduction": "mean"}}

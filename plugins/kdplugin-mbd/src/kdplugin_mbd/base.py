@@ -65,6 +65,7 @@ class MeritBased(Distiller):
     """Base of the methods, each of which defines the teacher's merit."""
 
     category = "response"
+    groups = ("logits", "modern")
     taps = ("logits",)
     takes = "logits"
     needs = ("hard_labels",)

@@ -105,6 +105,7 @@ class NeuronSelectivity(Distiller):
 
     name = "nst"
     category = "multi-connection"
+    groups = ("maps", "classic")
     taps = ("stages",)
     takes = "maps"
     presets: ClassVar = {

@@ -68,6 +68,7 @@ class RKD(Distiller):
 
     name = "rkd"
     category = "relational"
+    groups = ("relations", "classic")
     taps = ("embedding",)
     takes = "features"
     presets: ClassVar = {

@@ -45,6 +45,7 @@ class SimilarityPreserving(Distiller):
 
     name = "sp"
     category = "relational"
+    groups = ("relations", "classic")
     taps = ("stage-1",)
     takes = "features"
     presets: ClassVar = {"zoo": {"taps": ("stages",), "beta": 1000.0}}

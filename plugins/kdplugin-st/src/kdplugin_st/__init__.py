@@ -45,6 +45,7 @@ class SoftTargets(Distiller):
 
     name = "st"
     category = "response"
+    groups = ("logits", "classic")
     taps = ("logits",)
     takes = "logits"
     presets: ClassVar = {

@@ -109,6 +109,7 @@ class SVD(Distiller):
 
     name = "svd"
     category = "shared-representation"
+    groups = ("maps", "classic")
     taps = ("stages",)
     takes = "maps"
     presets: ClassVar = {

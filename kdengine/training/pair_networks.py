@@ -1,0 +1,117 @@
+"""What a method may ask of the two networks themselves when it builds its connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kdengine.errors import ModelError, SettingsError, TapError
+from kdengine.methods.head import Head, ModuleView
+from kdengine.networks.network import Network
+from kdengine.seeds import seeded
+from kdengine.taps import Recorder
+from kdengine.taps.anatomy import TapPoint
+from kdengine.taps.backbone import Backbone
+
+__all__ = ["BuildingNetworks", "has_convolution"]
+
+TOLERANCE = 1e-3
+"""Largest difference between the logits and what the classifier makes of the embedding, relative to the largest logit."""
+
+
+@dataclass(frozen=True)
+class BuildingNetworks:
+    """Answers a pair's questions about its networks.
+
+    Attributes:
+        student: the network to train.
+        teacher: the network to learn from, if any.
+    """
+
+    student: Network
+    teacher: Network | None
+
+    def teacher_head(self) -> Head:
+        """The teacher's classifier, frozen but differentiable.
+
+        Raises:
+            ModelError: it has none, or the logits are more than what that makes of the embedding.
+        """
+        teacher = self._teacher
+        path = teacher.anatomy.classifier
+        if path is None:
+            raise ModelError(
+                f"{teacher.name} has no classifier that a method could use. Use another teacher, or another method."
+            )
+        module = teacher.module
+        head = Head(lambda: module.get_submodule(path), has_convolution(teacher))
+        _check_head(head, teacher, path)
+        return head
+
+    def teacher_module(self, tap: str, kind: type[nn.Module] | None) -> ModuleView:
+        """Read-only access to the module at a tap, or to the last one of a kind before it.
+
+        Raises:
+            TapError: there is no such module.
+        """
+        teacher = self._teacher
+        points = teacher.anatomy.resolve(tap)
+        if len(points) > 1:
+            raise TapError(f"'{tap}' stands for {len(points)} taps of {teacher.name}, {', '.join(points)}. Name one of them.")
+        (point,) = points.values()
+        module = teacher.module
+        path = point.path if kind is None else _last_of(kind, point, teacher)
+        return ModuleView(lambda: module.get_submodule(path))
+
+    def student_until(self, tap: str) -> Callable[[nn.Module], nn.Module]:
+        """A function that cuts the student behind a tap."""
+        (point,) = self.student.anatomy.resolve(tap).values()
+        classifier = self.student.anatomy.classifier
+        return lambda student: Backbone(student, point, classifier)
+
+    @property
+    def _teacher(self) -> Network:
+        if self.teacher is None:
+            raise SettingsError("A method asks for the teacher, and there is none. Name one with --teacher.")
+        return self.teacher
+
+
+def has_convolution(network: Network) -> bool:
+    """Whether the network's classifier is a convolution."""
+    path = network.anatomy.classifier
+    return path is not None and isinstance(network.module.get_submodule(path), nn.Conv2d)
+
+
+def _check_head(head: Head, network: Network, path: str) -> None:
+    """Compare the logits of noise images with what the head makes of their embedding, where the network has values."""
+    points = network.anatomy.resolve_all(("embedding", "logits"))
+    parameter = next(network.module.parameters())
+    if parameter.is_meta:
+        return
+    was_training = network.module.training
+    with seeded(0), torch.no_grad(), Recorder(network.module.eval(), points) as recorder:
+        images = torch.randn(2, *network.input_size).to(parameter.device, parameter.dtype)
+        trace = recorder(images)
+    network.module.train(was_training)
+    logits = head(trace["embedding"])
+    if logits.shape != trace.logits.shape or (logits - trace.logits).abs().max() > TOLERANCE * trace.logits.abs().max():
+        raise ModelError(
+            f"The logits of {network.name} are more than what its classifier '{path}' makes of the embedding, so a method "
+            "cannot use that alone. Use another teacher, or another method."
+        )
+
+
+def _last_of(kind: type[nn.Module], point: TapPoint, network: Network) -> str:
+    """Path of the last module of a kind that ran before the tensor at a point was there, as wide as that."""
+    anatomy = network.anatomy
+    width, when = anatomy.tensor(point).shape[1], anatomy.when(point)
+    modules = dict(network.module.named_modules())
+    for call in reversed(anatomy.calls):
+        module = modules.get(call.path)
+        wide = call.output is not None and call.output.ndim > 1 and call.output.shape[1] == width
+        if isinstance(module, kind) and wide and call.finished <= when:
+            return call.path
+    raise TapError(f"{network.name} has no {kind.__name__} of {width} channels before {point}.")

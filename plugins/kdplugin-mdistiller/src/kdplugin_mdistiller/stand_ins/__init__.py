@@ -1,0 +1,1 @@
+"""Modules in place of ``_base`` and ``_common``, for a file that has none beside it."""
