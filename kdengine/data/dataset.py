@@ -29,7 +29,7 @@ class Split:
     """Images and labels of one split: decoded in memory, or read as needed.
 
     Attributes:
-        labels: int64 [N].
+        labels: targets of the images: class indices int64 [N], or for multi-label data 0 and 1, float32 [N, K].
         images: uint8 [N, C, H, W], or None for a split that workers read.
         items: sequence of N items (PIL image, label), if ``images`` is None.
         fitting: how items are brought to the size of the data.

@@ -103,7 +103,7 @@ def faults_of(items: Sequence[Any], places: Iterable[int]) -> dict[int, DataErro
     """
 
     def usable(place: int) -> None:
-        _check_size(opened(items, place)[0], place)
+        _check_size(opened(items, place), place)
 
     return _faults(usable, places)
 
@@ -138,15 +138,15 @@ def _together(faults: Sequence[DataError]) -> DataError:
     return error
 
 
-def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tuple[Image.Image, int]:
-    """One image, converted to RGB, and its label.
+def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> Image.Image:
+    """One image, converted to RGB.
 
     Raises:
-        DataError: it cannot be read, or its label is not the one in ``labels``, int64 [N].
+        DataError: it cannot be read, or its label is not the one in ``labels``, if those are class indices int64 [N].
     """
     try:
         image, label = items[index]
-        image, label = image.convert("RGB"), int(label)
+        image, label = image.convert("RGB"), int(label) if labels is not None and labels.ndim == 1 else None
     except DataError:
         raise
     except Exception as error:  # files are damaged in many ways, and user code may raise anything
@@ -154,12 +154,13 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tu
         for note in getattr(error, "__notes__", ()):
             unreadable.add_note(note)
         raise unreadable from error
-    if labels is not None and label != int(labels[index]):
+    if labels is not None and label is not None and label != int(labels[index]):
         raise DataError(
             f"Image {index} comes with the label {label}, but its split says {int(labels[index])}. Split.labels must be "
             "the labels of its items, in the same order."
         )
-    return image, label
+    converted: Image.Image = image
+    return converted
 
 
 def pixels(
@@ -172,7 +173,7 @@ def pixels(
     Raises:
         DataError: it cannot be read, is empty, or its label is not the one in ``labels``, int64 [N].
     """
-    image, _ = opened(items, index, labels)
+    image = opened(items, index, labels)
     _check_size(image, index)
     return torch.from_numpy(np.array(fitting(image, width, height))).permute(2, 0, 1).contiguous()
 

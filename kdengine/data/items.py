@@ -82,8 +82,9 @@ def stratified(name: str, split: Split, share: Any) -> tuple[Split, Split]:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise DataError(f"'{name}': @split takes the share of images to hold out for testing, such as 0.2, got {share!r}.")
     held = torch.zeros(len(split), dtype=torch.bool)
-    for label in split.labels.unique().tolist():
-        places = (split.labels == label).nonzero().flatten()
+    kinds = split.labels if split.labels.ndim == 1 else torch.zeros(len(split), dtype=torch.int64)  # else not by class
+    for label in kinds.unique().tolist():
+        places = (kinds == label).nonzero().flatten()
         count = min(max(1, round(share * len(places))), len(places) - 1)
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SPLIT_SEED))
         held[places[order[:count]]] = True
@@ -147,6 +148,6 @@ def _common_size(split: Split, looked_at: int = 32) -> tuple[int, int] | None:
 def _readable(split: Split, place: int) -> Any:
     """One image; None if it cannot be read, which is reported where it is needed."""
     try:
-        return opened(split.items, place)[0]
+        return opened(split.items, place)
     except DataError:
         return None

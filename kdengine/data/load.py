@@ -20,6 +20,7 @@ from kdengine.data.imagefolder import folder_hint
 from kdengine.data.readers import READERS
 from kdengine.errors import DataError, KDError, cause, did_you_mean
 from kdengine.plugins.registry import Registry
+from kdengine.tasks import BUILT_IN as BUILT_IN_TASKS
 
 __all__ = ["BUILT_IN", "load_data", "ready"]
 
@@ -30,6 +31,7 @@ STATISTICS_PIXELS = 2**26
 
 BUILT_IN = {
     "digits": "1,797 handwritten digits of scikit-learn, 10 classes; ships with the package, no download",
+    "digit-scenes": "2,500 canvases with several of these digits, made in code; the labels are the digits on them",
     "cifar10": "CIFAR-10 through torchvision, downloaded once",
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
     "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/ or both; or CLASS/IMAGE with @split=0.2",
@@ -99,6 +101,8 @@ def ready(data: Data, hold: bool = True) -> Data:
 def _warn_of_classes(cut: Data, whole: Data) -> None:
     """Say so if the first images of a split lack classes, as those of a folder do, which come class by class."""
     for part, split in _splits(cut).items():
+        if split.labels.ndim > 1:
+            return
         kept, known = (len(images.labels.unique()) for images in (split, _splits(whole)[part]))
         if kept < known <= len(split):
             log.warning("The first %d %s images of '%s' show only %d of %d classes", len(split), part, cut.name, kept, known)
@@ -127,12 +131,9 @@ def _checked(data: Data) -> Data:
     for split in _splits(data).values():
         if len(split) == 0:
             raise DataError(f"'{data.name}' has an empty split, but both training and test images are needed.")
-        low, high = int(split.labels.min()), int(split.labels.max())
-        if low < 0 or high >= data.num_classes:
-            raise DataError(
-                f"'{data.name}' has the label {low if low < 0 else high}, outside its {data.num_classes} classes, which count "
-                f"from 0 to {data.num_classes - 1}. Leave out images without a label, or name every class in Data.classes."
-            )
+        task = BUILT_IN_TASKS.get(data.task)
+        if task is not None:
+            task.check_targets(split.labels, data.num_classes, f"'{data.name}'")
         _check_images(data, split)
     return data
 

@@ -9,6 +9,7 @@ import torch
 
 from kdengine.config.specs import import_factory
 from kdengine.data.dataset import Data, Split
+from kdengine.data.digit_scenes import digit_scenes
 from kdengine.data.hugging_face import hugging_face
 from kdengine.data.imagefolder import imagefolder
 from kdengine.errors import DataError, cause
@@ -31,6 +32,11 @@ def _digits(name: str) -> Data:
     train = Split(labels[~test], images[~test])
     classes = tuple(map(str, range(10)))
     return Data(name, classes, (3, 32, 32), (), (), "crop", train, Split(labels[test], images[test]))
+
+
+def _digit_scenes(name: str, size: int = 64) -> Data:
+    """Canvases with several of the digits."""
+    return digit_scenes(name, _digits("digits"), size)
 
 
 def _torchvision_cifar(name: str, root: str = "") -> Data:
@@ -68,6 +74,7 @@ def _python(name: str, **options: Any) -> Any:
 
 READERS: dict[str, Any] = {
     "digits": _digits,
+    "digit-scenes": _digit_scenes,
     "cifar10": _torchvision_cifar,
     "cifar100": _torchvision_cifar,
     "imagefolder": imagefolder,

@@ -62,6 +62,10 @@ class Distiller(nn.Module, ABC):
       ``step.student.input`` and ``step.teacher.input``.
     """
 
+    serves: ClassVar[Sequence[str]] = ("classes",)
+    """The kinds of outputs that the method is defined for, if it reads logits or targets: ``classes`` [B, K], of which a
+    softmax makes shares, or ``labels`` [B, K], each of which a sigmoid makes a probability; ``pair.outputs`` says which."""
+
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
 

@@ -193,6 +193,7 @@ class Pair:
         teacher_taps: the same for the teacher.
         networks: access to the networks themselves. Methods call the functions below.
         has_teacher: whether there is a teacher, for methods that do not require one.
+        outputs: what the networks' outputs are, as the task says: ``classes`` or ``labels`` [B, K].
         others: the same pair with each further teacher, for methods that read all of them.
     """
 
@@ -209,6 +210,7 @@ class Pair:
     teacher_taps: Sequence[str] = ()
     networks: PairNetworks | None = None
     has_teacher: bool = True
+    outputs: str = "classes"
     others: tuple[Pair, ...] = ()
 
     @property

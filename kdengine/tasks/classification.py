@@ -17,7 +17,7 @@ from kdengine.storage.chance import Chance
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 from kdengine.tasks.task import DataInfo, Task
 
-__all__ = ["Classification", "Confusion", "CrossEntropy", "TopK"]
+__all__ = ["Classification", "Confusion", "Counting", "CrossEntropy", "TopK", "quotient"]
 
 
 class Classification(Task):
@@ -45,6 +45,24 @@ class Classification(Task):
             SettingsError: there are class weights for another number of classes, or the classes of the images are unknown.
         """
         return cls(data.num_classes, train.label_smoothing, _class_weights(data, train))
+
+    @classmethod
+    def check_targets(cls, targets: Tensor, num_classes: int, owner: str) -> None:
+        """Require class indices [N] in 0 ... K - 1.
+
+        Raises:
+            DataError: they are something else.
+        """
+        if targets.ndim != 1 or targets.is_floating_point():
+            raise DataError(
+                f"{owner} has targets {targets.dtype} {list(targets.shape)}, but class indices int64 [N] are needed."
+            )
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            raise DataError(
+                f"{owner} has the label {low if low < 0 else high}, outside its {num_classes} classes, which count "
+                f"from 0 to {num_classes - 1}. Leave out images without a label, or name every class in Data.classes."
+            )
 
     @property
     def num_outputs(self) -> int:
@@ -191,7 +209,7 @@ class TopK(Counting):
 
     def compute(self) -> Tensor:
         """The accuracy in percent, []."""
-        return _quotient(100 * self.right, self.count)
+        return quotient(100 * self.right, self.count)
 
 
 class CrossEntropy(Counting):
@@ -212,7 +230,7 @@ class CrossEntropy(Counting):
 
     def compute(self) -> Tensor:
         """The mean, []."""
-        return _quotient(self.total, self.count)
+        return quotient(self.total, self.count)
 
 
 class Confusion(Metric):
@@ -243,7 +261,7 @@ class Confusion(Metric):
         return self.counts
 
 
-def _quotient(total: Tensor, count: Tensor) -> Tensor:
+def quotient(total: Tensor, count: Tensor) -> Tensor:
     """Divide in float64 if the device supports it."""
     dtype = torch.float32 if count.device.type == "mps" else torch.float64
     return total.to(dtype) / count.to(dtype)

@@ -47,6 +47,23 @@ class Task(ABC):
     """Name of the task in data sets, settings and folders."""
     scoring: ClassVar[Scoring]
     """The measures, named like the items of :meth:`metrics`; the headline comes first."""
+    outputs: ClassVar[str] = "classes"
+    """What outputs are, for methods that read them: ``classes`` [B, K], of which a softmax makes shares; ``labels`` [B, K],
+    each of which a sigmoid makes a probability; or a name of the task's own."""
+
+    @classmethod
+    def check_targets(cls, targets: Tensor, num_classes: int, owner: str) -> None:
+        """Refuse targets of a split, [N] or [N, ...], that do not suit the task; by default none.
+
+        Args:
+            targets: of all images of the split.
+            num_classes: number of classes K of the data.
+            owner: name of the data, for errors.
+
+        Raises:
+            DataError: they do not.
+        """
+        return
 
     @classmethod
     @abstractmethod

@@ -19,6 +19,7 @@ from kdengine.networks.network import LaneContext
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy, Trace
 from kdengine.taps.anatomy import TapPoint
+from kdengine.tasks.task import Task
 from kdengine.training.chain import ChainStep, chain
 from kdengine.training.lane import Lane
 from kdengine.training.lane_module import COPY, LaneModule, ResolvedPhase
@@ -124,7 +125,9 @@ def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], setti
     numbers = {key: number for key, (_, number) in copies.items()}
     phases = make_phases(every, context, settings.train.epochs, numbers)
     for number, (key, distiller) in enumerate(every.items()):
-        _build(distiller, [phase.bindings[key] for phase in phases if key in phase.bindings], context, settings.seed + number)
+        bindings = [phase.bindings[key] for phase in phases if key in phase.bindings]
+        _check_outputs(key, distiller, bindings, context.task)
+        _build(distiller, bindings, context, settings.seed + number)
     student, train = context.student, settings.train
     frozen = train.freeze if last else ()
     module = LaneModule(
@@ -230,6 +233,21 @@ def _build(distiller: Distiller, bindings: Sequence[TapBinding], context: LaneCo
         distiller.build(replace(first, others=tuple(further)))
 
 
+def _check_outputs(key: str, distiller: Distiller, bindings: Sequence[TapBinding], task: Task) -> None:
+    """Refuse a method that reads outputs or targets of a kind that it is not defined for.
+
+    Raises:
+        SettingsError: says what the method is defined for.
+    """
+    names = {name for binding in bindings for name in (*binding.student, *binding.teacher)}
+    reads = "logits" in names or not names or {"labels", "hard_labels"} & set(distiller.needs)
+    if bindings and reads and task.outputs not in distiller.serves:
+        raise SettingsError(
+            f"{key} is defined for {' and '.join(distiller.serves)}, but the outputs of the task '{task.name}' are "
+            f"{task.outputs}. Use another method, or one that reads features alone, such as with {key}.taps=embedding."
+        )
+
+
 def _pair(bindings: Sequence[TapBinding], context: LaneContext) -> Pair:
     """The networks as a distiller sees them that reads these taps, of one teacher, in its phases."""
     student = context.student
@@ -248,6 +266,7 @@ def _pair(bindings: Sequence[TapBinding], context: LaneContext) -> Pair:
         teacher_taps=tuple(dict.fromkeys(name for binding in bindings for name in binding.teacher_only)),
         networks=BuildingNetworks(student, teacher),
         has_teacher=teacher is not None,
+        outputs=context.task.outputs,
     )
 
 

@@ -3,7 +3,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from kdplugin_st import SoftTargets, soft_target_loss
+from kdplugin_st import SoftTargets, soft_label_loss, soft_target_loss
 
 from kdengine import SettingsError, TapError
 from kdengine.testing import DistillerContract, built, make_step
@@ -185,3 +185,27 @@ def test_a_student_taught_by_soft_targets_alone_comes_closer_to_its_teacher(dist
     soft = [record["terms"]["st.soft"] for record in result.history]
     assert "task" not in result.history[0]["terms"]
     assert soft[-1] < 0.5 * soft[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (5, 7)])
+@pytest.mark.parametrize("soft_term", ["kl", "ce"])
+def test_for_independent_labels_it_is_the_divergence_of_each_labels_odds(shape, soft_term, leaf, slope, agree, gradient):
+    student, teacher, temperature = leaf(*shape, seed=1), leaf(*shape, seed=2).detach(), 3.0
+
+    def formula(s, t):
+        q, p = (1 / (1 + np.exp(-x / temperature)) for x in (s, t))
+        cross = -(p * np.log(q) + (1 - p) * np.log(1 - q))
+        entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+        return (cross - (entropy if soft_term == "kl" else 0)).mean()
+
+    s, t = (tensor.detach().double().numpy() for tensor in (student, teacher))
+    loss = soft_label_loss(student, teacher, temperature, soft_term)
+    agree(loss, formula(s, t))
+    agree(gradient(loss, student), slope(lambda moved: formula(moved, t), s))
+
+
+def test_labels_far_from_zero_keep_finite_gradients(leaf, gradient):
+    student = torch.tensor([[500.0, -500.0]], requires_grad=True)
+    loss = soft_label_loss(student, -student.detach(), 1.0)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient(loss, student)).all()

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Registrar, Step, hookimpl
+from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl
 
-__all__ = ["SoftTargets", "soft_target_loss"]
+__all__ = ["SoftTargets", "soft_label_loss", "soft_target_loss"]
 
 
 def soft_target_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float, soft_term: str = "kl") -> Tensor:
@@ -35,10 +35,31 @@ def soft_target_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float,
     return F.kl_div(log_q_BK, p_BK, reduction="batchmean")
 
 
+def soft_label_loss(student_BK: Tensor, teacher_BK: Tensor, temperature: float, soft_term: str = "kl") -> Tensor:
+    """The same for independent labels: mean over images and labels of KL(p || q), or of H(p, q), of one label's odds.
+
+    p = sigmoid(teacher / T), q = sigmoid(student / T), each the probability of a label. B: batch, K: labels.
+
+    Args:
+        student_BK: logits of the student, [B, K].
+        teacher_BK: logits of the teacher, [B, K].
+        temperature: T > 0, dimensionless.
+        soft_term: ``"kl"`` or ``"ce"``; they differ by the teacher's entropy, which has no gradient.
+
+    Returns:
+        A scalar [], without the factor T^2.
+    """
+    p_BK = torch.sigmoid(teacher_BK / temperature)
+    loss = F.binary_cross_entropy_with_logits(student_BK / temperature, p_BK)
+    return loss if soft_term == "ce" else loss - F.binary_cross_entropy_with_logits(teacher_BK / temperature, p_BK)
+
+
 class SoftTargets(Distiller):
     """Soft targets: cross-entropy with the labels, and KL divergence from the teacher's softened probabilities.
 
     (1 - alpha) CE(z_s, y) + alpha T^2 KL(softmax(z_t / T) || softmax(z_s / T))
+
+    For independent labels, sigmoids take the place of the softmaxes, and the divergence is that of each label's odds.
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
     """
@@ -48,6 +69,9 @@ class SoftTargets(Distiller):
     groups = ("logits", "classic")
     taps = ("logits",)
     takes = "logits"
+    serves = ("classes", "labels")
+    outputs = "classes"
+    """What the logits are; for ``labels``, each has a sigmoid of its own."""
     presets: ClassVar = {
         "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
         "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
@@ -87,11 +111,22 @@ class SoftTargets(Distiller):
         """The hard weight, unless the method computes a tempered cross-entropy of its own."""
         return 0.0 if self.options.hard_temperature else self.hard_weight
 
+    def build(self, pair: Pair) -> None:
+        """Look at what the logits are.
+
+        Raises:
+            SettingsError: a preset for classes is asked of labels.
+        """
+        self.outputs = pair.outputs
+        if self.options.hard_temperature and self.outputs == "labels":
+            raise SettingsError("st.hard_temperature is a cross-entropy of classes, but this data has labels. Leave it out.")
+
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``soft``, and ``hard`` where the cross-entropy with the labels is tempered too."""
         temperature, soft_term = self.options.temperature, self.options.soft_term
         factor = self.options.alpha * (temperature**2 if self.options.t_squared else 1.0)
-        losses = [soft_target_loss(tap.student, tap.teacher, temperature, soft_term) for tap in step.pairs]
+        loss = soft_label_loss if self.outputs == "labels" else soft_target_loss
+        losses = [loss(tap.student, tap.teacher, temperature, soft_term) for tap in step.pairs]
         terms = {"soft": factor * torch.stack(losses).sum()}
         if self.options.hard_temperature:
             terms["hard"] = self.hard_weight * F.cross_entropy(step.student.logits / temperature, step.y)
