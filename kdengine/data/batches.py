@@ -161,12 +161,12 @@ class ImageBatches(ABC):
 
     def shown(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Images, uint8 [B, C, H, W], as an epoch shows them, [B, 2, C, H, W] in two views; ``index`` [B] tells which."""
-        if self.seed is None:
-            return images
-        first = self.augmentation(images, index, self.seed, epoch)
+        seed = self.seed
+        first = images if seed is None else self.augmentation(images, index, seed, epoch)
         if self.second is None:
             return first
-        return torch.stack([first, self.second(images, index, hashed(self.seed, SECOND_VIEW), epoch)], 1)
+        second = images if seed is None else self.second(images, index, hashed(seed, SECOND_VIEW), epoch)
+        return torch.stack([first, second], 1)
 
     def _normalised(self, images: Tensor) -> Tensor:
         shape = (1, -1, 1, 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.audit import AuditedBatches
 from kdengine.data.augmentation import Augmentation
-from kdengine.data.batches import NONE, Batches, ImageBatches, ShardedBatches
+from kdengine.data.batches import NONE, Batches, ImageBatches, MemoryBatches, ShardedBatches
 from kdengine.data.dataset import Data
 from kdengine.data.mixing import MixedBatches
 from kdengine.data.user_datasets import DatasetLoader
 from kdengine.data.user_loaders import UserBatches, check_finite
+from kdengine.data.worker_batches import HeldBatches
 from kdengine.errors import DataError
 from kdengine.networks.inputs import ImageSpec
 from kdengine.seeds import seeded
@@ -41,6 +43,7 @@ class DataModule:
         dataset: the data set, if kdengine loaded it.
         validation: batches to choose the best epoch by, if those are not ``test``.
         second_view: what happens to the second view of each training image, if a method needs one.
+        workers: processes that make both views ahead where the second is slow to make; with 0, this process makes them.
     """
 
     train: Batches
@@ -51,6 +54,7 @@ class DataModule:
     dataset: Data | None = None
     validation: Batches | None = None
     second_view: Augmentation = NONE
+    workers: int = 0
 
     @classmethod
     def of_data(cls, data: Data, settings: Settings, device: torch.device, processes: int = 1) -> DataModule:
@@ -75,6 +79,7 @@ class DataModule:
             data,
             data.validation_batches(settings.train, device),
             data.second_view(settings.train),
+            settings.train.workers,
         )
 
     @classmethod
@@ -135,14 +140,18 @@ class DataModule:
 
     def training(self, views: int) -> Batches:
         """The training batches, with so many views of each image, 1 or 2."""
-        return self.train if views == 1 else _with_second_view(self.train, self.second_view)
+        return self.train if views == 1 else self._in_two_views
+
+    @cached_property
+    def _in_two_views(self) -> Batches:
+        return _with_second_view(self.train, self.second_view, self.workers)
 
     def lacks(self, need: str) -> str | None:
         """What is missing, in words that follow "X needs", if the data cannot give what a method needs."""
-        if need == "views:2" and self.own_loaders:
+        if need == "views:2" and not isinstance(_innermost(self.train), ImageBatches):
             return (
-                "two views of each image, but loaders and data sets of your own give one. Name data that kdengine loads, such "
-                "as imagefolder:PATH."
+                "two views of each image, but loaders of your own, and data sets that give tensors, give one. Let the data set "
+                "give PIL images, which kdengine augments, or name data such as imagefolder:PATH."
             )
         if need == "index" and _is_own_order(self.train) and not _tells_index(self.train):
             return (
@@ -258,11 +267,21 @@ def _is_own_order(batches: Batches) -> bool:
     return isinstance(inner, UserBatches) and not isinstance(inner.loader, DatasetLoader)
 
 
-def _with_second_view(batches: Batches, second: Augmentation) -> Batches:
-    """The same batches, with a second view of each image."""
+def _with_second_view(batches: Batches, second: Augmentation, workers: int) -> Batches:
+    """The same batches, with a second view of each image; where that is slow to make, as many workers make both ahead."""
     inner = getattr(batches, "batches", None)
-    changes: dict[str, Any] = {"second": second} if inner is None else {"batches": _with_second_view(inner, second)}
-    return replace(batches, **changes)  # type: ignore[type-var]
+    if inner is not None:
+        return replace(batches, batches=_with_second_view(inner, second, workers))  # type: ignore[type-var]
+    if isinstance(batches, MemoryBatches) and second.is_slow and workers:
+        shared = {field.name: getattr(batches, field.name) for field in fields(batches)}
+        batches = HeldBatches(**{**shared, "images": batches.images.cpu()}, workers=workers)
+    return replace(batches, second=second)  # type: ignore[type-var]
+
+
+def _innermost(batches: Batches) -> Batches:
+    """The batches that all others wrap."""
+    inner = getattr(batches, "batches", None)
+    return batches if inner is None else _innermost(inner)
 
 
 def _tells_index(batches: Batches) -> bool:

@@ -73,6 +73,7 @@ class Step:
         student_taps: names of the taps that are read on the student alone, shallow to deep if declared so.
         teacher_taps: the same for the teacher.
         classifier: applies the student's own classifier. Methods call :meth:`student_head`.
+        task: computes the task's loss. Methods call :meth:`task_loss`.
         others: the same step with each further teacher, for methods that read all of them.
         further: the same step on further views of the images, for methods that need them.
     """
@@ -92,6 +93,7 @@ class Step:
     student_taps: Sequence[str] = ()
     teacher_taps: Sequence[str] = ()
     classifier: Callable[[Tensor], Tensor] | None = None
+    task: Callable[[], Tensor | None] | None = None
     others: tuple[Step, ...] = ()
     further: tuple[Step, ...] = ()
 
@@ -120,6 +122,21 @@ class Step:
         if self.classifier is None:
             raise SettingsError("A method applies the student's classifier, and this student has none. Use another method.")
         return self.classifier(features)
+
+    def task_loss(self) -> Tensor:
+        """The task's loss [] on the images of this step, of the student's logits as they are, whatever transforms show.
+
+        The engine adds that of the first view itself, as the term ``task``; a method may add that of another view.
+
+        Raises:
+            SettingsError: the data has no targets.
+        """
+        loss = None if self.task is None else self.task()
+        if loss is None:
+            raise SettingsError(
+                "A method adds the task's loss on a further view, and this step has no targets. Use labelled data."
+            )
+        return loss
 
     def with_logits(self, student: Callable[[Tensor], Tensor], teacher: Callable[[Tensor], Tensor]) -> Step:
         """The same step with other logits, for step transforms; of every view and teacher.

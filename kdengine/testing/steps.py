@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdengine.methods.checks import check_contract, check_shapes
@@ -39,7 +40,7 @@ def make_step(
         teacher: tap -> tensor.
         student_logits: [B, K]; a tap named ``logits`` works too.
         teacher_logits: [B, K].
-        labels: class indices [B]; all 0 by default.
+        labels: class indices [B], all 0 by default; ``step.task_loss()`` is the cross-entropy with them.
         x: images [B, C, H, W]; zeros by default.
         index: index of every image in the training set, [B]; 0, 1, 2 ... by default.
         phase: name of the training phase.
@@ -57,17 +58,20 @@ def make_step(
         )
     count = _count([*student.values(), *teacher.values(), student_logits, teacher_logits, labels, x])
     x = torch.zeros(count, 3, 4, 4) if x is None else x
+    targets = torch.zeros(count, dtype=torch.long) if labels is None else labels
+    shown = Trace(student, student.get("logits", student_logits), inputs=x)
     return Step(
         x=x,
-        targets=torch.zeros(count, dtype=torch.long) if labels is None else labels,
+        targets=targets,
         positions=torch.arange(count) if index is None else index,
-        student=Trace(student, student.get("logits", student_logits), inputs=x),
+        student=shown,
         teacher=Trace(teacher, teacher.get("logits", teacher_logits), inputs=x),
         phase=phase,
         epoch=epoch,
         progress=progress,
         names=list(zip(student, teacher, strict=True)) or [("logits", "logits")],
         rectified=rectified,
+        task=lambda: F.cross_entropy(shown.logits, targets),
     )
 
 

@@ -191,6 +191,7 @@ class LaneModule(nn.Module):
             progress=self.progress.share,
             precision=precision,
             classifier=self._classify if self.classifier else None,
+            task=lambda: self.task.loss(student.logits, batch[1]),
         )
         first, *others = (
             replace(

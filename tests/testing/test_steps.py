@@ -108,3 +108,14 @@ def test_further_networks_are_made_as_the_caller_says():
 def test_tensors_that_do_not_fit_are_refused_as_in_a_run():
     with pytest.raises(TapError, match=r"vectors \[B, D\]"):
         built(Linear(), make_step({"embedding": torch.ones(2, 3, 4, 4)}, {"embedding": vectors(5, 2)}))
+
+
+def test_the_task_loss_of_a_step_is_the_cross_entropy_of_its_logits_whatever_transforms_show():
+    step = make_step(
+        student_logits=torch.tensor([[2.0, 0.0], [0.0, 1.0]]), teacher_logits=torch.zeros(2, 2), labels=torch.tensor([0, 0])
+    )
+    expected = torch.nn.functional.cross_entropy(step.student.logits, torch.tensor([0, 0]))
+    assert torch.equal(step.task_loss(), expected)
+    assert torch.equal(step.with_logits(torch.zeros_like, torch.zeros_like).task_loss(), expected)
+    with pytest.raises(SettingsError, match="no targets"):
+        replace(step, task=None).task_loss()
