@@ -190,6 +190,17 @@ def test_zero_features_give_finite_gradients(leaf):
     assert all(torch.isfinite(value.grad).all() for value in method.parameters())
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_features_of_every_size_give_finite_attention_and_gradients(size, leaf, gradient):
+    torch.manual_seed(0)
+    attention = Attention(1, 2, 8)
+    student = (size * leaf(5, 2, 3, 3).detach()).requires_grad_()
+    weights = attention([student], [size * leaf(5, 4, 2, 2, seed=n).detach() for n in (1, 2)])
+    assert weights.sum(2).detach().flatten().tolist() == pytest.approx([1.0] * 5, rel=1e-5)
+    assert torch.isfinite(gradient(weights[:, :, 0].sum(), student)).all()
+    assert weights.detach().std(2).min() > 0, "a query without length would attend to all levels alike"
+
+
 def test_the_preset_imagenet_has_the_weight_of_the_authors(levels, agree):
     step, students, teachers = levels(LEVELS[0])
     method = semckd(step, preset="imagenet")

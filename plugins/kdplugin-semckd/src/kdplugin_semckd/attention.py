@@ -44,7 +44,10 @@ class _Embedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(slots, slots // 4 * 2), nn.ReLU(), nn.Linear(slots // 4 * 2, slots // 4))
 
     def forward(self, similar_BL: Tensor) -> Tensor:
-        return l2_normalize(self.layers(similar_BL))
+        vectors_BE: Tensor = self.layers(similar_BL)
+        # similarities grow with the squares of the features, and the length would square them again, beyond float32
+        largest_B1 = vectors_BE.detach().abs().amax(1, keepdim=True).clamp(min=torch.finfo(vectors_BE.dtype).tiny)
+        return l2_normalize(vectors_BE / largest_B1)
 
 
 class Attention(nn.Module):
