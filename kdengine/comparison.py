@@ -28,6 +28,7 @@ from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import follow
 from kdengine.runs.lane_runs import entered, passes, planned
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
+from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
@@ -50,7 +51,7 @@ class Comparison:
     """A fair comparison: within a trial, all methods start from the same student and see the same batches.
 
     Args:
-        teacher: a model spec, or a trained module.
+        teacher: a model spec, or a trained module; or several, which teach together.
         student: a model spec, or a module, of which copies are trained.
         methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
             label -> methods, or lane specs. A plain student is always included.
@@ -71,7 +72,7 @@ class Comparison:
 
     def __init__(
         self,
-        teacher: str | nn.Module | None = None,
+        teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
         student: str | nn.Module | None = None,
         methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]] = (),
         data: str | Data | None = None,
@@ -175,7 +176,7 @@ class Comparison:
     def fit(
         self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
     ) -> Leaderboard:
-        """Train all lanes of all trials; the teacher is trained first if it has no weights. Takes what Engine.fit takes.
+        """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
@@ -240,7 +241,7 @@ class Comparison:
         """Train all trials in turn.
 
         Args:
-            session: trains the teacher.
+            session: trains the teachers.
             followed: the same with settings that follow the student; makes the lanes.
         """
         facts: dict[str, Any] | None = None
@@ -250,7 +251,7 @@ class Comparison:
             for runs in passes(self.lanes, trial_session, self.folder / f"trial-{trial}", self.at_once, self._advice):
                 needed = any(run.lane.needs_teacher for run in runs)
                 if facts is None or (needed and not trained):
-                    facts = session.ready_teacher(needed, partial(train_teacher, session))
+                    facts = ready_teachers(session, needed, partial(train_teacher, session))
                     trained = needed
                 self._train_pass(runs, trial_session, facts)
 

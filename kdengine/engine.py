@@ -5,7 +5,7 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,6 +30,7 @@ from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
+from kdengine.runs.teachers import networks_given
 from kdengine.runs.train import train_plan
 from kdengine.storage.runfolder import RunFolder, folder_named
 from kdengine.training.runtime import is_first_process
@@ -38,10 +39,10 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Distils a teacher into a student.
+    """Distils a teacher, or several, into a student.
 
     Args:
-        teacher: a model spec, or a trained module; None for plain training.
+        teacher: a model spec, or a trained module; or several, of which every method learns; None for plain training.
         student: a model spec, or a module, which is trained in place.
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a :class:`kdengine.Data`; ``digits`` by default. Not used if loaders are passed to ``fit``.
@@ -49,7 +50,8 @@ class Engine:
         train: how the student is trained, as ``TrainSettings(lr=0.05)`` or a mapping.
         seed: seed of weights, batches, augmentation and dropout; 0 by default.
         out: the run folder; by default a new one under ``runs/``.
-        teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first.
+        teacher_weights: path of the teacher's weights; without it, a teacher given by a spec is trained first. Of several
+            teachers, one for each, None for one that is trained first.
         student_weights: path of weights that the student starts from, or of a run; a head of another size starts fresh.
         teacher_train: overrides of the train settings for the teacher's own training, such as ``{"epochs": 100}``.
         teacher_input: the teacher's input, such as ``{"size": 224}``, with ``mean`` and ``std`` on a scale from 0 to 1;
@@ -74,7 +76,7 @@ class Engine:
 
     def __init__(
         self,
-        teacher: str | nn.Module | None = None,
+        teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
         student: str | nn.Module | None = None,
         plugins: Iterable[str | Distiller] = (),
         data: str | Data | None = None,
@@ -83,7 +85,7 @@ class Engine:
         train: TrainSettings | Mapping[str, Any] | None = None,
         seed: int | None = None,
         out: str | Path | None = None,
-        teacher_weights: str | Path | None = None,
+        teacher_weights: str | Path | Sequence[str | Path | None] | None = None,
         student_weights: str | Path | None = None,
         teacher_train: Mapping[str, Any] | None = None,
         teacher_input: Mapping[str, Any] | None = None,
@@ -150,7 +152,7 @@ class Engine:
         registry: Registry | None = None,
         observers: Iterable[object] = (),
         *,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Sequence[nn.Module | None] | None = None,
         student: nn.Module | None = None,
         optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -164,7 +166,8 @@ class Engine:
             folder: the run folder.
             registry: as for :class:`Engine`.
             observers: as for :class:`Engine`.
-            teacher: teacher module, required if the original run was given a module.
+            teacher: teacher module, required if the original run was given a module; of several teachers, a list with None
+                for those given by name.
             student: student module, required if the original run was given a module.
             optimizer: optimizer factory, required if the original run was given one.
             scheduler: scheduler factory, required if the original run was given one.
@@ -183,8 +186,8 @@ class Engine:
         registry = registry or Registry()
         settings = stored
         if changes:
-            settings = changed_settings(_with_its_teacher(stored), changes, files.path, registry, override)
-        modules = {"teacher": teacher, "student": student}
+            settings = changed_settings(_with_its_teachers(stored), changes, files.path, registry, override)
+        modules = {**networks_given(teacher), "student": student}
         objects: dict[str, Any] = {"modules": modules, "factories": Factories(optimizer, scheduler)}
         assignment = Assignment.complete(settings, registry=registry, observers=observers, **objects)
         return cls(assignment=assignment, start=Resume(files.path, override))
@@ -235,8 +238,8 @@ class Engine:
         return self.start.folder(name, check=is_first_process())
 
 
-def _with_its_teacher(settings: Settings) -> Settings:
-    """These settings with the teacher's training written out, so that it no longer inherits from the student's."""
+def _with_its_teachers(settings: Settings) -> Settings:
+    """These settings with the teachers' training written out, so that it no longer inherits from the student's."""
     if settings.teacher is None:
         return settings
-    return settings.model_copy(update={"teacher_train": settings.teacher_training.model_dump(mode="json", exclude_none=True)})
+    return settings.model_copy(update={"teacher_train": settings.own_teacher_training})

@@ -15,6 +15,8 @@ from kdengine.cli.options import (
     refuse_without_resume,
     settings_from,
     teacher_epochs_option,
+    teacher_option,
+    teacher_weights_option,
     training_options,
     values_from,
 )
@@ -107,9 +109,9 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         click.option(
             "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: as many as fit in memory]"
         ),
-        click.option("--teacher", metavar="SPEC", help="Network to learn from."),
+        teacher_option,
         click.option("--student", metavar="SPEC", help="Network to train."),
-        click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first."),
+        teacher_weights_option,
         click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
         teacher_epochs_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),

@@ -23,6 +23,8 @@ __all__ = [
     "settings_from",
     "show_log",
     "teacher_epochs_option",
+    "teacher_option",
+    "teacher_weights_option",
     "training_options",
     "trust_option",
     "values_from",
@@ -44,6 +46,18 @@ set_option = click.option(
 )
 
 
+teacher_option = click.option(
+    "--teacher",
+    multiple=True,
+    metavar="SPEC",
+    help="Network to learn from: timm:NAME, torchvision:NAME, python:module:factory or a zoo's name; repeatable.",
+)
+teacher_weights_option = click.option(
+    "--teacher-weights",
+    multiple=True,
+    metavar="FILE",
+    help="The teacher's weights; without them it is trained first. Of several teachers, in their order; 'none' for none.",
+)
 teacher_epochs_option = click.option(
     "--teacher-epochs", type=int, help="Epochs of the teacher's own training.  [default: those of the student]"
 )
@@ -107,7 +121,17 @@ def values_from(
     for table, short in SHORT.items():
         train = {setting: given.pop(flag) for flag, setting in short.items() if flag in given}
         given |= {table: train} if train else {}
-    return merge(merge(read, given), from_assignments(assignments))
+    return merge(merge(read, {**given, **_of_teachers(given)}), from_assignments(assignments))
+
+
+def _of_teachers(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that repeated ``--teacher`` and ``--teacher-weights`` make; those of a file's teachers go with these."""
+    settings: dict[str, Any] = {}
+    for first, further in (("teacher", "further_teachers"), ("teacher_weights", "further_teacher_weights")):
+        named = given.get(first)
+        if isinstance(named, tuple):
+            settings |= {first: named[0], further: list(named[1:])}
+    return {"further_teacher_weights": [], **settings} if "teacher" in settings else settings
 
 
 def refuse_with_resume(**given: Any) -> None:

@@ -13,8 +13,9 @@ __all__ = ["print_plan"]
 def print_plan(plan: Mapping[str, Any]) -> None:
     """Print networks, connectors, phases with their taps, and memory, as tables."""
     from kdengine.cli.tables import print_table
+    from kdengine.runs.teachers import is_teacher
 
-    roles = [role for role in ("teacher", "student") if role in plan]
+    roles = [*(role for role in plan if is_teacher(role)), "student"]
     networks = [_network_row(role, plan[role]) for role in roles]
     methods = [row for method in plan["methods"] for row in _method_rows(method)]
     print_table(["", "name", "parameters", "input"], [*networks, *methods])
@@ -29,11 +30,11 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         name = f"{phase['name']} of {phase['network']}" if "network" in phase else phase["name"]
         click.echo(f"\nPhase {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")
         for side, forward in phase["forwards"].items():
-            click.echo(f"  the {side} runs {_depth(forward)}")
+            click.echo(f"  {'the ' if side in ('student', 'teacher') else ''}{side} runs {_depth(forward)}")
         if phase["taps"]:
-            print_table(
-                ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""], map(_tap_row, phase["taps"])
-            )
+            heads = ["method", "student", "where", "shape", "", "teacher", "where", "shape", ""]
+            several = any("of" in tap for tap in phase["taps"])
+            print_table([*heads, *(["of"] if several else [])], [_tap_row(tap, several) for tap in phase["taps"]])
     memory = plan["memory"]
     lane, taps = _size(memory["lane"]), _size(memory["taps_per_image"])
     click.echo(f"\nMemory: {lane} for networks and connectors with their training state; taps hold up to {taps} per image")
@@ -66,11 +67,12 @@ def _depth(forward: Mapping[str, Any]) -> str:
     return f"up to {forward['until']}{share}"
 
 
-def _tap_row(tap: Mapping[str, Any]) -> list[Any]:
+def _tap_row(tap: Mapping[str, Any], several: bool) -> list[Any]:
+    """One tap on both sides; with several teachers, of which."""
     sides = (
         [tap[f"{side}{part}"] for part in ("", "_place", "_shape")] + [_remark(tap, side)] for side in ("student", "teacher")
     )
-    return [tap["method"], *(cell for side in sides for cell in side)]
+    return [tap["method"], *(cell for side in sides for cell in side), *([tap.get("of", "")] if several else [])]
 
 
 def _remark(tap: Mapping[str, Any], side: str) -> str:

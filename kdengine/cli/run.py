@@ -1,4 +1,4 @@
-"""``kdengine run``: distil one teacher into one student."""
+"""``kdengine run``: distil one teacher, or several, into one student."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from kdengine.cli.options import (
     settings_from,
     show_log,
     teacher_epochs_option,
+    teacher_option,
+    teacher_weights_option,
     training_options,
     values_from,
     warn_of_changes,
@@ -34,13 +36,9 @@ __all__ = ["command", "fit_and_print", "show_plan"]
     metavar="NAME",
     help="Method: a plugin's name, a distribution, a file, or ADAPTER:FILE; repeatable.",
 )
-@click.option(
-    "--teacher",
-    metavar="SPEC",
-    help="Network to learn from: timm:NAME, torchvision:NAME, python:module:factory or a zoo's name.",
-)
+@teacher_option
 @click.option("--student", metavar="SPEC", help="Network to train.")
-@click.option("--teacher-weights", metavar="FILE", help="The teacher's weights; without them it is trained first.")
+@teacher_weights_option
 @click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
 @teacher_epochs_option
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
@@ -58,11 +56,12 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    r"""Distil a teacher into a student.
+    r"""Distil a teacher, or several, into a student.
 
     \b
     kdengine run --plugin rkd --teacher timm:resnet32 --student resnet8
     kdengine run --plugin fitnet --plugin st -o st.temperature=4 --teacher timm:resnet32 --student resnet8
+    kdengine run --plugin st --teacher timm:resnet32 --teacher resnet20 --student resnet8
     kdengine run --resume runs/resnet8-rkd-20261121-101500
     """
     from kdengine.engine import Engine

@@ -53,20 +53,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def print_result(facts: Mapping[str, Any], folder: str) -> None:
-    """Print teacher and student of a finished run, last and best.
+    """Print teachers and student of a finished run, last and best.
 
     Args:
         facts: as in ``result.json``.
         folder: the run folder.
     """
     from kdengine.report.pastrun import scoring_in
+    from kdengine.runs.result_view import teachers_in
 
     scoring = scoring_in(facts)
-    rows = [
-        _row(role, facts[role], facts["method"] if role == "student" else "", scoring)
-        for role in ("teacher", "student")
-        if facts.get(role)
-    ]
+    teachers = [_row("teacher", teacher, "", scoring) for teacher in teachers_in(facts.get("teacher"))]
+    rows = [*teachers, _row("student", facts["student"], facts["method"], scoring)]
     print_table(["", "network", "method", "parameters", *score_columns(scoring), "epochs", "seconds"], rows)
     click.echo(f"Run folder: {folder}")
 

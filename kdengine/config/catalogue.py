@@ -107,7 +107,7 @@ def every_setting() -> list[Entry]:
     """All settings of a run, in the order in which they are explained."""
     known = {entry.name: entry for entry in entries_of(Settings)}
     headings = {f"train.{name}": group for group, names in TRAIN_GROUPS.items() for name in names}
-    headings |= dict.fromkeys(("teacher_weights", "teacher_train"), TEACHER)
+    headings |= dict.fromkeys(("teacher_weights", "further_teacher_weights", "teacher_train"), TEACHER)
     headings |= {name: INPUT for name in known if "_input." in name}
     headings |= {name: RUN for name in known if "." not in name and name not in headings}
     order = [RUN, *TRAIN_GROUPS, OTHER, TEACHER, INPUT]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdengine.config.strict import MANY, Names, Strict
-from kdengine.config.train_settings import OF_THE_STUDENT, ConcreteTrain, TrainSettings
+from kdengine.config.train_settings import OF_THE_STUDENT, OPEN, ConcreteTrain, TrainSettings
 from kdengine.config.validation import COMPLETE, shown
 from kdengine.config.values import merge, parse_assignment
 from kdengine.errors import SettingsError, did_you_mean
@@ -18,6 +18,7 @@ __all__ = [
     "LOADERS",
     "MANY",
     "NEUTRAL",
+    "WITHOUT_WEIGHTS",
     "ConcreteTrain",
     "InputSettings",
     "Names",
@@ -32,6 +33,8 @@ LOADERS = "loaders"
 """The value of ``data`` when the user passed loaders of their own."""
 NEUTRAL = ("train.device", "train.workers", "train.save_minutes", "train.keep_every", "train.log_every")
 """Settings that do not affect the trained weights, apart from rounding."""
+WITHOUT_WEIGHTS = "none"
+"""Stands in a list of weights for a teacher that has none, so that it is trained first."""
 
 
 def _rows_and_columns(value: Any) -> Any:
@@ -73,6 +76,8 @@ class Settings(Strict):
     """Network to train."""
     teacher: str | None = None
     """Network to learn from; left out for plain training."""
+    further_teachers: Names = ()
+    """Networks to learn from beside that one: every method learns from each of them."""
     methods: tuple[str, ...] = ()
     """Distillation methods, in order; the same one may occur twice."""
     data: str = "digits"
@@ -83,14 +88,16 @@ class Settings(Strict):
     """Seed of weights, batches, augmentation and dropout."""
     teacher_weights: str | None = None
     """File with the teacher's weights; without it, the teacher is trained first."""
+    further_teacher_weights: Names = ()
+    """The same for each of `further_teachers`, in their order; 'none' for one that is trained first."""
     student_weights: str | None = None
     """File or run folder whose weights the student starts from; a head of another size starts fresh."""
     train: TrainSettings = TrainSettings()
     """How the student is trained."""
     teacher_train: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of `train` for the teacher's own training."""
+    """Overrides of `train` for the own training of each teacher."""
     teacher_input: InputSettings = InputSettings()
-    """The images that the teacher receives."""
+    """The images that each teacher receives."""
     student_input: InputSettings = InputSettings()
     """The images that the student receives."""
     factories: dict[str, str] = Field(default_factory=dict)
@@ -116,11 +123,65 @@ class Settings(Strict):
         text = f"{name} = {shown(value)}: set its parts one by one ({parts}), for example {name}.size=224."
         raise PydanticCustomError(COMPLETE, "{text}", {"text": text})
 
+    @field_validator("teacher_weights", mode="after")
+    @classmethod
+    def _without_weights(cls, value: str | None) -> str | None:
+        return None if value == WITHOUT_WEIGHTS else value
+
+    @model_validator(mode="after")
+    def _check_teachers(self) -> Self:
+        further, weights = self.further_teachers, self.further_teacher_weights
+        text = ""
+        if further and self.teacher is None:
+            text = f"further_teachers = {', '.join(further)}: these stand beside a first teacher. Name that one as 'teacher'."
+        elif len(weights) > len(further):
+            text = (
+                f"further_teacher_weights names {len(weights)} files, but there are {len(further)} teachers beside the first. "
+                "Name the teachers, or leave weights out."
+            )
+        if text:
+            raise PydanticCustomError(COMPLETE, "{text}", {"text": text})
+        return self
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All networks to learn from."""
+        return () if self.teacher is None else (self.teacher, *self.further_teachers)
+
+    @property
+    def weights_of_teachers(self) -> tuple[str | None, ...]:
+        """The file with the weights of each teacher; None for one that has none."""
+        given = [None if path == WITHOUT_WEIGHTS else path for path in self.further_teacher_weights]
+        return (self.teacher_weights, *given, *[None] * len(self.teachers))[: len(self.teachers)]
+
+    @property
+    def taught_by(self) -> str:
+        """The teachers in one text: ``resnet32 + resnet20``; empty without a teacher."""
+        return " + ".join(self.teachers)
+
+    def with_teacher_weights(self, paths: Sequence[str | None]) -> Settings:
+        """These settings with the weights of all teachers, in their order."""
+        first, *further = paths
+        named = tuple(path or WITHOUT_WEIGHTS for path in further)
+        return self.model_copy(update={"teacher_weights": first, "further_teacher_weights": named if any(further) else ()})
+
+    def without_teacher(self) -> Settings:
+        """These settings without teachers and what is said about them."""
+        named = {"teacher", "further_teachers", "teacher_weights", "further_teacher_weights", "teacher_train", "teacher_input"}
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].get_default(call_default_factory=True) for name in sorted(named)})
+
     @property
     def teacher_training(self) -> TrainSettings:
-        """The settings of the teacher's own training: `train` but for what names the student's parts, and `teacher_train`."""
+        """The settings of a teacher's own training: `train` but for what names the student's parts, and `teacher_train`."""
         values = {**self.train.model_dump(exclude=OF_THE_STUDENT), **self.teacher_train}
         return TrainSettings.checked(values, owner="teacher_train")
+
+    @property
+    def own_teacher_training(self) -> dict[str, Any]:
+        """`teacher_train` written out, so that it no longer inherits from `train`; what is left open stays open."""
+        values = self.teacher_training.model_dump(mode="json", exclude_none=True)
+        return {**dict.fromkeys(OPEN, "auto"), **values}
 
 
 def from_assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from kdengine.config.strict import MANY, Names, Strict
 
-__all__ = ["OF_THE_STUDENT", "ConcreteTrain", "TrainSettings"]
+__all__ = ["OF_THE_STUDENT", "OPEN", "ConcreteTrain", "TrainSettings"]
 
 OF_THE_STUDENT = {"freeze", "layer_decay", "head_lr", "backbone_lr", "checkpointing", "ema", "keep_every"}
 """Train settings that the teacher's own training does not take over, because they are about the parts of one network."""
+
+OPEN = ("optimizer", "lr", "weight_decay", "warmup_epochs", "clip_grad")
+"""Train settings that follow the network if they are left open."""
 
 CROPS = ("none", "crop", "crop-flip", "resized-crop")
 POLICIES = ("rand-augment", "auto-augment", "trivial")

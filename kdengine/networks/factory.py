@@ -24,7 +24,8 @@ class NetworkFactory:
     """Makes networks with fresh weights; each call gives other weights, in an order that the seed decides.
 
     Args:
-        kinds: what the words ``"student"`` and ``"teacher"`` stand for: a spec, or a module whose like is made.
+        kinds: what the words ``"student"``, ``"teacher"``, ``"teacher 2"`` and so on stand for: a spec, or a module whose like
+            is made.
         options: what the task tells every factory.
         images: what the data makes.
         registry: finds the networks of plugins.

@@ -73,8 +73,8 @@ class LaneContext:
         task: what the student is for.
         num_samples: images in the training set.
         input_size: (C, H, W) of the images of the data.
-        new_network: makes a network with fresh weights from a model spec, ``"student"`` or ``"teacher"``; it takes images
-            of the data.
+        new_network: makes a network with fresh weights from a model spec, ``"student"``, ``"teacher"``, ``"teacher 2"`` and
+            so on; it takes images of the data.
         factories: what makes optimizer and scheduler, if the caller passed that.
         labels: targets of all training images, [N], if the data tells them.
         lacks: says why the data cannot provide what a method needs; None if it can.
@@ -89,3 +89,9 @@ class LaneContext:
     factories: Factories = NO_FACTORIES
     labels: Tensor | None = None
     lacks: Callable[[str], str | None] = lambda need: None
+
+    def maker_for(self, number: int) -> Callable[[str], nn.Module]:
+        """``new_network`` for a method that learns from the teacher of this number: ``"teacher"`` then stands for that one."""
+        if number == 0:
+            return self.new_network
+        return lambda spec: self.new_network(f"teacher {number + 1}" if spec == "teacher" else spec)

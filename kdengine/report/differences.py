@@ -42,7 +42,7 @@ def is_teacher_training(run: PastRun, runs: Sequence[PastRun]) -> bool:
     if run.settings.methods:
         return False
     taught = [other.settings for other in runs if other.settings.methods]
-    teaches = any(same_network(run.settings.student, settings.teacher) for settings in taught)
+    teaches = any(same_network(run.settings.student, teacher) for settings in taught for teacher in settings.teachers)
     return teaches and not any(same_network(run.settings.student, settings.student) for settings in taught)
 
 

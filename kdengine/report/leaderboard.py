@@ -16,6 +16,7 @@ from kdengine.report.judging import Judge, Verdict
 from kdengine.report.markup import table, tag, text
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
+from kdengine.runs.result_view import teachers_in
 from kdengine.storage.names import PLAIN
 from kdengine.storage.scores import CLASSIFICATION, Measure, Scoring
 
@@ -107,11 +108,11 @@ class Leaderboard:
         """All sizes of batches that were benchmarked."""
         return sorted({count for cost in self.costs.values() for count in cost.batches})
 
-    def _with_cost(self, cells: Sequence[str], label: str | None) -> tuple[str, ...]:
-        """A line with the costs of a method, or of the teacher, before its note."""
+    def _with_cost(self, cells: Sequence[str], label: str, role: str = "student") -> tuple[str, ...]:
+        """A line with the costs of a method, or with any label of the teacher, before its note."""
         if not self.costs:
             return tuple(cells)
-        role, cost = ("student", self.costs.get(label)) if label else ("teacher", next(iter(self.costs.values())))
+        cost = self.costs.get(label)
         costs = cost.cells(role, self._batches) if cost else ("",) * len(cost_columns(self._batches))
         return (*cells[:-1], *costs, cells[-1])
 
@@ -123,13 +124,14 @@ class Leaderboard:
         mark = MEANINGLESS if self.verdict.no_baseline else ""
         lines = [self._with_cost(_cells(row, self.scoring, mark), row["method"]) for row in self.rows]
         sheet = [self._with_cost(_plain_cells(row, self.scoring), row["method"]) for row in self.rows]
-        if self.teacher is not None:
-            name, headline = f"teacher {self.teacher['name']}", self.scoring.headline
-            last, best = (number(headline, self.teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
-            others = [number(measure, self.teacher.get(measure.name)) for measure in other_measures(self.scoring)]
-            end = (*("",) * 3, self.verdict.teacher)
-            lines.insert(0, self._with_cost((name, "", last, best, "", *others, *end), None))
-            sheet.insert(0, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *end), None))
+        for place, teacher in enumerate(teachers_in(self.teacher)):
+            name, headline = f"teacher {teacher['name']}", self.scoring.headline
+            last, best = (number(headline, teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
+            others = [number(measure, teacher.get(measure.name)) for measure in other_measures(self.scoring)]
+            end = (*("",) * 3, self.verdict.teacher if place == 0 else "")
+            measured = next(iter(self.costs), "") if place == 0 else ""  # several teachers are measured together
+            lines.insert(place, self._with_cost((name, "", last, best, "", *others, *end), measured, "teacher"))
+            sheet.insert(place, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *end), measured, "teacher"))
         return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self._sheet_columns, tuple(sheet)))
 
     @property

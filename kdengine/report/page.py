@@ -94,7 +94,7 @@ class Page:
         taught = [run for run in self.runs if run.settings.methods] or self.runs
         students, teachers, data = (
             ", ".join(dict.fromkeys(str(getattr(run.settings, role)) for run in taught if getattr(run.settings, role)))
-            for role in ("student", "teacher", "data")
+            for role in ("student", "taught_by", "data")
         )
         return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
 

@@ -20,7 +20,10 @@ __all__ = ["Curve", "Series", "series_of"]
 
 MAY_DIFFER = ("seed", *NEUTRAL)
 """Settings in which the trials of one line may differ."""
-OF_A_TEACHER = ("teacher", "teacher_weights", "teacher_train", "teacher_input", "options")
+OF_A_TEACHER = (
+    *("teacher", "further_teachers", "teacher_weights", "further_teacher_weights", "teacher_train", "teacher_input"),
+    "options",
+)
 """Settings that change nothing in a run without a teacher."""
 MANY = 3
 """More settings than this do not fit in a label."""

@@ -14,6 +14,7 @@ from kdengine.report.columns import number, other_measures, score_columns
 from kdengine.report.differences import check_comparable, common_scoring
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.runs.judging import in_short
+from kdengine.runs.result_view import teachers_in
 from kdengine.storage.scores import Scoring
 
 __all__ = ["Table", "caption", "results_table"]
@@ -78,7 +79,7 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
     sheet: list[tuple[str, ...]] = []
     added: list[tuple[str, ...]] = []
     for run, cost in zip(runs, costs, strict=True):
-        parts = [(run.teacher, "teacher", "", "")] if run.teacher else []
+        parts = [(teacher, "teacher", "", "") for teacher in teachers_in(run.teacher)]
         parts.append((run.student, run.method, str(run.settings.seed), _state(run)))
         for facts, method, seed, state in parts:
             row = _row(facts, scoring, method, seed, state)
@@ -87,7 +88,8 @@ def results_table(folders: Sequence[str | Path], mixed: bool = False) -> Table:
             rows.append(row)
             sheet.append(_row(facts, scoring, method, seed, state, grouped=False))
             role = "teacher" if method == "teacher" else "student"
-            added.append(cost.cells(role, batches) if cost else ("",) * len(cost_columns(batches)))
+            measured_as = cost if facts is run.teacher or role == "student" else None  # several teachers are measured together
+            added.append(measured_as.cells(role, batches) if measured_as else ("",) * len(cost_columns(batches)))
     last = (
         -1 if all(run.state == FINISHED and not run.warnings for run in runs) else None
     )  # without the state, where all are the same

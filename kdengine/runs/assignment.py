@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdengine.config.factories import NO_FACTORIES, Factories
-from kdengine.config.settings import Settings, TrainSettings
+from kdengine.config.settings import WITHOUT_WEIGHTS, Settings, TrainSettings
 from kdengine.config.train_options import TrainOptions
 from kdengine.config.values import merge
 from kdengine.data.dataset import Data
@@ -23,10 +23,12 @@ from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import checked_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Loaders
+from kdengine.runs.teachers import networks_given
 
 __all__ = ["Assignment", "RunOptions", "assign"]
 
 Network = str | nn.Module
+Teachers = Network | Sequence[Network] | None
 
 
 class RunOptions(TrainOptions, total=False):
@@ -36,7 +38,7 @@ class RunOptions(TrainOptions, total=False):
     train: TrainSettings | Mapping[str, Any] | None
     seed: int | None
     student_weights: str | Path | None
-    teacher_weights: str | Path | None
+    teacher_weights: str | Path | Sequence[str | Path | None] | None
     teacher_train: Mapping[str, Any] | None
     teacher_input: Mapping[str, Any] | None
     student_input: Mapping[str, Any] | None
@@ -58,7 +60,7 @@ class Assignment:
         settings: complete and validated.
         registry: finds plugins.
         plugins: methods, given by name, distribution or file, or as distillers.
-        modules: ``"student"`` and ``"teacher"``, if passed as modules.
+        modules: ``"student"``, ``"teacher"``, ``"teacher 2"`` and so on, if passed as modules.
         data: the data set, if passed as an object.
         observers: objects with hooks.
         factories: what makes optimizer and scheduler, if passed as objects.
@@ -99,7 +101,7 @@ class Assignment:
         )
 
     def session(self, loaders: Loaders | None = None) -> Session:
-        """Open the session: data, device and teacher, checked and ready.
+        """Open the session: data, device and teachers, checked and ready.
 
         Raises:
             KDError: for anything the user can fix.
@@ -117,14 +119,14 @@ class Assignment:
 
 
 def assign(
-    teacher: Network | None,
+    teacher: Teachers,
     student: Network | None,
     plugins: Iterable[str | Distiller],
     data: str | Data | None,
     *,
     epochs: int | None = None,
     train: TrainSettings | Mapping[str, Any] | None = None,
-    teacher_weights: str | Path | None = None,
+    teacher_weights: str | Path | Sequence[str | Path | None] | None = None,
     student_weights: str | Path | None = None,
     recipe: str | Path | None = None,
     trust: bool = False,
@@ -137,13 +139,13 @@ def assign(
     """Build an assignment from arguments; explicit arguments override the recipe.
 
     Args:
-        teacher: a model spec or a module, if any.
+        teacher: a model spec or a module, if any; or several.
         student: a model spec or a module.
         plugins: methods, given by name, distribution or file, or as distillers.
         data: a data spec or a data set.
         epochs: length of the joint phase.
         train: settings of the training, of which those in ``values`` win; only those that were set are taken.
-        teacher_weights: path of the teacher's weights.
+        teacher_weights: path of the teacher's weights; or one for each teacher, None for one that is trained first.
         student_weights: path of weights that the student starts from.
         recipe: name of a recipe, or path of a TOML settings file.
         trust: run third-party code that such a file names.
@@ -158,7 +160,7 @@ def assign(
     """
     if student is None:
         raise SettingsError("No student was given. Name a network to train.")
-    registry = registry or Registry()
+    registry, teachers = registry or Registry(), networks_given(teacher)
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
     factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
     values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
@@ -166,11 +168,10 @@ def assign(
     given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
     named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {
-        "teacher": _name(teacher),
+        **_teachers(teachers, teacher_weights),
         "student": _name(student),
         "methods": [plugin.name if isinstance(plugin, Distiller) else plugin for plugin in chosen],
         "data": data.name if isinstance(data, Data) else data,
-        "teacher_weights": None if teacher_weights is None else str(teacher_weights),
         "student_weights": None if student_weights is None else str(student_weights),
         **({"factories": factories.names} if factories.names else {}),
         **top,
@@ -180,7 +181,7 @@ def assign(
     base = {} if recipe is None else recipe_values(str(recipe), chosen, registry, trust)
     settings = checked_settings(merge(base, arguments), chosen, registry)
     own = ready(data) if isinstance(data, Data) else None
-    modules = _modules({"teacher": teacher, "student": student})
+    modules = _modules({**teachers, "student": student})
     return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers), factories)
 
 
@@ -190,3 +191,13 @@ def _modules(networks: Mapping[str, Network | None]) -> dict[str, nn.Module]:
 
 def _name(network: Network | None) -> str | None:
     return f"module:{type(network).__name__}" if isinstance(network, nn.Module) else network
+
+
+def _teachers(networks: Mapping[str, Network], weights: str | Path | Sequence[str | Path | None] | None) -> dict[str, Any]:
+    """The settings that name the teachers and their weights."""
+    names = [_name(network) for network in networks.values()]
+    paths = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
+    first, *further = [None if path is None else str(path) for path in paths] or [None]
+    given: dict[str, Any] = {"teacher": names[0], "further_teachers": tuple(names[1:])} if names else {}
+    given |= {"further_teacher_weights": tuple(path or WITHOUT_WEIGHTS for path in further)} if further or names else {}
+    return {**given, "teacher_weights": first}

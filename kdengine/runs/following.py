@@ -11,6 +11,7 @@ from kdengine.config.settings import Settings, TrainSettings
 from kdengine.networks.network import Network
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.runs.session import Session
+from kdengine.runs.teachers import is_teacher
 from kdengine.training.defaults import Followed, left_open
 
 __all__ = ["Training", "follow"]
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """How the student is trained, and the teacher if it has no weights.
+    """How the student is trained, and every teacher that has no weights.
 
     Attributes:
         followed: role -> its training settings, and why they are what they are.
@@ -40,16 +41,20 @@ class Training:
         """
         settings, networks = session.settings, {"student": student}
         followed = {"student": session.followed(student, "student", settings.train)}
-        if session.teacher_network is not None and session.trains_teacher:
-            networks["teacher"] = session.teacher_network
-            followed["teacher"] = session.followed(session.teacher_network, "teacher", settings.teacher_training)
+        for teacher in session.teachers:
+            if teacher.is_trained_first:
+                networks[teacher.role] = teacher.network
+                followed[teacher.role] = session.followed(teacher.network, teacher.role, settings.teacher_training)
         return cls(followed, {role: network.name for role, network in networks.items()})
 
     def into(self, settings: Settings) -> Settings:
         """The settings with nothing left open, so that a repeated or resumed run does not depend on the rules."""
         changes: dict[str, Any] = {"train": self.followed["student"].settings}
-        if "teacher" in self.followed and settings.teacher is not None:
-            changes["teacher_train"] = {**settings.teacher_train, **self.followed["teacher"].values}
+        taught = [followed.values for role, followed in self.followed.items() if is_teacher(role)]
+        if taught and settings.teacher is not None:
+            # where teachers differ, a value stays open, so that each repeats its own
+            agreed = {name: value if all(one[name] == value for one in taught) else "auto" for name, value in taught[0].items()}
+            changes["teacher_train"] = {**settings.teacher_train, **agreed}
         return settings.model_copy(update=changes)
 
     def announce(self) -> None:

@@ -14,6 +14,7 @@ from kdengine.methods.distiller import Distiller
 from kdengine.networks.models import count_parameters
 from kdengine.plugins.selection import choose_distillers, resolved
 from kdengine.runs.lane_specs import LaneSpec, name_of
+from kdengine.runs.ready_teachers import weights_trained
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.start import enter, start_in
@@ -102,17 +103,16 @@ def _chosen(spec: LaneSpec, session: Session) -> tuple[Settings, dict[str, Disti
 
 
 def entered(run: Run, session: Session, teacher: Mapping[str, Any] | None, override: bool) -> Run:
-    """Create the folder of a run or restore its state; its settings name the cached teacher, so it can be rerun alone.
+    """Create the folder of a run or restore its state; its settings name the cached teachers, so it can be rerun alone.
 
     Args:
         run: the run.
         session: data, device and teacher.
-        teacher: facts about the teacher, if any.
+        teacher: facts about the teacher or the ensemble of teachers, if any.
         override: resume even with a different data set, teacher or precision.
     """
-    if teacher and "folder" in teacher and run.lane.needs_teacher:
-        weights = str(Path(teacher["folder"]) / "student.safetensors")
-        run = replace(run, settings=run.settings.model_copy(update={"teacher_weights": weights}))
+    if run.lane.needs_teacher:
+        run = replace(run, settings=weights_trained(teacher, run.settings))
     start = session.runtime.same(start_in(run.folder.path, override))
     enter(run, start, session.facts(teacher if run.settings.teacher else None))
     return run

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdengine.config.settings import InputSettings, Settings, TrainSettings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.values import merge
 from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
@@ -51,9 +51,8 @@ class LaneSpec:
         methods = tuple(name_of(plugin) for plugin in self.plugins)
         train = TrainSettings.checked({**settings.train.model_dump(), **self.train}, owner="train")
         changes: dict[str, Any] = {"methods": methods, "options": merge(given, self.options), "train": train}
-        if not methods:
-            changes |= {"teacher": None, "teacher_weights": None, "teacher_train": {}, "teacher_input": InputSettings()}
-        return settings.model_copy(update=changes)
+        changed = settings.model_copy(update=changes)
+        return changed if methods else changed.without_teacher()
 
 
 def lane_specs(

@@ -118,7 +118,7 @@ class PastStudent:
 def _used(settings: Settings, data: str | None, images: bool, with_methods: bool) -> dict[str, Any]:
     """The settings that may name code to run."""
     used: dict[str, Any] = {"student": settings.student, **({"data": settings.data} if images and not data else {})}
-    return {**used, "teacher": settings.teacher, "methods": settings.methods} if with_methods else used
+    return {**used, "teacher": settings.teachers, "methods": settings.methods} if with_methods else used
 
 
 def _weights_file(folder: Path, weights: str, deployed_by: bool) -> Path:
@@ -166,7 +166,8 @@ def _deployed(settings: Settings, files: RunFolder, data: Data, registry: Regist
     Raises:
         KDError: a network or a method cannot be rebuilt, or was passed as an object.
     """
-    own = settings.model_copy(update={"teacher_weights": None, "student_weights": None})
+    own = settings.with_teacher_weights([None] * len(settings.teachers)) if settings.teachers else settings
+    own = own.model_copy(update={"student_weights": None})
     session = Session.open(own, registry, data=data, alone=True)
     distillers = choose_distillers(settings.methods, settings.options, registry)
     lane = session.lane("evaluate", session.student(), distillers)

@@ -18,6 +18,7 @@ from kdengine.networks.models import check_name
 from kdengine.networks.network import Network
 from kdengine.networks.weights import Head, OtherHead, load_weights, load_weights_of_body
 from kdengine.plugins.registry import Registry
+from kdengine.runs.teachers import Named, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["check_classes", "check_networks", "input_of_run", "load_student", "load_teacher"]
@@ -115,10 +116,13 @@ def check_networks(settings: Settings, modules: Mapping[str, nn.Module], registr
     Raises:
         ModelError: a network or a weights file does not exist.
     """
-    for role, name in (("teacher", settings.teacher), ("student", settings.student)):
-        if name is not None and role not in modules:
-            check_name(name, registry)
+    student = Named("student", settings.student, settings.student_weights)
+    networks = [*named_teachers(settings), student]
+    for network in networks:
+        if network.role not in modules:
+            check_name(network.spec, registry)
     flags = {"teacher": "--teacher-weights", "student": "--student-weights, or --weights of 'kdengine train'"}
-    for role, weights in (("teacher", settings.teacher_weights), ("student", settings.student_weights)):
-        if weights is not None and not os.path.exists(os.path.expanduser(weights)):
-            raise ModelError(f"The weights file '{weights}' does not exist. Check {role}_weights ({flags[role]}).")
+    for network in networks:
+        if network.weights is not None and not os.path.exists(os.path.expanduser(network.weights)):
+            flag = flags["teacher" if is_teacher(network.role) else "student"]
+            raise ModelError(f"The weights file '{network.weights}' does not exist. Check {network.weights_setting} ({flag}).")

@@ -17,11 +17,12 @@ from kdengine.networks.network import Network
 from kdengine.plugins.selection import resolved
 from kdengine.runs.following import Training
 from kdengine.runs.session import Session
+from kdengine.runs.teachers import role_of
 from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import TapPoint
 from kdengine.training.chain import ChainStep
 from kdengine.training.lane import Lane
-from kdengine.training.lane_module import ResolvedPhase
+from kdengine.training.lane_module import COPY, ResolvedPhase
 from kdengine.training.memory import bytes_of
 
 __all__ = ["Plan"]
@@ -73,11 +74,11 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Networks, methods with their connectors, and phases with their taps and shapes, as plain data."""
-        networks = {"student": self.student, "teacher": self.session.teacher_network}
+        networks = {"student": self.student, **{teacher.role: teacher.network for teacher in self.session.teachers}}
         return {
-            **{role: _network(network) for role, network in networks.items() if network is not None},
+            **{role: _network(network) for role, network in networks.items()},
             "training": self.training.describe(),
-            "methods": [_method(name, method) for name, method in self.lane.module.methods.items()],
+            "methods": [_method(_shown(name), method) for name, method in self.lane.module.methods.items()],
             "phases": [
                 {**({"network": step.student.name} if len(self.lane.chain) > 1 else {}), **self._phase(step, phase)}
                 for step in self.lane.chain
@@ -93,14 +94,17 @@ class Plan:
         forwards = {"student": self._forward(step.student, phase.student_points, phase.task)}
         for number, teacher in enumerate(step.teachers if phase.needs_teacher else ()):
             points = phase.teacher_points(number)
-            forwards["teacher" if number == 0 else f"teacher {number + 1}"] = self._forward(teacher, points, "logits" in points)
+            forwards[role_of(number)] = self._forward(teacher, points, "logits" in points)
         return {
             "name": phase.name,
             "epochs": phase.epochs,
             "task_weight": phase.task_weight if phase.task else 0.0,
             "forwards": forwards,
             "taps": [
-                _tap(step, binding, method, *names) for method, binding in phase.bindings.items() for names in binding.names
+                _tap(step, part, method, *names)
+                for method, binding in phase.bindings.items()
+                for part in (binding, *binding.others)
+                for names in part.names
             ],
         }
 
@@ -128,6 +132,12 @@ def _network(network: Network) -> dict[str, Any]:
         "stages": network.anatomy.num_stages,
         "input": received if network.preprocess.normalises else {"size": received["size"]},
     }
+
+
+def _shown(key: str) -> str:
+    """The id of a method; of a copy that learns from a further teacher, with that: ``fitnet, teacher 2``."""
+    name, _, number = key.partition(COPY)
+    return f"{name}, teacher {number}" if number else name
 
 
 def _method(name: str, method: Distiller) -> dict[str, Any]:
@@ -161,7 +171,8 @@ def _tap(step: ChainStep, binding: TapBinding, method: str, student: str, teache
     student, teacher = (name.removeprefix("=") for name in (student, teacher))
     here, there = binding.student[student], binding.teacher[teacher]
     sides = (("student", step.student, student, here), ("teacher", step.teachers[binding.number], teacher, there))
-    description: dict[str, Any] = {"method": method}
+    of_several = {"of": role_of(binding.number)} if len(step.teachers) > 1 else {}
+    description: dict[str, Any] = {"method": _shown(method), **of_several}
     for side, network, name, point in sides:
         description |= {
             side: name,

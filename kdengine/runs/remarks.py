@@ -41,7 +41,7 @@ def remarks(settings: Settings) -> Iterator[str]:
         count = settings.methods.count(name)
         if count > 1:
             yield f"The method {name} is selected {count} times: its terms add up; options of the second: '{name}-2'."
-    if settings.teacher and _same(settings.teacher, settings.student):
+    if any(_same(teacher, settings.student) for teacher in settings.teachers):
         yield f"Teacher and student are the same network, {settings.student}: the student learns from one of its own size."
 
 

@@ -72,7 +72,7 @@ class Result:
         }
         facts: dict[str, Any] = {
             "method": lane.name,
-            "methods": list(lane.module.methods),
+            "methods": list(lane.module.selected),
             "task": lane.task.scoring.to_dict(),
             "teacher": dict(teacher) if teacher else None,
             **({"assistants": assistants} if assistants else {}),

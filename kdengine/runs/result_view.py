@@ -9,7 +9,12 @@ from typing import Any
 from kdengine.config.validation import shown
 from kdengine.storage.scores import Scoring
 
-__all__ = ["as_html", "in_one_line"]
+__all__ = ["as_html", "in_one_line", "teachers_in"]
+
+
+def teachers_in(teacher: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The facts to list about what taught a run: of one teacher its own; of several those of all together, then of each."""
+    return [] if not teacher else [teacher, *teacher.get("members", ())]
 
 
 def in_one_line(facts: Mapping[str, Any], scoring: Scoring, folder: object) -> str:
@@ -27,13 +32,11 @@ def as_html(facts: Mapping[str, Any], scoring: Scoring, folder: object) -> str:
     headline = scoring.headline
     heads = ["", "network", "method", f"last {headline.title}", f"best {headline.title}", "parameters"]
     rows = [heads]
-    for role in ("teacher", "student"):
-        part = facts.get(role)
-        if part:
-            scores = [part.get(headline.name), part.get(f"best_{headline.name}")]
-            written = ["" if score is None else headline.shown(score) for score in scores]
-            method = str(facts.get("method", "")) if role == "student" else ""
-            rows.append([role, part["name"], method, *written, f"{part['parameters']:,}" if "parameters" in part else ""])
+    for role, part in (*(("teacher", one) for one in teachers_in(facts.get("teacher"))), ("student", facts["student"])):
+        scores = [part.get(headline.name), part.get(f"best_{headline.name}")]
+        written = ["" if score is None else headline.shown(score) for score in scores]
+        method = str(facts.get("method", "")) if role == "student" else ""
+        rows.append([role, part["name"], method, *written, f"{part['parameters']:,}" if "parameters" in part else ""])
     lines = [_row("td" if number else "th", cells) for number, cells in enumerate(rows)]
     return f"<table>{''.join(lines)}</table><p>Run folder: <code>{escape(str(folder))}</code></p>"
 

@@ -17,6 +17,7 @@ __all__ = ["changed_settings"]
 FIXED = (
     "student",
     "teacher",
+    "further_teachers",
     "methods",
     "task",
     "seed",

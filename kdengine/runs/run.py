@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +43,17 @@ class Run:
         """A one-line title: ``resnet8 <- timm:resnet32 (rkd) on digits``."""
         if self.settings.teacher is None:
             return f"{self.settings.student} on {self.settings.data}"
-        return f"{self.settings.student} <- {self.settings.teacher} ({self.lane.name}) on {self.settings.data}"
+        return f"{self.settings.student} <- {self.settings.taught_by} ({self.lane.name}) on {self.settings.data}"
 
     @property
     def again(self) -> str:
         """How to resume the run after an interruption."""
         if self.advice and not self.advice.startswith("kdengine "):
             return self.advice
-        as_modules = [role for role in ("teacher", "student") if str(getattr(self.settings, role)).startswith("module:")]
+        passed = {"teacher": self.settings.teachers, "student": (self.settings.student,)}
+        as_modules = [role for role, specs in passed.items() if any(spec.startswith("module:") for spec in specs)]
         if as_modules and not self.advice:
-            modules = ", ".join(f"{role}=..." for role in as_modules)
+            modules = ", ".join(f"{role}={_places(passed[role])}" for role in as_modules)
             return f'Engine.resume("{self.folder.path}", {modules}).fit() with the same modules as before'
         trust = " --trust" if names_code(self.settings.model_dump()) else ""
         return (self.advice or f"kdengine run --resume {self.folder.path}") + trust
@@ -65,3 +67,9 @@ class Run:
     def can_save_within_epochs(self) -> bool:
         """Whether an epoch can be resumed midway: requires a single process and reproducible batches."""
         return self.runtime.processes == 1 and self.data is not None
+
+
+def _places(specs: Sequence[str]) -> str:
+    """Where the modules of a role go: ``...``; of several teachers, ``[..., None]``."""
+    places = ["..." if spec.startswith("module:") else "None" for spec in specs]
+    return places[0] if len(places) == 1 else f"[{', '.join(places)}]"

@@ -17,6 +17,7 @@ from kdengine.data.load import load_data
 from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
 from kdengine.errors import SettingsError
 from kdengine.plugins.registry import Registry
+from kdengine.runs.teachers import is_teacher
 from kdengine.tasks.task import Task
 from kdengine.training.runtime import Runtime
 
@@ -79,7 +80,7 @@ def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.
     if isinstance(train, DatasetLoader):
         train = replace(train, drop_last=left_out(len(train.dataset), settings.train, runtime.processes) > 0)
     test = loader_of(loaders.validation, "val_loader", None, *options)
-    sizes = {"teacher": settings.teacher_input.size, "student": settings.student_input.size}
+    sizes = {role: (settings.teacher_input if is_teacher(role) else settings.student_input).size for role in modules}
     networks = [(module, sizes[role]) for role, module in modules.items()]
     return DataModule.of_loaders(train, test, runtime.device, networks)
 

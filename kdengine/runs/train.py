@@ -1,4 +1,4 @@
-"""Train runs: one, several side by side, and the teacher first if it has no weights."""
+"""Train runs: one, several side by side, and the teachers first that have no weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from kdengine.config.settings import Settings
 from kdengine.data.datamodule import DataModule
 from kdengine.errors import DataError
 from kdengine.runs.plan import Plan
+from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.result import Result
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
-    """Carry out a plan, and warn if its numbers mean nothing; the teacher is trained first if it has no weights.
+    """Carry out a plan, and warn if its numbers mean nothing; teachers without weights are trained first.
 
     Args:
         plan: the plan of the run.
@@ -35,7 +36,7 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
         advice: custom resume instructions.
     """
     session = plan.session
-    teacher = session.ready_teacher(plan.lane.needs_teacher, partial(train_teacher, session))
+    teacher = ready_teachers(session, plan.lane.needs_teacher, partial(train_teacher, session))
     run = session.run(plan.settings, plan.lane, plan.folder, advice)
     enter(run, start, session.facts(teacher if plan.settings.teacher else None))
     result = train_one(run, session.data, teacher)
@@ -45,7 +46,7 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
 
 
 def train_teacher(session: Session, settings: Settings, folder: Path) -> None:
-    """Train the session's teacher into a cache folder, or resume that training; other processes wait for it."""
+    """Train a teacher of the session into a cache folder, or resume that training; other processes wait for it."""
     own = Session.open(settings, session.registry, data=session.data.dataset, observers=session.observers, alone=True)
     start = start_in(folder)
     plan = Plan.of(own, {}, start.folder(folder.name), "plain")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kdengine.config.settings import InputSettings, Settings, TrainSettings
+from kdengine.config.settings import Settings, TrainSettings
 from kdengine.errors import SettingsError, TrainingError
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.names import PLAIN
@@ -142,15 +142,9 @@ class Probes:
         held_out = train.validation or HELD_OUT
         short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out, "patience": None, "keep_every": None}
         changes: dict[str, Any] = {"train": train.model_copy(update=short), "teacher_train": _own_training(self.given)}
-        if not self.tuning.each:
-            alone: dict[str, Any] = {
-                "teacher": None,
-                "teacher_weights": None,
-                "teacher_train": {},
-                "teacher_input": InputSettings(),
-            }
-            changes |= {"options": {}, **alone}
-        return self.given.model_copy(update=changes)
+        if self.tuning.each:
+            return self.given.model_copy(update=changes)
+        return self.given.model_copy(update={**changes, "options": {}}).without_teacher()
 
     @property
     def epochs(self) -> int:
@@ -233,9 +227,12 @@ def _rate_of(train: TrainSettings) -> float:
 
 
 def _own_training(settings: Settings) -> dict[str, Any]:
-    """The teacher's training written out, so that it no longer inherits from the student's."""
-    own = settings.teacher_training
-    return {**own.model_dump(mode="json"), "lr": _rate_of(own)}
+    """The teachers' training written out, so that it no longer inherits from the student's.
+
+    Several teachers may each have a rate that follows the network; it stays open then.
+    """
+    rate = {} if settings.further_teachers else {"lr": _rate_of(settings.teacher_training)}
+    return {**settings.own_teacher_training, **rate}
 
 
 def _label(lane: LaneSpec, rate: float) -> str:

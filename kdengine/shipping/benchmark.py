@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
 from kdengine.config.trust import names_code
 from kdengine.errors import KDError, ModelError, StorageError
 from kdengine.networks.flops import count_flops
-from kdengine.networks.inputs import ImageSpec
+from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource, count_parameters
 from kdengine.networks.preprocess import preprocess_for
 from kdengine.runs.past_student import PastStudent
 from kdengine.runs.past_weights import input_of_run
+from kdengine.runs.ready_teachers import Ensemble
+from kdengine.runs.teachers import Named, named_teachers
 from kdengine.shipping.latency import ROUNDS, measured
 from kdengine.shipping.peak_memory import peak_bytes
 from kdengine.storage.names import BENCHMARK
@@ -98,15 +101,16 @@ class _Candidate:
 def _pair(
     folder: str | Path, weights: str, trust: bool, teachers: dict[Any, _Candidate]
 ) -> tuple[_Candidate, _Candidate | None]:
-    """The student of a run, and its teacher if it can be built."""
+    """The student of a run, and its teacher if it can be built; several teachers are one candidate."""
     student = PastStudent.open(folder, weights, trust=trust, device="cpu", images=False)
     settings = student.settings
     own = _Candidate.of(settings.student, student.network, student.preprocess.wanted.size)
     own.facts["file_bytes"] = student.file.stat().st_size
     if settings.teacher is None:
         return own, None
-    if settings.teacher.startswith("module:") or (names_code({"teacher": settings.teacher}) and not trust):
-        log.info("%s: the teacher %s is left out; it cannot be built from the folder", folder, settings.teacher)
+    as_module = any(teacher.startswith("module:") for teacher in settings.teachers)
+    if as_module or (names_code({"teacher": settings.teachers}) and not trust):
+        log.info("%s: the teacher %s is left out; it cannot be built from the folder", folder, settings.taught_by)
         return own, None
     try:
         return own, _teacher(student, teachers)
@@ -116,18 +120,35 @@ def _pair(
 
 
 def _teacher(student: PastStudent, teachers: dict[Any, _Candidate]) -> _Candidate:
-    """The architecture of a run's teacher; its weights do not matter here, so none are loaded."""
+    """The architecture of a run's teacher; its weights do not matter here, so none are loaded.
+
+    Several teachers run one after the other on images of the data, and give one output, as they do in training.
+    """
     settings, data = student.settings, student.data
-    name = settings.teacher
-    assert name is not None
     images = ImageSpec(data.input_size, data.mean or None, data.std or None)
-    trained_on = None if settings.teacher_weights is None else input_of_run(settings.teacher_weights)
-    size = preprocess_for(name, images, settings.teacher_input, "teacher_input", trained_on).wanted.size
-    key = (name, size, student.task.num_outputs)
-    if key not in teachers:
-        source = ModelSource(_without_weights(name), student.task.network_options(), size, student.registry)
-        teachers[key] = _Candidate.of(name, source.create(0), size)
+    named = list(named_teachers(settings))
+    inputs = [_input(one, images, settings) for one in named]
+    key = (*((one.spec, preprocess.wanted) for one, preprocess in zip(named, inputs, strict=True)), student.task.num_outputs)
+    if key in teachers:
+        return teachers[key]
+    networks = [_made(one.spec, preprocess, student) for one, preprocess in zip(named, inputs, strict=True)]
+    if len(networks) == 1:
+        teachers[key] = _Candidate.of(named[0].spec, networks[0], inputs[0].wanted.size)
+    else:
+        whole = [preprocess.before(network) for preprocess, network in zip(inputs, networks, strict=True)]
+        teachers[key] = _Candidate.of(settings.taught_by, Ensemble(whole, student.task), data.input_size)
     return teachers[key]
+
+
+def _input(teacher: Named, images: ImageSpec, settings: Settings) -> Preprocess:
+    """What is done to the images of the data before a teacher receives them."""
+    trained_on = None if teacher.weights is None else input_of_run(teacher.weights)
+    return preprocess_for(teacher.spec, images, settings.teacher_input, "teacher_input", trained_on)
+
+
+def _made(name: str, preprocess: Preprocess, student: PastStudent) -> nn.Module:
+    source = ModelSource(_without_weights(name), student.task.network_options(), preprocess.wanted.size, student.registry)
+    return source.create(0)
 
 
 def _without_weights(name: str) -> str:

@@ -91,6 +91,11 @@ class Classification(Task):
                 f"[{count}, {classes}] are needed. Fix the targets that the data returns."
             )
 
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The logarithm of the mean of the probabilities, [B, K], which is a valid output of logits."""
+        log_probabilities = torch.stack([F.log_softmax(output, dim=1) for output in outputs])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(outputs))
+
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """Cross-entropy, averaged over the batch."""
         if target is None:

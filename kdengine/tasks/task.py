@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -101,6 +102,14 @@ class Task(ABC):
             output: output of the network, in float32.
             target: targets from the data, or None.
         """
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """What several networks say together, in the form of one output, [B, ...]; by default the mean of their outputs.
+
+        Args:
+            outputs: those of each network for the same images, in float32.
+        """
+        return torch.stack(list(outputs)).mean(0)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
         """How to mix a batch as the settings ask: (images [B, C, H, W], targets) -> the same, mixed; None if they do not.

@@ -22,6 +22,7 @@ from kdengine.networks.network import Network
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
+from kdengine.runs.teachers import Named, Teacher
 from kdengine.tasks import Classification
 from kdengine.testing.bench import grey
 from kdengine.training.runtime import Runtime
@@ -130,8 +131,8 @@ class Pairing:
         settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
         registry, modules = Registry(), {"student": self.student.module, "teacher": self.teacher.module}
         data = DataModule.of_data(grey(self.size, CLASSES), settings, self.runtime.device)
-        teacher = FrozenTeacher(self.teacher.module, self.runtime)
-        session = Session(settings, registry, self.runtime, data, TASK, modules, teacher_network=self.teacher, teacher=teacher)
+        teacher = Teacher(Named("teacher", "module"), self.teacher, FrozenTeacher(self.teacher.module, self.runtime))
+        session = Session(settings, registry, self.runtime, data, TASK, modules, teachers=(teacher,))
         lane = session.lane("matrix", self.student, choose_distillers(methods, {}, registry))
         batch = self._batch()
         while not lane.finished:

@@ -250,15 +250,15 @@ def _check_outputs(key: str, distiller: Distiller, bindings: Sequence[TapBinding
 
 def _pair(bindings: Sequence[TapBinding], context: LaneContext) -> Pair:
     """The networks as a distiller sees them that reads these taps, of one teacher, in its phases."""
-    student = context.student
-    teacher = context.teachers[bindings[0].number if bindings else 0] if context.teachers else None
+    student, number = context.student, bindings[0].number if bindings else 0
+    teacher = context.teachers[number] if context.teachers else None
     shown = [(binding.teacher, binding.teacher_aliases) for binding in bindings]
     return Pair(
         student=_shapes(student.anatomy, [(binding.student, binding.student_aliases) for binding in bindings]),
         teacher=Trace({}) if teacher is None else _shapes(teacher.anatomy, shown),
         num_classes=context.task.num_outputs,
         num_samples=context.num_samples,
-        new_network=context.new_network,
+        new_network=context.maker_for(number),
         names=tuple(dict.fromkeys(pair for binding in bindings for pair in binding.names)),
         rectified=frozenset().union(*(binding.rectified for binding in bindings)),
         labels=context.labels,

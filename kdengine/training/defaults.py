@@ -10,12 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.config.settings import ConcreteTrain, TrainSettings
+from kdengine.config.train_settings import OPEN, ConcreteTrain, TrainSettings
 
 __all__ = ["OPEN", "Followed", "follow", "left_open"]
 
-OPEN = ("optimizer", "lr", "weight_decay", "warmup_epochs", "clip_grad")
-"""Train settings that follow the network if they are left open."""
 CONVOLUTIONAL = "a convolutional network"
 SCRATCH = ConcreteTrain()
 """What a convolutional network from scratch is trained with."""

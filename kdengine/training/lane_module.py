@@ -133,6 +133,11 @@ class LaneModule(nn.Module):
         return {key: method for key, method in self.distillers.items() if isinstance(method, Distiller)}
 
     @property
+    def selected(self) -> dict[str, Distiller]:
+        """The distillers as the user selected them, by id: without the copies that learn from further teachers."""
+        return {key: method for key, method in self.methods.items() if COPY not in key}
+
+    @property
     def preprocessed(self) -> nn.Module:
         """The student with its preprocessing."""
         return self.student if self.preprocess is None else self.preprocess.before(self.student)

@@ -1,0 +1,142 @@
+"""Getting the teachers of a session ready to teach, and what is known about them then."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kdengine.config.settings import Settings
+from kdengine.errors import ModelError
+from kdengine.networks.fingerprint import fingerprint
+from kdengine.networks.flops import count_flops
+from kdengine.networks.models import count_parameters
+from kdengine.runs.session import Session
+from kdengine.runs.teacher_cache import CachedTeacher
+from kdengine.runs.teachers import Teacher
+from kdengine.tasks.task import Task
+from kdengine.training.evaluation import evaluate
+
+__all__ = ["Ensemble", "Train", "ready_teachers", "weights_trained"]
+
+log = logging.getLogger(__name__)
+Train = Callable[[Settings, Path], None]
+"""Trains a network with the given settings into a folder."""
+
+
+class Ensemble(nn.Module):
+    """Several networks as one, whose output is what they say together.
+
+    Args:
+        networks: take the images of the data; all in training or all in evaluation.
+        task: joins their outputs.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], task: Task) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(networks)
+        self.task = task
+        self.train(all(network.training for network in networks))  # a new module trains; its members must stay as they are
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] of the data -> the joint output."""
+        return self.task.join([member(images).float() for member in self.members])
+
+
+def ready_teachers(session: Session, needed: bool, train: Train) -> dict[str, Any] | None:
+    """Train or load every teacher that has no weights, evaluate them, and return facts about them; None without a teacher.
+
+    One teacher gives its own facts; several give those of the ensemble, with the facts of each under ``members``.
+
+    Args:
+        session: data, device and teachers.
+        needed: whether any lane learns from them.
+        train: trains a teacher.
+
+    Raises:
+        ModelError: one has no weights and cannot be trained here.
+    """
+    members = [_ready(teacher, session, needed, train) for teacher in session.teachers]
+    if len(members) < 2:
+        return members[0] if members else None
+    return {"name": session.settings.taught_by, **_together(session, members), "members": members}
+
+
+def weights_trained(facts: Mapping[str, Any] | None, settings: Settings) -> Settings:
+    """The settings with the weights of the teachers that were trained first, so that a run can be repeated alone."""
+    if facts is None:
+        return settings
+    members = facts.get("members", [facts])
+    folders = [member.get("folder") for member in members]
+    if not any(folders):
+        return settings
+    paths = [
+        given if folder is None else str(Path(folder) / "student.safetensors")
+        for folder, given in zip(folders, settings.weights_of_teachers, strict=True)
+    ]
+    return settings.with_teacher_weights(paths)
+
+
+def _ready(teacher: Teacher, session: Session, needed: bool, train: Train) -> dict[str, Any]:
+    """One teacher's scores, size and identity."""
+    network, headline = teacher.network, session.task.scoring.headline.name
+    facts: dict[str, Any] = {headline: None, f"best_{headline}": None}
+    if not teacher.is_trained_first:
+        if session.data.test is not None:
+            log.info("Evaluating the teacher %s", network.name)
+        facts = _measured(network.preprocessed, session)
+    elif needed:
+        facts = dict(_cached(teacher, session, train))
+    else:
+        log.info("Not training the teacher %s: no lane learns from its weights", network.name)
+    sizes = {"parameters": count_parameters(network.module), "flops": count_flops(network.module, network.input_size)}
+    identity = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
+    return {"name": network.name, **facts, **sizes, **identity}
+
+
+def _measured(network: nn.Module, session: Session) -> dict[str, Any]:
+    """The scores of a network that is no longer trained; of the headline, nothing where there are no test images."""
+    headline, data = session.task.scoring.headline.name, session.data
+    if data.test is None:
+        return {headline: None, f"best_{headline}": None}
+    facts: dict[str, Any] = dict(evaluate(network, data.test, session.task, session.runtime))
+    return {**facts, f"best_{headline}": facts[headline]}
+
+
+def _together(session: Session, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several teachers are together: joint scores, and sums of their sizes and of the time that they took."""
+    headline = session.task.scoring.headline.name
+    facts: dict[str, Any] = {headline: None, f"best_{headline}": None}
+    if all(member[headline] is not None for member in members):
+        log.info("Evaluating the %d teachers together", len(members))
+        facts = _measured(Ensemble([one.network.preprocessed for one in session.teachers], session.task), session)
+    seconds = [member["seconds"] for member in members if "seconds" in member]
+    flops = [member["flops"] for member in members]
+    prints = " ".join(member["fingerprint"] for member in members)
+    return {
+        **facts,
+        **({"seconds": round(sum(seconds), 2)} if seconds else {}),
+        "parameters": sum(member["parameters"] for member in members),
+        "flops": None if None in flops else sum(flops),
+        "fingerprint": hashlib.sha256(prints.encode()).hexdigest()[:16],
+    }
+
+
+def _cached(teacher: Teacher, session: Session, train: Train) -> Mapping[str, Any]:
+    """Load the weights of a teacher from the cache, where it is trained first if it is not there."""
+    network, data, ours = teacher.network, session.data.dataset, session.settings
+    if data is None:
+        raise ModelError(
+            f"The teacher '{network.name}' has no weights, and it cannot be trained automatically with your own loaders. "
+            "Give teacher_weights, or a trained module."
+        )
+    seed = (ours.seed + teacher.named.repeats) % 2**32
+    own = {"seed": seed, "train": ours.teacher_training, "student_input": ours.teacher_input, "task": ours.task}
+    settings = Settings(student=network.name, data=data.name, **own)
+    followed = session.followed(network, teacher.role, settings.train).settings
+    cached = CachedTeacher(settings.model_copy(update={"train": followed}), data, session.runtime.precision, network.preprocess)
+    return cached.fetch(network.module, lambda folder: train(settings, folder))
