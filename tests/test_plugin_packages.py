@@ -52,7 +52,7 @@ def shown(default):
     if isinstance(default, bool):
         default = str(default).lower()
     if isinstance(default, tuple):
-        default = ", ".join(default)
+        default = ", ".join(map(str, default))
     return "none" if default in (None, "") else f"`{default}`"
 
 

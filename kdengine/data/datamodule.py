@@ -274,7 +274,8 @@ def _with_second_view(batches: Batches, second: Augmentation, workers: int) -> B
         return replace(batches, batches=_with_second_view(inner, second, workers))  # type: ignore[type-var]
     if isinstance(batches, MemoryBatches) and second.is_slow and workers:
         shared = {field.name: getattr(batches, field.name) for field in fields(batches)}
-        batches = HeldBatches(**{**shared, "images": batches.images.cpu()}, workers=workers)
+        on_cpu = {"images": batches.images.cpu(), "labels": batches.labels.cpu()}  # workers have no accelerator
+        batches = HeldBatches(**{**shared, **on_cpu}, workers=workers)
     return replace(batches, second=second)  # type: ignore[type-var]
 
 

@@ -47,7 +47,7 @@ class LogitStandardisation(StepTransform):
         """Options of logit standardisation."""
 
         floor: float = Field(0.1, gt=0)
-        """Least standard deviation that logits are divided by, so that those of a network without weights do not explode."""
+        """Least standard deviation that logits are divided by; those of a classifier that starts at zero would explode."""
 
     options: Options
 

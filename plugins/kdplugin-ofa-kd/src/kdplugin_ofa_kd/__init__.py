@@ -71,8 +71,7 @@ class OFAKD(Distiller):
         most_exits: int = Field(4, ge=1)
         """Most exits to make; of more taps, such as the blocks of a transformer, take so many, evenly spaced, with the last."""
         width: int | None = Field(None, ge=1)
-        """Channels in front of the classifier of an exit that reads maps; by default those of the last stage of the student or
-        of the teacher's embedding, whichever are more."""
+        """Channels in front of the classifiers of maps; by default the student's last or the teacher's, whichever are more."""
 
     options: Options
 
