@@ -159,8 +159,8 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
     assert plan.describe()["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
     assert plan.describe()["student"]["input"] == {"size": [3, 32, 32]}
     (batch, *_) = plan.session.data.test.epoch(0)
-    seen = received(plan.session.teacher_network.module)
-    assert plan.session.teacher.trace(batch.x, {}).logits.shape == (32, 10)
+    seen = received(plan.session.teachers[0].network.module)
+    assert plan.session.teachers[0].frozen.trace(batch.x, {}).logits.shape == (32, 10)
     assert seen[0].shape == (32, 3, 160, 160)
     pixels = plan.session.data.dataset.test.images.double() / 255
     assert seen[0].mean().item() == pytest.approx(float((pixels.mean() - 0.5) / 0.5), abs=2e-3)
@@ -173,10 +173,10 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
 def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
     session = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).session()
     wanted = InputSettings(**said)
-    assert session.teacher_network.preprocess.wanted.size == (3, *wanted.size)
-    assert session.teacher_network.preprocess.wanted.mean == (wanted.mean or HALF)
-    assert session.teacher_network.preprocess.wanted.std == HALF
-    assert session.teacher_network.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
+    assert session.teachers[0].network.preprocess.wanted.size == (3, *wanted.size)
+    assert session.teachers[0].network.preprocess.wanted.mean == (wanted.mean or HALF)
+    assert session.teachers[0].network.preprocess.wanted.std == HALF
+    assert session.teachers[0].network.module.patch_embed.grid_size == tuple(side // 16 for side in wanted.size)
 
 
 def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):

@@ -30,7 +30,7 @@ class Lab:
         settings = Settings.checked({**SETTINGS, "train": {**SETTINGS["train"], **train}})
         teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
         self.session = Session.open(settings, Registry(), modules={"teacher": teacher})
-        self.settings, self.data, self.teacher = settings, self.session.data, self.session.teacher_network
+        self.settings, self.data, self.teacher = settings, self.session.data, self.session.teachers[0].network
         self.told, self.finished = [], []
 
     def lane(self, name, plugins=None, settings=None):

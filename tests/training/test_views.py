@@ -152,7 +152,7 @@ def forwards(*plugins):
     """How many images teacher and students of lanes see in one epoch of 96, training and nothing else."""
     lab = Lab(epochs=1)
     lanes = [lab.lane(*names) for names in plugins]
-    networks = [lab.session.teacher_network.module, *(lane.student for lane in lanes)]
+    networks = [lab.session.teachers[0].network.module, *(lane.student for lane in lanes)]
     counts = [0] * len(networks)
 
     def watch(number):
