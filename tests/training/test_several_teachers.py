@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdengine import Comparison, Distiller, Engine, Registry, SettingsError, StepTransform, hookimpl
+from kdengine import Comparison, Curriculum, Distiller, Engine, Registry, SettingsError, StepTransform, hookimpl
 from kdengine.networks.models import ModelSource
+from kdengine.testing.networks import tiny_pair, vit_pair
 from kdengine.training.signals import Stopped
 
 FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 1}
@@ -224,3 +225,22 @@ def test_the_plan_names_the_copies_of_a_method_by_their_teacher():
 def test_a_curriculum_refuses_several_teachers_by_its_name():
     with pytest.raises(SettingsError, match="takd leads from one teacher to the student, but this run has 2 teachers"):
         Engine(teachers(), "resnet8", ["takd"], **FAST).plan()
+
+
+def _goes_with_several(method):
+    ships = method.deploy is not Distiller.deploy and method.reads == "each-teacher"
+    return not (issubclass(method, Curriculum) or ships)
+
+
+def test_every_method_learns_from_two_teachers_of_other_widths_at_once():
+    registry = Registry()
+    registry.load_all()
+    kinds = {name: registry.methods(name) for name in registry.offered("methods")}
+    methods = [name for name, parts in kinds.items() if all(map(_goes_with_several, parts))]
+    members, student = [tiny_pair()[0], vit_pair()[0]], tiny_pair(seed=3)[1]
+    options = {"phi-s": {"batches": 1}} if "phi-s" in methods else {}
+    one_step = {"data": "digits@train=8@test=8", "batch_size": 8, "lr": 1e-4}
+    run = Engine(members, student, methods, options=options, **{**FAST, **one_step}).fit()
+    seen = {term.partition(".")[0] for record in run.history for term in record["terms"]}
+    assert seen - {"task"} == set(methods)
+    assert not any("~" in term for record in run.history for term in record["terms"])

@@ -153,6 +153,11 @@ def test_a_single_image_or_images_that_are_all_alike_are_no_statistics(leaf):
     assert torch.isfinite(shown).all()
 
 
+def test_tensors_without_values_keep_their_shapes():
+    with torch.device("meta"):
+        assert Normalizer(4, 20)(torch.zeros(3, 4)).shape == (3, 4)
+
+
 def test_fewer_images_than_channels_and_dead_channels_stay_finite(leaf):
     x = uneven(leaf, 3, 16, seed=5)
     x[:, 3] = 2.0

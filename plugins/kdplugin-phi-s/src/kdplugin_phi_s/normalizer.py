@@ -44,6 +44,8 @@ class Normalizer(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor | None:
         """The samples, normalised, [N, D]; None as long as the statistics are being estimated."""
+        if x_ND.is_meta:  # shapes alone, which say nothing of statistics
+            return (x_ND - self.mean) @ self.matrix.T
         if not self._is_settled:
             if not bool(self.settled):
                 self._observe(x_ND.detach())
@@ -93,4 +95,5 @@ def _matrix(covariance_DD: Tensor, kind: str) -> Tensor:
     eigenvalues_D, axes_DD = torch.linalg.eigh(covariance_DD)
     largest_D = axes_DD.abs().argmax(0)
     axes_DD = axes_DD * axes_DD.gather(0, largest_D[None]).sign()  # an axis has two directions: the same one everywhere
-    return scale * evening(eigenvalues_D.clamp(min=0).tolist()) @ axes_DD.T
+    turn_DD = evening(eigenvalues_D.clamp(min=0).tolist())
+    return torch.mul(turn_DD @ axes_DD.T, scale)
