@@ -107,7 +107,7 @@ def test_weights_of_torchvision_are_loaded_but_for_the_head(monkeypatch):
 def test_a_pretrained_teacher_of_other_classes_is_to_be_fine_tuned_first(flowers, weights_of_timm):
     spec, _ = weights_of_timm
     plan = Engine(spec, "resnet8", ["st"], flowers, precision="fp32", device="cpu").plan()
-    assert plan.session.trains_teacher
+    assert plan.session.teachers[0].is_trained_first
     assert (plan.settings.train.lr, plan.settings.teacher_train["lr"]) == (0.1, 0.01)
 
 
