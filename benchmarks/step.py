@@ -4,7 +4,8 @@
 
 The plain loop is that of a paper's code: fp32, NCHW, teacher under no_grad, soft targets, SGD with momentum, and its batch
 already in memory. kdengine's step is all that a run does for a batch: loading and augmenting it, the teacher, the student, the
-losses, the update, the bookkeeping.
+losses, the update, the bookkeeping. Of a method that trains in phases, the steps count that have the task's loss. A method that
+keeps something for each image (crd) has as many images as CIFAR-100.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import argparse
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 
 import timm
 import torch
 import torch.nn.functional as F
 
-from kdengine import Engine, hookimpl
+from kdengine import Engine, Registry, hookimpl
 from kdengine.data.dataset import Data, Split
 from kdengine.training.runtime import Runtime
 
-BATCH, CLASSES = 128, 100
+BATCH, CLASSES, IMAGES = 128, 100, 50_000
+WARM_UP = 3
 
 
 class PlainLoop:
@@ -49,11 +52,21 @@ class PlainLoop:
         return time.perf_counter() - start
 
 
-class Alternation:
-    """Observer: after each step of kdengine, one of the plain loop; both are timed."""
+class Enough(Exception):
+    """All steps were timed."""
 
-    def __init__(self, plain: PlainLoop) -> None:
+
+class Alternation:
+    """Observer: after each step of kdengine, one of the plain loop; both are timed.
+
+    Args:
+        plain: the plain loop.
+        steps: steps to time before the run is left.
+    """
+
+    def __init__(self, plain: PlainLoop, steps: int) -> None:
         self.plain = plain
+        self.steps = steps
         self.mine: list[float] = []
         self.theirs: list[float] = []
         self.mark = 0.0
@@ -63,15 +76,19 @@ class Alternation:
         self.mark = time.perf_counter()
 
     @hookimpl
-    def kdengine_after_step(self, run, done: int) -> None:
-        self.mine.append(time.perf_counter() - self.mark)
-        self.theirs.append(self.plain.step())
+    def kdengine_after_step(self, run, terms) -> None:
+        took = time.perf_counter() - self.mark
+        if "task" in terms:
+            self.mine.append(took)
+            self.theirs.append(self.plain.step())
+        if len(self.mine) == self.steps:
+            raise Enough
         self.mark = time.perf_counter()
 
 
-def random_data(batches: int) -> Data:
-    """Images of noise in the size of CIFAR, with as many as the steps need."""
-    images = torch.randint(0, 256, (BATCH * batches, 3, 32, 32), dtype=torch.uint8)
+def random_data(count: int) -> Data:
+    """So many images of noise in the size of CIFAR."""
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (len(images),))
     split = Split(labels, images)
     few = Split(labels[:BATCH], images[:BATCH])
@@ -79,23 +96,29 @@ def random_data(batches: int) -> Data:
     return Data("noise", names, (3, 32, 32), (0.5,) * 3, (0.25,) * 3, "crop-flip", split, few, fingerprint="noise")
 
 
+def images_for(method: str | None, steps: int) -> int:
+    """As many images as the steps need, or as CIFAR-100 has if the method keeps something for each of them."""
+    keeps = method is not None and any("index" in kind.needs for kind in Registry().methods(method))
+    return max(BATCH * (steps + WARM_UP), IMAGES if keeps else 0)
+
+
 def measure(method: str | None, teacher: str, student: str, steps: int, **train: object) -> tuple[float, float]:
     """Median seconds of a step of kdengine and of the plain loop, after three steps of warm-up."""
-    watch = Alternation(PlainLoop(teacher, student))
-    with tempfile.TemporaryDirectory() as folder:
+    watch = Alternation(PlainLoop(teacher, student), steps + WARM_UP)
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
         Engine(
             timm.create_model(teacher, num_classes=CLASSES) if method else None,
             timm.create_model(student, num_classes=CLASSES),
             plugins=[method] if method else [],
             options={method: {"mode": "joint"}} if method == "fitnet" else None,
-            data=random_data(steps + 3),
+            data=random_data(images_for(method, steps)),
             epochs=1,
             batch_size=BATCH,
             out=f"{folder}/run",
             observers=[watch],
             **train,
         ).fit()
-    return statistics.median(watch.mine[3:]), statistics.median(watch.theirs[3:])
+    return statistics.median(watch.mine[WARM_UP:]), statistics.median(watch.theirs[WARM_UP:])
 
 
 def main() -> None:
