@@ -270,7 +270,8 @@ class Pair:
     def student_until(self, tap: str) -> Callable[[nn.Module], nn.Module]:
         """A function that cuts the student behind a tap, for ``deploy``: student -> module that returns the tensor at the tap.
 
-        The classifier is left out of it, so that it is neither counted nor shipped.
+        Modules that run only behind the tap, such as the classifier, are left out of it, so that they are neither counted nor
+        shipped.
         """
         return self._networks.student_until(tap)
 

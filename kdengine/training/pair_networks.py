@@ -14,7 +14,7 @@ from kdengine.networks.network import Network
 from kdengine.seeds import seeded
 from kdengine.taps import Recorder
 from kdengine.taps.anatomy import TapPoint
-from kdengine.taps.backbone import Backbone
+from kdengine.taps.backbone import Backbone, modules_behind
 
 __all__ = ["BuildingNetworks", "has_convolution"]
 
@@ -68,9 +68,10 @@ class BuildingNetworks:
 
     def student_until(self, tap: str) -> Callable[[nn.Module], nn.Module]:
         """A function that cuts the student behind a tap."""
-        (point,) = self.student.anatomy.resolve(tap).values()
-        classifier = self.student.anatomy.classifier
-        return lambda student: Backbone(student, point, classifier)
+        student = self.student
+        (point,) = student.anatomy.resolve(tap).values()
+        behind = modules_behind(student.module, student.anatomy, point, student.input_size)
+        return lambda network: Backbone(network, point, behind)
 
     @property
     def _teacher(self) -> Network:
