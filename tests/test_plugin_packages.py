@@ -105,10 +105,10 @@ def test_it_is_installed_with_everything(folder):
     assert folder.name in root["project"]["optional-dependencies"]["all"]
 
 
-def test_its_methods_stand_in_the_table_of_the_first_page(folder):
-    link = f"[{folder.name}](https://github.com/kdengine/kdengine/blob/main/plugins/{folder.name}/README.md)"
-    listed = [line for line in readme(ROOT).splitlines() if line.startswith("|") and link in line]
-    assert [method.name for method in methods(folder) if not any(f"`{method.name}`" in line for line in listed)] == []
+def test_its_methods_stand_in_the_table_of_the_first_page_and_in_the_catalogue(folder):
+    for page in (ROOT / "README.md", ROOT / "docs" / "methods.md"):
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+        assert [method.name for method in methods(folder) if not any(f"`{method.name}`" in row for row in rows)] == []
 
 
 def test_what_it_imports_is_checked(folder):
