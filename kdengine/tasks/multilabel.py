@@ -90,6 +90,12 @@ class Multilabel(Task):
         if target is not None and tuple(target.shape) != wanted:
             raise DataError(f"The targets are {list(target.shape)}, but {list(wanted)} are needed: 0 or 1 for each label.")
 
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The log-odds of the mean of the probabilities, [B, K]."""
+        stacked = torch.stack(list(outputs))
+        yes, no = (F.logsigmoid(sign * stacked).logsumexp(0) for sign in (1, -1))
+        return yes - no
+
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """Binary cross-entropy, averaged over images and labels."""
         if target is None:

@@ -101,6 +101,13 @@ def test_predictions_are_all_labels_from_one_half_on_and_at_least_one():
     assert len(task.predictions(output, limit=3)[1]) == 3
 
 
+def test_several_networks_say_together_the_mean_of_their_probabilities(answers):
+    output, _ = answers
+    joined = Multilabel(LABELS).join([output, output.flip(0), 3 * output])
+    expected = torch.stack([output, output.flip(0), 3 * output]).sigmoid().mean(0)
+    assert torch.allclose(joined.sigmoid(), expected, atol=1e-6)
+
+
 def test_chance_is_that_of_a_random_order(answers):
     _, target = answers
     chance = Multilabel(LABELS).chance(target)
