@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from kdengine import Engine, Registry, hookimpl
 from kdengine.data.dataset import Data, Split
+from kdengine.plugins.groups import expanded
 from kdengine.training.runtime import Runtime
 
 BATCH, CLASSES, IMAGES = 128, 100, 50_000
@@ -76,9 +77,9 @@ class Alternation:
         self.mark = time.perf_counter()
 
     @hookimpl
-    def kdengine_after_step(self, run, terms) -> None:
+    def kdengine_after_step(self, run) -> None:
         took = time.perf_counter() - self.mark
-        if "task" in terms:
+        if run.lane.phase.name == "joint":
             self.mine.append(took)
             self.theirs.append(self.plain.step())
         if len(self.mine) == self.steps:
@@ -110,7 +111,7 @@ def measure(method: str | None, teacher: str, student: str, steps: int, **train:
             timm.create_model(teacher, num_classes=CLASSES) if method else None,
             timm.create_model(student, num_classes=CLASSES),
             plugins=[method] if method else [],
-            options={method: {"mode": "joint"}} if method == "fitnet" else None,
+            options={method: OPTIONS[method]} if method in OPTIONS else None,
             data=random_data(images_for(method, steps)),
             epochs=1,
             batch_size=BATCH,
@@ -135,7 +136,7 @@ def main() -> None:
     )
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']}\n")
     print("| method | precision | kdengine, ms | plain fp32 loop, ms | ratio |\n| --- | --- | --- | --- | --- |")
-    for method in [None, *arguments.methods.split(",")]:
+    for method in [None, *expanded(arguments.methods.split(","), Registry())]:
         for precision in ("auto", "fp32"):
             mine, theirs = measure(method, arguments.teacher, arguments.student, arguments.steps, precision=precision)
             print(
