@@ -11,6 +11,7 @@ from kdengine.config.settings import Settings, from_assignments
 from kdengine.networks.models import ModelSource
 from kdengine.runs.ready_teachers import weights_trained
 from kdengine.runs.teachers import named_teachers, networks_given
+from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks import Classification
 
@@ -150,3 +151,13 @@ def test_where_teachers_are_trained_differently_the_settings_stay_open_and_repea
         role: one.values for role, one in plan.training.followed.items()
     }
     assert plan.settings.own_teacher_training["optimizer"] == "auto"
+
+
+def test_probes_of_learning_rates_keep_the_rates_of_several_teachers_open_and_of_one_fixed():
+    two = settings(teacher="a", further_teachers=["b"], train={"batch_size": 7})
+    probes = Probes(Tuning(each=True), [], two).settings
+    assert probes.teachers == ("a", "b")
+    assert probes.teacher_train["lr"] == "auto"
+    assert (probes.teacher_training.lr, probes.teacher_training.batch_size) == (None, 7)
+    assert Probes(Tuning(each=True), [], settings(teacher="a")).settings.teacher_train["lr"] == 0.1
+    assert Probes(Tuning(), [], two).settings.teachers == ()
