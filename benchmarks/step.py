@@ -27,7 +27,7 @@ from kdengine.training.runtime import Runtime
 
 BATCH, CLASSES, IMAGES = 128, 100, 50_000
 WARM_UP = 3
-OPTIONS = {"fitnet": {"mode": "joint"}, **dict.fromkeys(("semckd", "mgd"), {"weight": 1e-6})}
+OPTIONS = {"fitnet": {"mode": "joint"}, "semckd": {"weight": 1e-6}, "mgd": {"weight": 1e-6}}
 """What some methods need to be timed beside an untrained teacher: one phase, or terms that do not explode."""
 
 
