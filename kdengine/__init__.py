@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
     from kdengine.methods.head import Head, ModuleView
+    from kdengine.methods.schedule import warmup
     from kdengine.methods.step import Pair, Phase, Step, TapPair
     from kdengine.methods.transform import StepTransform
     from kdengine.plugins.discovery import Registrar
@@ -83,6 +84,7 @@ _HOME = {
     "match_spatial": "methods.features",
     "pool_to_vectors": "methods.features",
     "resize_maps": "methods.features",
+    "warmup": "methods.schedule",
 }
 
 __all__ = [
@@ -126,6 +128,7 @@ __all__ = [
     "match_spatial",
     "pool_to_vectors",
     "resize_maps",
+    "warmup",
 ]
 
 

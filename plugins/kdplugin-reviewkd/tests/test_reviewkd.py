@@ -155,25 +155,6 @@ def test_maps_grow_and_shrink_to_their_nearest_neighbours(size, leaf, agree):
     agree(enlarge(maps, size), nearest(array(maps), size))
 
 
-@pytest.mark.parametrize(
-    ("epoch", "progress", "share"),
-    [(0, 0.0, 1 / 20), (3, 3.5 / 240, 4 / 20), (18, 18.9 / 240, 19 / 20), (19, 19.0 / 240, 1.0), (200, 0.9, 1.0)],
-)
-def test_in_a_run_of_240_epochs_the_weight_rises_epoch_by_epoch_over_20(epoch, progress, share, leaf):
-    step = make_step({"a": leaf(2, 3)}, {"a": leaf(2, 3)}, epoch=epoch, progress=progress)
-    assert ReviewKD()._ramp(step) == pytest.approx(share)
-
-
-def test_in_a_short_run_the_weight_rises_over_a_twelfth_of_it(leaf):
-    def ramp(epoch, progress, **options):
-        return ReviewKD(**options)._ramp(make_step({"a": leaf(2, 3)}, {"a": leaf(2, 3)}, epoch=epoch, progress=progress))
-
-    assert ramp(0, 1 / 24) == pytest.approx(0.5)
-    assert ramp(1, 1 / 8) == 1
-    assert ramp(1, 1 / 8, warmup_share=1.0) == pytest.approx(1 / 8)
-    assert ramp(0, 0.0, warmup_epochs=0) == ramp(0, 0.0, warmup_share=0) == 1
-
-
 def test_the_ramp_and_the_weight_are_factors(walk, agree):
     method, step, students, teachers = walk(LEVELS[1], beta=0.6, warmup_epochs=20)
     agree(method(step)["review"], 0.03 * review(method.fusions, list(map(array, students)), list(map(array, teachers))))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, TapError, TapPair, hookimpl
+from kdengine import Distiller, Pair, Registrar, Step, TapError, TapPair, hookimpl, warmup
 from kdplugin_reviewkd.fusion import Fusion
 
 __all__ = ["Fusion", "ReviewKD", "context_loss"]
@@ -98,14 +98,11 @@ class ReviewKD(Distiller):
             with step.precision():  # the fusion is a network as large as the student
                 predicted, residual = fusion(student, residual)
             losses.append(context_loss(predicted.float(), teacher))
-        return {"review": self.options.beta * self._ramp(step) * torch.stack(losses).sum()}
-
-    def _ramp(self, step: Step) -> float:
-        """Share of the weight in a step: by the epoch as published, sooner where the run is short."""
-        epochs, share = self.options.warmup_epochs, self.options.warmup_share
-        by_epoch = (step.epoch + 1) / epochs if epochs else 1.0
-        by_share = step.progress / share if share else 1.0
-        return min(1.0, max(by_epoch, by_share))
+        return {
+            "review": self.options.beta
+            * warmup(step, self.options.warmup_epochs, self.options.warmup_share)
+            * torch.stack(losses).sum()
+        }
 
     def _level(self, tap: TapPair) -> tuple[Tensor, Tensor]:
         """Both tensors of a tap as maps; a vector is a map of one position."""
