@@ -126,12 +126,16 @@ OPTIONS = [
     ("mdistiller", "reviewkd", {"beta": 5.0, "warmup_epochs": 20.0, "taps": None}),
     ("repdistiller", "vid", {"weight": 1.0, "init_variance": 5.0, "taps": None}),
     ("repdistiller", "pkt", {"beta": 30000.0, "taps": None}),
+    ("mdistiller", "dkd", {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20.0}),
+    ("mdistiller", "crd", {"beta": 0.8, "mode": "memory", "length": 128, "negatives": 16384, "temperature": 0.07}),
+    ("mdistiller", "ofd", {"scale": 1e-3, "margins": "norm"}),
+    ("repdistiller", "crd", {"beta": 0.8, "mode": "memory", "length": 128, "negatives": 16384, "temperature": 0.07}),
     ("repdistiller", "cc", {"form": "successors", "beta": 0.02, "width": 128}),
 ]
 METHODS = (
     *("ab", "at", "dml", "fitnet", "fsp", "jacobian", "mbd-delta", "mbd-hard", "mbd-soft"),
     *("nst", "rkd", "sp", "st", "svd", "takd"),
-    *("cc", "itrd", "pkt", "reviewkd", "srd", "vid"),
+    *("cc", "crd", "dkd", "itrd", "ofd", "pkt", "reviewkd", "srd", "vid"),
 )
 """Names that options may be for; a misspelt one would do nothing in a run."""
 
