@@ -15,26 +15,39 @@ __all__ = ["DIST", "correlation_loss", "dist_losses"]
 
 # B: images of a batch, K: classes.
 
-SHORTEST = 1e-5
-"""Least norm of centred probabilities in the quotient: beside it a shorter one counts as no pattern, so that uniform
-probabilities get small gradients instead of huge ones."""
+FLATTEST = 1e-2
+"""Standard deviation of a row, as a share of its mean, below which the gradient is what it would be here: a student that starts
+from a zeroed head would get huge gradients. A class that is rare in a batch is small, but not flat."""
+
+ROUNDING = 1e-6
+"""The same for the row itself: below this, its differences are those of rounding in float32."""
+
+SHORTEST = 1e-12
+"""Least norm to divide by, for probabilities that are zero in float32."""
 
 
 def correlation_loss(student_NM: Tensor, teacher_NM: Tensor) -> Tensor:
     """Mean over the rows of 1 - r, r the correlation of Pearson of two rows; [].
 
     Args:
-        student_NM: [N, M].
-        teacher_NM: [N, M].
+        student_NM: probabilities, [N, M].
+        teacher_NM: probabilities, [N, M].
     """
-    student_NM, teacher_NM = (rows_NM - rows_NM.mean(1, keepdim=True) for rows_NM in (student_NM, teacher_NM))
-    units = [rows_NM / _norm(rows_NM).clamp(min=SHORTEST) for rows_NM in (student_NM, teacher_NM)]
-    return 1.0 - (units[0] * units[1]).sum(1).mean()
+    return 1.0 - (_patterns(student_NM) * _patterns(teacher_NM)).sum(1).mean()
 
 
-def _norm(rows_NM: Tensor) -> Tensor:
-    """Euclidean norm of each row, [N, 1]; differentiable at zero, where the gradient is 0."""
-    return rows_NM.square().sum(1, keepdim=True).clamp(min=SHORTEST**2).sqrt()
+def _patterns(rows_NM: Tensor) -> Tensor:
+    """Rows with mean 0 and norm 1, [N, M]; the gradient of a nearly uniform row is damped, its values are as they are."""
+    mean_N1 = rows_NM.mean(1, keepdim=True)
+    size_N1 = mean_N1.detach() * rows_NM.shape[1] ** 0.5
+    centred_NM = rows_NM - mean_N1
+    least_N1 = (ROUNDING * size_N1).clamp(min=SHORTEST)
+    # the squares are floored before the root, whose slope at zero is infinite
+    norm_N1 = centred_NM.square().sum(1, keepdim=True).maximum(least_N1.square()).sqrt()
+    units_NM = centred_NM / norm_N1
+    damping_N1 = (norm_N1.detach() / (FLATTEST * size_N1).clamp(min=SHORTEST)).clamp(max=1.0)
+    patterns_NM: Tensor = units_NM.detach() + damping_N1 * (units_NM - units_NM.detach())
+    return patterns_NM
 
 
 def dist_losses(student_BK: Tensor, teacher_BK: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
