@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
     from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
     from kdengine.methods.head import Head, ModuleView
+    from kdengine.methods.pair import Pair
     from kdengine.methods.schedule import warmup
-    from kdengine.methods.step import Pair, Phase, Step, TapPair
+    from kdengine.methods.step import Phase, Step, TapPair
     from kdengine.methods.transform import StepTransform
     from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.hookspecs import hookimpl
@@ -59,7 +60,7 @@ _HOME = {
     "ModelError": "errors",
     "ModuleView": "methods.head",
     "Names": "config.settings",
-    "Pair": "methods.step",
+    "Pair": "methods.pair",
     "Phase": "methods.step",
     "PluginError": "errors",
     "Recorder": "taps",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from kdengine.errors import SettingsError, TapError
-from kdengine.methods.step import Pair
+from kdengine.methods.pair import Pair
 
 if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller

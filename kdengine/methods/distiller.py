@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from kdengine.config.settings import Names, Strict
 from kdengine.errors import SettingsError, did_you_mean
-from kdengine.methods.step import Pair, Phase, Step
+from kdengine.methods.pair import Pair
+from kdengine.methods.step import Phase, Step
 
 __all__ = ["Distiller"]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.pair import Pair
 from kdengine.methods.step import Step
 from kdengine.taps import Trace
 from kdengine.testing.bench import Bench, random_batch
@@ -33,13 +35,15 @@ class DeclarationChecks:
         raise NotImplementedError
 
     def test_every_tap_is_read(self) -> None:
-        """Everything that the method asks to be recorded in a phase is read, for it is paid for by running that deep."""
-        bench = self.bench()
+        """What the method asks to be recorded is read, in ``build`` or in the phase: it makes forwards run that deep."""
+        with _watching_build(self.kinds) as built:
+            bench = self.bench()
         for lane in bench.phases():
             for key, binding in lane.phase.bindings.items():
                 sides = {"student": binding.student, "teacher": binding.teacher}
                 with _watching(lane.module.methods[key], sides) as idle:
                     bench.terms(random_batch(4))
+                idle -= built.get(type(lane.module.methods[key]), set())
                 assert not idle, f"{key} asks for taps in the phase '{lane.phase.name}' and reads nothing of {sorted(idle)}"
 
     def test_what_it_needs_is_declared(self) -> None:
@@ -117,6 +121,27 @@ def _watching(method: Distiller, sides: Mapping[str, Collection[str]]) -> Iterat
     with _stepping_through([method], watch):
         yield idle
     idle |= {name for name, tensor in shown.items() if tensor not in read}
+
+
+@contextmanager
+def _watching_build(kinds: Iterable[type[Distiller]]) -> Iterator[dict[type[Distiller], set[str]]]:
+    """Gives what methods of these kinds read of their pairs in ``build``, inside: kind -> taps of both sides."""
+    read: dict[type[Distiller], set[str]] = {}
+
+    def watched(kind: type[Distiller], build: Callable[[Any, Pair], None]) -> Callable[[Any, Pair], None]:
+        def wrapper(method: Distiller, pair: Pair) -> None:
+            seen = set[int]()
+            build(method, replace(pair, student=_Watched(pair.student, seen), teacher=_Watched(pair.teacher, seen)))
+            sides = {"student": pair.student, "teacher": pair.teacher}
+            shown = {f"{side}: {name}": id(trace[name]) for side, trace in sides.items() for name in trace}
+            read[kind] = {name for name, tensor in shown.items() if tensor in seen}
+
+        return wrapper
+
+    with ExitStack() as stack:
+        for kind in dict.fromkeys(kinds):
+            stack.enter_context(patch.object(kind, "build", watched(kind, kind.build)))
+        yield read
 
 
 class _Watched(Trace):

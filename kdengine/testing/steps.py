@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from kdengine.methods.checks import check_contract, check_shapes
 from kdengine.methods.distiller import Distiller
-from kdengine.methods.step import JOINT, Pair, Step
+from kdengine.methods.pair import Pair
+from kdengine.methods.step import JOINT, Step
 from kdengine.taps import Trace
 
 __all__ = ["built", "make_step"]

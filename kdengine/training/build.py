@@ -13,8 +13,9 @@ from kdengine.errors import SettingsError
 from kdengine.methods.checks import check_shapes, views_of
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
+from kdengine.methods.pair import Pair
 from kdengine.methods.pairing import TapBinding, read_taps
-from kdengine.methods.step import JOINT, Pair, Phase
+from kdengine.methods.step import JOINT, Phase
 from kdengine.networks.network import LaneContext
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy, Trace

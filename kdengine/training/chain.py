@@ -15,7 +15,7 @@ from kdengine.seeds import undisturbed
 from kdengine.training.lane_module import LaneModule, ResolvedPhase
 from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["ChainStep", "TeacherQuery", "chain"]
+__all__ = ["ChainStep", "TeacherQuery", "chain", "queries"]
 
 
 class TeacherQuery(NamedTuple):
@@ -47,6 +47,14 @@ class ChainStep:
     teachers: tuple[Network, ...]
     module: LaneModule
     phases: Sequence[ResolvedPhase]
+
+
+def queries(teachers: Sequence[FrozenTeacher], phase: ResolvedPhase) -> list[list[TeacherQuery]]:
+    """The teacher forwards that a phase needs: for each view of the images, one of each teacher."""
+    if not phase.needs_teacher:
+        return []
+    views = range(phase.views if teachers else 0)
+    return [[TeacherQuery(teacher, phase.input_gradients, view) for teacher in teachers] for view in views]
 
 
 def chain(context: LaneContext, distillers: Mapping[str, Distiller]) -> list[tuple[LaneContext, Mapping[str, Distiller]]]:

@@ -15,7 +15,7 @@ from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
-from kdengine.training.chain import ChainStep, TeacherQuery
+from kdengine.training.chain import ChainStep, TeacherQuery, queries
 from kdengine.training.deployment import Deployment
 from kdengine.training.gradients import fault_of
 from kdengine.training.history import History
@@ -92,6 +92,11 @@ class Lane:
         return self.module.student
 
     @property
+    def phases(self) -> list[ResolvedPhase]:
+        """All phases, in order."""
+        return self._plan.phases
+
+    @property
     def phase(self) -> ResolvedPhase:
         """The current phase."""
         return self._plan[self._phase_number][1]
@@ -116,10 +121,7 @@ class Lane:
     @property
     def teacher_queries(self) -> list[list[TeacherQuery]]:
         """The teacher forwards that the current phase needs: for each view of the images, one of each teacher."""
-        if not self._teachers or not self.phase.needs_teacher:
-            return []
-        gradients = self.phase.input_gradients
-        return [[TeacherQuery(teacher, gradients, view) for teacher in self._teachers] for view in range(self.phase.views)]
+        return queries(self._teachers, self.phase)
 
     @property
     def steps_done(self) -> int:

@@ -320,8 +320,10 @@ def test_all_mistakes_of_a_file_are_told_at_once(kdengine, here, own_cache):
 
 
 def test_mistakes_in_the_methods_alone_are_told_at_once(kdengine, here, own_cache):
-    said = kdengine("run", "--plugin", "rdk", "--plugin", "st", *PAIR, "-o", "st.alpha=hot", "-o", "rdk.angle=1")
-    refused(said, here, own_cache, "There is no plugin 'rdk'. Did you mean 'rkd'?", "st.alpha = 'hot': it must be a number.")
+    said = kdengine("run", "--plugin", "fitnett", "--plugin", "st", *PAIR, "-o", "st.alpha=hot", "-o", "fitnett.kernel=1")
+    refused(
+        said, here, own_cache, "There is no plugin 'fitnett'. Did you mean 'fitnet'?", "st.alpha = 'hot': it must be a number."
+    )
     assert len(said.err.splitlines()) == 2
 
 

@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 
 from kdengine import Distiller, Phase, Registry, SettingsError, Trace
-from kdengine.methods.step import Pair, Step
+from kdengine.methods.pair import Pair
+from kdengine.methods.step import Step
 
 
 class Example(Distiller):

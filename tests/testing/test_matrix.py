@@ -1,6 +1,7 @@
 """Every family of timm with every method, on the meta device; and a few of them for real."""
 
 import random
+import re
 
 import pytest
 import timm
@@ -87,6 +88,21 @@ def test_a_network_is_made_for_the_smallest_images_it_takes():
     assert network.anatomy.probe.logits.shape == (2, 10)
 
 
+def refused(pairing, methods):
+    """Why methods do not work on a pair: all are tried in one lane, and if that fails in halves."""
+    why = pairing.attempt(*methods)
+    if why is None or len(methods) == 1:
+        return {} if why is None else {methods[0]: why}
+    half = len(methods) // 2
+    return refused(pairing, methods[:half]) | refused(pairing, methods[half:])
+
+
+def check_refusals(why):
+    """Only what reads a classifier may not work, where the logits are not those of one, and it says so itself."""
+    assert set(why) <= {"cat-kd", "simkd", "srrl"}, why
+    assert not [reason for reason in why.values() if re.match(r"\w+(Error|Exception|Interrupt): ", reason)], why
+
+
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("family", sorted(SMALLEST))
 def test_every_method_works_on_every_family(family, methods):
@@ -97,7 +113,7 @@ def test_every_method_works_on_every_family(family, methods):
     turn = sorted(SMALLEST).index(family) % 3
     other = make_network(("resnet8", "resnet8", "timm:vit_tiny_patch16_224")[turn], side)
     pair = (other, network) if turn == 1 else (network, other)
-    assert Pairing(*pair, side).attempt(*methods) is None
+    check_refusals(refused(Pairing(*pair, side), methods))
 
 
 @pytest.mark.sample(1)
@@ -110,8 +126,8 @@ def test_a_sample_works_for_real(family, methods):
         pytest.skip(f"{SMALLEST[family]} is too large for a test")
     network, other = (make_network(spec, side, meta=False) for spec in (network.name, "resnet8"))
     method = random.Random(family).choice(methods)
-    assert Pairing(network, other, side, meta=False).attempt(method) is None
-    assert Pairing(other, network, side, meta=False).attempt(method) is None
+    for pair in ((network, other), (other, network)):
+        check_refusals(refused(Pairing(*pair, side, meta=False), [method]))
 
 
 @pytest.mark.sample(1)

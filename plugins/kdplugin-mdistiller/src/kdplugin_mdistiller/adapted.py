@@ -172,6 +172,7 @@ def load(text: str) -> type[Adapted]:
             "__module__": __name__,
             "name": f"mdistiller-{file.kind.__name__.lower()}",
             "category": "multi-connection" if maps else "shared-representation" if file.reads.features else "response",
+            "needs": (*Adapted.needs, *(("index",) if file.asks_index else ())),
             "taps": file.reads.taps,
             "Options": options,
             "file": file,

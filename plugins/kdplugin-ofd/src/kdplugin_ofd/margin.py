@@ -69,7 +69,7 @@ class Margin(nn.Module):
 
     def forward(self, teacher_BCHW: Tensor) -> Tensor:
         """The teacher's responses [B, C, H, W], with those below the margin raised to it."""
-        if not self._ready:
+        if not self._ready and not self.known.is_meta:  # where shapes alone are tried, there is nothing to ask
             self._take(teacher_BCHW)
         return torch.maximum(teacher_BCHW, self.values[:, None, None])
 

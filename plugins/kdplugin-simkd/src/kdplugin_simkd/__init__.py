@@ -106,6 +106,8 @@ class SimKD(Distiller):
     @torch.no_grad()
     def _is_by_map(self, teacher_BDHW: Tensor, embedding_BD: Tensor) -> bool:
         """Whether the map is matched; if that was left open, the first batch decides."""
+        if self.known.is_meta:  # where shapes alone are tried, there is nothing to ask
+            return self.options.match != "embedding" and teacher_BDHW.shape[1] == embedding_BD.shape[1]
         if self._decided is None:
             if not self.known:
                 distance = (teacher_BDHW.mean((2, 3)) - embedding_BD).abs().max()
