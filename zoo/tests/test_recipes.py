@@ -129,13 +129,14 @@ OPTIONS = [
     ("mdistiller", "dkd", {"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20.0}),
     ("mdistiller", "crd", {"beta": 0.8, "mode": "memory", "length": 128, "negatives": 16384, "temperature": 0.07}),
     ("mdistiller", "ofd", {"scale": 1e-3, "margins": "norm"}),
+    ("repdistiller", "ft", {"beta": 200.0, "rate": 0.5, "epochs": 0.125, "by_position": True}),
     ("repdistiller", "crd", {"beta": 0.8, "mode": "memory", "length": 128, "negatives": 16384, "temperature": 0.07}),
     ("repdistiller", "cc", {"form": "successors", "beta": 0.02, "width": 128}),
 ]
 METHODS = (
     *("ab", "at", "dml", "fitnet", "fsp", "jacobian", "mbd-delta", "mbd-hard", "mbd-soft"),
     *("nst", "rkd", "sp", "st", "svd", "takd"),
-    *("cc", "crd", "dkd", "itrd", "ofd", "pkt", "reviewkd", "srd", "vid"),
+    *("cc", "crd", "dkd", "ft", "itrd", "ofd", "pkt", "reviewkd", "srd", "vid"),
 )
 """Names that options may be for; a misspelt one would do nothing in a run."""
 
