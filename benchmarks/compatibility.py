@@ -28,6 +28,8 @@ from kdengine.training.runtime import Runtime
 CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
 NOT_TOGETHER = (Curriculum, StepTransform)
 """Kinds of methods that change what others do."""
+OF_CLASSIFIERS = ("cat-kd", "simkd", "srrl")
+"""Methods that read classifiers, which some networks do not have in the form that they need."""
 ROLES = ("teaches a CNN", "is taught by a CNN", "teaches a transformer")
 REAL, META, REFUSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}", "\N{MULTIPLICATION SIGN}"
 
@@ -82,8 +84,10 @@ def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
     """Why each method fails; those that work take their step in one lane, which saves time."""
     registry = Registry()
     alone = [name for name in methods if any(issubclass(method, NOT_TOGETHER) for method in registry.methods(name))]
-    together = [name for name in methods if name not in alone]
-    return {name: why for group in (together, *([name] for name in alone)) for name, why in divided(pairing, group).items()}
+    heads = [name for name in methods if name in OF_CLASSIFIERS]
+    together = [name for name in methods if name not in {*alone, *heads}]
+    groups = (together, heads, *([name] for name in alone))
+    return {name: why for group in groups for name, why in divided(pairing, group).items()}
 
 
 def divided(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
