@@ -8,6 +8,7 @@ from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsE
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.report.leaderboard import Leaderboard
+from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.memory import COPIES, CROWDED
 
@@ -286,7 +287,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
         (["rdk"], {}, "rkd"),
         (["st"], {"options": {"rkd": {"angle": 1.0}}}, "No lane uses the options of rkd"),
         (["st"], {"options": {"st": {"alpah": 1.0}}}, "alpha"),
-        (["st", "st"], {}, "Several lanes are called st"),
+        ([LaneSpec("st", ["st"]), LaneSpec("st", ["rkd"])], {}, "Several lanes are called st"),
         (["st"], {"trials": 0}, "trials = 0"),
     ):
         with pytest.raises(KDError, match=said):

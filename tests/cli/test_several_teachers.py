@@ -71,6 +71,7 @@ def test_a_plan_lists_all_teachers(kdengine, small):
     assert any(line.startswith("teacher 2 runs up to layer2") for line in lines)
 
 
+@pytest.mark.slow
 def test_the_folder_repeats_is_evaluated_benchmarked_and_reported(folder, kdengine, here):
     assert kdengine("run", folder / "run.toml", "--out", "again", "--json").code == 0
     assert rows(here / "again") == rows(folder)

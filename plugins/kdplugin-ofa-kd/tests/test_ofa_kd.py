@@ -23,7 +23,7 @@ class TestContractOnATransformer(DistillerContract):
     """A CNN teaches a vision transformer, whose blocks all have one size."""
 
     method = "ofa-kd"
-    options: ClassVar = {"preset": "imagenet", "most_exits": 3}
+    options: ClassVar = {"preset": "imagenet"}
 
     def bench(self, pair=None, **settings):
         cnn, vit = tiny_pair()[0], vit_pair()[0]

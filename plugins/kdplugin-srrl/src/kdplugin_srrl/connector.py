@@ -45,7 +45,7 @@ class Connector(nn.Module):
             student: vectors [B, C], tokens [B, N, C] or maps [B, C, H, W].
             teacher: the teacher's features, of any of these forms.
         """
-        if not self._ready:
+        if not self._ready and not self.known.is_meta:  # where shapes alone are tried, there is nothing to look at
             self._look(teacher)
         mixed_BDHW = self.change(as_maps(student))
         return pool_to_vectors(torch.where(self.rectified, mixed_BDHW.relu(), mixed_BDHW))
