@@ -113,6 +113,7 @@ def _last_of(kind: type[nn.Module], point: TapPoint, network: Network) -> str:
     for call in reversed(anatomy.calls):
         module = modules.get(call.path)
         wide = call.output is not None and call.output.ndim > 1 and call.output.shape[1] == width
-        if isinstance(module, kind) and wide and call.finished <= when:
+        inside = point.path.startswith(f"{call.path}.")  # such as an activation that belongs to the normalisation
+        if isinstance(module, kind) and wide and (call.finished <= when or inside):
             return call.path
     raise TapError(f"{network.name} has no {kind.__name__} of {width} channels before {point}.")

@@ -124,6 +124,14 @@ def test_the_normalisation_before_a_tap_is_found_and_cannot_be_changed():
     assert view.running_mean._version == norm.running_mean._version, "a write through the view is counted as one to the teacher"
 
 
+def test_a_normalisation_may_hold_the_activation_that_is_tapped():
+    teacher = timm.create_model("test_efficientnet", num_classes=10).eval()
+    norm = dict(teacher.named_modules())["bn2"]
+    view = networks(teacher).teacher_module("bn2.act:in", nn.BatchNorm2d)
+    norm.running_mean.add_(3.0)
+    assert torch.equal(view.running_mean, norm.running_mean)
+
+
 def test_a_module_is_that_at_the_tap_without_a_kind():
     teacher = tiny_pair()[0]
     assert networks(teacher).teacher_module("stages.1.0", None).stride == teacher.stages[1][0].stride
