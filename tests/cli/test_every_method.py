@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from kdengine import Registry
 
 PAIR = ["--teacher", "resnet20", "--student", "resnet8"]
-STAGES = {"fitnet": ["hint"], "fsp": ["fsp"], "ab": ["init"], "multi": ["hint"]}
+STAGES = {"fitnet": ["hint"], "fsp": ["fsp"], "ab": ["init"], "ft": ["paraphraser"], "multi": ["hint"]}
 CHAINS = ("takd", "multi")
+OPTIONS = {"phi-s": ["-o", "phi-s.batches=1"]}
+"""It looks at more batches first than there are here."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def distil(kdengine, here, weights):
 @pytest.mark.sample(4)
 @pytest.mark.parametrize("method", Registry().all_methods())
 def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
-    result, found = distil(method, "resnet20", "resnet8")
+    result, found = distil(method, "resnet20", "resnet8", *OPTIONS.get(method, ()))
     assert result["method"] == method
     assert result["student"]["name"] == "resnet8"
     assert 0 <= result["student"]["top1"] <= 100
