@@ -13,9 +13,7 @@ setup: .venv/installed
 .venv/installed: $(PROJECTS)
 	@echo "== Creating .venv and installing kdengine, the zoo and every plugin (torch is large: this can take minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@# one build environment for all packages, instead of one for each
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'hatchling>=1.27' 'editables>=0.5'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[all,dev]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
 	@touch $@
 
 demo: setup
