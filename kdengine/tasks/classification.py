@@ -12,12 +12,13 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from kdengine.config.settings import TrainSettings
-from kdengine.errors import DataError, ModelError, SettingsError
+from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import CLASSIFICATION, Scoring
+from kdengine.tasks.shared import Counting, MeanLoss, class_weights, mixing, quotient
 from kdengine.tasks.task import DataInfo, Task
 
-__all__ = ["Classification", "Confusion", "Counting", "CrossEntropy", "TopK", "quotient"]
+__all__ = ["Classification", "Confusion", "CrossEntropy", "TopK"]
 
 
 class Classification(Task):
@@ -44,7 +45,13 @@ class Classification(Task):
         Raises:
             SettingsError: there are class weights for another number of classes, or the classes of the images are unknown.
         """
-        return cls(data.num_classes, train.label_smoothing, _class_weights(data, train))
+
+        def balanced(targets: Tensor) -> Tensor:
+            """N / (K * images of the class), so that the mean weight of an image is 1."""
+            counts = torch.bincount(targets, minlength=data.num_classes)
+            return len(targets) / (data.num_classes * counts.clamp(min=1))
+
+        return cls(data.num_classes, train.label_smoothing, class_weights(data, train, balanced, "class", "classes"))
 
     @classmethod
     def check_targets(cls, targets: Tensor, num_classes: int, owner: str) -> None:
@@ -104,19 +111,8 @@ class Classification(Task):
         return F.cross_entropy(output, target, weights, label_smoothing=self.label_smoothing)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-        """Mixup and CutMix, of which each batch draws one if both are asked for; targets become shares of classes [B, K].
-
-        Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix: Regularization
-        Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
-        """
-        if not (train.mixup or train.cutmix):
-            return None
-        from torchvision.transforms import v2
-
-        kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
-        mixes = [kind(alpha=alpha, num_classes=self.num_classes) for kind, alpha in kinds if alpha]
-        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
-        return mix
+        """Mixup and CutMix; targets become shares of classes [B, K]."""
+        return mixing(train, self.num_classes)
 
     def sampling_weights(self, targets: Tensor) -> Tensor:
         """One divided by the number of images of the class, [N]."""
@@ -155,37 +151,6 @@ class Classification(Task):
         return Chance(100 * int(classes.bincount().max()) / len(classes), math.log(self.num_classes))
 
 
-def _class_weights(data: DataInfo, train: TrainSettings) -> Tensor | None:
-    """The weight of each class in the loss, [K]; 'balanced' is N / (K * images of the class), so that their mean is 1."""
-    if train.class_weights == "none":
-        return None
-    if train.class_weights == "balanced":
-        if data.targets is None:
-            raise SettingsError(
-                "train.class_weights = 'balanced' needs data that kdengine loads, whose labels it can count. Give a number for "
-                "each class instead."
-            )
-        counts = torch.bincount(data.targets.cpu(), minlength=data.num_classes)
-        return (len(data.targets) / (data.num_classes * counts.clamp(min=1))).float()
-    if len(train.class_weights) != data.num_classes:
-        raise SettingsError(
-            f"train.class_weights has {len(train.class_weights)} numbers, but the data has {data.num_classes} classes. Give "
-            "one for each class, in their order."
-        )
-    return torch.tensor(train.class_weights)
-
-
-class Counting(Metric):
-    """Base of metrics that average over images; processes add up the sums, not the averages."""
-
-    full_state_update = False
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-
 class TopK(Counting):
     """Accuracy in percent: the share of images whose class is among the k largest logits.
 
@@ -217,25 +182,12 @@ class TopK(Counting):
         return quotient(100 * self.right, self.count)
 
 
-class CrossEntropy(Counting):
+class CrossEntropy(MeanLoss):
     """Mean cross-entropy over images."""
 
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, output: Tensor, target: Tensor | None) -> None:
-        """Add a batch: logits [B, K] and class indices [B] or soft targets [B, K]; nothing without targets."""
-        if target is None:
-            return
-        self.total += F.cross_entropy(output, target, reduction="sum")
-        self.count += len(output)
-
-    def compute(self) -> Tensor:
-        """The mean, []."""
-        return quotient(self.total, self.count)
+    def summed(self, output: Tensor, target: Tensor) -> Tensor:
+        """The sum over a batch: logits [B, K] and class indices [B] or soft targets [B, K]."""
+        return F.cross_entropy(output, target, reduction="sum")
 
 
 class Confusion(Metric):
@@ -264,9 +216,3 @@ class Confusion(Metric):
     def compute(self) -> Tensor:
         """The counts, int64 [K, K]: a row for each true class, a column for each predicted one."""
         return self.counts
-
-
-def quotient(total: Tensor, count: Tensor) -> Tensor:
-    """Divide in float64 if the device supports it."""
-    dtype = torch.float32 if count.device.type == "mps" else torch.float64
-    return total.to(dtype) / count.to(dtype)

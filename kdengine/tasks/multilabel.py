@@ -13,10 +13,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from kdengine.config.settings import TrainSettings
-from kdengine.errors import DataError, ModelError, SettingsError
+from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Measure, Scoring
-from kdengine.tasks.classification import Counting, quotient
+from kdengine.tasks.shared import MeanLoss, class_weights, mixing
 from kdengine.tasks.task import DataInfo, Task
 
 __all__ = ["Multilabel"]
@@ -52,7 +52,13 @@ class Multilabel(Task):
         Raises:
             SettingsError: there are weights for another number of labels, or the labels of the images are unknown.
         """
-        return cls(data.num_classes, train.label_smoothing, _weights(data, train))
+
+        def balanced(targets: Tensor) -> Tensor:
+            """How many more images lack the label than have it."""
+            positive = targets.double().sum(0)
+            return (len(targets) - positive) / positive.clamp(min=1)
+
+        return cls(data.num_classes, train.label_smoothing, class_weights(data, train, balanced, "label", "labels"))
 
     @classmethod
     def check_targets(cls, targets: Tensor, num_classes: int, owner: str) -> None:
@@ -105,15 +111,8 @@ class Multilabel(Task):
         return F.binary_cross_entropy_with_logits(output, smooth, pos_weight=weights)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-        """Mixup and CutMix, of which each batch draws one if both are asked for; targets become shares of labels."""
-        if not (train.mixup or train.cutmix):
-            return None
-        from torchvision.transforms import v2
-
-        kinds = ((v2.MixUp, train.mixup), (v2.CutMix, train.cutmix))
-        mixes = [kind(alpha=alpha, num_classes=self.num_labels) for kind, alpha in kinds if alpha]
-        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = mixes[0] if len(mixes) == 1 else v2.RandomChoice(mixes)
-        return mix
+        """Mixup and CutMix; targets become shares of labels [B, K]."""
+        return mixing(train, self.num_labels)
 
     def metrics(self) -> MetricCollection:
         """Mean over the labels of the average precision and of F1, in percent, and the mean binary cross-entropy."""
@@ -145,26 +144,6 @@ class Multilabel(Task):
         shares = targets.double().mean(0)
         entropy = -(torch.xlogy(shares, shares) + torch.xlogy(1 - shares, 1 - shares)).mean()
         return Chance(100 * float(shares.mean()), float(entropy))
-
-
-def _weights(data: DataInfo, train: TrainSettings) -> Tensor | None:
-    """The weight of the positive images of each label, [K]; 'balanced' is how many more images lack the label than have it."""
-    if train.class_weights == "none":
-        return None
-    if train.class_weights == "balanced":
-        if data.targets is None:
-            raise SettingsError(
-                "train.class_weights = 'balanced' needs data that kdengine loads, whose labels it can count. Give a number for "
-                "each label instead."
-            )
-        positive = data.targets.double().sum(0)
-        return ((len(data.targets) - positive) / positive.clamp(min=1)).float()
-    if len(train.class_weights) != data.num_classes:
-        raise SettingsError(
-            f"train.class_weights has {len(train.class_weights)} numbers, but the data has {data.num_classes} labels. Give one "
-            "for each label, in their order."
-        )
-    return torch.tensor(train.class_weights)
 
 
 class MeanAveragePrecision(MultilabelAveragePrecision):
@@ -200,23 +179,10 @@ class F1(MultilabelF1Score):
         return 100 * super().compute()
 
 
-class BinaryCrossEntropy(Counting):
+class BinaryCrossEntropy(MeanLoss):
     """Mean binary cross-entropy over images and labels."""
 
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, output: Tensor, target: Tensor | None) -> None:
-        """Add a batch: logits [B, K] and targets [B, K]; nothing without targets."""
-        if target is None:
-            return
-        losses = F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none").mean(1)
-        self.total += losses.sum()
-        self.count += len(output)
-
-    def compute(self) -> Tensor:
-        """The mean, []."""
-        return quotient(self.total, self.count)
+    def summed(self, output: Tensor, target: Tensor) -> Tensor:
+        """The sum over the images of a batch, each the mean over its labels: logits [B, K] and targets [B, K]."""
+        losses = F.binary_cross_entropy_with_logits(output, target.to(output.dtype), reduction="none")
+        return losses.mean(1).sum()
