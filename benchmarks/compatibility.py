@@ -87,16 +87,7 @@ def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
     heads = [name for name in methods if name in OF_CLASSIFIERS]
     together = [name for name in methods if name not in {*alone, *heads}]
     groups = (together, heads, *([name] for name in alone))
-    return {name: why for group in groups for name, why in divided(pairing, group).items()}
-
-
-def divided(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
-    """Why each method fails: all are tried in one lane, and if that fails in halves."""
-    why = pairing.attempt(*methods)
-    if why is None or len(methods) == 1:
-        return dict.fromkeys(methods, why)
-    half = len(methods) // 2
-    return {**divided(pairing, methods[:half]), **divided(pairing, methods[half:])}
+    return {name: why for group in groups for name, why in pairing.attempts(*group).items()}
 
 
 def is_quick(spec: str, side: int, patience: float) -> bool:

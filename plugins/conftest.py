@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 
 from kdengine import Engine
 from kdengine.data.load import load_data
@@ -64,6 +65,21 @@ def agree():
 def gradient():
     """The gradient of a scalar with respect to one tensor."""
     return lambda loss, tensor: torch.autograd.grad(loss, tensor)[0]
+
+
+@pytest.fixture
+def doubled():
+    """Makes a network whose logits are twice what the classifier of another gives."""
+
+    class Doubled(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return 2 * self.network(x)
+
+    return Doubled
 
 
 @pytest.fixture

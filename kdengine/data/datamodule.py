@@ -263,7 +263,7 @@ def _ordered(batches: Batches, seed: int) -> Batches:
 
 def _is_own_order(batches: Batches) -> bool:
     """Whether a loader of the user's own decides which images come in which batch."""
-    inner = batches.batches if isinstance(batches, MixedBatches) else batches
+    inner = _innermost(batches)
     return isinstance(inner, UserBatches) and not isinstance(inner.loader, DatasetLoader)
 
 

@@ -144,9 +144,11 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> Im
     Raises:
         DataError: it cannot be read, or its label is not the one in ``labels``, if those are class indices int64 [N].
     """
+    known = None if labels is None or labels.ndim > 1 else int(labels[index])
     try:
         image, label = items[index]
-        image, label = image.convert("RGB"), int(label) if labels is not None and labels.ndim == 1 else None
+        converted: Image.Image = image.convert("RGB")
+        label = None if known is None else int(label)
     except DataError:
         raise
     except Exception as error:  # files are damaged in many ways, and user code may raise anything
@@ -154,12 +156,11 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> Im
         for note in getattr(error, "__notes__", ()):
             unreadable.add_note(note)
         raise unreadable from error
-    if labels is not None and label is not None and label != int(labels[index]):
+    if label != known:
         raise DataError(
-            f"Image {index} comes with the label {label}, but its split says {int(labels[index])}. Split.labels must be "
+            f"Image {index} comes with the label {label}, but its split says {known}. Split.labels must be "
             "the labels of its items, in the same order."
         )
-    converted: Image.Image = image
     return converted
 
 

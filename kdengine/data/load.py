@@ -100,9 +100,7 @@ def ready(data: Data, hold: bool = True) -> Data:
 
 def _warn_of_classes(cut: Data, whole: Data) -> None:
     """Say so if the first images of a split lack classes, as those of a folder do, which come class by class."""
-    for part, split in _splits(cut).items():
-        if split.labels.ndim > 1:
-            return
+    for part, split in _splits(cut).items() if cut.targets.ndim == 1 else ():
         kept, known = (len(images.labels.unique()) for images in (split, _splits(whole)[part]))
         if kept < known <= len(split):
             log.warning("The first %d %s images of '%s' show only %d of %d classes", len(split), part, cut.name, kept, known)

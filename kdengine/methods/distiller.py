@@ -150,6 +150,11 @@ class Distiller(nn.Module, ABC):
         return student
 
     @classmethod
+    def ships_a_network(cls) -> bool:
+        """Whether the method ships another network than the student that it trains."""
+        return cls.deploy is not Distiller.deploy
+
+    @classmethod
     def describe(cls) -> dict[str, Any]:
         """Name, category, groups, summary, source, taps, needs, presets and options, as plain data."""
         doc = re.sub(r"[ \t]+", " ", cls.__doc__ or "")

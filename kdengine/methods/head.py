@@ -41,27 +41,25 @@ class Head(nn.Module):
 
     Args:
         owner: returns the classifier.
-        convolution: whether that is a 1 x 1 convolution.
     """
 
-    def __init__(self, owner: Callable[[], nn.Module], convolution: bool) -> None:
+    def __init__(self, owner: Callable[[], nn.Module]) -> None:
         super().__init__()
         self._owner = owner
-        self.convolution = convolution
 
     def forward(self, features: Tensor) -> Tensor:
         """An embedding [B, D] -> logits [B, K]; tokens [B, N, D] -> [B, N, K]; a map [B, D, H, W] -> [B, K, H, W]."""
         module = self._owner()
         frozen = {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
-        return classify(lambda inputs: functional_call(module, frozen, (inputs,)), features, self.convolution)
+        return classify(lambda inputs: functional_call(module, frozen, (inputs,)), features, isinstance(module, nn.Conv2d))
 
     def copied(self) -> nn.Module:
         """A copy to ship: a module that takes what this one takes, with frozen weights of its own."""
-        return ShippedHead(copy.deepcopy(self._owner()).eval().requires_grad_(False), self.convolution)
+        return ShippedHead(copy.deepcopy(self._owner()).eval().requires_grad_(False))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Head:
         """Copies read the same teacher."""
-        return Head(self._owner, self.convolution)
+        return Head(self._owner)
 
 
 class ShippedHead(nn.Module):
@@ -69,17 +67,15 @@ class ShippedHead(nn.Module):
 
     Args:
         classifier: the layer.
-        convolution: whether it is a 1 x 1 convolution.
     """
 
-    def __init__(self, classifier: nn.Module, convolution: bool) -> None:
+    def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
-        self.convolution = convolution
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] -> [B, K], [B, N, D] -> [B, N, K], [B, D, H, W] -> [B, K, H, W]."""
-        return classify(self.classifier, features, self.convolution)
+        return classify(self.classifier, features, isinstance(self.classifier, nn.Conv2d))
 
 
 class ModuleView:

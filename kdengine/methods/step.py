@@ -179,6 +179,15 @@ class Step:
         return self.targets
 
     @property
+    def classes(self) -> Tensor:
+        """The class of each image, int64 [B]: of mixed images, the one with the largest share.
+
+        Raises:
+            SettingsError: the data has no targets.
+        """
+        return self.y.argmax(1) if self.y.is_floating_point() else self.y
+
+    @property
     def pairs(self) -> list[TapPair]:
         """The distiller's taps on both sides, shallow to deep, for methods that treat all of them alike."""
         return list(tap_pairs(self.student, self.teacher, self.names, self.rectified))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,17 +23,17 @@ from kdengine.testing.networks import tiny_pair
 __all__ = ["DeclarationChecks"]
 
 
-class DeclarationChecks:
+class DeclarationChecks(ABC):
     """The part of the contract that compares a method with its declarations; :class:`DistillerContract` has them all."""
 
+    @abstractmethod
     def bench(self, pair: tuple[nn.Module | None, nn.Module] | None = None, **settings: Any) -> Bench:
         """A bench with one lane that uses the method."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def kinds(self) -> Sequence[type[Distiller]]:
         """The class of the method; of a composition, those of all its methods."""
-        raise NotImplementedError
 
     def test_every_tap_is_read(self) -> None:
         """What the method asks to be recorded is read, in ``build`` or in the phase: it makes forwards run that deep."""

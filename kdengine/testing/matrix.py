@@ -126,6 +126,14 @@ class Pairing:
             self.student.module.load_state_dict(self._weights)
         return None
 
+    def attempts(self, *methods: str) -> dict[str, str | None]:
+        """:meth:`attempt` for each method by name; all are tried in one lane, and in halves only if that fails."""
+        why = self.attempt(*methods)
+        if why is None or len(methods) == 1:
+            return dict.fromkeys(methods, why)
+        half = len(methods) // 2
+        return {**self.attempts(*methods[:half]), **self.attempts(*methods[half:])}
+
     def _train(self, methods: Sequence[str | Distiller]) -> None:
         train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False, "batch_size": 32}
         settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})

@@ -99,9 +99,7 @@ def _check_needs(distillers: Mapping[str, Distiller], context: LaneContext, sett
 def _check_teachers(distillers: Mapping[str, Distiller], context: LaneContext) -> None:
     """Refuse a method that ships one network but would be used with several teachers, each of which would ship its own."""
     shipping = [
-        key
-        for key, distiller in distillers.items()
-        if type(distiller).deploy is not Distiller.deploy and distiller.reads == "each-teacher"
+        key for key, distiller in distillers.items() if distiller.ships_a_network() and distiller.reads == "each-teacher"
     ]
     if shipping and len(context.teachers) > 1:
         raise SettingsError(

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from kdengine.methods.distiller import Distiller
 from kdengine.training.average import Average
 from kdengine.training.chain import ChainStep
 
@@ -47,8 +46,8 @@ class Deployment:
 
     @property
     def methods(self) -> list[str]:
-        """Ids of the methods that override ``deploy``."""
-        return [key for key, method in self._step.module.methods.items() if type(method).deploy is not Distiller.deploy]
+        """Ids of the methods that ship another network than the student."""
+        return [key for key, method in self._step.module.methods.items() if method.ships_a_network()]
 
     def of(self, student: nn.Module) -> nn.Module:
         """The network to deploy, in ``eval()``; methods may modify the student in place."""

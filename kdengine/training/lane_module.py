@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -114,6 +115,7 @@ class LaneModule(nn.Module):
         self.frozen = Frozen.of(student, classifier, frozen)
         self.student = student
         self.distillers = nn.ModuleDict(distillers)
+        self._uses = Counter(key.partition(COPY)[0] for key in distillers)  # of a method and its copies
         self.task = task
         self.preprocess = preprocess
         self.forwards = Forwards(student, preprocess, compiled)
@@ -258,7 +260,7 @@ class LaneModule(nn.Module):
             if isinstance(transform, StepTransform):
                 step = transform.transform(step)
         owner, _, copied = key.partition(COPY)
-        uses = sum(other.partition(COPY)[0] == owner for other in self.distillers)
+        uses = self._uses[owner]
         for name, value in self._terms(key, owner, step):
             share = value / uses if uses > 1 else value
             terms[name] = terms[name] + share if copied and name in terms else share

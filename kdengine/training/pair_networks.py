@@ -16,7 +16,7 @@ from kdengine.taps import Recorder
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.backbone import Backbone, modules_behind
 
-__all__ = ["BuildingNetworks", "has_convolution"]
+__all__ = ["BuildingNetworks"]
 
 TOLERANCE = 1e-3
 """Largest difference between the logits and what the classifier makes of the embedding, relative to the largest logit."""
@@ -47,7 +47,7 @@ class BuildingNetworks:
                 f"{teacher.name} has no classifier that a method could use. Use another teacher, or another method."
             )
         module = teacher.module
-        head = Head(lambda: module.get_submodule(path), has_convolution(teacher))
+        head = Head(lambda: module.get_submodule(path))
         _check_head(head, teacher, path)
         return head
 
@@ -78,12 +78,6 @@ class BuildingNetworks:
         if self.teacher is None:
             raise SettingsError("A method asks for the teacher, and there is none. Name one with --teacher.")
         return self.teacher
-
-
-def has_convolution(network: Network) -> bool:
-    """Whether the network's classifier is a convolution."""
-    path = network.anatomy.classifier
-    return path is not None and isinstance(network.module.get_submodule(path), nn.Conv2d)
 
 
 def _check_head(head: Head, network: Network, path: str) -> None:

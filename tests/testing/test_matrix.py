@@ -91,12 +91,8 @@ def test_a_network_is_made_for_the_smallest_images_it_takes():
 
 
 def refused(pairing, methods):
-    """Why methods do not work on a pair: all are tried in one lane, and if that fails in halves."""
-    why = pairing.attempt(*methods)
-    if why is None or len(methods) == 1:
-        return {} if why is None else {methods[0]: why}
-    half = len(methods) // 2
-    return refused(pairing, methods[:half]) | refused(pairing, methods[half:])
+    """Why methods do not work on a pair, those that do left out."""
+    return {name: why for name, why in pairing.attempts(*methods).items() if why is not None}
 
 
 def check_refusals(why):

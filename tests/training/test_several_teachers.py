@@ -229,7 +229,7 @@ def test_a_curriculum_refuses_several_teachers_by_its_name():
 
 
 def _goes_with_several(method):
-    ships = method.deploy is not Distiller.deploy and method.reads == "each-teacher"
+    ships = method.ships_a_network() and method.reads == "each-teacher"
     return has_loss(method) and not ships
 
 

@@ -25,7 +25,7 @@ class Networks:
         self.classifier = classifier
 
     def teacher_head(self):
-        return Head(lambda: self.classifier, False)
+        return Head(lambda: self.classifier)
 
     def student_until(self, tap):
         return lambda network: network

@@ -115,8 +115,7 @@ class DKD(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``target`` and ``rest``, each the sum over all taps."""
-        classes_B = step.y.argmax(1) if step.y.is_floating_point() else step.y
-        pairs = [decoupled_losses(tap.student, tap.teacher, classes_B, self.options.temperature) for tap in step.pairs]
+        pairs = [decoupled_losses(tap.student, tap.teacher, step.classes, self.options.temperature) for tap in step.pairs]
         targets, rests = zip(*pairs, strict=True)
         factor = self.options.temperature**2 * warmup(step, self.options.warmup_epochs, self.options.warmup_share)
         return {

@@ -74,9 +74,8 @@ class NKD(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``target`` and ``others``, each the sum over all taps."""
-        classes_B = step.y.argmax(1) if step.y.is_floating_point() else step.y
         temperature = self.options.temperature
-        pairs = [normalised_losses(tap.student, tap.teacher, classes_B, temperature) for tap in step.pairs]
+        pairs = [normalised_losses(tap.student, tap.teacher, step.classes, temperature) for tap in step.pairs]
         targets, others = zip(*pairs, strict=True)
         return {
             "target": torch.stack(targets).sum(),

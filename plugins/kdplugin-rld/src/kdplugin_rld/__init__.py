@@ -96,10 +96,9 @@ class RLD(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``confidence`` and ``ranking``, each the sum over all taps."""
-        classes_B = step.y.argmax(1) if step.y.is_floating_point() else step.y
         temperature, ramp = self.options.temperature, warmup(step, self.options.warmup_epochs, self.options.warmup_share)
-        confidences = [confidence_loss(tap.student, tap.teacher, classes_B) for tap in step.pairs]
-        rankings = [masked_loss(tap.student, tap.teacher, classes_B, temperature) for tap in step.pairs]
+        confidences = [confidence_loss(tap.student, tap.teacher, step.classes) for tap in step.pairs]
+        rankings = [masked_loss(tap.student, tap.teacher, step.classes, temperature) for tap in step.pairs]
         return {
             "confidence": ramp * self.options.alpha * torch.stack(confidences).sum(),
             "ranking": ramp * self.options.beta * temperature**2 * torch.stack(rankings).sum(),
