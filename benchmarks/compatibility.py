@@ -3,16 +3,22 @@
     python benchmarks/compatibility.py --out docs/compatibility.md
 
 Each family's smallest network teaches a small CNN, is taught by one, and teaches a small transformer. Steps are
-real, on 64 x 64 images or of the size that a network requires; if a plain step takes longer than --patience seconds, it runs
-on the meta device instead. Results are kept in --notes, so that an interrupted command resumes where it stopped.
+real, in fp32 and in bf16 autocast, on 64 x 64 images or of the size that a network requires; if a plain step takes longer than
+--patience seconds, or all methods longer than --limit or more memory than there is, they run on the meta device instead. Each
+family runs in a process of its own, --workers at a time, and writes its results to a file in --notes, so that an interrupted
+command resumes where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import timm
@@ -26,6 +32,7 @@ from kdengine.testing.matrix import Pairing, make_network, smallest_network
 from kdengine.training.runtime import Runtime
 
 CNN_STUDENT, CNN_TEACHER, TRANSFORMER = "resnet8", "resnet20", "timm:vit_tiny_patch16_224"
+PRECISIONS = ("fp32", "bf16")
 NOT_TOGETHER = (Curriculum, StepTransform)
 """Kinds of methods that change what others do."""
 OF_CLASSIFIERS = ("cat-kd", "simkd", "srrl")
@@ -35,27 +42,43 @@ REAL, META, REFUSED = "\N{BLACK CIRCLE}", "\N{WHITE CIRCLE}", "\N{MULTIPLICATION
 
 
 def main() -> None:
-    """Fill the matrix and write the page."""
+    """Fill the matrix and write the page; or, with --family, try one family."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/compatibility.md"))
-    parser.add_argument("--families", nargs="*", help="all by default")
+    parser.add_argument("--families", nargs="*", default=list(SMALLEST), help="all by default")
+    parser.add_argument("--family", help="try only this family, in this process, and write no page")
     parser.add_argument("--patience", type=float, default=3.0, help="longest plain step on the CPU, in seconds")
-    parser.add_argument("--notes", type=Path, default=Path("runs/compatibility.json"), help="results so far")
-    arguments = parser.parse_args()
-    notes: Path = arguments.notes
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(notes.read_text()) if notes.exists() else {}
+    parser.add_argument("--limit", type=float, default=900.0, help="longest time for a family's real steps, in seconds")
+    parser.add_argument("--workers", type=int, default=1, help="families at a time")
+    parser.add_argument("--notes", type=Path, default=Path("runs/compatibility"), help="results so far, a file for each family")
+    given = parser.parse_args()
+    given.notes.mkdir(parents=True, exist_ok=True)
     methods = Registry().all_methods()
-    for family in arguments.families or SMALLEST:
-        if family in results:
-            continue
-        start = time.perf_counter()
-        results[family] = tried(SMALLEST[family], methods, arguments.patience)
-        write_json(notes, results)
-        refused = sum(why is not None for cells in results[family]["cells"].values() for why in cells.values())
-        how = "meta" if results[family]["meta"] else "real"
-        print(f"{family}: {how}, {refused} refused, {time.perf_counter() - start:.0f} s", flush=True)
-    arguments.out.write_text(page(results, methods), encoding="utf-8")
+    if given.family:
+        write_json(given.notes / f"{given.family}.json", tried(SMALLEST[given.family], methods, given.patience))
+        return
+    with ThreadPoolExecutor(given.workers) as pool:
+        for line in pool.map(lambda family: run(family, given.notes, given.patience, given.limit), given.families):
+            print(line, flush=True)
+    results = {file.stem: json.loads(file.read_text()) for file in sorted(given.notes.glob("*.json"))}
+    given.out.write_text(page(results, methods), encoding="utf-8")
+
+
+def run(family: str, notes: Path, patience: float, limit: float) -> str:
+    """Try a family in a process of its own, on the meta device if the real steps take too long or are killed."""
+    file, start = notes / f"{family}.json", time.perf_counter()
+    command = [sys.executable, __file__, "--family", family, "--notes", str(notes), "--patience"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not file.exists():
+        try:
+            subprocess.run([*command, str(patience)], check=True, timeout=limit, env=alone)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            subprocess.run([*command, "0"], check=False, env=alone)
+    if not file.exists():
+        return f"{family}: failed, and is missing on the page"
+    row = json.loads(file.read_text())
+    refused = sum(why is not None for cells in row["cells"].values() for why in cells.values())
+    return f"{family}: {'meta' if row['meta'] else 'real'}, {refused} refused, {time.perf_counter() - start:.0f} s"
 
 
 def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, object]:
@@ -73,10 +96,11 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
     made = {spec: make_network(spec, side, meta) for spec in (CNN_STUDENT, CNN_TEACHER, TRANSFORMER, f"timm:{model}")}
     it = made[f"timm:{model}"]
     pairs: list[tuple[Network, Network]] = [(it, made[CNN_STUDENT]), (made[CNN_TEACHER], it), (it, made[TRANSFORMER])]
-    cells = {
-        role: attempts(Pairing(teacher, student, side, meta), methods)
-        for role, (teacher, student) in zip(ROLES, pairs, strict=True)
-    }
+    cells = {role: dict[str, str | None]() for role in ROLES}
+    for role, (teacher, student) in zip(ROLES, pairs, strict=True):
+        for precision in PRECISIONS[:1] if meta else PRECISIONS:
+            found = attempts(Pairing(teacher, student, side, meta, precision), methods)
+            cells[role] = {name: cells[role].get(name) or why for name, why in found.items()}
     return {"model": model, "meta": meta, "side": side, "cells": cells}
 
 
@@ -87,7 +111,7 @@ def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
     heads = [name for name in methods if name in OF_CLASSIFIERS]
     together = [name for name in methods if name not in {*alone, *heads}]
     groups = (together, heads, *([name] for name in alone))
-    return {name: why for group in groups for name, why in pairing.attempts(*group).items()}
+    return {name: why for group in groups if group for name, why in pairing.attempts(*group).items()}
 
 
 def is_quick(spec: str, side: int, patience: float) -> bool:
@@ -119,8 +143,8 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
         f"Each family is represented by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
         f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has one mark for each of the three.",
         "",
-        f"* {REAL}: a real step on {machine['device_name']}, {machine['threads']} threads: {len(results) - meta} families",
-        f"* {META}: a step on the meta device, because the network is too large: {meta} families",
+        f"* {REAL}: a real step on {machine['device_name']}, in {' and in '.join(PRECISIONS)}: {len(results) - meta} families",
+        f"* {META}: a step on the meta device, because the network or all methods on it are too large: {meta} families",
         f"* {REFUSED}: no step, for the reason with that number below",
         "",
         f"`side` is the side of the images; 4 images per step, 10 classes, seed 0, torch {torch.__version__}. Methods that "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -79,5 +80,6 @@ def _reborn(module: nn.Module, seed: int) -> nn.Module:
         for part in twin.modules():
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
-                reset()
+                with suppress(AttributeError):  # timm's norms without a bias inherit a reset of both, the weight first
+                    reset()
     return twin

@@ -101,12 +101,13 @@ class Pairing:
         student: the network to train; its weights are restored after every attempt.
         side: side of the images.
         meta: whether the networks are on the meta device.
+        precision: of the real steps, ``fp32`` or ``bf16``; on the meta device there is none.
     """
 
-    def __init__(self, teacher: Network, student: Network, side: int, meta: bool = True) -> None:
+    def __init__(self, teacher: Network, student: Network, side: int, meta: bool = True, precision: str = "fp32") -> None:
         self.meta = meta
         self.size = (3, side, side)
-        self.runtime = MetaRuntime() if meta else Runtime("cpu", "fp32", channels_last=False, alone=True)
+        self.runtime = MetaRuntime() if meta else Runtime("cpu", precision, channels_last=False, alone=True)
         self.teacher, self.student = teacher, student
         self._weights = copy.deepcopy(student.module.state_dict())
 
@@ -135,7 +136,8 @@ class Pairing:
         return {**self.attempts(*methods[:half]), **self.attempts(*methods[half:])}
 
     def _train(self, methods: Sequence[str | Distiller]) -> None:
-        train = {"epochs": 1, "lr": 1e-4, "device": "cpu", "precision": "fp32", "channels_last": False, "batch_size": 32}
+        train = {"epochs": 1, "lr": 1e-4, "batch_size": 32}
+        train |= {"device": "cpu", "precision": self.runtime.precision, "channels_last": False}
         settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
         registry, modules = Registry(), {"student": self.student.module, "teacher": self.teacher.module}
         data = DataModule.of_data(grey(self.size, CLASSES), settings, self.runtime.device)

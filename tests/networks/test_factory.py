@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from timm.models.metaformer import GroupNorm1NoBias
 
 from kdengine import ModelError, Registry
 from kdengine.networks.factory import NetworkFactory
@@ -40,6 +41,14 @@ def test_of_a_module_a_network_of_its_kind_is_made_and_the_module_stays_as_it_is
     assert not torch.equal(made.conv1.weight, given.conv1.weight)
     assert all(torch.equal(value, before[key]) for key, value in given.state_dict().items())
     assert not given.training
+
+
+def test_a_norm_of_timm_that_has_no_bias_is_reset_too():
+    given = torch.nn.Sequential(GroupNorm1NoBias(3), torch.nn.Linear(4, 4))
+    torch.nn.init.constant_(given[0].weight, 2)
+    made = maker(teacher=given)("teacher")
+    assert torch.equal(made[0].weight, torch.ones(3))
+    assert made[0].bias is None
 
 
 def test_an_unknown_network_is_refused():
