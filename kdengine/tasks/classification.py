@@ -15,7 +15,7 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import CLASSIFICATION, Scoring
-from kdengine.tasks.shared import Counting, MeanLoss, class_weights, mixing, quotient
+from kdengine.tasks.shared import Counting, MeanLoss, class_weights, join_classes, mixing, quotient
 from kdengine.tasks.task import DataInfo, Task
 
 __all__ = ["Classification", "Confusion", "CrossEntropy", "TopK"]
@@ -99,9 +99,8 @@ class Classification(Task):
             )
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logarithm of the mean of the probabilities, [B, K], which is a valid output of logits."""
-        log_probabilities = torch.stack([F.log_softmax(output, dim=1) for output in outputs])
-        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(outputs))
+        """The logarithm of the mean of the probabilities, [B, K]."""
+        return join_classes(outputs)
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """Cross-entropy, averaged over the batch."""

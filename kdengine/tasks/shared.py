@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -13,7 +15,13 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError
 from kdengine.tasks.task import DataInfo
 
-__all__ = ["Counting", "MeanLoss", "class_weights", "mixing", "quotient"]
+__all__ = ["Counting", "MeanLoss", "class_weights", "join_classes", "mixing", "quotient"]
+
+
+def join_classes(outputs: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of the probabilities of several networks, [B, K, ...], which is a valid output of logits."""
+    log_probabilities = torch.stack([F.log_softmax(output, dim=1) for output in outputs])
+    return torch.logsumexp(log_probabilities, dim=0) - math.log(len(outputs))
 
 
 def mixing(train: TrainSettings, outputs: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -50,7 +50,10 @@ class Task(ABC):
     """The measures, named like the items of :meth:`metrics`; the headline comes first."""
     outputs: ClassVar[str] = "classes"
     """What outputs are, for methods that read them: ``classes`` [B, K], of which a softmax makes shares; ``labels`` [B, K],
-    each of which a sigmoid makes a probability; or a name of the task's own."""
+    each of which a sigmoid makes a probability; ``pixels`` [B, K, H, W], classes at each position; ``embedding`` [B, D]; or a
+    name of the task's own."""
+    measured_by_teacher: ClassVar[bool] = False
+    """Whether metrics take the teacher's output for the same images in place of the data's targets."""
 
     @classmethod
     def check_targets(cls, targets: Tensor, num_classes: int, owner: str) -> None:
