@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "load_weights",
     "load_weights_of_body",
     "only_weights",
+    "without_head",
 ]
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
@@ -81,6 +82,7 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
         ModelError: the file is missing, unreadable, or does not match the network.
     """
     wanted, state = _states(model, path)
+    state = without_head(model, state)
     problems = _mismatches(wanted, state)
     if problems:
         head, unfit = _other_head(wanted, state), _unfit(problems, path, what)
@@ -107,11 +109,16 @@ def load_weights_of_body(
         ModelError: the file is missing, unreadable, or differs in more than the head.
     """
     state = _read_state(file_of_weights(path))
-    return load_state_of_body(model, state, path, what, None if keep_head else classifier)
+    return load_state_of_body(model, state, path, what, classifier, keep_head)
 
 
 def load_state_of_body(
-    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, what: str, fresh: str | None = None
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+    what: str,
+    classifier: str | None = None,
+    keep_head: bool = True,
 ) -> Head | None:
     """Load a state dict as :func:`load_weights_of_body` loads a file.
 
@@ -120,20 +127,39 @@ def load_state_of_body(
         state: name -> tensor.
         path: where the state comes from, for errors.
         what: the network, for errors.
-        fresh: path of a layer that keeps its values although the state fits.
+        classifier: path of the layer that computes the logits, if known; a state that lacks it altogether is of a backbone.
+        keep_head: whether to load the classifier if it fits.
     """
     wanted = model.state_dict()
-    state = _unwrapped(state, wanted)
+    state = without_head(model, _unwrapped(state, wanted))
     head = _other_head(wanted, state)
+    own = _own_head(wanted, classifier)
+    if own is not None and not any(own.owns(name) for name in state):
+        head = replace(own, outputs_before=0)
+        state = {**state, **{name: tensor for name, tensor in wanted.items() if own.owns(name)}}
     problems = _mismatches(wanted, state)
-    if problems and head is None:
+    if problems and (head is None or head.outputs_before == 0):
         raise _unfit(problems, path, what)
-    if head is None and fresh is not None:
-        outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{fresh}.") and tensor.ndim]
-        head = Head(fresh, outputs[0], outputs[0]) if outputs else None
+    if head is None and not keep_head:
+        head = own
     own = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
     model.load_state_dict({**state, **own})
     return head
+
+
+def without_head(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """The weights of a classifier left out where the network was made without one, and so has the identity in its place."""
+    wanted = model.state_dict()
+    modules = dict(model.named_modules())
+    heads = {name for name in state if name not in wanted and isinstance(modules.get(name.rpartition(".")[0]), nn.Identity)}
+    made_without = getattr(model, "num_classes", None) == 0
+    return {name: tensor for name, tensor in state.items() if name not in heads} if made_without and heads else state
+
+
+def _own_head(wanted: Mapping[str, torch.Tensor], classifier: str | None) -> Head | None:
+    """The network's own classifier as a head that starts fresh."""
+    outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{classifier}.") and tensor.ndim]
+    return Head(classifier, outputs[0], outputs[0]) if classifier is not None and outputs else None
 
 
 def file_of_weights(path: str | Path) -> Path:
