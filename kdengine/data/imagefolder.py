@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kdengine.data.dataset import Data, Split
-from kdengine.data.decoding import SKIP_BAD, reason
+from kdengine.data.image_files import ImageFiles, root_of
 from kdengine.data.items import SPLIT_OPTION, data_of
 from kdengine.errors import DataError
 
@@ -39,9 +39,7 @@ def imagefolder(
     Raises:
         DataError: the folder is missing or has another layout, or an option has no valid value.
     """
-    root = Path(os.path.expanduser(path))
-    if not os.path.isdir(root):  # unlike Path.is_dir, false for what cannot be a path at all
-        raise DataError(f"There is no folder '{path}'.")
+    root = root_of(path)
     folders = _folders(path, root, split is not None)
     read = {part: _read(path, folder) for part, folder in folders.items()}
     classes = read["train"][0]
@@ -116,27 +114,7 @@ def _read(path: str, folder: Path) -> tuple[tuple[str, ...], Split]:
         samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
     except FileNotFoundError as error:
         raise DataError(f"'{path}': {error}") from error
-    return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=_Files(samples))
-
-
-class _Files(Sequence[Any]):
-    """(PIL image, label) of image files; an image is decoded when it is asked for."""
-
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        path, label = self.samples[index]
-        try:
-            with open(path, "rb") as file:
-                return Image.open(file).convert("RGB"), label
-        except Exception as error:  # damaged files fail in many ways
-            unreadable = OSError(f"{reason(error)} ('{path}')")
-            unreadable.add_note(SKIP_BAD)
-            raise unreadable from error
+    return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=ImageFiles(samples))
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -35,6 +35,7 @@ def data_of(
     skip_bad: Any,
     crop: Any = 1.0,
     interpolation: Any = "bicubic",
+    task: str = "classification",
 ) -> Data:
     """A data set of images that are decoded later: at once if they fit in memory, otherwise by workers.
 
@@ -48,6 +49,7 @@ def data_of(
         skip_bad: whether images that cannot be read are left out.
         crop: share of the sides of test images that is kept.
         interpolation: how images are resampled.
+        task: what the data is for.
 
     Raises:
         DataError: an option has no valid value.
@@ -67,7 +69,8 @@ def data_of(
     splits = {part: replace(images, fitting=whole if part == "train" else fitting) for part, images in splits.items()}
     validation = splits.get("validation")
     shape = (3, height, width)
-    return Data(name, classes, shape, (), (), "crop-flip", splits["train"], splits["test"], validation=validation)
+    train, test = splits["train"], splits["test"]
+    return Data(name, classes, shape, (), (), "crop-flip", train, test, validation=validation, task=task)
 
 
 def stratified(name: str, split: Split, share: Any) -> tuple[Split, Split]:
