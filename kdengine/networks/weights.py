@@ -142,8 +142,8 @@ def load_state_of_body(
         raise _unfit(problems, path, what)
     if head is None and not keep_head:
         head = own
-    own = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
-    model.load_state_dict({**state, **own})
+    kept = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
+    model.load_state_dict({**state, **kept})
     return head
 
 

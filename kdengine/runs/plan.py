@@ -64,8 +64,8 @@ class Plan:
         """
         if session.task.measured_by_teacher and not distillers:
             raise SettingsError(
-                f"The task '{session.task.name}' has no targets to train by. Name a teacher and a method to learn from it, such "
-                "as kdengine run --plugin foundation --teacher timm:NAME@pretrained=true."
+                f"The task '{session.task.name}' has no targets to train by. Name a teacher and a method that learns from it: "
+                "kdengine run --plugin foundation --teacher timm:NAME@pretrained=true."
             )
         runtime = session.runtime
         path = runtime.same(folder.path)
