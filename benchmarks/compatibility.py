@@ -154,8 +154,8 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
         f"* {META}: a step on the meta device, because the network or all methods on it are too large: {meta} families",
         f"* {REFUSED}: no step, for the reason with that number below",
         "",
-        "`side` is the side of the images; 4 images per step, 10 classes, seed 0. Methods that leave others as they are take their "
-        f"step together in one lane, and in halves if that fails. Tried on {inwords(machines)}.",
+        "`side` is the side of the images; 4 images per step, 10 classes, seed 0. Methods that leave others as they are take "
+        f"their step together in one lane, and in halves if that fails. Tried on {inwords(machines)}.",
         "",
         "| family | network | side | " + " | ".join(methods) + " |",
         "| --- | --- | --- |" + " --- |" * len(methods),
