@@ -19,6 +19,7 @@ from kdengine.errors import ModelError
 __all__ = [
     "Head",
     "OtherHead",
+    "Part",
     "file_of_weights",
     "fingerprint_of_file",
     "load_state_of_body",
@@ -67,6 +68,30 @@ class Head:
         """Whether a tensor of the state dict belongs to it."""
         return name.startswith(f"{self.path}.")
 
+    def __str__(self) -> str:
+        return f"all but the head '{self.path}' ({self.outputs_before} -> {self.outputs} classes)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a network that weights of a whole other network fill, as those of a backbone do in front of a new head.
+
+    Attributes:
+        path: of the part in the network.
+        left_out: layers of the other network that the part lacks, such as its head.
+    """
+
+    path: str
+    left_out: tuple[str, ...]
+
+    def owns(self, name: str) -> bool:
+        """Whether a tensor of the state dict lies outside, and keeps its values."""
+        return not name.startswith(f"{self.path}.")
+
+    def __str__(self) -> str:
+        without = f", without {', '.join(map(repr, self.left_out))}" if self.left_out else ""
+        return f"'{self.path}'{without}; all else starts fresh"
+
 
 def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
     """Load weights, from safetensors or from a ``.pth`` read with ``weights_only=True``.
@@ -92,8 +117,10 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
 
 def load_weights_of_body(
     model: nn.Module, path: str | Path, what: str, classifier: str | None = None, keep_head: bool = True
-) -> Head | None:
+) -> Head | Part | None:
     """Load weights to train further; a head with another number of outputs keeps the values that it has.
+
+    The weights may also be those of a network that is only a part of this one, its backbone.
 
     Args:
         model: receives the weights.
@@ -103,7 +130,7 @@ def load_weights_of_body(
         keep_head: whether to load the classifier if it fits; not where its outputs stand for other classes.
 
     Returns:
-        the head that was not loaded; None if all was.
+        the head that was not loaded, or the part that was; None if all was.
 
     Raises:
         ModelError: the file is missing, unreadable, or differs in more than the head.
@@ -119,7 +146,7 @@ def load_state_of_body(
     what: str,
     classifier: str | None = None,
     keep_head: bool = True,
-) -> Head | None:
+) -> Head | Part | None:
     """Load a state dict as :func:`load_weights_of_body` loads a file.
 
     Args:
@@ -132,14 +159,18 @@ def load_state_of_body(
     """
     wanted = model.state_dict()
     state = without_head(model, _unwrapped(state, wanted))
-    head = _other_head(wanted, state)
+    head: Head | Part | None = _other_head(wanted, state)
     own = _own_head(wanted, classifier)
-    if own is not None and not any(own.owns(name) for name in state):
-        head = replace(own, outputs_before=0)
-        state = {**state, **{name: tensor for name, tensor in wanted.items() if own.owns(name)}}
+    if head is None and own is not None and not any(own.owns(name) for name in state):
+        headless = {**state, **{name: tensor for name, tensor in wanted.items() if own.owns(name)}}
+        if not _mismatches(wanted, headless):
+            head, state = replace(own, outputs_before=0), headless
     problems = _mismatches(wanted, state)
-    if problems and (head is None or head.outputs_before == 0):
-        raise _unfit(problems, path, what)
+    if problems and head is None:
+        head = _part(wanted, state)
+        if head is None:
+            raise _unfit(problems, path, what)
+        state = {f"{head.path}.{name}": tensor for name, tensor in state.items() if f"{head.path}.{name}" in wanted}
     if head is None and not keep_head:
         head = own
     kept = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
@@ -257,6 +288,23 @@ def _other_head(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Te
     counts = {(new[0], old[0]) for new, old in shapes if new and old}
     resized = any(new[1:] != old[1:] for new, old in shapes)
     return None if resized or len(counts) != 1 else Head(path, *counts.pop())
+
+
+def _part(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Part | None:
+    """The part of the network whose tensors are all in the state, under the same names and of the same shapes.
+
+    It must hold more than half of the state, and what is left out must stand apart: it is a head, not more of the same layers.
+    """
+    ends = ((name, name.removesuffix(f".{known}")) for known in list(state)[:1] for name in wanted)
+    for path in dict.fromkeys(path for name, path in ends if path != name):
+        inside = [name.removeprefix(f"{path}.") for name in wanted if name.startswith(f"{path}.")]
+        if 2 * len(inside) > len(state) and all(
+            name in state and state[name].shape == wanted[f"{path}.{name}"].shape for name in inside
+        ):
+            surplus = [name for name in state if name not in inside]
+            if not {name.partition(".")[0] for name in surplus} & {name.partition(".")[0] for name in inside}:
+                return Part(path, tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in surplus)))
+    return None
 
 
 def _mismatches(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
