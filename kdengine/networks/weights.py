@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,18 +15,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdengine.errors import ModelError
+from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
 
 __all__ = [
-    "Head",
     "OtherHead",
-    "Part",
     "file_of_weights",
     "fingerprint_of_file",
     "load_state_of_body",
     "load_weights",
     "load_weights_of_body",
     "only_weights",
-    "without_head",
 ]
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
@@ -50,49 +48,6 @@ class OtherHead(ModelError):
         self.head = head
 
 
-@dataclass(frozen=True)
-class Head:
-    """A network's last layer, where weights have another one.
-
-    Attributes:
-        path: of the layer in the network.
-        outputs: outputs of the network.
-        outputs_before: outputs of the network that the weights come from.
-    """
-
-    path: str
-    outputs: int
-    outputs_before: int
-
-    def owns(self, name: str) -> bool:
-        """Whether a tensor of the state dict belongs to it."""
-        return name.startswith(f"{self.path}.")
-
-    def __str__(self) -> str:
-        return f"all but the head '{self.path}' ({self.outputs_before} -> {self.outputs} classes)"
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a network that weights of a whole other network fill, as those of a backbone do in front of a new head.
-
-    Attributes:
-        path: of the part in the network.
-        left_out: layers of the other network that the part lacks, such as its head.
-    """
-
-    path: str
-    left_out: tuple[str, ...]
-
-    def owns(self, name: str) -> bool:
-        """Whether a tensor of the state dict lies outside, and keeps its values."""
-        return not name.startswith(f"{self.path}.")
-
-    def __str__(self) -> str:
-        without = f", without {', '.join(map(repr, self.left_out))}" if self.left_out else ""
-        return f"'{self.path}'{without}; all else starts fresh"
-
-
 def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
     """Load weights, from safetensors or from a ``.pth`` read with ``weights_only=True``.
 
@@ -108,9 +63,9 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
     """
     wanted, state = _states(model, path)
     state = without_head(model, state)
-    problems = _mismatches(wanted, state)
+    problems = mismatches(wanted, state)
     if problems:
-        head, unfit = _other_head(wanted, state), _unfit(problems, path, what)
+        head, unfit = other_head(wanted, state), _unfit(problems, path, what)
         raise unfit if head is None else OtherHead(str(unfit), head)
     model.load_state_dict(state)
 
@@ -159,15 +114,15 @@ def load_state_of_body(
     """
     wanted = model.state_dict()
     state = without_head(model, _unwrapped(state, wanted))
-    head: Head | Part | None = _other_head(wanted, state)
-    own = _own_head(wanted, classifier)
+    head: Head | Part | None = other_head(wanted, state)
+    own = own_head(wanted, classifier)
     if head is None and own is not None and not any(own.owns(name) for name in state):
         headless = {**state, **{name: tensor for name, tensor in wanted.items() if own.owns(name)}}
-        if not _mismatches(wanted, headless):
+        if not mismatches(wanted, headless):
             head, state = replace(own, outputs_before=0), headless
-    problems = _mismatches(wanted, state)
+    problems = mismatches(wanted, state)
     if problems and head is None:
-        head = _part(wanted, state)
+        head = part_filled(wanted, state)
         if head is None:
             raise _unfit(problems, path, what)
         state = {f"{head.path}.{name}": tensor for name, tensor in state.items() if f"{head.path}.{name}" in wanted}
@@ -176,21 +131,6 @@ def load_state_of_body(
     kept = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
     model.load_state_dict({**state, **kept})
     return head
-
-
-def without_head(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The weights of a classifier left out where the network was made without one, and so has the identity in its place."""
-    wanted = model.state_dict()
-    modules = dict(model.named_modules())
-    heads = {name for name in state if name not in wanted and isinstance(modules.get(name.rpartition(".")[0]), nn.Identity)}
-    made_without = getattr(model, "num_classes", None) == 0
-    return {name: tensor for name, tensor in state.items() if name not in heads} if made_without and heads else state
-
-
-def _own_head(wanted: Mapping[str, torch.Tensor], classifier: str | None) -> Head | None:
-    """The network's own classifier as a head that starts fresh."""
-    outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{classifier}.") and tensor.ndim]
-    return Head(classifier, outputs[0], outputs[0]) if classifier is not None and outputs else None
 
 
 def file_of_weights(path: str | Path) -> Path:
@@ -275,44 +215,3 @@ def _unfit(problems: list[str], path: str | Path, what: str) -> ModelError:
         f"The weights in '{path}' do not match {what}: {shown}. Name the architecture and number of classes that the "
         "weights were trained with."
     )
-
-
-def _other_head(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Head | None:
-    """The layer whose number of outputs alone keeps the weights from fitting; nothing can follow it, so it is the head."""
-    unlike = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    paths = {name.rpartition(".")[0] for name in unlike}
-    if wanted.keys() != state.keys() or len(paths) != 1 or "" in paths:
-        return None
-    path = paths.pop()
-    shapes = [(wanted[name].shape, state[name].shape) for name in wanted if name.startswith(f"{path}.")]
-    counts = {(new[0], old[0]) for new, old in shapes if new and old}
-    resized = any(new[1:] != old[1:] for new, old in shapes)
-    return None if resized or len(counts) != 1 else Head(path, *counts.pop())
-
-
-def _part(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Part | None:
-    """The part of the network whose tensors are all in the state, under the same names and of the same shapes.
-
-    It must hold more than half of the state, and what is left out must stand apart: it is a head, not more of the same layers.
-    """
-    ends = ((name, name.removesuffix(f".{known}")) for known in list(state)[:1] for name in wanted)
-    for path in dict.fromkeys(path for name, path in ends if path != name):
-        inside = [name.removeprefix(f"{path}.") for name in wanted if name.startswith(f"{path}.")]
-        if 2 * len(inside) > len(state) and all(
-            name in state and state[name].shape == wanted[f"{path}.{name}"].shape for name in inside
-        ):
-            surplus = [name for name in state if name not in inside]
-            if not {name.partition(".")[0] for name in surplus} & {name.partition(".")[0] for name in inside}:
-                return Part(path, tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in surplus)))
-    return None
-
-
-def _mismatches(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    missing = [f"'{name}' is missing" for name in wanted if name not in state]
-    surplus = [f"'{name}' does not exist in the network" for name in state if name not in wanted]
-    shapes = [
-        f"'{name}' is {list(state[name].shape)} in the file, {list(value.shape)} in the network"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    return shapes + missing + surplus
