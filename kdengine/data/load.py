@@ -35,6 +35,7 @@ BUILT_IN = {
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
     "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/ or both; or CLASS/IMAGE with @split=0.2",
     "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
+    "maskfolder:PATH": "segmentation: folders images and masks, in train and test or val; or both with @split=0.2",
     "images:PATH": "all images below a folder, without labels; a tenth is held out to test on",
     "python:MODULE:FACTORY": "your own factory of kdengine.Data",
 }

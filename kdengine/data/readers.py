@@ -13,6 +13,7 @@ from kdengine.data.digit_scenes import digit_scenes
 from kdengine.data.hugging_face import hugging_face
 from kdengine.data.image_tree import images
 from kdengine.data.imagefolder import imagefolder
+from kdengine.data.maskfolder import maskfolder
 from kdengine.errors import DataError, cause
 from kdengine.seeds import drawing_from
 
@@ -81,5 +82,6 @@ READERS: dict[str, Any] = {
     "imagefolder": imagefolder,
     "hf": hugging_face,
     "images": images,
+    "maskfolder": maskfolder,
     "python": _python,
 }
