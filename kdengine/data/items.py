@@ -60,11 +60,7 @@ def data_of(
     """
     fitting = _fitting(name, crop, interpolation)
     rows_columns = None if size is None else _size(name, size)
-    if not isinstance(skip_bad, bool):
-        raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
-    if skip_bad:
-        of = {part: f"{part} images" if len(splits) > 1 else "images" for part in splits}
-        splits = {part: without_bad(images, f"{of[part]} of '{name}'") for part, images in splits.items()}
+    splits = _usable(name, splits, skip_bad)
     if split is not None:
         train, test = stratified(name, splits["train"], split)
         splits = {"train": train, "test": test}
@@ -75,6 +71,16 @@ def data_of(
     shape = (3, height, width)
     train, test = splits["train"], splits["test"]
     return Data(name, classes, shape, (), (), "crop-flip", train, test, validation=validation, task=task)
+
+
+def _usable(name: str, splits: Mapping[str, Split], skip_bad: Any) -> Mapping[str, Split]:
+    """The splits, without images that cannot be read if that is asked for."""
+    if not isinstance(skip_bad, bool):
+        raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
+    if not skip_bad:
+        return splits
+    of = {part: f"{part} images" if len(splits) > 1 else "images" for part in splits}
+    return {part: without_bad(images, f"{of[part]} of '{name}'") for part, images in splits.items()}
 
 
 Part = TypeVar("Part")
@@ -94,16 +100,17 @@ def parts_of(spec: str, found: Mapping[str, Part], split: bool) -> dict[str, Par
     there = [part for part in HELD_OUT if part in found]
     if split and there:
         raise DataError(
-            f"'{spec}' has test images already, in '{there[0]}'. Leave @split out; train.validation holds out training images to "
-            "choose the best epoch."
+            f"'{spec}' has test images already, in '{there[0]}'. Leave @split out; train.validation holds out training images "
+            "to choose the best epoch."
         )
     if not split and not there:
         raise DataError(
-            f"'{spec}' has training images alone, in no part called test or val. To hold out a fifth of them for testing, write "
+            f"'{spec}' has training images, but no test or val. To hold out a fifth of them for testing, write "
             f"{spec}{SPLIT_OPTION}"
         )
-    parts = {"train": found["train"], **{"test": found[part] for part in there[:1]}}
-    return parts | ({"validation": found[there[1]]} if there[:1] == ["test"] and len(there) > 1 else {})
+    test, validation, *_ = [*there, None, None]
+    names = {"train": "train", "test": test, "validation": validation if test == "test" else None}
+    return {part: found[name] for part, name in names.items() if name is not None}
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from kdengine.config.specs import import_factory
+from kdengine.data.csv_files import csv_file
 from kdengine.data.dataset import Data, Split
 from kdengine.data.digit_scenes import digit_scenes
 from kdengine.data.hugging_face import hugging_face
@@ -83,5 +84,6 @@ READERS: dict[str, Any] = {
     "hf": hugging_face,
     "images": images,
     "maskfolder": maskfolder,
+    "csv": csv_file,
     "python": _python,
 }

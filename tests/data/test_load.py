@@ -97,7 +97,10 @@ def test_an_unknown_option_is_answered_with_the_nearest_one():
 
 
 def test_an_unknown_option_near_nothing_is_answered_with_all_there_are():
-    assert "It takes @train, @test, @label, @image, @size, @split, @skip_bad, @crop, @interpolation." in refusal("hf:x@zzzz=1")
+    assert (
+        "It takes @train, @test, @label, @image, @mask, @size, @split, @ignore, @skip_bad, @crop, @interpolation."
+        in refusal("hf:x@zzzz=1")
+    )
 
 
 @pytest.mark.parametrize("limit", ["train=0", "train=-1", "test=2.5", "test=all", "train=true"])
