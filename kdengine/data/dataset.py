@@ -163,6 +163,7 @@ class Data:
         """The facts that a run folder keeps about the data; the class names tell later uses whether theirs are the same."""
         return {
             "name": self.name,
+            **({} if self.task == "classification" else {"task": self.task}),
             "num_classes": self.num_classes,
             "classes": list(self.classes),
             "train_images": len(self.train),

@@ -23,6 +23,8 @@ __all__ = [
     "Fitting",
     "decode",
     "decode_with_masks",
+    "do_all",
+    "failures",
     "faults_of",
     "in_words",
     "opened",
@@ -101,7 +103,7 @@ def decode(
     def decode_one(row: int) -> None:
         out[row] = pixels(items, places[row], width, height, labels, fitting)
 
-    _do(decode_one, len(places))
+    do_all(decode_one, len(places))
     return out
 
 
@@ -133,7 +135,7 @@ def decode_with_masks(
     def decode_one(row: int) -> None:
         images[row], masks[row] = pixels_and_mask(items, places[row], width, height, classes, fitting)
 
-    _do(decode_one, len(places))
+    do_all(decode_one, len(places))
     return images, masks
 
 
@@ -148,7 +150,7 @@ def faults_of(items: Sequence[Any], places: Iterable[int]) -> dict[int, DataErro
     def usable(place: int) -> None:
         _check_size(opened(items, place), place)
 
-    return _faults(usable, places)
+    return failures(usable, places)
 
 
 def in_words(faults: Sequence[DataError]) -> str:
@@ -157,19 +159,19 @@ def in_words(faults: Sequence[DataError]) -> str:
     return " ".join(map(str, faults[:NAMED])) + more
 
 
-def _do(work: Callable[[int], None], count: int) -> None:
+def do_all(work: Callable[[int], None], count: int) -> None:
     """Do some work for each of so many numbers, in threads.
 
     Raises:
         DataError: what went wrong, of all numbers together.
     """
-    faults = _faults(work, range(count))
+    faults = failures(work, range(count))
     if faults:
         first = next(iter(faults.values()))
         raise first if len(faults) == 1 else _together(list(faults.values()))
 
 
-def _faults(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, DataError]:
+def failures(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, DataError]:
     """Do some work for each number, in threads, to the end: number -> what went wrong."""
 
     def fault(number: int) -> DataError | None:

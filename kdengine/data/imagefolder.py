@@ -13,6 +13,7 @@ from PIL import Image
 from kdengine.data.dataset import Data, Split
 from kdengine.data.image_files import ImageFiles, root_of
 from kdengine.data.items import SPLIT_OPTION, data_of
+from kdengine.data.maskfolder import is_maskfolder
 from kdengine.errors import DataError
 
 __all__ = ["folder_hint", "imagefolder"]
@@ -59,11 +60,15 @@ def folder_hint(path: str) -> str:
     if not path or not os.path.isdir(root):
         return ""
     train = _is_split(root / "train")
+    if is_maskfolder(root):
+        return f"Did you mean 'maskfolder:{path}'?"
     if train or any(_has_images(folder) for folder in _class_folders(root)):
         whole = train and any(_is_split(root / name) for name in HELD_OUT)
         return f"Did you mean 'imagefolder:{path}{'' if whole else SPLIT_OPTION}'?"
     parquet = (file for pattern in ("*.parquet", "*/*.parquet") for file in root.glob(pattern))
-    return f"Did you mean 'hf:{path}'?" if next(parquet, None) is not None else ""
+    if next(parquet, None) is not None:
+        return f"Did you mean 'hf:{path}'?"
+    return f"Did you mean 'images:{path}'?" if _has_images(root) else ""
 
 
 def _folders(path: str, root: Path, split: bool) -> dict[str, Path]:

@@ -34,7 +34,9 @@ BUILT_IN = {
     "cifar10": "CIFAR-10 through torchvision, downloaded once",
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
     "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/ or both; or CLASS/IMAGE with @split=0.2",
-    "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
+    "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files; labels or masks",
+    "maskfolder:PATH": "segmentation: folders images and masks, in train and test or val; or both with @split=0.2",
+    "csv:FILE": "a table with the columns file and label or labels, and perhaps split; or with @split=0.2",
     "images:PATH": "all images below a folder, without labels; a tenth is held out to test on",
     "python:MODULE:FACTORY": "your own factory of kdengine.Data",
 }
@@ -44,12 +46,10 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     """Load the data set that a spec names.
 
     Args:
-        text: ``NAME[@KEY=VALUE...]``: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``,
-            ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. All take ``@train=N`` and ``@test=N``: only the first N
-            images. ``imagefolder:`` and ``hf:`` take ``@size=S`` or ``@size=HxW``: images are resized to cover so many
-            pixels and cropped in the middle; ``@split=SHARE``: the share of the images to test on, if there is no split for
-            that; ``@skip_bad=true``: images that cannot be read are left out. ``hf:`` takes ``@label=COLUMN`` and
-            ``@image=COLUMN``.
+        text: ``NAME[@KEY=VALUE...]``; the names are those of ``BUILT_IN`` and of plugins. All take ``@train=N`` and
+            ``@test=N``: only the first N images. What reads files takes ``@size=S`` or ``@size=HxW``: images are resized to
+            cover so many pixels and cropped in the middle; ``@split=SHARE``: the share of the images to test on, if there is
+            no split for that; ``@skip_bad=true``: images that cannot be read are left out.
         registry: finds the data sets that plugins offer.
 
     Raises:

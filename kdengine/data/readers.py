@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from kdengine.config.specs import import_factory
+from kdengine.data.csv_files import csv_file
 from kdengine.data.dataset import Data, Split
 from kdengine.data.digit_scenes import digit_scenes
 from kdengine.data.hugging_face import hugging_face
 from kdengine.data.image_tree import images
 from kdengine.data.imagefolder import imagefolder
+from kdengine.data.maskfolder import maskfolder
 from kdengine.errors import DataError, cause
 from kdengine.seeds import drawing_from
 
@@ -81,5 +83,7 @@ READERS: dict[str, Any] = {
     "imagefolder": imagefolder,
     "hf": hugging_face,
     "images": images,
+    "maskfolder": maskfolder,
+    "csv": csv_file,
     "python": _python,
 }
