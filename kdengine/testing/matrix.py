@@ -146,7 +146,7 @@ class Pairing:
         return {**self.attempts(*methods[:half]), **self.attempts(*methods[half:])}
 
     def _train(self, methods: Sequence[str | Distiller]) -> None:
-        train = {"epochs": 1, "lr": 1e-4, "batch_size": 32}
+        train: dict[str, Any] = {"epochs": 1, "lr": 1e-4, "batch_size": 32}
         train |= {"device": "cpu", "precision": self.runtime.precision, "channels_last": False}
         settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
         registry, modules = Registry(), {"student": self.student.module, "teacher": self.teacher.module}
