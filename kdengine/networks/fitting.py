@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,8 @@ class Part:
         return not name.startswith(f"{self.path}.")
 
     def __str__(self) -> str:
-        without = f", without {', '.join(map(repr, self.left_out))}" if self.left_out else ""
+        shown = ", ".join(map(repr, self.left_out[:3])) + (f" and {len(self.left_out) - 3} more" if self.left_out[3:] else "")
+        without = f", without {shown}" if shown else ""
         return f"'{self.path}'{without}; all else starts fresh"
 
 
@@ -85,18 +87,24 @@ def other_head(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Ten
 def part_filled(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Part | None:
     """The part of the network whose tensors are all in the state, under the same names and of the same shapes.
 
-    It must hold more than half of the state, and what is left out must stand apart: it is a head, not more of the same layers.
+    It must hold more than half of the state. What is left out of modules that are filled must come last: it leads to a head,
+    and is no layer between others.
     """
-    ends = ((name, name.removesuffix(f".{known}")) for known in list(state)[:1] for name in wanted)
-    for path in dict.fromkeys(path for name, path in ends if path != name):
+    paths = (name[: dot.start()] for name in wanted for dot in re.finditer(r"\.", name))
+    for path in dict.fromkeys(paths):
         inside = [name.removeprefix(f"{path}.") for name in wanted if name.startswith(f"{path}.")]
-        if 2 * len(inside) > len(state) and all(
-            name in state and state[name].shape == wanted[f"{path}.{name}"].shape for name in inside
-        ):
-            surplus = [name for name in state if name not in inside]
-            if not {name.partition(".")[0] for name in surplus} & {name.partition(".")[0] for name in inside}:
-                return Part(path, tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in surplus)))
+        fits = all(name in state and state[name].shape == wanted[f"{path}.{name}"].shape for name in inside)
+        if fits and 2 * len(inside) > len(state) and _stand_apart(inside, list(state)):
+            surplus = (name for name in state if name not in inside)
+            return Part(path, tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in surplus)))
     return None
+
+
+def _stand_apart(inside: Collection[str], names: list[str]) -> bool:
+    """Whether the other names, in the order of a state, belong to other modules or follow all that are inside."""
+    modules = {name.partition(".")[0] for name in inside}
+    last = max(place for place, name in enumerate(names) if name in inside)
+    return not any(name not in inside and name.partition(".")[0] in modules for name in names[:last])
 
 
 def mismatches(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:

@@ -65,7 +65,8 @@ def _areas(calls: list[Call], probe: Probe) -> set[int]:
 def _within(path: str, probe: Probe) -> Probe:
     """The part of the pass inside a module, as if that were the network: paths are relative to it.
 
-    If its parent calls its methods instead of the module itself, the parent's call stands for the whole.
+    If its parent calls its methods instead of the module itself, the parent's call stands for the whole. What the whole returns
+    is no map of its own, but one of those inside.
     """
     whole, above = probe.find(path), path
     while whole is None:
@@ -74,7 +75,8 @@ def _within(path: str, probe: Probe) -> Probe:
     inside = [call for call in probe.calls if call.path.startswith(f"{path}.") and whole.contains(call)]
     calls = [replace(call, path=call.path.removeprefix(f"{path}.")) for call in inside]
     output = probe.logits if whole.output is None else whole.output
-    return Probe([*calls, replace(whole, path="", number=0)], output, probe.device, probe.aspect, probe.attends)
+    root = replace(whole, path="", number=0, output=None, parts=[], parts_overwritten=[])
+    return Probe([*calls, root], output, probe.device, probe.aspect, probe.attends)
 
 
 def _outside(found: MapOutput, path: str, probe: Probe) -> MapOutput:

@@ -27,6 +27,7 @@ BACKBONES = {  # stages that must be found: channels and side
     "vit_tiny_patch16_224": [(192, 4)] * 12,
     "swin_tiny_patch4_window7_224": [(96, 16), (192, 8), (384, 4), (768, 2)],
     "hiera_tiny_224": None,  # as many as the plain network has
+    "tresnet_m": [(64, 16), (128, 8), (1024, 4), (2048, 2)],
 }
 
 
@@ -88,6 +89,18 @@ def test_a_stage_holds_what_the_plain_backbone_computes(name, registry):
             traces.append(recorder(images))
     for tap in ("stage1", "stage-1"):
         assert torch.equal(traces[0][tap], traces[1][tap])
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("ghostnet_050", "blocks.8"), ("cait_xxs24_224", "cls_token"), ("efficientnet_b0", "conv_head")]
+)
+def test_layers_that_lead_to_the_head_alone_are_left_out(name, first, registry):
+    with torch.device("meta"):
+        plain = ModelSource(f"timm:{name}", {"num_classes": 5}, SIZE, registry).create(0)
+        network = ModelSource(f"seg:{name}", {"num_classes": 5}, SIZE, registry).create(0)
+    part = load_state_of_body(network, plain.state_dict(), "FILE", "the student")
+    assert part.path == "backbone.model"
+    assert part.left_out[0].startswith(first)
 
 
 def test_weights_of_another_backbone_are_refused(registry):

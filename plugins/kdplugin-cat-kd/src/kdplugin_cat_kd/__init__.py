@@ -30,7 +30,7 @@ def activation_maps(features_BDHW: Tensor, classifier: Callable[[Tensor], Tensor
     return classifier(resize_maps(features_BDHW, grid))
 
 
-def activation_loss(student_BKGG: Tensor, teacher_BKGG: Tensor, normalize: bool = True) -> Tensor:
+def activation_loss(student_BKGG: Tensor, teacher_BKGG: Tensor, normalize: bool = False) -> Tensor:
     """Squared difference of class activation maps, mean over all elements; [].
 
     Args:
@@ -80,7 +80,7 @@ class CATKD(Distiller):
         """Weight of the distance of the maps."""
         grid: int = Field(2, ge=1)
         """Rows and columns to which the maps are averaged; fewer where a map has fewer."""
-        normalize: bool = False
+        normalize: bool = True
         """Scale the map of every class and image to norm 1 first."""
 
     options: Options
