@@ -37,6 +37,11 @@ def evaluate_folder(
             has no classes.
     """
     student = PastStudent.open(folder, weights, data=data, trust=trust)
+    if student.task.measured_by_teacher:
+        raise SettingsError(
+            f"The task '{student.task.name}' is measured by the teacher, in the run itself: see '{folder}/result.json'. "
+            "With labelled data, the embedding can be probed: kdengine evaluate RUN --probe SPEC."
+        )
     train = student.settings.train
     runtime = Runtime(train.device, "fp32", train.channels_last)
     batches = student.data.test_batches(train, runtime.device)

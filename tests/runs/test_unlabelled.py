@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from kdengine import Comparison, Distiller, Engine, KDError, SettingsError
+from kdengine.runs.evaluate_run import evaluate_folder
 from kdengine.runs.probe_run import probe_folder
 
 DATA = "digits@train=192@test=96"
@@ -96,3 +97,8 @@ def test_training_without_a_method_is_refused(settings):
 def test_a_method_of_classes_is_refused(settings):
     with pytest.raises(SettingsError, match="classes"):
         Engine("resnet14", "resnet8", ["st"], **settings).plan()
+
+
+def test_a_finished_run_is_probed_not_evaluated(folder):
+    with pytest.raises(SettingsError, match="--probe"):
+        evaluate_folder(folder)
