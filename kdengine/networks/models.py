@@ -75,10 +75,11 @@ class ModelSource:
 
     @property
     def brings_weights(self) -> bool:
-        """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
+        """Whether the spec asks for pretrained weights for as many outputs as the task needs, or for a network without any."""
         spec = Spec.parse(self.text, ModelError)
         find = _CLASSES.get(spec.scheme, _none_of_scheme if spec.scheme not in _BUILDERS else None)
-        return self.is_pretrained and (find is None or find(spec) == self.options.get("num_classes"))
+        wanted = self.options.get("num_classes")
+        return self.is_pretrained and (find is None or not wanted or find(spec) == wanted)
 
 
 def _none_of_scheme(spec: Spec) -> None:

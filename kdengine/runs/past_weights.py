@@ -14,9 +14,10 @@ from kdengine.config.settings import InputSettings, Settings
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError
+from kdengine.networks.fitting import Head, Part
 from kdengine.networks.models import check_name
 from kdengine.networks.network import Network
-from kdengine.networks.weights import Head, OtherHead, Part, load_weights, load_weights_of_body
+from kdengine.networks.weights import OtherHead, load_weights, load_weights_of_body
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import Named, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder

@@ -17,11 +17,12 @@ from kdengine.data.dataset import Data
 from kdengine.errors import ModelError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.fitting import Head, Part
 from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
 from kdengine.networks.preprocess import preprocess_for
-from kdengine.networks.weights import Head, Part, fingerprint_of_file
+from kdengine.networks.weights import fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import check_networks, input_of_run, load_student, load_teacher
