@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -29,6 +29,8 @@ __all__ = ["Bench", "grey", "installed", "random_batch"]
 
 SIZE = (3, 32, 32)
 CLASSES = 10
+SHARE_OF_LABELS = 0.4
+"""How likely an image is to have a label."""
 
 
 class Bench:
@@ -41,6 +43,7 @@ class Bench:
         precision: ``fp32`` or ``bf16``.
         epochs: length of the joint phase; the caller decides how many steps an epoch has.
         labels: whether ``pair.labels`` tells the labels of all training images.
+        task: the task of the data, ``classification`` or ``multilabel``; by default the first that the method serves.
     """
 
     def __init__(
@@ -51,7 +54,10 @@ class Bench:
         precision: str = "fp32",
         epochs: int = 1,
         labels: bool = True,
+        task: str | None = None,
     ) -> None:
+        distillers = distillers_of(method, options or {})
+        self.task = task or _task_of(distillers.values())
         train = {
             "epochs": epochs,
             "lr": 0.01,
@@ -65,9 +71,13 @@ class Bench:
         names = {"teacher": "module:teacher"} if self.teacher is not None else {}
         settings = Settings.checked({"student": "module:student", **names, "train": train})
         modules = {"student": self.student} if self.teacher is None else {"student": self.student, "teacher": self.teacher}
-        session = Session.open(settings, installed(), modules=modules, data=grey(SIZE, CLASSES), alone=True)
+        session = Session.open(settings, installed(), modules=modules, data=grey(SIZE, CLASSES, task=self.task), alone=True)
         session = session if labels else replace(session, data=replace(session.data, dataset=None))
-        self.lane = session.lane("bench", session.student(), distillers_of(method, options or {}))
+        self.lane = session.lane("bench", session.student(), distillers)
+
+    def batch(self, count: int, seed: int = 0) -> Batch:
+        """A batch of noise images with random targets of the bench's task."""
+        return random_batch(count, seed, self.task)
 
     def traces(self, batch: Batch) -> dict[TeacherQuery, Trace]:
         """The teacher's traces of a batch that the current phase needs."""
@@ -90,7 +100,7 @@ class Bench:
             self._stepped = False
             yield self.lane
             if not self._stepped:
-                self.step(random_batch(4))
+                self.step(self.batch(4))
             self.lane.end_epoch({})
 
 
@@ -117,16 +127,26 @@ def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, An
     return choose_distillers([method], {first.name: options, **{other.name: shared for other in others}}, registry)
 
 
-def grey(size: tuple[int, int, int], classes: int, count: int = 64) -> Data:
+def _task_of(distillers: Iterable[Distiller]) -> str:
+    """The first task that all of the methods serve."""
+    return "classification" if all("classes" in distiller.serves for distiller in distillers) else "multilabel"
+
+
+def grey(size: tuple[int, int, int], classes: int, count: int = 64, task: str = "classification") -> Data:
     """A data set of grey images [C, H, W], for code that only needs their number and size."""
-    split = Split(torch.zeros(count, dtype=torch.int64), torch.full((count, *size), 128, dtype=torch.uint8))
+    targets = torch.zeros(count, classes) if task == "multilabel" else torch.zeros(count, dtype=torch.int64)
+    split = Split(targets, torch.full((count, *size), 128, dtype=torch.uint8))
     channels, names = size[0], tuple(map(str, range(classes)))
-    return Data("grey", names, size, (0.5,) * channels, (0.25,) * channels, "none", split, split, fingerprint="grey")
+    scale = (0.5,) * channels, (0.25,) * channels
+    return Data("grey", names, size, *scale, "none", split, split, fingerprint="grey", task=task)
 
 
-def random_batch(count: int, seed: int = 0) -> Batch:
-    """A batch of noise images [count, 3, 32, 32] in two views, with random labels [count]."""
+def random_batch(count: int, seed: int = 0, task: str = "classification") -> Batch:
+    """A batch of noise images [count, 3, 32, 32] in two views, with random classes [count], or labels [count, 10]."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, *SIZE, generator=generator)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    return Batch(images, labels, torch.arange(count), (images + torch.randn(count, *SIZE, generator=generator),))
+    views = (images + torch.randn(count, *SIZE, generator=generator),)
+    if task == "multilabel":
+        labels = (torch.rand(count, CLASSES, generator=generator) < SHARE_OF_LABELS).float()
+    return Batch(images, labels, torch.arange(count), views)

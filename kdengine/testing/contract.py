@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdengine.errors import KDError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import Step
-from kdengine.testing.bench import Bench, installed, random_batch
+from kdengine.testing.bench import Bench, installed
 from kdengine.testing.declarations import DeclarationChecks
 from kdengine.testing.networks import tiny_pair, vit_pair
 
@@ -35,15 +35,17 @@ class DistillerContract(DeclarationChecks):
         method: the name of an installed method, or its class.
         options: options that it requires, if any.
         at_equality: term -> value, for terms with a known value when student and teacher are the same network.
+        task: the task to test it on, ``classification`` or ``multilabel``; by default the first that it serves.
     """
 
     method: ClassVar[str | type[Distiller]]
     options: ClassVar[Mapping[str, Any]] = {}
     at_equality: ClassVar[Mapping[str, float]] = {}
+    task: ClassVar[str | None] = None
 
     def bench(self, pair: tuple[nn.Module | None, nn.Module] | None = None, **settings: Any) -> Bench:
         """A bench with one lane that uses the method."""
-        return Bench(self.method, pair or tiny_pair(), self.options, **settings)
+        return Bench(self.method, pair or tiny_pair(), self.options, **{"task": self.task, **settings})
 
     @property
     def kinds(self) -> Sequence[type[Distiller]]:
@@ -62,7 +64,7 @@ class DistillerContract(DeclarationChecks):
         """Every trainable tensor of the method gets a gradient in some phase."""
         bench, reached = self.bench(), set()
         for lane in bench.phases():
-            bench.step(random_batch(4))
+            bench.step(bench.batch(4))
             reached |= {id(value) for value in lane.module.parameters() if value.grad is not None}
         for step in bench.lane.chain:
             idle = [name for name, value in step.module.distillers.named_parameters() if id(value) not in reached]
@@ -73,13 +75,13 @@ class DistillerContract(DeclarationChecks):
         bench = self.bench()
         known = {id(value) for step in bench.lane.chain for value in step.module.parameters()}
         for _ in bench.phases():
-            leaves = _leaves(bench.terms(random_batch(4)))
+            leaves = _leaves(bench.terms(bench.batch(4)))
             unknown = [list(leaf.shape) for leaf in leaves if id(leaf) not in known and leaf.shape != (4, 3, 32, 32)]
             assert not unknown, (
                 f"the terms depend on trainable tensors of shapes {unknown} that the optimizer does not have: "
                 "create them in build, as parameters or modules of the method, and detach the teacher's tensors"
             )
-            bench.step(random_batch(4))
+            bench.step(bench.batch(4))
             late = [name for name, value in bench.lane.module.named_parameters() if id(value) not in known]
             assert not late, f"{late} were created after the optimizer: create connectors in build"
 
@@ -89,7 +91,7 @@ class DistillerContract(DeclarationChecks):
         assert bench.teacher is not None
         before = copy.deepcopy(bench.teacher.state_dict())
         for lane in bench.phases():
-            bench.step(random_batch(4))
+            bench.step(bench.batch(4))
             assert not any(module.training for module in bench.teacher.modules()), "the method put the teacher in train mode"
             touched = [name for name, value in bench.teacher.named_parameters() if value.grad is not None]
             assert not touched, f"gradients reached the teacher in the phase '{lane.phase.name}': {touched}"
@@ -99,7 +101,7 @@ class DistillerContract(DeclarationChecks):
         """The method writes to neither images, labels and indices nor the teacher's tensors."""
         bench = self.bench()
         for _ in bench.phases():
-            batch = random_batch(4)
+            batch = bench.batch(4)
             traces = bench.traces(batch)
             handed = {"x": batch.x, "y": batch.y, **({} if batch.index is None else {"index": batch.index})}
             for trace in traces.values():
@@ -111,11 +113,12 @@ class DistillerContract(DeclarationChecks):
 
     def test_weight_zero_is_plain_training(self) -> None:
         """With weight 0, the student's weights are those of plain training."""
-        off, plain = Bench(self.method, tiny_pair(), {**self.options, "weight": 0}), Bench(None, tiny_pair())
+        off = Bench(self.method, tiny_pair(), {**self.options, "weight": 0}, task=self.task)
+        plain = Bench(None, tiny_pair(), task=off.task)
         for bench in (off, plain):
             bench.lane.begin_epoch()
             for seed in (1, 2):
-                bench.step(random_batch(4, seed))
+                bench.step(bench.batch(4, seed))
         _check_equal(plain.student.state_dict(), off.student.state_dict(), "with weight 0, the student's weights")
 
     def test_the_random_states_are_left_alone(self) -> None:
@@ -125,7 +128,7 @@ class DistillerContract(DeclarationChecks):
             ends = []
             for seed in (1, 2):
                 lane.randomness.reseed(seed)
-                bench.step(random_batch(4))
+                bench.step(bench.batch(4))
                 ends.append(lane.randomness.state_dict())
             one, two = ends
             assert not torch.equal(one["torch"][0], two["torch"][0]), "the method seeds torch: only the run may do so"
@@ -139,7 +142,7 @@ class DistillerContract(DeclarationChecks):
         assert teacher is not None
         hooks = _hooks(teacher) + _hooks(bench.student)
         for lane in bench.phases():
-            seen = _watched(lane.module.methods.values(), lambda: bench.step(random_batch(4)))
+            seen = _watched(lane.module.methods.values(), lambda: bench.step(bench.batch(4)))
             lane.module.zero_grad()
             if _alive(seen):  # perhaps only in a cycle; to collect takes longer than everything else here
                 gc.collect()
@@ -154,19 +157,19 @@ class DistillerContract(DeclarationChecks):
             for lane in bench.phases():
                 lane.learner.eval()  # batch norm of one image is the network's problem, not the method's
                 try:
-                    terms = bench.terms(random_batch(count))
+                    terms = bench.terms(bench.batch(count))
                 except KDError:
                     return
                 values = {name: float(value.detach()) for name, value in terms.items()}
                 assert np.isfinite(list(values.values())).all(), f"a batch of {count} gives {values}"
-                bench.step(random_batch(count))
+                bench.step(bench.batch(count))
 
     def test_bf16_forwards(self) -> None:
         """With forwards in bf16, the terms are finite and float32."""
         bench = self.bench(precision="bf16")
         for _ in bench.phases():
-            bench.step(random_batch(4))
-            for name, value in bench.terms(random_batch(4)).items():
+            bench.step(bench.batch(4))
+            for name, value in bench.terms(bench.batch(4)).items():
                 assert value.dtype == torch.float32, f"{name} is {value.dtype}: compute losses in float32"
                 assert torch.isfinite(value), f"{name} = {float(value.detach())} after a forward in bf16"
 
@@ -177,18 +180,18 @@ class DistillerContract(DeclarationChecks):
         for lane in first.phases():
             if len(lane.history) == lane.total_epochs - 1:
                 torch.save(lane.state_dict(), file)
-            first.step(random_batch(4, seed=len(lane.history)))
+            first.step(first.batch(4, seed=len(lane.history)))
         file.seek(0)
         second.lane.load_state_dict(torch.load(file, weights_only=True))
         for lane in second.phases():
-            second.step(random_batch(4, seed=len(lane.history)))
+            second.step(second.batch(4, seed=len(lane.history)))
         _check_equal(first.lane.module.state_dict(), second.lane.module.state_dict(), "after a restart, weights or buffers")
 
     def test_copies_are_independent(self) -> None:
         """After a step, the method can be copied, and the copy shares no weights with it."""
         bench = self.bench()
         for lane in bench.phases():
-            bench.step(random_batch(4))
+            bench.step(bench.batch(4))
             twin = copy.deepcopy(lane.module.distillers)
             for (name, mine), theirs in zip(lane.module.distillers.named_parameters(), twin.parameters(), strict=True):
                 assert mine.data_ptr() != theirs.data_ptr(), f"{name} is shared with its copy"
@@ -219,7 +222,7 @@ class DistillerContract(DeclarationChecks):
         bench, measured = self.bench((student, student)), {}
         for lane in bench.phases():
             lane.module.eval()
-            terms = {name: float(value.detach()) for name, value in bench.terms(random_batch(4)).items() if name != "task"}
+            terms = {name: float(value.detach()) for name, value in bench.terms(bench.batch(4)).items() if name != "task"}
             measured.update({name.partition(".")[2]: value for name, value in terms.items()})
             lane.module.train()
         for name, known in self.at_equality.items():
@@ -230,7 +233,7 @@ class DistillerContract(DeclarationChecks):
 def _check_teaching(bench: Bench) -> None:
     taught = False
     for lane in bench.phases():
-        terms = bench.terms(random_batch(4))
+        terms = bench.terms(bench.batch(4))
         for name, value in terms.items():
             assert torch.isfinite(value), f"{name} = {float(value.detach())}"
         own = [value for name, value in terms.items() if name != "task" and value.requires_grad]

@@ -17,7 +17,7 @@ from kdengine.methods.distiller import Distiller
 from kdengine.methods.pair import Pair
 from kdengine.methods.step import Step
 from kdengine.taps import Trace
-from kdengine.testing.bench import Bench, random_batch
+from kdengine.testing.bench import Bench
 from kdengine.testing.networks import tiny_pair
 
 __all__ = ["DeclarationChecks"]
@@ -43,7 +43,7 @@ class DeclarationChecks(ABC):
             for key, binding in lane.phase.bindings.items():
                 sides = {"student": binding.student, "teacher": binding.teacher}
                 with _watching(lane.module.methods[key], sides) as idle:
-                    bench.terms(random_batch(4))
+                    bench.terms(bench.batch(4))
                 idle -= built.get(type(lane.module.methods[key]), set())
                 assert not idle, f"{key} asks for taps in the phase '{lane.phase.name}' and reads nothing of {sorted(idle)}"
 
@@ -53,7 +53,7 @@ class DeclarationChecks(ABC):
         bench = self.bench(labels=views)
         for lane in bench.phases():
             with _stepping_through(lane.module.methods.values(), _with_what_is_declared):
-                bench.terms(random_batch(4))
+                bench.terms(bench.batch(4))
 
     def test_it_works_without_the_teacher_that_it_does_not_require(self) -> None:
         """With ``requires_teacher = False``, the method teaches a student that has no teacher."""
@@ -61,9 +61,9 @@ class DeclarationChecks(ABC):
             return
         bench = self.bench((None, tiny_pair()[1]))
         for _ in bench.phases():
-            for name, value in bench.terms(random_batch(4)).items():
+            for name, value in bench.terms(bench.batch(4)).items():
                 assert torch.isfinite(value), f"{name} = {float(value.detach())} without a teacher"
-            bench.step(random_batch(4))
+            bench.step(bench.batch(4))
 
     def test_what_it_ships_can_be_loaded_again(self) -> None:
         """The network that ``deploy`` returns has the task's outputs, and its saved weights make another one the same."""
@@ -71,11 +71,11 @@ class DeclarationChecks(ABC):
         for seed in (0, 1):
             bench = self.bench(tiny_pair(seed=seed))
             for _ in bench.phases():
-                bench.step(random_batch(4))
+                bench.step(bench.batch(4))
             shipped.append(bench.lane.deployment.of(copy.deepcopy(bench.lane.student)))
         one, other = shipped
         other.load_state_dict(one.state_dict())
-        images = random_batch(2).x
+        images = bench.batch(2).x
         with torch.no_grad():
             outputs: list[Tensor] = [network(images) for network in shipped]
         assert outputs[0].shape == (2, 10), f"the network that is shipped gives {list(outputs[0].shape)}, not [2, 10]"

@@ -329,3 +329,24 @@ def test_a_known_value_of_no_term_is_refused():
 
 def test_a_known_value_is_recognised():
     contract_of(Plain).test_what_it_costs_when_there_is_nothing_left_to_learn()
+
+
+class LabelsAlone(Good):
+    needs = ("labels",)
+    serves = ("labels",)
+    seen = None
+
+    def forward(self, step):
+        type(self).seen = step.y
+        return {"match": super().forward(step)["match"] * step.y.max(1).values.mean()}
+
+
+def test_a_method_is_tested_on_a_task_that_it_serves_or_on_the_one_that_is_named():
+    assert contract_of(Good).bench().task == "classification"
+    contract_of(LabelsAlone).test_what_it_needs_is_declared()
+    assert LabelsAlone.seen.shape == (4, 10)
+    assert set(LabelsAlone.seen.unique().tolist()) == {0.0, 1.0}
+    contract = contract_of(Good)
+    type(contract).task = "multilabel"
+    assert contract.bench().batch(4).y.shape == (4, 10)
+    contract.test_weight_zero_is_plain_training()

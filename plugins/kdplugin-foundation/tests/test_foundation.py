@@ -99,9 +99,7 @@ def test_patches_are_compared_position_by_position_on_one_grid(mine, theirs, gri
 
     def formula(moved):
         s, t = change(moved, array(teacher))
-        cosines = [
-            unit(weight @ s[b, :, i, j] + bias) @ unit(t[b, :, i, j]) for b, i, j in np.ndindex(len(s), *s.shape[2:])
-        ]
+        cosines = [unit(weight @ s[b, :, i, j] + bias) @ unit(t[b, :, i, j]) for b, i, j in np.ndindex(len(s), *s.shape[2:])]
         return 1 - np.mean(cosines)
 
     loss = patch_loss(adapter, student, teacher, grid)

@@ -16,6 +16,10 @@ class TestContract(DistillerContract):
     at_equality: ClassVar = {"soft": 0.0}
 
 
+class TestContractOfLabels(TestContract):
+    task = "multilabel"
+
+
 def softmax(logits):
     raised = np.exp(logits - logits.max(1, keepdims=True))
     return raised / raised.sum(1, keepdims=True)

@@ -54,7 +54,9 @@ class Foundation(Distiller):
         def model_post_init(self, context: Any) -> None:
             """Refuse a method without terms."""
             if not (self.embedding or self.patches or self.queue):
-                raise ValueError("embedding, patches and queue are all 0, so nothing is left; to disable it, set weight=0")
+                raise ValueError(
+                    "embedding, patches and queue are all 0, so nothing is left; to disable the method, set weight=0"
+                )
 
     options: Options
 
