@@ -78,7 +78,7 @@ def training_options(command: Command) -> Command:
         click.option(
             "--data",
             metavar="SPEC",
-            help="digits, cifar10, cifar100, imagefolder:PATH or hf:NAME-OR-FOLDER.",
+            help="digits, cifar100, imagefolder:PATH, hf:NAME-OR-FOLDER ...; kdengine data lists all.",
         ),
         click.option("--task", metavar="NAME", help="What the student is for.  [default: what the data is for]"),
         click.option("--epochs", type=int, help="Epochs of the joint phase."),

@@ -78,7 +78,7 @@ class Data:
 
     Attributes:
         name: the spec that it was loaded from.
-        classes: class names, in the order of the class indices.
+        classes: class names, in the order of the class indices; empty for data without labels.
         input_size: shape of one image, (C, H, W).
         mean: per channel, on the scale 0 to 1; empty to take it from the training images.
         std: per channel, on the scale 0 to 1; empty likewise.

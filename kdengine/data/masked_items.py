@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from kdengine.data.decoding import SKIP_BAD, do_all, failures
 from kdengine.data.masks import IGNORED, check_values, index_image
 from kdengine.errors import DataError
 
-__all__ = ["MaskedItems", "MaskedSource", "masked_splits"]
+__all__ = ["MaskedItems", "MaskedSource", "largest_class", "masked_splits", "numbered"]
 
 
 class MaskedSource(Protocol):
@@ -90,36 +90,50 @@ def masked_splits(
             f"'{name}': @ignore takes a value from 0 to {IGNORED}, which masks then give to no class, got {ignore!r}."
         )
     if not names:
-        largest = max(_largest(MaskedItems(source, ignore), skip_bad) for source in sources.values())
-        names = [str(value) for value in range(largest + 1)]
+        unchecked = [MaskedItems(source, ignore) for source in sources.values()]
+        names = numbered(max(largest_class(items.mask, len(items), skip_bad) for items in unchecked))
     items = {part: MaskedItems(source, ignore, len(names)) for part, source in sources.items()}
     splits = {part: Split(torch.zeros(len(of), dtype=torch.int64), items=of, masked=True) for part, of in items.items()}
     return tuple(names), splits
 
 
-def _largest(items: MaskedItems, skip_bad: bool) -> int:
-    """The largest class in any mask; at least 0."""
-    found = [0] * len(items)
+def numbered(largest: int) -> tuple[str, ...]:
+    """Names of the classes up to the largest one: their numbers."""
+    return tuple(str(value) for value in range(largest + 1))
+
+
+def largest_class(mask: Callable[[int], Image.Image], count: int, skip_bad: bool = False) -> int:
+    """The largest class in any mask; at least 0.
+
+    Args:
+        mask: position -> mask of class indices, mode L.
+        count: how many masks there are.
+        skip_bad: whether those that cannot be read are passed over.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    found = [0] * count
 
     def look(index: int) -> None:
-        counts = _opened(items, index).histogram()
+        counts = _opened(mask, index).histogram()
         found[index] = max((value for value, count in enumerate(counts[:IGNORED]) if count), default=0)
 
     if skip_bad:
-        failures(look, range(len(items)))
+        failures(look, range(count))
     else:
-        do_all(look, len(items))
+        do_all(look, count)
     return max(found, default=0)
 
 
-def _opened(items: MaskedItems, index: int) -> Image.Image:
+def _opened(mask: Callable[[int], Image.Image], index: int) -> Image.Image:
     """A mask alone.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return items.mask(index)
+        return mask(index)
     except OSError as error:
         unreadable = DataError(f"The mask of image {index} cannot be read: {error}.")
         for note in getattr(error, "__notes__", ()):

@@ -19,6 +19,8 @@ from kdengine.data.dataset import Data, Split
 from kdengine.data.decoding import reason
 from kdengine.data.items import data_of
 from kdengine.data.load import ready
+from kdengine.data.masked_items import largest_class, numbered
+from kdengine.data.masks import index_image
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
@@ -29,7 +31,7 @@ KEYS = ("image", "images", "img", "pixel_values", "x"), ("label", "labels", "y")
 
 
 def pictures_of(train: Any, test: Any) -> Data | None:
-    """The data of two torch data sets of (PIL image, label), ready to use; None if ``train`` is anything else.
+    """The data of two torch data sets of (PIL image, label or PIL mask), ready to use; None if ``train`` is anything else.
 
     Images are read anew in every epoch, so that random transforms of the data set keep working. If it has an attribute
     ``transform``, kdengine adds no augmentation unless the settings ask for it.
@@ -50,10 +52,12 @@ def pictures_of(train: Any, test: Any) -> Data | None:
         )
     given = {"train": _Pictures(train, "The training data set"), "test": _Pictures(test, "The test data set")}
     splits = {part: _split(replace(pictures, seeded=True)) for part, pictures in given.items()}
-    count = 1 + max(int(split.labels.max()) for split in splits.values())
     named = tuple(map(str, getattr(train, "classes", ())))
-    classes = named if len(named) >= count else tuple(map(str, range(count)))
-    data = ready(data_of(LOADERS, classes, splits, size=None, split=None, skip_bad=False), hold=False)
+    masked = splits["train"].masked
+    largest = 0 if masked and named else max(map(_largest, splits.values()))
+    classes = named if len(named) > largest else numbered(largest)
+    task = "segmentation" if masked else "classification"
+    data = ready(data_of(LOADERS, classes, splits, size=None, split=None, skip_bad=False, task=task), hold=False)
     unseeded: dict[str, Any] = {part: replace(splits[part], items=pictures) for part, pictures in given.items()}
     return replace(data, augment="none" if getattr(train, "transform", None) else data.augment, **unseeded)
 
@@ -87,7 +91,12 @@ def _gives_pictures(given: Any, name: str) -> bool:
 
 
 def _split(pictures: _Pictures) -> Split:
-    """The items with their labels, from ``targets`` of the data set if it has that, else from the items themselves."""
+    """The items with their masks or labels.
+
+    Labels come from ``targets`` of the data set if it has that, else from the items themselves.
+    """
+    if isinstance(pictures[0][1], Image.Image):
+        return Split(torch.zeros(len(pictures), dtype=torch.int64), items=pictures, masked=True)
     targets = getattr(pictures.dataset, "targets", None)
     known = isinstance(targets, list | Tensor) and len(targets) == len(pictures)
     labels = torch.as_tensor(targets if known else [label for _, label in pictures])
@@ -96,9 +105,21 @@ def _split(pictures: _Pictures) -> Split:
     return Split(labels.long(), items=pictures)
 
 
+def _largest(split: Split) -> int:
+    """The largest class of any image or, in masks, of any pixel."""
+    if not split.masked:
+        return int(split.labels.max())
+
+    def mask(index: int) -> Image.Image:
+        image, found = split.items[index]
+        return index_image(found, image, f"Image {index}")
+
+    return largest_class(mask, len(split))
+
+
 @dataclass(frozen=True)
 class _Pictures(Sequence[Any]):
-    """(PIL image, label) of a data set whose items are such pairs, or mappings with ``image`` and ``label``.
+    """(PIL image, label or PIL mask) of a data set whose items are such pairs, or mappings with ``image`` and ``label``.
 
     With ``seeded``, random transforms give the same image each time, so that statistics and fingerprint are those of any run.
     """

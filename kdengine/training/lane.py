@@ -170,9 +170,7 @@ class Lane:
             return Outcome.POSTPONED
         if terms:
             return self._optimizer_step.update(terms, updates, self._phase_epoch)
-        raise TrainingError(
-            f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
-        )
+        raise TrainingError(f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labels, or a method with one.")
 
     def inputs(self, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> tuple[Any, ...]:
         """The arguments of the module's forward."""

@@ -66,6 +66,11 @@ def test_a_folder_with_too_few_images_is_refused(count, said, tmp_path):
         load_data(f"images:{tmp_path}")
 
 
+def test_a_folder_of_images_alone_is_answered_with_how_to_write_it(tree):
+    with pytest.raises(DataError, match=f"Did you mean 'images:{tree}/2024/may'"):
+        load_data(f"{tree}/2024/may")
+
+
 def test_a_missing_folder_and_a_share_that_is_none_are_refused(tree):
     with pytest.raises(DataError, match="There is no folder '/none/here'"):
         load_data("images:/none/here")

@@ -211,3 +211,16 @@ def test_a_run_on_pictures_trains_its_teacher_too_and_says_that_its_data_were_pa
     whole = Engine(None, "resnet8", data="digits@train=160@test=80", augment="none", **FAST).fit()
     alone = Engine(None, "resnet8", workers=0, augment="none", **FAST).fit(*sets)
     assert alone.history[0]["terms"] == whole.history[0]["terms"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_images_and_masks_are_data_for_segmentation(named):
+    def item(index):
+        return Image.new("RGB", (6, 8), (index, 0, 0)), Image.new("L", (6, 8), 255 if index == 9 else index % 3)
+
+    train, test = (Pairs(item, **({"classes": ["a", "b", "c", "d"]} if named else {})) for _ in range(2))
+    data = pictures_of(train, test)
+    assert (data.task, data.classes) == ("segmentation", ("a", "b", "c", "d") if named else ("0", "1", "2"))
+    (batch,) = data.test_batches(TrainSettings(workers=0), CPU).epoch(0)
+    assert batch.y[:, 0, 0].tolist() == [0, 1, 2] * 3 + [255]
+    assert batch.x.shape == (10, 3, 8, 6)

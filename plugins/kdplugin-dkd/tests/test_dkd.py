@@ -3,7 +3,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from kdplugin_dkd import DKD, decoupled_losses
+from kdplugin_dkd import DKD, decoupled_label_losses, decoupled_losses
 
 from kdengine import SettingsError, TapError
 from kdengine.testing import DistillerContract, built, make_step
@@ -57,6 +57,35 @@ def test_the_divergence_is_the_target_and_the_rest_weighed_by_the_share_of_the_o
         target, rest = decoupled_losses(s[None], t[None], y[None], 2.0)
         q, p = (softmax(x.numpy() / 2) for x in (s, t))
         assert float(target + (1 - p[y]) * rest) == pytest.approx((p * np.log(p / q)).sum(), abs=1e-12)
+
+
+def label_terms_of(student, teacher, labels, temperature):
+    """Both terms of independent labels, label by label."""
+    terms = np.zeros(2)
+    for s, t, y in zip(student.flat, teacher.flat, labels.flat, strict=True):
+        q, p = (1 / (1 + np.exp(-x / temperature)) for x in (s, t))
+        terms[0 if y else 1] += p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    return terms / student.size
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["target", "rest"])
+def test_of_independent_labels_those_given_and_those_not_are_apart(part, leaf, slope, agree, gradient):
+    student, teacher, _, (s, t) = logits((4, 5), leaf)
+    labels = (torch.arange(20).reshape(4, 5) % 3 == 0).float()
+    loss = decoupled_label_losses(student, teacher, labels, 2.0)[part]
+    agree(loss, label_terms_of(s, t, labels.numpy(), 2.0)[part])
+    agree(gradient(loss, student), slope(lambda moved: label_terms_of(moved, t, labels.numpy(), 2.0)[part], s))
+
+
+def test_a_sure_teacher_of_labels_gives_finite_gradients(leaf, gradient):
+    student, teacher = leaf(2, 3), torch.tensor([[800.0, -800.0, 0.0]] * 2)
+    losses = decoupled_label_losses(student, teacher, torch.tensor([[1.0, 0.0, 0.0]] * 2), 1.0)
+    assert torch.as_tensor(gradient(sum(losses), student)).isfinite().all()
+
+
+def test_a_run_on_scenes_of_digits_has_both_terms(distil):
+    result = distil(["dkd"], data="digit-scenes@train=16@test=8")
+    assert all(result.history[0]["terms"][f"dkd.{name}"] > 0 for name in ("target", "rest"))
 
 
 def test_the_weights_and_the_temperature_are_options(leaf, agree):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl, warmup
 
-__all__ = ["DKD", "decoupled_losses"]
+__all__ = ["DKD", "decoupled_label_losses", "decoupled_losses"]
 
 # B: images of a batch, K: classes.
 
@@ -56,10 +56,39 @@ def decoupled_losses(student_BK: Tensor, teacher_BK: Tensor, classes_B: Tensor, 
     return target_B.mean(), rest_BK.sum(1).mean()
 
 
+def decoupled_label_losses(
+    student_BK: Tensor, teacher_BK: Tensor, labels_BK: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The same for independent labels: the divergences of the labels that an image has, and of those that it lacks.
+
+    A label's divergence is KL of (p, 1 - p) from (q, 1 - q), p = sigmoid(teacher / T), q = sigmoid(student / T).
+
+    Args:
+        student_BK: logits of the student, [B, K].
+        teacher_BK: logits of the teacher, [B, K].
+        labels_BK: which labels an image has, [B, K]; a share of at least one half counts.
+        temperature: T > 0, dimensionless.
+
+    Returns:
+        target and rest, sums over the labels divided by their number, means over the batch [], without the factor T^2.
+        Together they are the divergence of soft targets.
+    """
+    student_BK, teacher_BK = student_BK / temperature, teacher_BK / temperature
+    divergence_BK = sum(
+        torch.sigmoid(sign * teacher_BK) * (F.logsigmoid(sign * teacher_BK) - F.logsigmoid(sign * student_BK))
+        for sign in (1, -1)
+    )
+    assert isinstance(divergence_BK, Tensor)
+    given_BK = labels_BK >= 0.5
+    return (divergence_BK * given_BK).mean(), (divergence_BK * ~given_BK).mean()
+
+
 class DKD(Distiller):
     """Decoupled distillation: match how sure the teacher is of the class, and apart from it how the others compare.
 
     ramp T^2 (alpha KL(b(p) || b(q)) + beta KL(p^ || q^))
+
+    Of independent labels, those that an image has and those that it lacks are apart; see :func:`decoupled_label_losses`.
 
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022, arXiv:2203.08679.
     """
@@ -70,6 +99,9 @@ class DKD(Distiller):
     taps = ("logits",)
     takes = "logits"
     needs = ("labels",)
+    serves = ("classes", "labels")
+    outputs = "classes"
+    """What the logits are; for ``labels``, each has a sigmoid of its own."""
     presets: ClassVar = {
         "resnet56-resnet20": {"beta": 2.0},
         "resnet110-resnet32": {"beta": 2.0},
@@ -102,12 +134,13 @@ class DKD(Distiller):
     options: Options
 
     def build(self, pair: Pair) -> None:
-        """Refuse data of two classes.
+        """Look at what the logits are, and refuse data of two classes.
 
         Raises:
             SettingsError: there are fewer than three classes.
         """
-        if pair.num_classes < 3:
+        self.outputs = pair.outputs
+        if pair.num_classes < 3 and self.outputs == "classes":
             raise SettingsError(
                 f"dkd compares all classes but an image's own, and with {pair.num_classes} classes there is nothing to "
                 "compare. Use st, which is the same for two classes."
@@ -115,9 +148,14 @@ class DKD(Distiller):
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``target`` and ``rest``, each the sum over all taps."""
-        pairs = [decoupled_losses(tap.student, tap.teacher, step.classes, self.options.temperature) for tap in step.pairs]
+        temperature = self.options.temperature
+        if self.outputs == "labels":
+            assert step.y is not None  # a method that needs labels has some
+            pairs = [decoupled_label_losses(tap.student, tap.teacher, step.y, temperature) for tap in step.pairs]
+        else:
+            pairs = [decoupled_losses(tap.student, tap.teacher, step.classes, temperature) for tap in step.pairs]
         targets, rests = zip(*pairs, strict=True)
-        factor = self.options.temperature**2 * warmup(step, self.options.warmup_epochs, self.options.warmup_share)
+        factor = temperature**2 * warmup(step, self.options.warmup_epochs, self.options.warmup_share)
         return {
             "target": factor * self.options.alpha * torch.stack(targets).sum(),
             "rest": factor * self.options.beta * torch.stack(rests).sum(),
