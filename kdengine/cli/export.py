@@ -72,6 +72,6 @@ def _summary(facts: Mapping[str, Any]) -> str:
     return (
         f"Wrote {facts['file']} ({facts['bytes'] / 1e6:.2f} MB)\n"
         f"  takes    images [{shape}], float32, {notes['input_values']}\n"
-        f"  gives    logits [{shape.split(',')[0]}, {facts['outputs']}]\n"
+        f"  gives    logits [{', '.join([shape.split(',')[0], *map(str, facts['output_size'])])}]\n"
         f"  checked  on {facts['images']} test images: outputs differ from the student's by at most {facts['difference']:.2g}"
     )

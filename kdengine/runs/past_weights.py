@@ -21,21 +21,25 @@ from kdengine.networks.weights import OtherHead, load_weights, load_weights_of_b
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import Named, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder
+from kdengine.tasks.task import Task
 
 __all__ = ["check_classes", "check_networks", "input_of_run", "load_student", "load_teacher"]
 
 OF_A_STUDENT = ("student.safetensors", "student-best.safetensors")
 
 
-def input_of_run(weights: str) -> InputSettings:
+def input_of_run(weights: str, task: Task | None = None) -> InputSettings:
     """The input that the student of a run was trained on; empty if the weights do not come from a finished run.
 
     Args:
         weights: a weights file or a run folder.
+        task: what the weights are for. Where that is pixels, and was not in that run, images keep their own size.
     """
-    received = dict(_result(weights).get("student", {}).get("input", {}))
+    result = _result(weights)
+    received = dict(result.get("student", {}).get("input", {}))
+    as_trained = task is None or task.outputs != "pixels" or result.get("task", {}).get("name") == task.name
     if received:
-        received["size"] = received["size"][1:]
+        received["size"] = received["size"][1:] if as_trained else None
     return InputSettings.checked(received, owner=weights)
 
 

@@ -18,6 +18,7 @@ from kdengine.networks.models import count_parameters
 from kdengine.runs.session import Session
 from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.runs.teachers import Teacher
+from kdengine.taps.tensors import logits_of
 from kdengine.tasks.task import Task
 from kdengine.training.evaluation import evaluate
 
@@ -44,7 +45,7 @@ class Ensemble(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] of the data -> the joint output."""
-        return self.task.join([member(images).float() for member in self.members])
+        return self.task.join([logits_of(member(images)) for member in self.members])
 
 
 def ready_teachers(session: Session, needed: bool, train: Train) -> dict[str, Any] | None:

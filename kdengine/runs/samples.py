@@ -14,6 +14,7 @@ from kdengine.plugins.hookspecs import hookimpl
 from kdengine.runs.result import Result
 from kdengine.runs.run import Run
 from kdengine.storage.writing import replacing
+from kdengine.taps.tensors import logits_of
 from kdengine.tasks.task import Task
 
 __all__ = ["FILE", "Samples", "draw_samples"]
@@ -66,7 +67,7 @@ def draw_samples(networks: list[nn.Module], data: Data, task: Task, run: Run) ->
     for network in networks:
         was_training = network.training
         with torch.no_grad():
-            output = task.drawn(network.eval()(images).float())
+            output = task.drawn(logits_of(network.eval()(images)))
         network.train(was_training)
         assert output is not None
         columns.append(output)

@@ -225,7 +225,7 @@ class Session:
             raise ModelError(f"'{name}' was passed as a module; only a run of networks given by name can be repeated.")
         side = "teacher" if is_teacher(role) else "student"
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[side]
-        trained_on = None if weights is None else input_of_run(weights)
+        trained_on = None if weights is None else input_of_run(weights, self.task)
         preprocess = preprocess_for(name if module is None else module, self.data.images, wanted, f"{side}_input", trained_on)
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
         return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)

@@ -12,6 +12,7 @@ from kdengine.data.batches import Batch, Batches
 from kdengine.data.datamodule import DataModule
 from kdengine.runs.ready_teachers import Ensemble
 from kdengine.runs.session import Session
+from kdengine.taps.tensors import logits_of
 from kdengine.training.runtime import Runtime
 
 __all__ = ["measured_by_teacher"]
@@ -58,6 +59,6 @@ class _TaughtBatches:
         for place, batch in enumerate(self.batches.epoch(number, 0)):
             if place == len(self.outputs):
                 with torch.no_grad():
-                    self.outputs.append(self.network(self.runtime.layout(batch.x)).float())
+                    self.outputs.append(logits_of(self.network(self.runtime.layout(batch.x))))
             if place >= start:
                 yield replace(batch, y=self.outputs[place])

@@ -70,6 +70,7 @@ def export_student(
         difference = largest_difference(writer.read(temporary), given, sample, parts)
         size = temporary.stat().st_size
     facts = {"file": str(file), "format": to, "bytes": size, "outputs": student.task.num_outputs, "notes": notes}
+    facts["output_size"] = list(sample.logits.shape[1:])
     return {**facts, "images": len(sample.images), "difference": difference}
 
 

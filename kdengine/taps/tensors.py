@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "nth_tensor", "tensors_in", "times_written"]
+from kdengine.errors import TapError
+
+__all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "logits_of", "nth_tensor", "tensors_in", "times_written"]
 
 _MOST_PREFIX_TOKENS = 16
 _MAIN = ("logits", "out")
@@ -53,6 +55,18 @@ def first_tensor(value: Any) -> Tensor | None:
     if dataclasses.is_dataclass(value) and isinstance(getattr(value, "logits", None), Tensor):
         return value.logits  # type: ignore[union-attr,no-any-return]
     return next(tensors_in(value), None)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in whatever a network returned, float32.
+
+    Raises:
+        TapError: it holds no tensor.
+    """
+    logits = first_tensor(output)
+    if logits is None:
+        raise TapError(f"The network returned a {type(output).__name__} without a tensor, but logits are needed.")
+    return logits.float()
 
 
 def nth_tensor(value: Any, item: int | None) -> Tensor | None:

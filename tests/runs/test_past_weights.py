@@ -6,11 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdengine import Comparison, DataError, Engine, ModelError, SettingsError, hookimpl
+from kdengine import Comparison, DataError, Engine, ModelError, Registry, SettingsError, hookimpl
 from kdengine.config.settings import InputSettings
 from kdengine.data.load import load_data
+from kdengine.networks.models import ModelSource
+from kdengine.networks.network import Network
 from kdengine.networks.weights import fingerprint_of_file
-from kdengine.runs.past_weights import input_of_run
+from kdengine.runs.past_weights import input_of_run, load_student
+from kdengine.tasks import Classification
+from kdengine.tasks.segmentation import Segmentation
 
 FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02}
 
@@ -35,6 +39,19 @@ def test_a_finished_run_says_what_its_weights_were_trained_on(file, run_folder):
     expected = InputSettings(size=24, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert input_of_run(str(folder / file)) == expected
     assert input_of_run(str(folder / "other.pth")) == InputSettings()
+    assert input_of_run(str(folder / file), Classification(10)) == expected
+    of_pixels = InputSettings(mean=expected.mean, std=expected.std)
+    assert input_of_run(str(folder / file), Segmentation(10)) == of_pixels
+
+
+def test_a_head_for_pixels_gets_the_backbone_of_a_run_without_pixels(parent):
+    task, size = Segmentation(4), (3, 32, 32)
+    model = ModelSource("seg:resnet8", task.network_options(), size, Registry()).create(1)
+    student = Network.probed("seg:resnet8", model, size, task)
+    part = load_student(student, str(parent), few_classes(3))
+    assert str(part) == "'backbone', without 'fc'; all else starts fresh"
+    trained = load_file(parent / "student.safetensors")
+    assert torch.equal(model.backbone.layer3[0].conv2.weight, trained["layer3.0.conv2.weight"])
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from kdengine import Engine, Registry, SettingsError
 from kdengine.config.settings import Settings, from_assignments
 from kdengine.networks.models import ModelSource
-from kdengine.runs.ready_teachers import weights_trained
+from kdengine.runs.ready_teachers import Ensemble, weights_trained
 from kdengine.runs.teachers import named_teachers, networks_given
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks import Classification
+from kdengine.tasks.segmentation import Segmentation
 
 FAST = {"data": "digits@train=96@test=64", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 1}
 
@@ -161,3 +163,13 @@ def test_probes_of_learning_rates_keep_the_rates_of_several_teachers_open_and_of
     assert (probes.teacher_training.lr, probes.teacher_training.batch_size) == (None, 7)
     assert Probes(Tuning(each=True), [], settings(teacher="a")).settings.teacher_train["lr"] == 0.1
     assert Probes(Tuning(), [], two).settings.teachers == ()
+
+
+def test_networks_that_return_records_speak_together_too():
+    class Recording(nn.Module):
+        def forward(self, images):
+            return {"aux": images[:, :1], "out": images}
+
+    images = torch.randn(2, 3, 4, 4)
+    joint = Ensemble([Recording(), Recording()], Segmentation(3))(images)
+    torch.testing.assert_close(joint, images.log_softmax(1))

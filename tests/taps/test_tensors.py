@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from kdengine.taps.tensors import Layout, as_grid, first_tensor, nth_tensor, tensors_in
+from kdengine.errors import TapError
+from kdengine.taps.tensors import Layout, as_grid, first_tensor, logits_of, nth_tensor, tensors_in
 
 A, B = torch.zeros(1), torch.ones(1)
 
@@ -160,3 +161,13 @@ def test_tokens_in_windows_are_put_back_into_rows():
         layout.apply(tokens)
     layout.apply(tokens.requires_grad_()).square().sum().backward()
     assert torch.equal(tokens.grad[:, 1:], 2 * windows)
+
+
+def test_the_logits_are_found_in_any_output_as_float32_and_their_absence_is_said():
+    half = torch.ones(2, 3, dtype=torch.bfloat16)
+    for output in (half, (half, None), {"aux": torch.zeros(2, 9), "out": half}, {"loss": torch.zeros(()), "logits": half}):
+        found = logits_of(output)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, torch.ones(2, 3))
+    with pytest.raises(TapError, match="returned a dict without a tensor"):
+        logits_of({"out": None})
