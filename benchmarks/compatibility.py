@@ -17,7 +17,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
             "model": model,
             "meta": True,
             "side": None,
+            "where": where(),
             "cells": {role: dict.fromkeys(methods, str(error)) for role in ROLES},
         }
     meta = network.anatomy.parameters > 2e8 or not is_quick(f"timm:{model}", side, patience)
@@ -101,7 +103,12 @@ def tried(model: str, methods: Sequence[str], patience: float) -> dict[str, obje
         for precision in PRECISIONS[:1] if meta else PRECISIONS:
             found = attempts(Pairing(teacher, student, side, meta, precision), methods)
             cells[role] = {name: cells[role].get(name) or why for name, why in found.items()}
-    return {"model": model, "meta": meta, "side": side, "cells": cells}
+    return {"model": model, "meta": meta, "side": side, "where": where(), "cells": cells}
+
+
+def where() -> str:
+    """The machine and the version of torch, which may change before a page is complete."""
+    return f"{Runtime('cpu', alone=True).describe()['device_name']}, torch {torch.__version__}"
 
 
 def attempts(pairing: Pairing, methods: Sequence[str]) -> dict[str, str | None]:
@@ -127,7 +134,7 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
     cells = [why for row in results.values() for role in ROLES for why in row["cells"][role].values()]
     refusals = sum(why is not None for why in cells)
     meta = sum(row["meta"] for row in results.values())
-    machine = Runtime().describe()
+    machines = Counter(row["where"] for row in results.values())
     reasons: dict[str, int] = {}
     taken = len(cells) - refusals
     lines = [
@@ -143,12 +150,12 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
         f"Each family is represented by its smallest network, which {ROLES[0]} (`{CNN_STUDENT}`), "
         f"{ROLES[1]} (`{CNN_TEACHER}`) and {ROLES[2]} (`{TRANSFORMER}`); a cell has one mark for each of the three.",
         "",
-        f"* {REAL}: a real step on {machine['device_name']}, in {' and in '.join(PRECISIONS)}: {len(results) - meta} families",
+        f"* {REAL}: a real step on the CPU, in {' and in '.join(PRECISIONS)}: {len(results) - meta} families",
         f"* {META}: a step on the meta device, because the network or all methods on it are too large: {meta} families",
         f"* {REFUSED}: no step, for the reason with that number below",
         "",
-        f"`side` is the side of the images; 4 images per step, 10 classes, seed 0, torch {torch.__version__}. Methods that "
-        "leave others as they are take their step together in one lane, and in halves if that fails.",
+        "`side` is the side of the images; 4 images per step, 10 classes, seed 0. Methods that leave others as they are take "
+        f"their step together in one lane, and in halves if that fails. Tried on {inwords(machines)}.",
         "",
         "| family | network | side | " + " | ".join(methods) + " |",
         "| --- | --- | --- |" + " --- |" * len(methods),
@@ -161,6 +168,11 @@ def page(results: dict[str, dict], methods: list[str]) -> str:
         lines += ["", "## What does not work, and why", ""]
         lines += [f"{number}. {' '.join(reason.split())}" for reason, number in reasons.items()]
     return "\n".join(lines) + "\n"
+
+
+def inwords(machines: Mapping[str, int]) -> str:
+    """``AMD EPYC, torch 2.14.1 (90 families) and ...``."""
+    return " and on ".join(f"{machine} ({count} families)" for machine, count in sorted(machines.items()))
 
 
 def mark(why: str | None, meta: bool, reasons: dict[str, int]) -> str:

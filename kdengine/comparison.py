@@ -34,6 +34,7 @@ from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
+from kdengine.runs.taught import measured_by_teacher
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.locks import FolderLock
@@ -264,7 +265,7 @@ class Comparison:
     def _train_pass(self, runs: Sequence[Run], session: Session, facts: Mapping[str, Any] | None) -> None:
         """Train one pass of lanes side by side, then unlock their folders."""
         try:
-            train_all([entered(run, session, facts, self._overrides) for run in runs], session.data, facts)
+            train_all([entered(run, session, facts, self._overrides) for run in runs], measured_by_teacher(session), facts)
         finally:
             for run in runs:
                 run.folder.free()

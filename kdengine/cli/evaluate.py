@@ -22,11 +22,19 @@ MISTAKES = 20
 @click.argument("folder")
 @weights_option
 @click.option("--data", metavar="SPEC", help="Evaluate on other data than the run used.")
+@click.option("--probe", metavar="SPEC", help="Instead: how well the embedding tells the classes of this labelled data apart.")
 @click.option("--per-class", is_flag=True, help="Also show the accuracy of each class and the confusion matrix.")
 @trust_option
 @as_json
-def command(folder: str, weights: str, data: str | None, per_class: bool, trust: bool, as_json: bool) -> None:
-    """Evaluate the student of a finished run again, in fp32."""
+def command(
+    folder: str, weights: str, data: str | None, probe: str | None, per_class: bool, trust: bool, as_json: bool
+) -> None:
+    r"""Evaluate the student of a finished run again, in fp32.
+
+    \b
+    kdengine evaluate runs/st --per-class
+    kdengine evaluate runs/unlabelled --probe digits
+    """
     from kdengine.cli.options import show_log
     from kdengine.cli.tables import print_table
     from kdengine.report.columns import number
@@ -34,6 +42,11 @@ def command(folder: str, weights: str, data: str | None, per_class: bool, trust:
     from kdengine.runs.evaluate_run import evaluate_folder
 
     show_log()
+    if probe is not None:
+        if data is not None or per_class:
+            raise click.UsageError("--probe names the data, and has no classes of its own: leave out --data and --per-class.")
+        probe_and_print(folder, probe, weights, trust, as_json)
+        return
     facts = evaluate_folder(folder, weights, data, trust, per_class)
     if as_json:
         click.echo(json_text(facts))
@@ -43,6 +56,19 @@ def command(folder: str, weights: str, data: str | None, per_class: bool, trust:
     print_table(["network", "weights", "data", *(measure.title for measure in measures)], [row])
     if per_class:
         _print_classes(facts)
+
+
+def probe_and_print(folder: str, data: str, weights: str = "last", trust: bool = False, as_json: bool = False) -> None:
+    """Probe the student of a finished run, and print a row for it, the same network untrained, and its teachers."""
+    from kdengine.cli.tables import print_table
+    from kdengine.runs.probe_run import probe_folder
+
+    facts = probe_folder(folder, data, weights, trust)
+    if as_json:
+        click.echo(json_text(facts))
+        return
+    rows = [[row["name"], row["role"], f"{row['knn']:.2f}", f"{row['linear']:.2f}"] for row in facts["networks"]]
+    print_table(["network", f"on {data}", "k-NN %", "linear probe %"], rows)
 
 
 def _print_classes(facts: Mapping[str, Any]) -> None:

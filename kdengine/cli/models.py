@@ -39,20 +39,20 @@ def command(pattern: str, sizes: bool, as_json: bool) -> None:
 def _specs(pattern: str) -> list[str]:
     """The networks of the zoos by name alone; with a pattern, timm's and torchvision's too."""
     import timm
-    import torchvision
 
+    from kdengine.networks.models import names_of_torchvision
     from kdengine.plugins.registry import Registry
 
     registry = Registry()
     registry.load_models()
-    zoo = list(registry.offered("models"))
+    zoo = [name for name in registry.offered("models") if not name.endswith(":")]
     if not pattern:
         return zoo
     glob = glob_of(pattern)
     everywhere = [
         *zoo,
         *(f"timm:{name}" for name in timm.list_models() if name not in zoo),
-        *(f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)),
+        *(f"torchvision:{name}" for name in names_of_torchvision()),
     ]
     return [spec for spec in everywhere if fnmatchcase(spec.rpartition(":")[2].lower(), glob) or fnmatchcase(spec, glob)]
 

@@ -41,6 +41,7 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @teacher_weights_option
 @click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
 @teacher_epochs_option
+@click.option("--probe", metavar="SPEC", help="Afterwards, see how well the embedding tells the classes of this data apart.")
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
@@ -50,6 +51,7 @@ def command(
     resume: str | None,
     override: bool,
     dry_run: bool,
+    probe: str | None,
     recipe: str | None,
     out: str | None,
     trust: bool,
@@ -68,15 +70,16 @@ def command(
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
+    from kdengine.runs.samples import Samples
 
     show_log()
     registry = Registry()
-    observers = [Pictures()]
+    observers = [Samples(), Pictures()]
     if resume:
         refuse_with_resume(recipe=recipe, out=out)
         changes = values_from(config, trust=trust, **flags)
         engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
-        show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json)
+        show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json, probe)
         return
     refuse_without_resume(override)
     settings = settings_from(registry, config, recipe, trust=trust, **flags)
@@ -90,7 +93,7 @@ def command(
     if dry_run:
         show_plan(engine, as_json)
     else:
-        fit_and_print(engine, as_json)
+        fit_and_print(engine, as_json, probe)
 
 
 def show_plan(engine: Engine, as_json: bool) -> None:
@@ -105,8 +108,9 @@ def show_plan(engine: Engine, as_json: bool) -> None:
     click.echo(f"Nothing was trained. The run folder would be {plan['folder']}")
 
 
-def fit_and_print(engine: Engine, as_json: bool) -> None:
-    """Train, then print the result as a table or as JSON."""
+def fit_and_print(engine: Engine, as_json: bool, probe: str | None = None) -> None:
+    """Train, then print the result as a table or as JSON, and how the student does on labelled data that is named."""
+    from kdengine.cli.evaluate import probe_and_print
     from kdengine.cli.tables import print_result
     from kdengine.training.runtime import is_first_process
 
@@ -117,3 +121,5 @@ def fit_and_print(engine: Engine, as_json: bool) -> None:
         click.echo(json_text({**result.to_dict(), "folder": str(result.folder)}))
     else:
         print_result(result.to_dict(), str(result.folder))
+    if probe is not None:
+        probe_and_print(str(result.folder), probe, trust=True, as_json=as_json)

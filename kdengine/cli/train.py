@@ -38,6 +38,7 @@ def command(
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
+    from kdengine.runs.samples import Samples
 
     show_log()
     registry = Registry()
@@ -45,5 +46,5 @@ def command(
     if settings.teacher or any(registry.methods(name) for name in settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
     warn_of_changes(config, settings)
-    engine = Engine.of(settings, out, registry, [Pictures()])
+    engine = Engine.of(settings, out, registry, [Samples(), Pictures()])
     (show_plan if dry_run else fit_and_print)(engine, as_json)

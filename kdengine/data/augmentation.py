@@ -89,7 +89,7 @@ class Augmentation:
         """Whether it treats images one by one, which worker processes can do ahead."""
         return self.resize is not None or self.policy is not None or bool(self.jitter or self.erase)
 
-    def __call__(self, images: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+    def __call__(self, images: Tensor, index: Tensor, seed: int, epoch: int, masked: bool = False) -> Tensor:
         """Change images.
 
         Args:
@@ -97,6 +97,7 @@ class Augmentation:
             index: position of each image in the data set, int64 [B].
             seed: of the run.
             epoch: from 0.
+            masked: whether the last channel is a mask, which moves with the pixels and keeps its values; no policy can do so.
 
         Returns:
             uint8 [B, C, H, W].
@@ -107,7 +108,8 @@ class Augmentation:
             images = flipped(images, draws[:, 2]) if self.flip else images
         if not self.is_slow:
             return images
-        return torch.stack([self._one(image, hashed(seed, epoch, int(at))) for image, at in zip(images, index, strict=True)])
+        change = self._masked_one if masked else self._one
+        return torch.stack([change(image, hashed(seed, epoch, int(at))) for image, at in zip(images, index, strict=True)])
 
     def _one(self, image: Tensor, seed: int) -> Tensor:
         """One image, uint8 [C, H, W], through the transforms of torchvision, which draw from torch's global state."""
@@ -115,6 +117,24 @@ class Augmentation:
             for transform in self._transforms(image.shape[1], image.shape[2]):
                 image = transform(image)
         return image
+
+    def _masked_one(self, image: Tensor, seed: int) -> Tensor:
+        """The same of an image with its mask, uint8 [C + 1, H, W]: a crop takes both, what changes colours the image alone."""
+        from torchvision.transforms import v2
+
+        colours, mask = image[:-1], image[-1:]
+        nearest = v2.InterpolationMode.NEAREST_EXACT  # what v2 does to masks itself would shift them by half a pixel
+        with seeded(seed):
+            for transform in self._transforms(image.shape[1], image.shape[2]):
+                if isinstance(transform, v2.RandomResizedCrop):
+                    window = transform.make_params([colours])
+                    mask = v2.functional.resized_crop(mask, **window, size=list(transform.size), interpolation=nearest)
+                    colours = v2.functional.resized_crop(
+                        colours, **window, size=list(transform.size), interpolation=transform.interpolation
+                    )
+                else:
+                    colours = transform(colours)
+        return torch.cat([colours, mask])
 
     def _transforms(self, rows: int, columns: int) -> list[Any]:
         """The transforms for images of one size."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kdengine.data.augmentation import Augmentation
 from kdengine.data.draws import hashed
+from kdengine.data.masks import apart, joined
 
 __all__ = [
     "Batch",
@@ -34,7 +35,7 @@ class Batch:
 
     Attributes:
         x: normalised images, float [B, C, H, W].
-        y: class indices, int64 [B].
+        y: class indices, int64 [B]; or what the task of the data takes, such as masks, int64 [B, H, W].
         index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
         views: further augmentations of the same images, like ``x``, if methods need them.
     """
@@ -99,7 +100,7 @@ class ImageBatches(ABC):
 
     Attributes:
         images: where the images come from; N of them.
-        labels: int64 [N].
+        labels: int64 [N]; or what the task of the data takes, [N, ...].
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         batch_size: images in a batch; the last one may be smaller.
@@ -110,6 +111,7 @@ class ImageBatches(ABC):
         weights: how often to draw each image, relative to the others, [N]: an epoch then consists of N images drawn with
             replacement; None to show each exactly once.
         second: what happens to the second view of each image, if methods need one; None for no such view.
+        masked: whether images come with masks, which are augmented like the first view and take the place of labels.
     """
 
     images: Any
@@ -123,10 +125,13 @@ class ImageBatches(ABC):
     drop_last: bool = False
     weights: Tensor | None = None
     second: Augmentation | None = None
+    masked: bool = False
 
     @abstractmethod
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The images of some batches as an epoch shows them, augmented, uint8 [B, C, H, W], or [B, 2, C, H, W] in two views.
+
+        With masks, there is one more channel, as :func:`~kdengine.data.masks.joined` makes it.
 
         Args:
             batches: positions of the images of each batch, int64 [B].
@@ -145,8 +150,12 @@ class ImageBatches(ABC):
         """
         indices = torch.split(self._order(number), self.batch_size)[start : len(self)]
         for index, images in zip(indices, self.read(indices, number), strict=True):
-            labels = self.labels[index.to(self.labels.device)].to(self.device)
             views = [images] if self.second is None else images.unbind(1)
+            if self.masked:
+                parts = [apart(view) for view in views]
+                labels, views = parts[0][1].long().to(self.device), [view for view, _ in parts]
+            else:
+                labels = self.labels[index.to(self.labels.device)].to(self.device)
             x, *further = (self._normalised(view.contiguous()) for view in views)
             yield Batch(x, labels, index.to(self.device), tuple(further))
 
@@ -162,10 +171,15 @@ class ImageBatches(ABC):
     def shown(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Images, uint8 [B, C, H, W], as an epoch shows them, [B, 2, C, H, W] in two views; ``index`` [B] tells which."""
         seed = self.seed
-        first = images if seed is None else self.augmentation(images, index, seed, epoch)
+        first = images if seed is None else self.augmentation(images, index, seed, epoch, self.masked)
         if self.second is None:
             return first
-        second = images if seed is None else self.second(images, index, hashed(seed, SECOND_VIEW), epoch)
+        if seed is None:
+            return torch.stack([first, images], 1)
+        plain = images[:, :-1] if self.masked else images
+        second = self.second(plain, index, hashed(seed, SECOND_VIEW), epoch)
+        if self.masked:  # a channel that only fills the space: the mask is that of the first view
+            second = torch.cat([second, images[:, -1:]], 1)
         return torch.stack([first, second], 1)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -177,11 +191,14 @@ class ImageBatches(ABC):
 
 @dataclass(frozen=True)
 class MemoryBatches(ImageBatches):
-    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]."""
+    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]; masks are ``labels``, uint8 [N, H, W]."""
 
     images: Tensor
 
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The images of some batches, augmented, uint8 [B, C, H, W] each, on the device that holds the tensor."""
         for index in batches:
-            yield self.shown(self.images[index.to(self.images.device)], index, epoch)
+            images = self.images[index.to(self.images.device)]
+            if self.masked:
+                images = joined(images, self.labels[index.to(self.labels.device)])
+            yield self.shown(images, index, epoch)

@@ -22,14 +22,15 @@ def check_class_names(stored: Sequence[str] | None, data: Data | None, what: str
 
     Args:
         stored: names of the K classes in the order of their indices, as the run folder keeps them under ``data.classes``;
-            None if it keeps none, which passes.
-        data: the data to use now; None for the user's own loaders, whose class names are not known, which passes.
+            None or empty if it keeps none, which passes.
+        data: the data to use now; None for the user's own loaders, whose class names are not known, which passes, as do data
+            without classes.
         what: what was trained for the stored classes, such as ``"the student of 'runs/a'"``.
 
     Raises:
         DataError: the names differ, or their order does.
     """
-    if stored is None or data is None or list(stored) == list(data.classes):
+    if not stored or data is None or not data.classes or list(stored) == list(data.classes):
         return
     if sorted(stored) == sorted(data.classes):
         differ = "in another order"

@@ -162,7 +162,7 @@ class DataModule:
 
     @property
     def targets(self) -> Tensor | None:
-        """The targets of all training images, [N]; None for loaders of the user's own."""
+        """The targets of all training images, [N, ...]; None for loaders of the user's own and for masks read as needed."""
         return None if self.dataset is None else self.dataset.targets
 
     @property
@@ -172,8 +172,8 @@ class DataModule:
 
     @property
     def test_targets(self) -> torch.Tensor | None:
-        """Targets of all test images; None for loaders of the user's own."""
-        return None if self.dataset is None else self.dataset.test.labels
+        """The targets of all test images, likewise."""
+        return None if self.dataset is None else self.dataset.test.targets
 
     @property
     def task(self) -> str:

@@ -14,7 +14,7 @@ from kdengine.data.augmentation import Augmentation
 from kdengine.data.batches import Batches, ImageBatches, MemoryBatches
 from kdengine.data.decoding import WHOLE, Fitting
 from kdengine.data.worker_batches import HeldBatches, StreamBatches
-from kdengine.errors import DataError
+from kdengine.errors import DataError, SettingsError
 
 __all__ = ["Data", "Split", "blank"]
 
@@ -29,16 +29,30 @@ class Split:
     """Images and labels of one split: decoded in memory, or read as needed.
 
     Attributes:
-        labels: targets of the images: class indices int64 [N], or for multi-label data 0 and 1, float32 [N, K].
+        labels: targets of the images: class indices int64 [N]; for multi-label data 0 and 1, float32 [N, K]; for segmentation
+            masks of class indices, 255 where ignored, uint8 [N, H, W]; zeros, int64 [N], where masks come with the items or
+            there are no labels.
         images: uint8 [N, C, H, W], or None for a split that workers read.
-        items: sequence of N items (PIL image, label), if ``images`` is None.
+        items: sequence of N items (PIL image, label), or (PIL image, PIL mask), if ``images`` is None.
         fitting: how items are brought to the size of the data.
+        masked: whether the items have masks.
     """
 
     labels: Tensor
     images: Tensor | None = None
     items: Sequence[Any] = ()
     fitting: Fitting = WHOLE
+    masked: bool = False
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the targets are masks, held or read with their images."""
+        return self.labels.ndim == 3 or (self.masked and self.images is None)
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The targets, [N, ...]; None if they are masks that are read as needed."""
+        return None if self.has_masks and self.images is None else self.labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -95,9 +109,9 @@ class Data:
         return len(self.classes)
 
     @property
-    def targets(self) -> Tensor:
-        """The targets of all training images, [N]."""
-        return self.train.labels
+    def targets(self) -> Tensor | None:
+        """The targets of all training images, [N, ...]; None if they are masks that are read as needed."""
+        return self.train.targets
 
     def holding_out(self, share: float) -> Data:
         """The same data with a share of its training images held out for validation, unless it has a validation split.
@@ -119,8 +133,18 @@ class Data:
         return replace(self, train=self.train.at(kept), validation=self.train.at(held))
 
     def train_batches(self, settings: TrainSettings, seed: int, device: torch.device) -> ImageBatches:
-        """Shuffled and augmented batches of the training split."""
+        """Shuffled and augmented batches of the training split.
+
+        Raises:
+            SettingsError: it has masks, which the augmentation cannot change with their images.
+        """
         augmentation = Augmentation.of(settings, self.augment, self.mean)
+        if augmentation.policy and self.train.has_masks:
+            raise SettingsError(
+                f"train.augment = '{settings.augment}': {augmentation.policy} changes images without their masks, which "
+                f"'{self.name}' has. Allowed are auto, none, crop, crop-flip and resized-crop, with train.color_jitter and "
+                "train.erase."
+            )
         return self._batches(self.train, settings, device, seed, augmentation)
 
     def second_view(self, settings: TrainSettings) -> Augmentation:
@@ -139,6 +163,7 @@ class Data:
         """The facts that a run folder keeps about the data; the class names tell later uses whether theirs are the same."""
         return {
             "name": self.name,
+            **({} if self.task == "classification" else {"task": self.task}),
             "num_classes": self.num_classes,
             "classes": list(self.classes),
             "train_images": len(self.train),
@@ -165,10 +190,12 @@ class Data:
             "seed": seed,
             "augmentation": augmentation,
             "device": device,
+            "masked": split.has_masks,
         }
         if split.images is None:
             size = self.input_size[1:]
             own: dict[str, Any] = {"size": size, "fitting": split.fitting, "workers": settings.workers}
+            own["classes"] = self.num_classes
             return StreamBatches(split.items, split.labels, **own, **shared)
         if augmentation.is_slow and settings.workers:
             return HeldBatches(split.images, split.labels, workers=settings.workers, **shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdengine.data.masks import check_values, index_image
 from kdengine.errors import DataError
 
-__all__ = ["MEMORY_LIMIT", "SKIP_BAD", "WHOLE", "Fitting", "decode", "faults_of", "in_words", "opened", "pixels", "reason"]
+__all__ = [
+    "MEMORY_LIMIT",
+    "SKIP_BAD",
+    "WHOLE",
+    "Fitting",
+    "decode",
+    "decode_with_masks",
+    "do_all",
+    "failures",
+    "faults_of",
+    "in_words",
+    "opened",
+    "pixels",
+    "pixels_and_mask",
+    "reason",
+]
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of decoded images up to which a data set is held in memory."""
 SKIP_BAD = "To leave out images that cannot be read, add @skip_bad=true to the data."
 """The note on errors of images that the readers of files can leave out."""
 NAMED = 5
-"""Unreadable images that a message names."""
+"""Faulty images that a message names."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +103,40 @@ def decode(
     def decode_one(row: int) -> None:
         out[row] = pixels(items, places[row], width, height, labels, fitting)
 
-    faults = _faults(decode_one, range(len(places)))
-    if faults:
-        first = next(iter(faults.values()))
-        raise first if len(faults) == 1 else _together(list(faults.values()))
+    do_all(decode_one, len(places))
     return out
+
+
+def decode_with_masks(
+    items: Sequence[Any],
+    width: int,
+    height: int,
+    classes: int,
+    places: Sequence[int] | None = None,
+    fitting: Fitting = WHOLE,
+) -> tuple[Tensor, Tensor]:
+    """Images uint8 [M, 3, H, W] and their masks uint8 [M, H, W].
+
+    Args:
+        items: N items (PIL image, PIL mask).
+        width: W.
+        height: H.
+        classes: number of classes K of the masks.
+        places: positions of the M images to decode; None decodes all N.
+        fitting: how images of another size are brought to this one; masks are resampled to the nearest pixel.
+
+    Raises:
+        DataError: an image or a mask cannot be used; the first few are named.
+    """
+    places = range(len(items)) if places is None else places
+    images = torch.empty(len(places), 3, height, width, dtype=torch.uint8)
+    masks = torch.empty(len(places), height, width, dtype=torch.uint8)
+
+    def decode_one(row: int) -> None:
+        images[row], masks[row] = pixels_and_mask(items, places[row], width, height, classes, fitting)
+
+    do_all(decode_one, len(places))
+    return images, masks
 
 
 def faults_of(items: Sequence[Any], places: Iterable[int]) -> dict[int, DataError]:
@@ -105,7 +150,7 @@ def faults_of(items: Sequence[Any], places: Iterable[int]) -> dict[int, DataErro
     def usable(place: int) -> None:
         _check_size(opened(items, place), place)
 
-    return _faults(usable, places)
+    return failures(usable, places)
 
 
 def in_words(faults: Sequence[DataError]) -> str:
@@ -114,7 +159,19 @@ def in_words(faults: Sequence[DataError]) -> str:
     return " ".join(map(str, faults[:NAMED])) + more
 
 
-def _faults(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, DataError]:
+def do_all(work: Callable[[int], None], count: int) -> None:
+    """Do some work for each of so many numbers, in threads.
+
+    Raises:
+        DataError: what went wrong, of all numbers together.
+    """
+    faults = failures(work, range(count))
+    if faults:
+        first = next(iter(faults.values()))
+        raise first if len(faults) == 1 else _together(list(faults.values()))
+
+
+def failures(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, DataError]:
     """Do some work for each number, in threads, to the end: number -> what went wrong."""
 
     def fault(number: int) -> DataError | None:
@@ -142,13 +199,20 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> Im
     """One image, converted to RGB.
 
     Raises:
-        DataError: it cannot be read, or its label is not the one in ``labels``, if those are class indices int64 [N].
+        DataError: it or its mask cannot be read, or its label is not the one in ``labels``, if those are class indices
+            int64 [N].
     """
+    return _item(items, index, labels)[0]
+
+
+def _item(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tuple[Image.Image, Image.Image | None]:
+    """One image, converted to RGB, and its mask of class indices, if an image takes the place of its label."""
     known = None if labels is None or labels.ndim > 1 else int(labels[index])
     try:
         image, label = items[index]
         converted: Image.Image = image.convert("RGB")
-        label = None if known is None else int(label)
+        mask = index_image(label, converted, f"Image {index}") if isinstance(label, Image.Image) else None
+        label = known if known is None or mask is not None else int(label)
     except DataError:
         raise
     except Exception as error:  # files are damaged in many ways, and user code may raise anything
@@ -161,7 +225,7 @@ def opened(items: Sequence[Any], index: int, labels: Tensor | None = None) -> Im
             f"Image {index} comes with the label {label}, but its split says {known}. Split.labels must be "
             "the labels of its items, in the same order."
         )
-    return converted
+    return converted, mask
 
 
 def pixels(
@@ -176,7 +240,29 @@ def pixels(
     """
     image = opened(items, index, labels)
     _check_size(image, index)
-    return torch.from_numpy(np.array(fitting(image, width, height))).permute(2, 0, 1).contiguous()
+    return _channels(fitting(image, width, height))
+
+
+def pixels_and_mask(
+    items: Sequence[Any], index: int, width: int, height: int, classes: int, fitting: Fitting = WHOLE
+) -> tuple[Tensor, Tensor]:
+    """One image as uint8 [3, H, W] and its mask as uint8 [H, W], brought to size alike.
+
+    Raises:
+        DataError: either cannot be read or is empty, or the mask has values that are none of so many classes.
+    """
+    image, mask = _item(items, index)
+    _check_size(image, index)
+    if mask is None:
+        raise DataError(f"Image {index} comes without a mask. Items of data with masks must be (PIL image, PIL mask).")
+    check_values(mask, classes, f"Image {index}")
+    fitted = replace(fitting, interpolation="nearest")(mask, width, height)
+    return _channels(fitting(image, width, height)), torch.from_numpy(np.array(fitted))
+
+
+def _channels(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 [3, H, W], contiguous."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def _check_size(image: Image.Image, index: int) -> None:

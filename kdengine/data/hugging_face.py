@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from kdengine.data.dataset import Data, Split
 from kdengine.data.decoding import SKIP_BAD, reason
 from kdengine.data.items import SPLIT_OPTION, data_of
 from kdengine.data.label_columns import Columns
+from kdengine.data.masked_items import masked_splits
+from kdengine.data.masks import IGNORED
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
 
@@ -32,20 +33,24 @@ def hugging_face(
     name: str,
     label: str = "",
     image: str = "",
+    mask: str = "",
     size: Any = None,
     split: Any = None,
+    ignore: Any = IGNORED,
     skip_bad: Any = False,
     crop: Any = 1.0,
     interpolation: Any = "bicubic",
 ) -> Data:
-    """Images and labels of two columns.
+    """Images and labels of two columns; lists of labels make multi-label data, and masks data for segmentation.
 
     Args:
         name: name on the hub, or path of a folder.
         label: column of the labels; by default ``label``, else the first with named classes, else the only one that can be.
         image: column of the images; by default the first one of images.
+        mask: column of the masks; by default one of images that is called so, if there is another one of images.
         size: rows and columns that images are brought to.
         split: share of the images to hold out for testing, if there is no split with test images.
+        ignore: value of the pixels of masks that belong to no class, besides 255.
         skip_bad: whether images that cannot be read are left out.
         crop: share of the sides of test images that is kept.
         interpolation: how images are resampled.
@@ -53,19 +58,27 @@ def hugging_face(
     Raises:
         DataError: the data cannot be loaded, have no such columns or no test images, or an option has no valid value.
     """
+    datasets = _library()
+    loaded = _loaded(name, datasets)
+    columns = Columns.of(f"hf:{name}", loaded["train"].features, str(image), str(label), datasets, str(mask))
+    chosen = _chosen(name, loaded, columns, split is not None)
+    images = {part: _Images(rows, columns.image, datasets) for part, rows in chosen.items()}
+    if columns.task == "segmentation":
+        pairs = {part: _MaskedRows(images[part], _Images(rows, columns.target, datasets)) for part, rows in chosen.items()}
+        classes, splits = masked_splits(columns.data, pairs, ignore, None, skip_bad is True)
+    else:
+        classes, labels = columns.classes_of(chosen)
+        splits = {part: Split(labels[part], items=_Rows(images[part], labels[part].tolist())) for part in chosen}
+    return data_of(columns.data, classes, splits, size, split, skip_bad, crop, interpolation, columns.task)
+
+
+def _library() -> Any:
+    """The library, which is optional."""
     try:
         import datasets
     except ImportError as error:
         raise DataError("'hf:' data needs the package 'datasets': pip install 'kdengine[hf]'.") from error
-    loaded = _loaded(name, datasets)
-    columns = Columns.of(f"hf:{name}", loaded["train"].features, str(image), str(label), datasets)
-    chosen = _chosen(name, loaded, columns, split is not None)
-    classes, labels = columns.classes_of(chosen)
-    splits = {
-        part: Split(torch.tensor(labels[part], dtype=torch.int64), items=_Rows(rows, columns.image, labels[part], datasets))
-        for part, rows in chosen.items()
-    }
-    return data_of(f"hf:{name}", classes, splits, size, split, skip_bad, crop, interpolation)
+    return datasets
 
 
 def _loaded(name: str, datasets: Any) -> Mapping[str, Any]:
@@ -123,22 +136,60 @@ def _chosen(name: str, loaded: Mapping[str, Any], columns: Columns, split: bool)
     return {part: loaded[stored] for part, stored in parts.items()}
 
 
-class _Rows(Sequence[Any]):
-    """(PIL image, label) of a split of Hugging Face ``datasets``; an image is decoded when it is asked for."""
+class _Images:
+    """The images of a column of a split of Hugging Face ``datasets``; one is decoded when it is asked for."""
 
-    def __init__(self, rows: Any, image: str, labels: Sequence[int], datasets: Any) -> None:
-        self.rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        self.image, self.labels = image, labels
+    def __init__(self, rows: Any, column: str, datasets: Any) -> None:
+        self.rows = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def opened(self, index: int, decode: Callable[[Image.Image], Image.Image]) -> Image.Image:
+        """One image; errors name its row."""
+        try:
+            raw = self.rows[index][self.column]
+            if raw is None:
+                raise OSError(f"there is no '{self.column}'")
+            source = io.BytesIO(raw["bytes"]) if raw["bytes"] is not None else raw["path"]
+            return decode(Image.open(source))
+        except Exception as error:  # damaged files fail in many ways
+            unreadable = OSError(f"{reason(error)} (row {index} of '{self.rows.split}')")
+            unreadable.add_note(SKIP_BAD)
+            raise unreadable from error
+
+
+class _Rows(Sequence[Any]):
+    """(PIL image, label) of a split."""
+
+    def __init__(self, images: _Images, labels: Sequence[Any]) -> None:
+        self.images, self.labels = images, labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> Any:
-        try:
-            raw = self.rows[index][self.image]
-            source = io.BytesIO(raw["bytes"]) if raw["bytes"] is not None else raw["path"]
-            return Image.open(source).convert("RGB"), self.labels[index]
-        except Exception as error:  # damaged files fail in many ways
-            unreadable = OSError(f"{reason(error)} (row {index} of '{self.rows.split}')")
-            unreadable.add_note(SKIP_BAD)
-            raise unreadable from error
+        return self.images.opened(index, lambda image: image.convert("RGB")), self.labels[index]
+
+
+class _MaskedRows:
+    """Images and masks of two columns of a split."""
+
+    def __init__(self, images: _Images, masks: _Images) -> None:
+        self.images, self.masks = images, masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The row of an image."""
+        return f"Row {index} of '{self.images.rows.split}'"
+
+    def image(self, index: int) -> Image.Image:
+        """An image, decoded."""
+        return self.images.opened(index, lambda image: image.convert("RGB"))
+
+    def mask(self, index: int) -> Image.Image:
+        """A mask as it is, decoded."""
+        return self.masks.opened(index, Image.Image.copy)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from kdengine.data.dataset import Data, Split
-from kdengine.data.decoding import SKIP_BAD, reason
+from kdengine.data.image_files import ImageFiles, root_of
 from kdengine.data.items import SPLIT_OPTION, data_of
+from kdengine.data.maskfolder import is_maskfolder
 from kdengine.errors import DataError
 
 __all__ = ["folder_hint", "imagefolder"]
@@ -39,9 +40,7 @@ def imagefolder(
     Raises:
         DataError: the folder is missing or has another layout, or an option has no valid value.
     """
-    root = Path(os.path.expanduser(path))
-    if not os.path.isdir(root):  # unlike Path.is_dir, false for what cannot be a path at all
-        raise DataError(f"There is no folder '{path}'.")
+    root = root_of(path)
     folders = _folders(path, root, split is not None)
     read = {part: _read(path, folder) for part, folder in folders.items()}
     classes = read["train"][0]
@@ -61,11 +60,15 @@ def folder_hint(path: str) -> str:
     if not path or not os.path.isdir(root):
         return ""
     train = _is_split(root / "train")
+    if is_maskfolder(root):
+        return f"Did you mean 'maskfolder:{path}'?"
     if train or any(_has_images(folder) for folder in _class_folders(root)):
         whole = train and any(_is_split(root / name) for name in HELD_OUT)
         return f"Did you mean 'imagefolder:{path}{'' if whole else SPLIT_OPTION}'?"
     parquet = (file for pattern in ("*.parquet", "*/*.parquet") for file in root.glob(pattern))
-    return f"Did you mean 'hf:{path}'?" if next(parquet, None) is not None else ""
+    if next(parquet, None) is not None:
+        return f"Did you mean 'hf:{path}'?"
+    return f"Did you mean 'images:{path}'?" if _has_images(root) else ""
 
 
 def _folders(path: str, root: Path, split: bool) -> dict[str, Path]:
@@ -116,27 +119,7 @@ def _read(path: str, folder: Path) -> tuple[tuple[str, ...], Split]:
         samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
     except FileNotFoundError as error:
         raise DataError(f"'{path}': {error}") from error
-    return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=_Files(samples))
-
-
-class _Files(Sequence[Any]):
-    """(PIL image, label) of image files; an image is decoded when it is asked for."""
-
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        path, label = self.samples[index]
-        try:
-            with open(path, "rb") as file:
-                return Image.open(file).convert("RGB"), label
-        except Exception as error:  # damaged files fail in many ways
-            unreadable = OSError(f"{reason(error)} ('{path}')")
-            unreadable.add_note(SKIP_BAD)
-            raise unreadable from error
+    return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=ImageFiles(samples))
 
 
 def _class_folders(folder: Path) -> list[Path]:

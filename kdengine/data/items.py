@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -16,12 +16,16 @@ from kdengine.data.dataset import SPLIT_SEED, Data, Split
 from kdengine.data.decoding import Fitting, faults_of, in_words, opened
 from kdengine.errors import DataError, did_you_mean
 
-__all__ = ["SPLIT_OPTION", "data_of", "stratified", "without_bad"]
+__all__ = ["HELD_OUT", "SPLIT_OPTION", "data_of", "listed", "parts_of", "stratified", "without_bad"]
 
 log = logging.getLogger(__name__)
 
 SPLIT_OPTION = "@split=0.2"
 """How messages write the option that holds out test images."""
+HELD_OUT = ("test", "val", "validation")
+"""Names of parts beside ``train``; the first one there is has the test images."""
+LISTED = 5
+"""Names that a message lists."""
 UNKNOWN_SIZE = (224, 224)
 """Rows and columns of images that have no size in common."""
 
@@ -35,6 +39,7 @@ def data_of(
     skip_bad: Any,
     crop: Any = 1.0,
     interpolation: Any = "bicubic",
+    task: str = "classification",
 ) -> Data:
     """A data set of images that are decoded later: at once if they fit in memory, otherwise by workers.
 
@@ -48,17 +53,14 @@ def data_of(
         skip_bad: whether images that cannot be read are left out.
         crop: share of the sides of test images that is kept.
         interpolation: how images are resampled.
+        task: what the data is for.
 
     Raises:
         DataError: an option has no valid value.
     """
     fitting = _fitting(name, crop, interpolation)
     rows_columns = None if size is None else _size(name, size)
-    if not isinstance(skip_bad, bool):
-        raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
-    if skip_bad:
-        of = {part: f"{part} images" if len(splits) > 1 else "images" for part in splits}
-        splits = {part: without_bad(images, f"{of[part]} of '{name}'") for part, images in splits.items()}
+    splits = _usable(name, splits, skip_bad)
     if split is not None:
         train, test = stratified(name, splits["train"], split)
         splits = {"train": train, "test": test}
@@ -67,7 +69,54 @@ def data_of(
     splits = {part: replace(images, fitting=whole if part == "train" else fitting) for part, images in splits.items()}
     validation = splits.get("validation")
     shape = (3, height, width)
-    return Data(name, classes, shape, (), (), "crop-flip", splits["train"], splits["test"], validation=validation)
+    train, test = splits["train"], splits["test"]
+    return Data(name, classes, shape, (), (), "crop-flip", train, test, validation=validation, task=task)
+
+
+def _usable(name: str, splits: Mapping[str, Split], skip_bad: Any) -> Mapping[str, Split]:
+    """The splits, without images that cannot be read if that is asked for."""
+    if not isinstance(skip_bad, bool):
+        raise DataError(f"'{name}': @skip_bad takes true or false, got {skip_bad!r}.")
+    if not skip_bad:
+        return splits
+    of = {part: f"{part} images" if len(splits) > 1 else "images" for part in splits}
+    return {part: without_bad(images, f"{of[part]} of '{name}'") for part, images in splits.items()}
+
+
+Part = TypeVar("Part")
+
+
+def parts_of(spec: str, found: Mapping[str, Part], split: bool) -> dict[str, Part]:
+    """The parts of data by what they are for, ``train``, ``test`` and ``validation``; only the first if images are held out.
+
+    Args:
+        spec: of the data, without options, for messages.
+        found: the parts by their names, ``train`` among them.
+        split: whether test images are to be held out of ``train``.
+
+    Raises:
+        DataError: there are test images, though some are to be held out; or none, and none are.
+    """
+    there = [part for part in HELD_OUT if part in found]
+    if split and there:
+        raise DataError(
+            f"'{spec}' has test images already, in '{there[0]}'. Leave @split out; train.validation holds out training images "
+            "to choose the best epoch."
+        )
+    if not split and not there:
+        raise DataError(
+            f"'{spec}' has training images, but no test or val. To hold out a fifth of them for testing, write "
+            f"{spec}{SPLIT_OPTION}"
+        )
+    test, validation, *_ = [*there, None, None]
+    names = {"train": "train", "test": test, "validation": validation if test == "test" else None}
+    return {part: found[name] for part, name in names.items() if name is not None}
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def stratified(name: str, split: Split, share: Any) -> tuple[Split, Split]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,11 +30,14 @@ STATISTICS_PIXELS = 2**26
 
 BUILT_IN = {
     "digits": "1,797 handwritten digits of scikit-learn, 10 classes; ships with the package, no download",
-    "digit-scenes": "2,500 canvases with several of these digits, made in code; the labels are the digits on them",
+    "digit-scenes": "2,500 canvases with several of these digits, made in code: labels, or masks with @target=masks",
     "cifar10": "CIFAR-10 through torchvision, downloaded once",
     "cifar100": "CIFAR-100 through torchvision, downloaded once",
     "imagefolder:PATH": "folders train/CLASS/IMAGE and test/ or val/ or both; or CLASS/IMAGE with @split=0.2",
-    "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files",
+    "hf:NAME-OR-FOLDER": "Hugging Face datasets: a name on the hub, or a folder of parquet files; labels or masks",
+    "maskfolder:PATH": "segmentation: folders images and masks, in train and test or val; or both with @split=0.2",
+    "csv:FILE": "a table with the columns file and label or labels, and perhaps split; or with @split=0.2",
+    "images:PATH": "all images below a folder, without labels; a tenth is held out to test on",
     "python:MODULE:FACTORY": "your own factory of kdengine.Data",
 }
 
@@ -44,12 +46,10 @@ def load_data(text: str, registry: Registry | None = None) -> Data:
     """Load the data set that a spec names.
 
     Args:
-        text: ``NAME[@KEY=VALUE...]``: ``digits``, ``cifar10``, ``cifar100``, ``imagefolder:PATH``,
-            ``hf:NAME-OR-FOLDER`` or ``python:module:factory``. All take ``@train=N`` and ``@test=N``: only the first N
-            images. ``imagefolder:`` and ``hf:`` take ``@size=S`` or ``@size=HxW``: images are resized to cover so many
-            pixels and cropped in the middle; ``@split=SHARE``: the share of the images to test on, if there is no split for
-            that; ``@skip_bad=true``: images that cannot be read are left out. ``hf:`` takes ``@label=COLUMN`` and
-            ``@image=COLUMN``.
+        text: ``NAME[@KEY=VALUE...]``; the names are those of ``BUILT_IN`` and of plugins. All take ``@train=N`` and
+            ``@test=N``: only the first N images. What reads files takes ``@size=S`` or ``@size=HxW``: images are resized to
+            cover so many pixels and cropped in the middle; ``@split=SHARE``: the share of the images to test on, if there is
+            no split for that; ``@skip_bad=true``: images that cannot be read are left out.
         registry: finds the data sets that plugins offer.
 
     Raises:
@@ -100,7 +100,8 @@ def ready(data: Data, hold: bool = True) -> Data:
 
 def _warn_of_classes(cut: Data, whole: Data) -> None:
     """Say so if the first images of a split lack classes, as those of a folder do, which come class by class."""
-    for part, split in _splits(cut).items() if cut.targets.ndim == 1 else ():
+    by_class = cut.targets is not None and cut.targets.ndim == 1
+    for part, split in _splits(cut).items() if by_class else ():
         kept, known = (len(images.labels.unique()) for images in (split, _splits(whole)[part]))
         if kept < known <= len(split):
             log.warning("The first %d %s images of '%s' show only %d of %d classes", len(split), part, cut.name, kept, known)
@@ -133,6 +134,7 @@ def _checked(data: Data) -> Data:
         if task is not None:
             task.check_targets(split.labels, data.num_classes, f"'{data.name}'")
         _check_images(data, split)
+        _check_masks(data, split)
     return data
 
 
@@ -148,14 +150,25 @@ def _check_images(data: Data, split: Split) -> None:
         )
 
 
+def _check_masks(data: Data, split: Split) -> None:
+    """Masks in memory must have the size of the images."""
+    found, size = tuple(split.labels.shape[1:]), tuple(data.input_size[1:])
+    if split.labels.ndim == 3 and (split.labels.dtype != torch.uint8 or found != size):
+        raise DataError(
+            f"'{data.name}' has masks {split.labels.dtype} {list(split.labels.shape)}, but uint8 [N, H, W] is needed, with "
+            f"[H, W] = {list(size)}, the size of its images."
+        )
+
+
 def _finished(data: Data, hold: bool) -> Data:
     """The same data, decoded if it fits in memory, with normalisation and fingerprint."""
     splits, (height, width) = _splits(data), data.input_size[1:]
     # the same images whether or not they are held in memory, so that both normalise alike
     some = None if data.train.images is not None else _evenly_spaced(len(data.train), height * width)
-    size = sum(map(len, splits.values())) * math.prod(data.input_size)
+    channels = data.input_size[0] + data.train.has_masks
+    size = sum(map(len, splits.values())) * channels * height * width
     if hold and data.train.images is None and size <= decoding.MEMORY_LIMIT:
-        held: dict[str, Any] = {name: _in_memory(split, width, height) for name, split in splits.items()}
+        held: dict[str, Any] = {name: _in_memory(split, data) for name, split in splits.items()}
         data = replace(data, **held)
     if not data.mean:
         mean, std = _statistics(_chunks(data.train, some, width, height))
@@ -184,9 +197,13 @@ def _chunks(split: Split, places: Tensor | None, width: int, height: int, size: 
             yield decoding.decode(split.items, width, height, split.labels, chunk.tolist(), split.fitting)
 
 
-def _in_memory(split: Split, width: int, height: int) -> Split:
+def _in_memory(split: Split, data: Data) -> Split:
     if split.images is not None:
         return split
+    height, width = data.input_size[1:]
+    if split.has_masks:
+        images, masks = decoding.decode_with_masks(split.items, width, height, data.num_classes, fitting=split.fitting)
+        return replace(split, images=images, labels=masks, items=())
     images = decoding.decode(split.items, width, height, split.labels, fitting=split.fitting)
     return replace(split, images=images, items=())
 
@@ -215,14 +232,17 @@ def _fingerprint(data: Data) -> str:
     digest = hashlib.sha256(repr((data.classes, data.input_size, len(data.train), len(data.test))).encode())
     for split in _splits(data).values():
         digest.update(split.labels.numpy().tobytes())
-        digest.update(_sample(split, data.input_size).numpy().tobytes())
+        for tensor in _sample(split, data):
+            digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _sample(split: Split, input_size: tuple[int, int, int], count: int = 32) -> Tensor:
-    """All images if they are in memory, or some that are decoded for it."""
+def _sample(split: Split, data: Data, count: int = 32) -> list[Tensor]:
+    """All images if they are in memory, or some that are decoded for it, with their masks if they come with some."""
     if split.images is not None:
-        return split.images
+        return [split.images]
     places = torch.linspace(0, len(split) - 1, min(count, len(split))).long().tolist()
-    size = input_size[2], input_size[1]
-    return torch.stack([decoding.pixels(split.items, place, *size, fitting=split.fitting) for place in places])
+    size, fitting = (data.input_size[2], data.input_size[1]), split.fitting
+    if split.has_masks:
+        return list(decoding.decode_with_masks(split.items, *size, data.num_classes, places, fitting))
+    return [torch.stack([decoding.pixels(split.items, place, *size, fitting=fitting) for place in places])]

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 from kdengine.config.specs import import_factory
+from kdengine.data.csv_files import csv_file
 from kdengine.data.dataset import Data, Split
 from kdengine.data.digit_scenes import digit_scenes
 from kdengine.data.hugging_face import hugging_face
+from kdengine.data.image_tree import images
 from kdengine.data.imagefolder import imagefolder
+from kdengine.data.maskfolder import maskfolder
 from kdengine.errors import DataError, cause
 from kdengine.seeds import drawing_from
 
@@ -34,9 +37,9 @@ def _digits(name: str) -> Data:
     return Data(name, classes, (3, 32, 32), (), (), "crop", train, Split(labels[test], images[test]))
 
 
-def _digit_scenes(name: str, size: int = 64) -> Data:
+def _digit_scenes(name: str, size: int = 64, target: str = "labels") -> Data:
     """Canvases with several of the digits."""
-    return digit_scenes(name, _digits("digits"), size)
+    return digit_scenes(name, _digits("digits"), size, target)
 
 
 def _torchvision_cifar(name: str, root: str = "") -> Data:
@@ -79,5 +82,8 @@ READERS: dict[str, Any] = {
     "cifar100": _torchvision_cifar,
     "imagefolder": imagefolder,
     "hf": hugging_face,
+    "images": images,
+    "maskfolder": maskfolder,
+    "csv": csv_file,
     "python": _python,
 }

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from kdengine.data.batches import CPU, ImageBatches, generator_for
-from kdengine.data.decoding import WHOLE, Fitting, pixels, reason
+from kdengine.data.decoding import WHOLE, Fitting, pixels, pixels_and_mask, reason
+from kdengine.data.masks import joined
 from kdengine.errors import DataError
 from kdengine.seeds import drawing_from
 
@@ -39,7 +40,7 @@ class WorkerBatches(ImageBatches):
 
     @abstractmethod
     def fetch(self, index: int) -> Tensor:
-        """One image, uint8 [C, H, W].
+        """One image, uint8 [C, H, W], or with its mask [C + 1, H, W].
 
         Raises:
             DataError: it cannot be read.
@@ -75,34 +76,43 @@ class StreamBatches(WorkerBatches):
     """Batches of images that are decoded and resized as they are needed.
 
     Attributes:
-        images: sequence of (PIL image, label); the labels must be those of ``labels``.
+        images: sequence of (PIL image, label), whose labels must be those of ``labels``; or of (PIL image, PIL mask).
         size: (H, W) that images are brought to.
         fitting: how.
+        classes: number of classes that masks may show.
     """
 
     images: Sequence[Any]
     size: tuple[int, int] = field(kw_only=True)
     fitting: Fitting = field(default=WHOLE, kw_only=True)
+    classes: int = field(default=0, kw_only=True)
 
     def fetch(self, index: int) -> Tensor:
-        """One image, decoded, uint8 [3, H, W].
+        """One image, decoded, uint8 [3, H, W], or with its mask [4, H, W].
 
         Raises:
             DataError: it cannot be read or has another label than it should.
         """
         height, width = self.size
+        if self.masked:
+            image, mask = pixels_and_mask(self.images, index, width, height, self.classes, self.fitting)
+            return joined(image[None], mask[None])[0]
         return pixels(self.images, index, width, height, self.labels, self.fitting)
 
 
 @dataclass(frozen=True)
 class HeldBatches(WorkerBatches):
-    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]; workers augment them."""
+    """Batches of images that are held in one tensor, ``images``: uint8 [N, C, H, W]; workers augment them.
+
+    Masks are ``labels``, uint8 [N, H, W].
+    """
 
     images: Tensor
 
     def fetch(self, index: int) -> Tensor:
-        """One image, uint8 [C, H, W]."""
-        return self.images[index]
+        """One image, uint8 [C, H, W], or with its mask [C + 1, H, W]."""
+        image = self.images[index]
+        return joined(image[None], self.labels[index][None])[0] if self.masked else image
 
 
 class _Shown(Dataset[Tensor | DataError]):

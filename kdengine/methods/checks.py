@@ -36,6 +36,11 @@ TAKES: Mapping[str, Kind] = {
 }
 """The kinds of tensors that a method may require at its taps, on both sides."""
 
+DENSE = Kind(
+    lambda s, t: s.ndim == t.ndim == 4 and s.shape[1] == t.shape[1], "logits [B, K, H, W] of the same classes", "logits"
+)
+"""What ``logits`` are where the task has a class for each pixel."""
+
 NEEDS = ("index", "labels", "hard_labels", "views:2", "input_gradients")
 """What a method may request of a step beyond images, logits and taps."""
 
@@ -73,7 +78,7 @@ def check_shapes(distiller: Distiller, pair: Pair) -> None:
     """
     if distiller.takes is None:
         return
-    kind = TAKES[distiller.takes]
+    kind = DENSE if distiller.takes == "logits" and pair.outputs == "pixels" else TAKES[distiller.takes]
     for tap in pair.pairs:
         if not kind.accepts(tap.student, tap.teacher):
             raise TapError(

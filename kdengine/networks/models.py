@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,7 @@ from kdengine.networks.weights import load_state_of_body, only_weights
 from kdengine.plugins.registry import Registry
 from kdengine.seeds import seeded
 
-__all__ = ["ModelSource", "check_name", "count_parameters"]
+__all__ = ["ModelSource", "check_name", "count_parameters", "names_of_torchvision"]
 
 
 FORMS = "timm:NAME, torchvision:NAME, hf-hub:NAME, python:module:factory, or a bare name of an installed zoo"
@@ -56,7 +56,7 @@ class ModelSource:
 
     def _built(self, spec: Spec) -> Any:
         try:
-            return _BUILDERS[spec.scheme](self, spec)
+            return _BUILDERS.get(spec.scheme, _from_scheme)(self, spec)
         except (Exception, SystemExit) as error:  # a network may refuse in any way
             shape = ", ".join(map(str, self.input_size))
             outputs = ", ".join(f"{name}={value}" for name, value in self.options.items())
@@ -71,14 +71,19 @@ class ModelSource:
         spec = Spec.parse(self.text, ModelError)
         if spec.scheme == "hf-hub":
             return bool(spec.options.get("pretrained", True))
-        return bool(spec.options.get("pretrained") or spec.options.get("weights"))
+        return any(spec.options.get(option) for option in ("pretrained", "weights", "weights_backbone"))
 
     @property
     def brings_weights(self) -> bool:
-        """Whether the spec asks for pretrained weights for as many outputs as the task needs."""
+        """Whether the spec asks for pretrained weights for as many outputs as the task needs, or for a network without any."""
         spec = Spec.parse(self.text, ModelError)
-        find = _CLASSES.get(spec.scheme)
-        return self.is_pretrained and (find is None or find(spec) == self.options.get("num_classes"))
+        find = _CLASSES.get(spec.scheme, _none_of_scheme if spec.scheme not in _BUILDERS else None)
+        wanted = self.options.get("num_classes")
+        return self.is_pretrained and (find is None or not wanted or find(spec) == wanted)
+
+
+def _none_of_scheme(spec: Spec) -> None:
+    """Whatever stands behind a plugin's scheme, its head may be fresh."""
 
 
 def _classes_of_timm(spec: Spec) -> int | None:
@@ -100,8 +105,8 @@ def _classes_of_hub(spec: Spec) -> int | None:
 
 
 def _classes_of_torchvision(spec: Spec) -> int | None:
-    """Number of classes that the pretrained weights of torchvision's network are for."""
-    return len(_weights_of_torchvision(spec).meta["categories"])
+    """Number of classes that the pretrained weights of torchvision's network are for; None for those of a backbone alone."""
+    return len(_weights_of_torchvision(spec).meta["categories"]) if spec.options.get("weights") else None
 
 
 def _weights_of_torchvision(spec: Spec) -> Any:
@@ -146,12 +151,18 @@ def _sized(create: Callable[..., Any], size: tuple[int, ...]) -> Any:
 def _from_torchvision(source: ModelSource, spec: Spec) -> Any:
     import torchvision
 
-    options = {**source.options, **spec.options}
-    if not spec.options.get("weights") or _classes_of_torchvision(spec) == options.get("num_classes"):
+    pixels = spec.name in torchvision.models.list_models(module=torchvision.models.segmentation)
+    options = {**({"weights_backbone": None} if pixels else {}), **source.options, **spec.options}
+    fits = _classes_of_torchvision(spec) == options.get("num_classes")
+    if not spec.options.get("weights") or (fits and not pixels):
         return torchvision.models.get_model(spec.name, **options)
-    model = torchvision.models.get_model(spec.name, **{**options, "weights": None})  # which it would refuse for their classes
+    # without weights, for it would refuse them for other classes, and add the auxiliary head of those for segmentation
+    model = torchvision.models.get_model(spec.name, **{**options, "weights": None})
     weights = _weights_of_torchvision(spec)
-    load_state_of_body(model, weights.get_state_dict(progress=False, check_hash=True), weights.url, f"'{source.text}'")
+    state = weights.get_state_dict(progress=False, check_hash=True)
+    if getattr(model, "aux_classifier", None) is None:
+        state = {name: value for name, value in state.items() if not name.startswith("aux_classifier.")}
+    load_state_of_body(model, state, weights.url, f"'{source.text}'")
     return model
 
 
@@ -167,6 +178,13 @@ def _from_zoo(source: ModelSource, spec: Spec) -> Any:
     factory = source.registry.model(spec.name)
     assert factory is not None
     return factory(**{**source.options, "in_chans": source.input_size[0], **spec.options})
+
+
+def _from_scheme(source: ModelSource, spec: Spec) -> Any:
+    factory = source.registry.model(f"{spec.scheme}:")
+    assert factory is not None
+    sizes = {"in_chans": source.input_size[0], "img_size": source.input_size[1:]}
+    return factory(spec.name, **{**source.options, **sizes, **spec.options})
 
 
 _BUILDERS = {
@@ -187,8 +205,8 @@ def check_name(text: str, registry: Registry) -> None:
     spec = Spec.parse(text, ModelError)
     if spec.scheme == "module":
         raise ModelError(f"'{text}' was a module of the caller's own. Only Python can give it: Engine(..., student=module).")
-    if spec.scheme not in _BUILDERS:
-        raise ModelError(f"'{text}': there is no scheme '{spec.scheme}:'. A network is one of {FORMS}.")
+    if spec.scheme not in _BUILDERS and registry.model(f"{spec.scheme}:") is None:
+        raise ModelError(f"'{text}': there is no scheme '{spec.scheme}:'. A network is one of {_forms(registry)}.")
     if spec.scheme == "":
         if registry.model(spec.name) is None:
             raise ModelError(_unknown_bare(registry, spec.name))
@@ -212,10 +230,17 @@ def _check_timm(registry: Registry, name: str) -> None:
         )
 
 
-def _check_torchvision(name: str) -> None:
+@lru_cache
+def names_of_torchvision() -> tuple[str, ...]:
+    """The networks of torchvision that label images, or the pixels of images."""
     import torchvision
 
-    names = torchvision.models.list_models(module=torchvision.models)
+    models = torchvision.models
+    return (*models.list_models(module=models), *models.list_models(module=models.segmentation))
+
+
+def _check_torchvision(name: str) -> None:
+    names = names_of_torchvision()
     if name not in names:
         near = did_you_mean(name, names) or f"'kdengine models {name[:4]}' searches."
         raise ModelError(f"torchvision has no model '{name}'. {near}")
@@ -227,10 +252,16 @@ def _unknown_bare(registry: Registry, name: str) -> str:
 
     schemes = {"timm": timm.list_models(), "torchvision": torchvision.models.list_models()}
     elsewhere = [f"'{scheme}:{name}'" for scheme, names in schemes.items() if name in names]
-    zoo = registry.offered("models")
+    zoo = [name for name in registry.offered("models") if not name.endswith(":")]
     near = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(name, zoo)
-    near = near or f"A network is one of {FORMS}."
+    near = near or f"A network is one of {_forms(registry)}."
     return f"There is no network '{name}'. {near}{_without_zoo(registry)} 'kdengine models' lists them."
+
+
+def _forms(registry: Registry) -> str:
+    """What a spec may look like, with the schemes of plugins."""
+    schemes = [f"{name}NAME" for name in registry.offered("models") if name.endswith(":")]
+    return f"{FORMS}; plugins add {', '.join(schemes)}" if schemes else FORMS
 
 
 def _without_zoo(registry: Registry) -> str:

@@ -19,7 +19,7 @@ def input_of_weights(text: str) -> InputSettings:
         ModelError: the spec loads weights whose images cannot be determined.
     """
     spec = Spec.parse(text, ModelError)
-    find = _FINDERS.get(spec.scheme)
+    find = _FINDERS.get(spec.scheme, _of_backbone if spec.scheme not in _WITHOUT else None)
     try:
         return InputSettings() if find is None else find(spec)
     except Exception as error:  # three libraries and a download may raise anything
@@ -64,15 +64,29 @@ def _of_config(spec: Spec, name: str, config: Any) -> InputSettings:
 def _of_torchvision(spec: Spec) -> InputSettings:
     import torchvision
 
-    weights = spec.options.get("weights")
-    if not weights:
+    weights, of_backbone = spec.options.get("weights"), spec.options.get("weights_backbone")
+    if not (weights or of_backbone):
         return InputSettings()
-    preset = torchvision.models.get_model_weights(spec.name).verify(weights).transforms()
-    return _input(preset.crop_size * 2, preset.mean, preset.std)
+    known = torchvision.models.get_model_weights(spec.name)
+    preset = (known.verify(weights) if weights else known.DEFAULT).transforms()  # a backbone's images are normalised alike
+    if hasattr(preset, "crop_size"):
+        return _input(preset.crop_size * 2, preset.mean, preset.std)
+    return InputSettings(mean=tuple(preset.mean), std=tuple(preset.std))  # of pixels: in images of any size
 
 
 def _input(size: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> InputSettings:
     return InputSettings(size=(size[0], size[1]), mean=tuple(mean), std=tuple(std))
 
 
+def _of_backbone(spec: Spec) -> InputSettings:
+    """The normalisation, for a plugin's scheme that puts a head of its own behind a network of timm; any size."""
+    import timm
+
+    if not spec.options.get("pretrained") or not timm.is_model(spec.name):
+        return InputSettings()
+    return _of_timm(spec).model_copy(update={"size": None})
+
+
 _FINDERS = {"timm": _of_timm, "hf-hub": _of_hub, "torchvision": _of_torchvision}
+_WITHOUT = ("", "python", "module")
+"""Schemes whose networks have no weights of a library's."""

@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from kdengine.errors import ModelError
+from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
 
 __all__ = [
-    "Head",
     "OtherHead",
     "file_of_weights",
     "fingerprint_of_file",
@@ -48,25 +48,6 @@ class OtherHead(ModelError):
         self.head = head
 
 
-@dataclass(frozen=True)
-class Head:
-    """A network's last layer, where weights have another one.
-
-    Attributes:
-        path: of the layer in the network.
-        outputs: outputs of the network.
-        outputs_before: outputs of the network that the weights come from.
-    """
-
-    path: str
-    outputs: int
-    outputs_before: int
-
-    def owns(self, name: str) -> bool:
-        """Whether a tensor of the state dict belongs to it."""
-        return name.startswith(f"{self.path}.")
-
-
 def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
     """Load weights, from safetensors or from a ``.pth`` read with ``weights_only=True``.
 
@@ -81,17 +62,20 @@ def load_weights(model: nn.Module, path: str | Path, what: str) -> None:
         ModelError: the file is missing, unreadable, or does not match the network.
     """
     wanted, state = _states(model, path)
-    problems = _mismatches(wanted, state)
+    state = without_head(model, state)
+    problems = mismatches(wanted, state)
     if problems:
-        head, unfit = _other_head(wanted, state), _unfit(problems, path, what)
+        head, unfit = other_head(wanted, state), _unfit(problems, path, what)
         raise unfit if head is None else OtherHead(str(unfit), head)
     model.load_state_dict(state)
 
 
 def load_weights_of_body(
     model: nn.Module, path: str | Path, what: str, classifier: str | None = None, keep_head: bool = True
-) -> Head | None:
+) -> Head | Part | None:
     """Load weights to train further; a head with another number of outputs keeps the values that it has.
+
+    The weights may also be those of a network that is only a part of this one, its backbone.
 
     Args:
         model: receives the weights.
@@ -101,18 +85,23 @@ def load_weights_of_body(
         keep_head: whether to load the classifier if it fits; not where its outputs stand for other classes.
 
     Returns:
-        the head that was not loaded; None if all was.
+        the head that was not loaded, or the part that was; None if all was.
 
     Raises:
         ModelError: the file is missing, unreadable, or differs in more than the head.
     """
     state = _read_state(file_of_weights(path))
-    return load_state_of_body(model, state, path, what, None if keep_head else classifier)
+    return load_state_of_body(model, state, path, what, classifier, keep_head)
 
 
 def load_state_of_body(
-    model: nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, what: str, fresh: str | None = None
-) -> Head | None:
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+    what: str,
+    classifier: str | None = None,
+    keep_head: bool = True,
+) -> Head | Part | None:
     """Load a state dict as :func:`load_weights_of_body` loads a file.
 
     Args:
@@ -120,19 +109,27 @@ def load_state_of_body(
         state: name -> tensor.
         path: where the state comes from, for errors.
         what: the network, for errors.
-        fresh: path of a layer that keeps its values although the state fits.
+        classifier: path of the layer that computes the logits, if known; a state that lacks it altogether is of a backbone.
+        keep_head: whether to load the classifier if it fits.
     """
     wanted = model.state_dict()
-    state = _unwrapped(state, wanted)
-    head = _other_head(wanted, state)
-    problems = _mismatches(wanted, state)
+    state = without_head(model, _unwrapped(state, wanted))
+    head: Head | Part | None = other_head(wanted, state)
+    own = own_head(wanted, classifier)
+    if head is None and own is not None and not any(own.owns(name) for name in state):
+        headless = {**state, **{name: tensor for name, tensor in wanted.items() if own.owns(name)}}
+        if not mismatches(wanted, headless):
+            head, state = replace(own, outputs_before=0), headless
+    problems = mismatches(wanted, state)
     if problems and head is None:
-        raise _unfit(problems, path, what)
-    if head is None and fresh is not None:
-        outputs = [len(tensor) for name, tensor in wanted.items() if name.startswith(f"{fresh}.") and tensor.ndim]
-        head = Head(fresh, outputs[0], outputs[0]) if outputs else None
-    own = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
-    model.load_state_dict({**state, **own})
+        head = part_filled(wanted, state)
+        if head is None:
+            raise _unfit(problems, path, what)
+        state = {f"{head.path}.{name}": tensor for name, tensor in state.items() if f"{head.path}.{name}" in wanted}
+    if head is None and not keep_head:
+        head = own
+    kept = {} if head is None else {name: tensor for name, tensor in wanted.items() if head.owns(name)}
+    model.load_state_dict({**state, **kept})
     return head
 
 
@@ -218,27 +215,3 @@ def _unfit(problems: list[str], path: str | Path, what: str) -> ModelError:
         f"The weights in '{path}' do not match {what}: {shown}. Name the architecture and number of classes that the "
         "weights were trained with."
     )
-
-
-def _other_head(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> Head | None:
-    """The layer whose number of outputs alone keeps the weights from fitting; nothing can follow it, so it is the head."""
-    unlike = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    paths = {name.rpartition(".")[0] for name in unlike}
-    if wanted.keys() != state.keys() or len(paths) != 1 or "" in paths:
-        return None
-    path = paths.pop()
-    shapes = [(wanted[name].shape, state[name].shape) for name in wanted if name.startswith(f"{path}.")]
-    counts = {(new[0], old[0]) for new, old in shapes if new and old}
-    resized = any(new[1:] != old[1:] for new, old in shapes)
-    return None if resized or len(counts) != 1 else Head(path, *counts.pop())
-
-
-def _mismatches(wanted: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    missing = [f"'{name}' is missing" for name in wanted if name not in state]
-    surplus = [f"'{name}' does not exist in the network" for name in state if name not in wanted]
-    shapes = [
-        f"'{name}' is {list(state[name].shape)} in the file, {list(value.shape)} in the network"
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    return shapes + missing + surplus

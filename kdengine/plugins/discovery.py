@@ -154,8 +154,11 @@ class Registrar:
         self._plugin.compositions[name] = Composition(tuple(methods), summary, source)
 
     def model(self, name: str, factory: Callable[..., Any]) -> None:
-        """Register a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``."""
-        self._plugin.models[_checked_name("network", name, factory)] = factory
+        """Register a network: ``factory(num_classes=, in_chans=, **options)`` returns an ``nn.Module``.
+
+        With a colon at its end, the name is a scheme: ``seg:NAME`` is ``factory(NAME, ..., img_size=(H, W), **options)``.
+        """
+        self._plugin.models[_checked_name("network", name, factory, ":?")] = factory
 
     def dataset(self, name: str, factory: Callable[..., Any]) -> None:
         """Register a data set: ``factory(name, **options)`` returns a ``kdengine.Data``."""
@@ -191,13 +194,13 @@ def check_method(method: object, whose: str) -> None:
         raise PluginError(f"{method.__name__} {fault}")
 
 
-def _checked_name(kind: str, name: str, factory: Callable[..., Any]) -> str:
-    """The name of a network, a data set or a task, once checked together with its factory.
+def _checked_name(kind: str, name: str, factory: Callable[..., Any], end: str = "") -> str:
+    """The name of a network, a data set or a task, once checked together with its factory; ``end`` may follow it.
 
     Raises:
         PluginError: a spec cannot contain the name, or the factory is not callable.
     """
-    if not isinstance(name, str) or re.fullmatch(r"[^\s:@]+", name) is None:
+    if not isinstance(name, str) or re.fullmatch(rf"[^\s:@]+{end}", name) is None:
         raise PluginError(f"A {kind} cannot be named {name!r}: a name must not contain spaces, ':' or '@'.")
     if not callable(factory):
         raise PluginError(f"The {kind} '{name}' needs a callable factory, got {factory!r}.")

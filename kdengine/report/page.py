@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["write_page"]
 
 ASSETS = Path(__file__).with_name("assets")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 MACHINE = ("device_name", "device", "precision", "threads", "processes", "python", "platform", "versions", "git_commit")
 
 
@@ -69,7 +70,7 @@ class Page:
     def html(self) -> str:
         """The whole document."""
         title = text(self.title)
-        sections = [self.grid_section(), self.results_section(), self.classes_section()]
+        sections = [self.grid_section(), self.results_section(), self.classes_section(), self.samples_section()]
         sections += [self.curves_section(), self.terms_section()]
         body = [tag("h1", title), self.caption(), self.warning(), *sections]
         body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
@@ -136,6 +137,17 @@ class Page:
         cells = heat_table(heads, last.name, last.values, rows, written, headline.higher_is_better)
         text_below = f"Last {in_words(headline)} on the test images; an empty cell failed or is not finished."
         return f"<h2>Grid</h2>\n{cells}{tag('p', text(text_below), class_='quiet')}"
+
+    def samples_section(self) -> str:
+        """Test images of one run with their targets and what the networks say, where its task draws them."""
+        file = self.runs[0].folder / "samples.png"
+        if len(self.runs) > 1 or not file.is_file():
+            return ""
+        who = "the teacher and the student" if self.runs[0].settings.teacher else "the network"
+        shown = f"Test images, then their targets, and what {who} made of them."
+        source = f"data:image/png;base64,{b64encode(file.read_bytes()).decode()}"
+        picture = f'<img src="{source}" alt="{text(shown)}" class="samples">'
+        return f"<h2>Pictures</h2>\n{picture}{tag('p', text(shown), class_='quiet')}"
 
     def results_section(self) -> str:
         """The table, and the images on which its best epochs were chosen."""

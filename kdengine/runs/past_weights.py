@@ -14,9 +14,10 @@ from kdengine.config.settings import InputSettings, Settings
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
 from kdengine.errors import ModelError
+from kdengine.networks.fitting import Head, Part
 from kdengine.networks.models import check_name
 from kdengine.networks.network import Network
-from kdengine.networks.weights import Head, OtherHead, load_weights, load_weights_of_body
+from kdengine.networks.weights import OtherHead, load_weights, load_weights_of_body
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import Named, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder
@@ -78,8 +79,10 @@ def load_teacher(teacher: Network, weights: str, data: Data | None, data_name: s
     check_classes(weights, data)
 
 
-def load_student(student: Network, weights: str, data: Data | None) -> Head | None:
+def load_student(student: Network, weights: str, data: Data | None) -> Head | Part | None:
     """Load the weights that a student starts from; the head of a network for other classes is left out.
+
+    Those of a network that is only a part of the student, its backbone, fill that part.
 
     Args:
         student: receives the weights.
@@ -87,7 +90,7 @@ def load_student(student: Network, weights: str, data: Data | None) -> Head | No
         data: the data of the run; None for loaders of the user's own.
 
     Returns:
-        the head that starts fresh; None if all weights were loaded.
+        the head that starts fresh, or the part that does not; None if all weights were loaded.
 
     Raises:
         ModelError: the weights differ in more than the head.

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from kdengine.config.settings import Settings
+from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.pairing import TapBinding
 from kdengine.networks.flops import count_flops
@@ -61,6 +62,11 @@ class Plan:
         Raises:
             KDError: for anything the user can fix.
         """
+        if session.task.measured_by_teacher and not distillers:
+            raise SettingsError(
+                f"The task '{session.task.name}' has no targets to train by. Name a teacher and a method that learns from it: "
+                "kdengine run --plugin foundation --teacher timm:NAME@pretrained=true."
+            )
         runtime = session.runtime
         path = runtime.same(folder.path)
         student = session.student()

@@ -86,7 +86,7 @@ def _ready(teacher: Teacher, session: Session, needed: bool, train: Train) -> di
     network, headline = teacher.network, session.task.scoring.headline.name
     facts: dict[str, Any] = {headline: None, f"best_{headline}": None}
     if not teacher.is_trained_first:
-        if session.data.test is not None:
+        if session.data.test is not None and not session.task.measured_by_teacher:
             log.info("Evaluating the teacher %s", network.name)
         facts = _measured(network.preprocessed, session)
     elif needed:
@@ -99,9 +99,9 @@ def _ready(teacher: Teacher, session: Session, needed: bool, train: Train) -> di
 
 
 def _measured(network: nn.Module, session: Session) -> dict[str, Any]:
-    """The scores of a network that is no longer trained; of the headline, nothing where there are no test images."""
+    """The scores of a network that is no longer trained; of the headline, nothing where there is nothing to measure it by."""
     headline, data = session.task.scoring.headline.name, session.data
-    if data.test is None:
+    if data.test is None or session.task.measured_by_teacher:
         return {headline: None, f"best_{headline}": None}
     facts: dict[str, Any] = dict(evaluate(network, data.test, session.task, session.runtime))
     return {**facts, f"best_{headline}": facts[headline]}
@@ -129,6 +129,11 @@ def _together(session: Session, members: Sequence[Mapping[str, Any]]) -> dict[st
 def _cached(teacher: Teacher, session: Session, train: Train) -> Mapping[str, Any]:
     """Load the weights of a teacher from the cache, where it is trained first if it is not there."""
     network, data, ours = teacher.network, session.data.dataset, session.settings
+    if session.task.measured_by_teacher:
+        raise ModelError(
+            f"The teacher '{network.name}' has no weights, and the task '{session.task.name}' has no targets to train it by. "
+            "Give --teacher-weights (in Python, teacher_weights), or a pretrained network such as timm:NAME@pretrained=true."
+        )
     if data is None:
         raise ModelError(
             f"The teacher '{network.name}' has no weights, and it cannot be trained automatically with your own loaders. "

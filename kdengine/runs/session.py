@@ -17,11 +17,12 @@ from kdengine.data.dataset import Data
 from kdengine.errors import ModelError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.fitting import Head, Part
 from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
 from kdengine.networks.preprocess import preprocess_for
-from kdengine.networks.weights import Head, fingerprint_of_file
+from kdengine.networks.weights import fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import check_networks, input_of_run, load_student, load_teacher
@@ -131,8 +132,7 @@ class Session:
         """
         network, head = self._student()
         if self.settings.student_weights is not None:
-            but = f" but the head '{head.path}' ({head.outputs_before} -> {head.outputs} classes)" if head else ""
-            log.info("%s starts from '%s': loaded all%s", network.name, self.settings.student_weights, but or " weights")
+            log.info("%s starts from '%s': loaded %s", network.name, self.settings.student_weights, head or "all weights")
         return network
 
     def twin(self) -> Network:
@@ -230,8 +230,8 @@ class Session:
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
         return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
 
-    def _student(self) -> tuple[Network, Head | None]:
-        """The student, and the head that its weights lack, if any."""
+    def _student(self) -> tuple[Network, Head | Part | None]:
+        """The student, and the head that its weights lack, or the part that they fill, if not all."""
         weights = self.settings.student_weights
         network = self._network(self.settings.student, "student", self.settings.seed, weights)
         return network, None if weights is None else load_student(network, weights, self.data.dataset)

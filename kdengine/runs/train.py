@@ -17,6 +17,7 @@ from kdengine.runs.result import Result
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.start import Start, enter, start_in
+from kdengine.runs.taught import measured_by_teacher
 from kdengine.training.lane import Lane
 from kdengine.training.rng import gaussian_kept
 from kdengine.training.signals import Stopped, listening
@@ -39,7 +40,7 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
     teacher = ready_teachers(session, plan.lane.needs_teacher, partial(train_teacher, session))
     run = session.run(plan.settings, plan.lane, plan.folder, advice)
     enter(run, start, session.facts(teacher if plan.settings.teacher else None))
-    result = train_one(run, session.data, teacher)
+    result = train_one(run, measured_by_teacher(session), teacher)
     for warning in result.warnings if run.runtime.is_main else ():
         log.warning("%s: %s", run.title, warning)
     return result

@@ -155,8 +155,8 @@ def _without_weights(name: str) -> str:
     """A spec without the request for pretrained weights, which would be downloaded."""
     spec = Spec.parse(name, ModelError)
     head, *options = name.strip().split("@")
-    kept = [option for option in options if option.partition("=")[0] not in ("pretrained", "weights")]
-    return "@".join([head, *kept]) if spec.scheme in ("timm", "torchvision") else name
+    kept = [option for option in options if option.partition("=")[0] not in ("pretrained", "weights", "weights_backbone")]
+    return name if spec.scheme in ("", "python", "hf-hub") else "@".join([head, *kept])
 
 
 def _measure(candidates: Sequence[_Candidate], sizes: Sequence[int], runtime: Runtime, rounds: int) -> None:

@@ -10,13 +10,13 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from kdengine.errors import TapError, did_you_mean
+from kdengine.taps.encoder import find_maps
 from kdengine.taps.functional import is_functional
 from kdengine.taps.grammar import Tap, parse
-from kdengine.taps.map_outputs import activation_behind, find_classifier, find_stem
+from kdengine.taps.map_outputs import activation_behind, find_classifier
 from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.paths import expand, is_pattern
 from kdengine.taps.probe import Call, Probe, probe
-from kdengine.taps.stages import find_stages
 from kdengine.taps.tensors import AS_IS, Layout
 
 __all__ = ["Anatomy", "TapPoint"]
@@ -60,8 +60,7 @@ class Anatomy:
         self.modules = tuple(path for path, _ in model.named_modules() if path)
         self._aliases = _aliases(model)
         self._classifier = find_classifier(model, seen)
-        passed_over, self._stages = find_stages(model, seen, self._classifier)
-        self._stem = find_stem(seen, passed_over, self._stages)
+        self._stem, self._stages = find_maps(model, seen, self._classifier)
 
     @classmethod
     def of(cls, model: nn.Module, input_size: Sequence[int], name: str | None = None) -> Anatomy:
@@ -93,6 +92,11 @@ class Anatomy:
         """Path of the layer that computes the logits; None if there is none."""
         return self._classifier.path if self._classifier else None
 
+    @property
+    def labels_pixels(self) -> bool:
+        """Whether the logits are those of pixels, [B, K, H, W]; the network then has no embedding, a vector of each image."""
+        return self._classifier is not None and self.probe.logits.ndim == 4
+
     @cached_property
     def canonical(self) -> dict[str, TapPoint]:
         """The names that work on any network, resolved in this one."""
@@ -100,7 +104,8 @@ class Anatomy:
         for number, stage in enumerate(self._stages, 1):
             points[f"stage{number}"] = _point(stage)
             points[f"stage{number}.pre"] = self._before_activation(stage)
-        return {**points, "embedding": self._embedding(), "logits": TapPoint("", "out", 0, overwritten=False)}
+        embedding = {} if self.labels_pixels else {"embedding": self._embedding()}
+        return {**points, **embedding, "logits": TapPoint("", "out", 0, overwritten=False)}
 
     def resolve(self, text: str) -> dict[str, TapPoint]:
         """Resolve one side of a tap: ``{name: point}``, with several entries for a glob or ``stages``.
@@ -170,7 +175,7 @@ class Anatomy:
         """The classifier's pooled input; for a network without a classifier, its pooled output."""
         call = self._classifier
         if call is not None and call.input is not None and call.output is not None:
-            convolution = call.output.ndim == 4 and call.output.shape[1] == self.probe.logits.shape[-1]
+            convolution = call.output.ndim == 4 and call.output.shape[1] == self.probe.num_outputs
             layout = Layout("vector", channels_last=not convolution)
             return TapPoint(call.path, "in", call.number, call.input_overwritten, layout)
         layout = _layout_of_output(self.probe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.probe import Call, Probe
 
 __all__ = ["activation_behind", "find_classifier", "find_stem"]
+
+_AUXILIARY = re.compile(r"(^|[._])aux")
 
 
 def find_stem(probe: Probe, passed_over: MapOutput | None, stages: list[MapOutput]) -> MapOutput | None:
@@ -60,8 +63,10 @@ def _most_layers_between(earlier: Call, later: Call, probe: Probe) -> bool:
 def find_classifier(model: nn.Module, probe: Probe) -> Call | None:
     """The call of the layer that computes the logits: inside timm's ``get_classifier()``, or the network's last layer.
 
-    None for a network without a head, whose output is its embedding.
+    None for a network without a head, whose output is its embedding or its last map.
     """
+    if probe.logits.ndim == 4:
+        return _last_of_pixels(model, probe)
     getter: Callable[[], Any] | None = getattr(model, "get_classifier", None)
     head = getter() if callable(getter) else None
     head = head[0] if isinstance(head, (tuple, list)) else head  # two heads, the class token's first
@@ -91,7 +96,22 @@ def _makes_logits(call: Call, probe: Probe) -> bool:
     if call.output is None:
         return False
     width = call.output.shape[1] if call.output.ndim == 4 else call.output.shape[-1]
-    return width == probe.logits.shape[-1]
+    return width == probe.num_outputs
+
+
+def _last_of_pixels(model: nn.Module, probe: Probe) -> Call | None:
+    """The last convolution that makes the logits of pixels: a 1x1, or one at the size of the image.
+
+    Others end an encoder, whose output is a map rather than logits. Layers of auxiliary heads run later but are passed over.
+    """
+    weighted = [call for call in probe.calls if call.weighted and call.path and not _AUXILIARY.search(call.path)]
+    last = weighted[-1] if weighted else None
+    if last is None or last.output is None or last.output.ndim != 4 or not _makes_logits(last, probe):
+        return None
+    layer, whole = model.get_submodule(last.path), probe.find("")
+    image = None if whole is None or whole.input is None else whole.input.shape[2:]
+    pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+    return last if pointwise or (last.layer and last.output.shape[2:] == image) else None
 
 
 def activation_behind(probe: Probe, stage: Call) -> Call | None:

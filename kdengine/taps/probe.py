@@ -78,7 +78,7 @@ class Probe:
 
     Attributes:
         calls: all calls, in the order in which they ended.
-        logits: [B, K], on the meta device; B = 2.
+        logits: [B, K], or [B, K, H, W] of a network that labels pixels, on the meta device; B = 2.
         device: the device that the pass ran on.
         aspect: rows / columns of the input.
         attends: whether attention between positions was computed.
@@ -99,6 +99,11 @@ class Probe:
         for call in self.calls:
             self._count[call.path] = max(self._count.get(call.path, 0), call.number + 1)
         self._layer_starts = sorted(call.started for call in self.calls if call.layer)
+
+    @property
+    def num_outputs(self) -> int:
+        """K: the channels of a map [B, K, H, W], else the length of the last dimension."""
+        return self.logits.shape[1 if self.logits.ndim == 4 else -1]
 
     def layers_within(self, call: Call) -> int:
         """Number of convolution and linear-layer calls inside this call."""

@@ -97,8 +97,16 @@ def _made_by_layers(call: Call, probe: Probe) -> bool:
 
 
 def _body(probe: Probe, classifier: Call | None) -> list[Call]:
-    """The trunk without the head: up to the classifier, and up to global pooling."""
+    """The trunk without the head: up to the classifier, up to global pooling, and up to the last of the smallest maps.
+
+    The latter where pixels are labelled: what follows enlarges the maps again.
+    """
     trunk = [call for call in _trunk(probe) if classifier is None or call.finished < classifier.started]
+    if classifier is not None and probe.logits.ndim == 4:
+        wide = [call for call in trunk if _is_wide(call, probe)]
+        smallest = min((_area(call, probe) for call in wide), default=0)
+        ends = [number for number, call in enumerate(trunk) if _area(call, probe) == smallest]
+        trunk = trunk[: ends[-1] + 1] if ends else trunk
     for number, call in enumerate(trunk):
         if _GLOBAL_POOL.fullmatch(call.kind) and not any(_is_wide(later, probe) for later in trunk[number:]):
             return trunk[:number]

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["AS_IS", "Layout", "as_grid", "first_tensor", "nth_tensor", "tensors_in", "times_written"]
 
 _MOST_PREFIX_TOKENS = 16
+_MAIN = ("logits", "out")
 
 
 def times_written(tensor: Tensor) -> int:
@@ -39,13 +40,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, its ``logits`` entry or attribute, or the first tensor inside; None if there is none.
+    """The tensor itself, its ``logits`` or ``out`` entry, or the first tensor inside; None if there is none.
 
-    Networks with auxiliary heads return the main output first in a tuple; records that also hold a loss call it ``logits``.
+    Networks with auxiliary heads return the main output first in a tuple; records that also hold a loss call it ``logits``;
+    torchvision's segmentation networks call it ``out``.
     """
-    if isinstance(value, Mapping) and isinstance(value.get("logits"), Tensor):
-        logits: Tensor = value["logits"]
-        return logits
+    if isinstance(value, Mapping):
+        for name in _MAIN:
+            if isinstance(value.get(name), Tensor):
+                main: Tensor = value[name]
+                return main
     if dataclasses.is_dataclass(value) and isinstance(getattr(value, "logits", None), Tensor):
         return value.logits  # type: ignore[union-attr,no-any-return]
     return next(tensors_in(value), None)

@@ -17,7 +17,7 @@ class Trace:
 
     Args:
         tensors: tap name -> tensor.
-        logits: [B, K], or None if the forward stopped before them.
+        logits: [B, K], or [B, K, H, W] of a network that labels pixels; None if the forward stopped before them.
         complete: computes the logits on demand if the forward stopped before them.
         aliases: further names of the same tensors, such as ``stage-1`` for ``stage4``.
         inputs: the images that entered the forward, [B, C, H, W].
@@ -57,7 +57,7 @@ class Trace:
 
     @property
     def logits(self) -> Tensor:
-        """The network's output [B, K], float32.
+        """The network's output [B, K] or [B, K, H, W], float32.
 
         Raises:
             TapError: the forward stopped before the logits.

@@ -151,6 +151,11 @@ class Segmentation(Task):
             )
         return answers
 
+    def drawn(self, values: Tensor) -> Tensor | None:
+        """A colour for each class, black for ignored pixels: logits [B, K, h, w] or masks [B, H, W] -> uint8 [B, 3, h, w]."""
+        classes = (values.argmax(1) if values.ndim == 4 else values).long().cpu()
+        return _colours()[classes].permute(0, 3, 1, 2)
+
     def chance(self, targets: Tensor | None = None) -> Chance | None:
         """What the most frequent class reaches everywhere: its share of the pixels, over the classes; the loss of even odds."""
         if self.num_classes < 2:
@@ -160,6 +165,16 @@ class Segmentation(Task):
         counts = _pixels_of(targets, self.num_classes)
         present = max(1, int((counts > 0).sum()))
         return Chance(100 * float(counts.max() / counts.sum().clamp(min=1)) / present, math.log(self.num_classes))
+
+
+def _colours() -> Tensor:
+    """Colours of the classes, uint8 [256, 3]: grey, then those of matplotlib's ``tab20``, again and again."""
+    import matplotlib
+
+    table = (torch.tensor(matplotlib.colormaps["tab20"].colors) * 255).round().to(torch.uint8)  # type: ignore[attr-defined]
+    colours = table[(torch.arange(256) - 1) % len(table)]
+    colours[0], colours[IGNORED] = 224, 0
+    return colours
 
 
 def enlarged(output: Tensor, target: Tensor) -> Tensor:

@@ -166,6 +166,14 @@ class Task(ABC):
         """
         return [[{"output": values.tolist()}] for values in output.cpu()]
 
+    def drawn(self, values: Tensor) -> Tensor | None:
+        """Outputs or targets of B images as pictures, uint8 [B, 3, h, w]; None, the default, for a task that has none.
+
+        Args:
+            values: outputs of a network, in float32, or targets.
+        """
+        return None
+
     def chance(self, targets: Tensor | None = None) -> Chance | None:
         """What a network reaches that ignores its input, to warn of results that mean nothing; None, the default, if unknown.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
@@ -47,11 +49,15 @@ class Unlabelled(Task):
         Raises:
             ModelError: the output is something else.
         """
-        if output.ndim != 2:
+        if output.ndim != 2 or not output.shape[1]:
             raise ModelError(
                 f"'{owner}' returns {list(output.shape)}, but without labels a network must return an embedding [B, D]. Choose "
                 "a backbone, such as timm:NAME."
             )
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The embeddings of several teachers side by side, each scaled to length 1, [B, D1 + D2 + ...]."""
+        return torch.cat([F.normalize(output, dim=1) for output in outputs], dim=1)
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """None: there is nothing to learn but from the teacher."""
@@ -77,6 +83,11 @@ class CKA(Metric):
 
     full_state_update = False
     count: Tensor
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yy: Tensor
+    yx: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,6 +24,7 @@ from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
 from kdengine.runs.teachers import Named, Teacher
 from kdengine.tasks import Classification
+from kdengine.tasks.task import Task
 from kdengine.testing.bench import grey
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
@@ -66,15 +67,15 @@ class MetaRuntime(Runtime):
         torch.autograd.backward(loss, retain_graph=retain_graph)
 
 
-def make_network(spec: str, side: int, meta: bool = True) -> Network:
-    """Build a network as a run does, for images [3, side, side] and 10 classes.
+def make_network(spec: str, side: int, meta: bool = True, task: Task = TASK) -> Network:
+    """Build a network as a run does, for images [3, side, side] and the 10 classes of a task.
 
     Raises:
         KDError: the network cannot be built for images of this size.
     """
     with _device(meta):
-        model = ModelSource(spec, TASK.network_options(), (3, side, side), Registry()).create(0)
-    return Network.probed(spec, model, (3, side, side), TASK)
+        model = ModelSource(spec, task.network_options(), (3, side, side), Registry()).create(0)
+    return Network.probed(spec, model, (3, side, side), task)
 
 
 def smallest_network(spec: str, meta: bool = True) -> tuple[Network, int]:
@@ -102,10 +103,19 @@ class Pairing:
         side: side of the images.
         meta: whether the networks are on the meta device.
         precision: of the real steps, ``fp32`` or ``bf16``; on the meta device there is none.
+        task: of 10 classes, of images or of pixels.
     """
 
-    def __init__(self, teacher: Network, student: Network, side: int, meta: bool = True, precision: str = "fp32") -> None:
-        self.meta = meta
+    def __init__(
+        self,
+        teacher: Network,
+        student: Network,
+        side: int,
+        meta: bool = True,
+        precision: str = "fp32",
+        task: Task = TASK,
+    ) -> None:
+        self.meta, self.task = meta, task
         self.size = (3, side, side)
         self.runtime = MetaRuntime() if meta else Runtime("cpu", precision, channels_last=False, alone=True)
         self.teacher, self.student = teacher, student
@@ -136,13 +146,13 @@ class Pairing:
         return {**self.attempts(*methods[:half]), **self.attempts(*methods[half:])}
 
     def _train(self, methods: Sequence[str | Distiller]) -> None:
-        train = {"epochs": 1, "lr": 1e-4, "batch_size": 32}
+        train: dict[str, Any] = {"epochs": 1, "lr": 1e-4, "batch_size": 32}
         train |= {"device": "cpu", "precision": self.runtime.precision, "channels_last": False}
         settings = Settings.checked({"student": "module:student", "teacher": "module:teacher", "train": train})
         registry, modules = Registry(), {"student": self.student.module, "teacher": self.teacher.module}
         data = DataModule.of_data(grey(self.size, CLASSES), settings, self.runtime.device)
         teacher = Teacher(Named("teacher", "module"), self.teacher, FrozenTeacher(self.teacher.module, self.runtime))
-        session = Session(settings, registry, self.runtime, data, TASK, modules, teachers=(teacher,))
+        session = Session(settings, registry, self.runtime, data, self.task, modules, teachers=(teacher,))
         lane = session.lane("matrix", self.student, choose_distillers(methods, {}, registry))
         batch = self._batch()
         while not lane.finished:
@@ -154,6 +164,8 @@ class Pairing:
         images, view = torch.randn(2, BATCH, *self.size, generator=torch.Generator().manual_seed(0))
         indices = torch.arange(BATCH)
         images, labels, index, view = (tensor.to(self.runtime.device) for tensor in (images, indices % CLASSES, indices, view))
+        if self.task.outputs == "pixels":
+            labels = labels[:, None, None].expand(-1, *self.size[1:]).contiguous()
         return Batch(images, labels, index, (view,))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kdengine.errors import SettingsError
 from kdengine.methods.curriculum import Curriculum
@@ -15,7 +15,7 @@ from kdengine.seeds import undisturbed
 from kdengine.training.lane_module import LaneModule, ResolvedPhase
 from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["ChainStep", "TeacherQuery", "chain", "queries"]
+__all__ = ["ChainStep", "TeacherQuery", "chain", "position", "queries"]
 
 
 class TeacherQuery(NamedTuple):
@@ -96,3 +96,8 @@ def _between(context: LaneContext, distillers: Mapping[str, Distiller]) -> Seque
         listed = "; ".join(f"{key} asks for {' -> '.join(route)}" for key, route in detours.items())
         raise SettingsError(f"The methods of one lane must share one route: {listed}. Use one of them at a time.")
     return next(iter(detours.values()), ends)[1:-1]
+
+
+def position(chain: Sequence[ChainStep], number: int) -> dict[str, Any]:
+    """The network currently being trained; empty if the chain has only one."""
+    return {} if len(chain) == 1 else {"chain_step": number + 1, "network": chain[number].student.name}

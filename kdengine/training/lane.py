@@ -15,7 +15,7 @@ from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
-from kdengine.training.chain import ChainStep, TeacherQuery, queries
+from kdengine.training.chain import ChainStep, TeacherQuery, position, queries
 from kdengine.training.deployment import Deployment
 from kdengine.training.gradients import fault_of
 from kdengine.training.history import History
@@ -154,11 +154,7 @@ class Lane:
         inputs = self.inputs(batch, traces)
         with self.randomness.active():
             terms, logits = self._wrapped(*inputs)
-            if not terms:
-                raise TrainingError(
-                    f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
-                )
-            outcome = self._optimizer_step.update(terms, updates, self._phase_epoch)
+            outcome = self._update(terms, updates)
             if outcome is Outcome.UPDATED:
                 self.module.after_update()
         if outcome is Outcome.REFUSED:
@@ -167,6 +163,16 @@ class Lane:
             self.deployment.weights_changed()
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
+
+    def _update(self, terms: Mapping[str, Tensor], updates: int) -> Outcome:
+        """Update the weights; the plain student of a task without targets stays as it was."""
+        if not terms and self.task.measured_by_teacher and not self.module.methods:
+            return Outcome.POSTPONED
+        if terms:
+            return self._optimizer_step.update(terms, updates, self._phase_epoch)
+        raise TrainingError(
+            f"{self.name}: the phase '{self.phase.name}' has no loss term. Use labelled data, or a method with a term."
+        )
 
     def inputs(self, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> tuple[Any, ...]:
         """The arguments of the module's forward."""
@@ -184,7 +190,7 @@ class Lane:
         record: dict[str, Any] = {
             "lane": self.name,
             "epoch": len(self.history) + 1,
-            **_position(self.chain, self._step_number),
+            **position(self.chain, self._step_number),
             "phase": self.phase.name,
             "phase_epoch": self._phase_epoch + 1,
             "lr": self.lr,
@@ -293,8 +299,3 @@ class Lane:
                 return dict(self.module(*inputs)[0])
 
         raise fault_of(where, inputs[0], terms, again, self._optimizer_step.parameters)
-
-
-def _position(chain: Sequence[ChainStep], number: int) -> dict[str, Any]:
-    """The network currently being trained; empty if the chain has only one."""
-    return {} if len(chain) == 1 else {"chain_step": number + 1, "network": chain[number].student.name}

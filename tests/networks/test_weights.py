@@ -1,4 +1,5 @@
 import collections
+import copy
 import pickle
 
 import pytest
@@ -200,3 +201,32 @@ def test_a_file_and_a_run_folder_have_the_fingerprint_of_their_bytes(tmp_path):
     assert first == fingerprint_of_file(tmp_path / "student.safetensors")
     save_file(network(seed=1).state_dict(), tmp_path / "student.safetensors")
     assert fingerprint_of_file(tmp_path) != first
+
+
+class Behind(nn.Module):
+    """A network with a part of it under another name, and a head of its own."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.backbone = body
+        self.head = nn.Linear(3, 2)
+
+
+def test_weights_of_a_backbone_fill_it_and_what_is_left_out_is_named(trained, tmp_path):
+    state = {**trained.state_dict(), "fc.weight": torch.zeros(9, 3), "fc.bias": torch.zeros(9)}
+    save_file(state, tmp_path / "w.safetensors")
+    model = Behind(network(seed=2))
+    before = copy.deepcopy(model.head)
+    part = load_weights_of_body(model, tmp_path / "w.safetensors", "mine")
+    assert str(part) == "'backbone', without 'fc'; all else starts fresh"
+    assert same(model.backbone, trained)
+    assert same(model.head, before)
+
+
+def test_weights_that_fill_no_part_whole_or_are_mostly_something_else_are_refused(trained, tmp_path):
+    lacking = {name: value for name, value in trained.state_dict().items() if name != next(reversed(trained.state_dict()))}
+    mostly_else = {**trained.state_dict(), **{f"more.{number}": torch.zeros(1) for number in range(20)}}
+    for state in (lacking, mostly_else):
+        save_file(state, tmp_path / "w.safetensors")
+        with pytest.raises(ModelError, match="do not match mine"):
+            load_weights_of_body(Behind(network()), tmp_path / "w.safetensors", "mine")

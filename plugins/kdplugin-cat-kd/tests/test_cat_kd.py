@@ -152,8 +152,9 @@ def test_a_teacher_whose_logits_are_more_than_its_classifier_is_refused(doubled)
 
 
 def test_options_and_presets_are_those_of_the_authors():
-    assert (CATKD().options.beta, CATKD().options.grid, CATKD().options.normalize, CATKD().task_weight) == (15, 2, False, 1)
-    assert CATKD(preset="resnet56-resnet20").options.beta == 0.7
+    assert (CATKD().options.beta, CATKD().options.grid, CATKD().options.normalize, CATKD().task_weight) == (40, 2, True, 1)
+    near = CATKD(preset="resnet56-resnet20").options
+    assert (near.beta, near.normalize) == (0.7, False)
     far = CATKD(preset="resnet32x4-shufflenetv2").options
     assert (far.beta, far.grid, far.normalize) == (600, 4, True)
     with pytest.raises(SettingsError, match="grid"):
@@ -164,4 +165,4 @@ def test_a_run_compares_what_both_classifiers_see_in_the_last_maps(one_step, net
     student, teacher = networks("resnet8", "resnet20")
     (terms,), ours, theirs, _ = one_step(["cat-kd"])
     maps = [activations(shown["stage3"], network.fc, (2, 2)) for shown, network in ((ours, student), (theirs, teacher))]
-    assert terms["cat-kd.activation"] == pytest.approx(15 * distance(*maps, False), rel=1e-3)
+    assert terms["cat-kd.activation"] == pytest.approx(40 * distance(*maps, True), rel=1e-3)

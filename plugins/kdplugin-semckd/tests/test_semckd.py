@@ -126,8 +126,8 @@ def test_loss_and_gradient_are_those_of_the_formula(shapes, levels, slope, agree
     method = semckd(step, slots=4)
     s, t = [array(x) for x in students], [array(x) for x in teachers]
     loss = method(step)["calibration"]
-    agree(loss, 400 * loss_of(s, t, method))
-    agree(gradient(loss, students[1]), slope(lambda moved: 400 * loss_of([s[0], moved], t, method), s[1]))
+    agree(loss, 40 * loss_of(s, t, method))
+    agree(gradient(loss, students[1]), slope(lambda moved: 40 * loss_of([s[0], moved], t, method), s[1]))
 
 
 def test_attention_is_a_distribution_over_the_levels_of_the_teacher_for_every_image(leaf, agree):

@@ -10,7 +10,7 @@ from kdengine import SettingsError, TapError
 from kdengine.testing import DistillerContract, built, make_step
 
 SHAPES = [(1, 2), (2, 10), (7, 3), (5, 30)]
-DEFAULTS = [(TTM, 100.0), (WTTM, 3.0)]
+DEFAULTS = [(TTM, 8.0), (WTTM, 2.0)]
 
 
 class TestTTM(DistillerContract):
@@ -103,7 +103,7 @@ def test_an_image_of_which_the_teacher_is_certain_weighs_less():
     each = divergences(student, teacher, 0.5).tolist()
     weights = [sum(p**0.5 for p in softmax(row)) for row in teacher.tolist()]
     assert weights[0] < weights[1]
-    expected = 3 * sum(w * d for w, d in zip(weights, each, strict=True)) / 2
+    expected = 2 * sum(w * d for w, d in zip(weights, each, strict=True)) / 2
     assert WTTM(gamma=0.5)(step)["match"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,8 +154,8 @@ def test_taps_that_are_no_logits_are_refused(method, leaf):
 def test_a_run_records_both_methods_by_their_formulas(one_step):
     (terms,), student, teacher, _ = one_step(["ttm", "wttm"])
     s, t = student["logits"], teacher["logits"]
-    assert terms["ttm.match"] == pytest.approx(100 * match_of(TTM, s, t, 0.1), rel=1e-3)
-    assert terms["wttm.match"] == pytest.approx(3 * match_of(WTTM, s, t, 0.1), rel=1e-3)
+    assert terms["ttm.match"] == pytest.approx(8 * match_of(TTM, s, t, 0.2), rel=1e-3)
+    assert terms["wttm.match"] == pytest.approx(2 * match_of(WTTM, s, t, 0.2), rel=1e-3)
 
 
 def test_mixup_is_no_obstacle(distil):

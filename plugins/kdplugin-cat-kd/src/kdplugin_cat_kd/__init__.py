@@ -60,12 +60,12 @@ class CATKD(Distiller):
     teacher_taps = ("embedding",)
     takes = "maps"
     presets: ClassVar = {
-        "resnet32x4-resnet8x4": {"beta": 15.0},
-        "resnet56-resnet20": {"beta": 0.7},
-        "resnet110-resnet32": {"beta": 1.8},
-        "wrn_40_2-wrn_16_2": {"beta": 12.0},
-        "wrn_40_2-wrn_40_1": {"beta": 1.5},
-        "vgg13-vgg8": {"beta": 4.5},
+        "resnet32x4-resnet8x4": {"beta": 15.0, "normalize": False},
+        "resnet56-resnet20": {"beta": 0.7, "normalize": False},
+        "resnet110-resnet32": {"beta": 1.8, "normalize": False},
+        "wrn_40_2-wrn_16_2": {"beta": 12.0, "normalize": False},
+        "wrn_40_2-wrn_40_1": {"beta": 1.5, "normalize": False},
+        "vgg13-vgg8": {"beta": 4.5, "normalize": False},
         "vgg13-mobilenetv2": {"beta": 15.0, "normalize": True},
         "resnet50-mobilenetv2": {"beta": 40.0, "normalize": True},
         "resnet32x4-shufflenetv1": {"beta": 600.0, "normalize": True, "grid": 4},
@@ -76,11 +76,11 @@ class CATKD(Distiller):
     class Options(Distiller.Options):
         """Options of class attention transfer."""
 
-        beta: float = Field(15.0, ge=0)
+        beta: float = Field(40.0, ge=0)
         """Weight of the distance of the maps."""
         grid: int = Field(2, ge=1)
         """Rows and columns to which the maps are averaged; fewer where a map has fewer."""
-        normalize: bool = False
+        normalize: bool = True
         """Scale the map of every class and image to norm 1 first."""
 
     options: Options

@@ -34,7 +34,7 @@ class SemCKD(Distiller):
     beta mean_b,i sum_j alpha_bij mean (R_ij(s_i) - t_j)^2
 
     Source: Chen, Mei, Zhang, Wang, Wang, Feng, Chen, "Cross-Layer Distillation with Semantic Calibration", AAAI 2021,
-    arXiv:2012.03236; weight as in the authors' code.
+    arXiv:2012.03236; the presets have the weights of the authors' code.
     """
 
     name = "semckd"
@@ -42,12 +42,12 @@ class SemCKD(Distiller):
     groups: ClassVar = ("maps", "modern")
     taps = ("stages",)
     takes = "maps"
-    presets: ClassVar = {"imagenet": {"beta": 50.0}}
+    presets: ClassVar = {"cifar100": {"beta": 400.0}, "imagenet": {"beta": 50.0}}
 
     class Options(Distiller.Options):
         """Options of semantic calibration."""
 
-        beta: float = Field(400.0, ge=0)
+        beta: float = Field(40.0, ge=0)
         """Weight of the loss."""
         slots: int = Field(64, ge=4)
         """Columns into which the similarities of an image to the batch are folded; the authors' code fixes the batch size."""

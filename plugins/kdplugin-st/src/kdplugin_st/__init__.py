@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl
+from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl, match_spatial
 
 __all__ = ["SoftTargets", "soft_label_loss", "soft_target_loss"]
 
@@ -59,7 +59,8 @@ class SoftTargets(Distiller):
 
     (1 - alpha) CE(z_s, y) + alpha T^2 KL(softmax(z_t / T) || softmax(z_s / T))
 
-    For independent labels, sigmoids take the place of the softmaxes, and the divergence is that of each label's odds.
+    For independent labels, sigmoids take the place of the softmaxes, and the divergence is that of each label's odds. Of
+    segmentation, it is the mean over all pixels.
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
     """
@@ -69,9 +70,9 @@ class SoftTargets(Distiller):
     groups = ("logits", "classic")
     taps = ("logits",)
     takes = "logits"
-    serves = ("classes", "labels")
+    serves = ("classes", "labels", "pixels")
     outputs = "classes"
-    """What the logits are; for ``labels``, each has a sigmoid of its own."""
+    """What the logits are; for ``labels``, each has a sigmoid of its own, and for ``pixels``, each position counts alike."""
     presets: ClassVar = {
         "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
         "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
@@ -118,19 +119,29 @@ class SoftTargets(Distiller):
             SettingsError: a preset for classes is asked of labels.
         """
         self.outputs = pair.outputs
-        if self.options.hard_temperature and self.outputs == "labels":
-            raise SettingsError("st.hard_temperature is a cross-entropy of classes, but this data has labels. Leave it out.")
+        if self.options.hard_temperature and self.outputs != "classes":
+            raise SettingsError(
+                f"st.hard_temperature is a cross-entropy of classes, but the outputs here are {self.outputs}. Leave it out."
+            )
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``soft``, and ``hard`` where the cross-entropy with the labels is tempered too."""
         temperature, soft_term = self.options.temperature, self.options.soft_term
         factor = self.options.alpha * (temperature**2 if self.options.t_squared else 1.0)
         loss = soft_label_loss if self.outputs == "labels" else soft_target_loss
-        losses = [loss(tap.student, tap.teacher, temperature, soft_term) for tap in step.pairs]
+        sides = [(tap.student, tap.teacher) for tap in step.pairs]
+        if self.outputs == "pixels":
+            sides = [_by_position(*match_spatial(*maps)) for maps in sides]
+        losses = [loss(student, teacher, temperature, soft_term) for student, teacher in sides]
         terms = {"soft": factor * torch.stack(losses).sum()}
         if self.options.hard_temperature:
             terms["hard"] = self.hard_weight * F.cross_entropy(step.student.logits / temperature, step.y)
         return terms
+
+
+def _by_position(*maps_BKHW: Tensor) -> tuple[Tensor, ...]:
+    """Maps of logits [B, K, H, W] as a batch of all their positions, [B H W, K]."""
+    return tuple(maps.movedim(1, -1).flatten(0, 2) for maps in maps_BKHW)
 
 
 @hookimpl

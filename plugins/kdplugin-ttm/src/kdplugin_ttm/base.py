@@ -49,8 +49,8 @@ class Matching(Distiller):
     class Options(Distiller.Options):
         """Options of both methods."""
 
-        gamma: float = Field(0.1, gt=0, le=1)
-        """Exponent of the teacher's probabilities; 0.1 is a temperature of 10."""
+        gamma: float = Field(0.2, gt=0, le=1)
+        """Exponent of the teacher's probabilities; 0.2 is a temperature of 5."""
 
     options: Options
 

@@ -41,7 +41,7 @@ class TTM(Matching):
     class Options(Matching.Options):
         """Options of the method."""
 
-        beta: float = Field(100.0, ge=0)
+        beta: float = Field(8.0, ge=0)
         """Weight of the divergence, the same for every image."""
 
     options: Options

@@ -43,7 +43,7 @@ class WTTM(Matching):
     class Options(Matching.Options):
         """Options of the method."""
 
-        beta: float = Field(3.0, ge=0)
+        beta: float = Field(2.0, ge=0)
         """Weight of the divergence, beside that of each image."""
 
     options: Options
