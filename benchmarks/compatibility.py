@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, default=Path("runs/compatibility"), help="results so far, a file for each family")
     given = parser.parse_args()
     given.notes.mkdir(parents=True, exist_ok=True)
-    methods = Registry().all_methods()
+    methods = Registry().all_methods(serving="classes")
     if given.family:
         write_json(given.notes / f"{given.family}.json", tried(SMALLEST[given.family], methods, given.patience))
         return

@@ -14,7 +14,7 @@ from kdengine.storage.names import PLAIN
 __all__ = ["ALL", "CATEGORIES", "expanded", "groups", "has_loss", "ordered"]
 
 ALL = "all"
-"""The group of every installed method with a loss of its own."""
+"""The group of every installed method with a loss of its own that serves classes, which most data has."""
 CATEGORIES = ("response", "multi-connection", "shared-representation", "relational")
 """The order in which methods are listed."""
 WITHOUT_LOSS: tuple[type[Distiller], ...] = (Curriculum, StepTransform)
@@ -26,6 +26,11 @@ def has_loss(method: type[Distiller]) -> bool:
     return not issubclass(method, WITHOUT_LOSS)
 
 
+def is_grouped(method: type[Distiller]) -> bool:
+    """Whether groups have the method: it can have a lane beside any other, on data with one class for each image."""
+    return has_loss(method) and "classes" in method.serves
+
+
 def ordered(methods: Iterable[type[Distiller]]) -> list[type[Distiller]]:
     """Sort methods by category, then by name."""
     return sorted(methods, key=lambda method: (*_place(method.category), method.name))
@@ -34,8 +39,8 @@ def ordered(methods: Iterable[type[Distiller]]) -> list[type[Distiller]]:
 def groups(registry: Registry) -> dict[str, list[str]]:
     """The names of all groups with the methods in them, sorted by category and name; ``all`` comes first.
 
-    Only installed methods belong to groups, those of files do not. A method that two distributions offer is written
-    ``DISTRIBUTION:METHOD``, with the first of them.
+    Only installed methods belong to groups; those of files do not, and neither do those that do not serve classes. A method
+    that two distributions offer is written ``DISTRIBUTION:METHOD``, with the first of them.
 
     Args:
         registry: has the methods; every plugin that is not blocked is loaded.
@@ -49,7 +54,7 @@ def groups(registry: Registry) -> dict[str, list[str]]:
         for name, method in plugin.methods.items():
             methods.setdefault(name, method)
     found: dict[str, list[str]] = {ALL: []}
-    for method in ordered(filter(has_loss, methods.values())):
+    for method in ordered(filter(is_grouped, methods.values())):
         shared = len(set(owners[method.name])) > 1
         text = f"{owners[method.name][0]}:{method.name}" if shared else method.name
         for group in dict.fromkeys((ALL, *method.groups)):

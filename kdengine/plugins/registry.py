@@ -118,10 +118,15 @@ class Registry:
                 if owner.distribution != plugin.distribution:
                     plugin.status, plugin.reason = "shadowed", f"'{name}' is also offered by {owner.title}"
 
-    def all_methods(self) -> list[str]:
-        """The names of all methods and compositions, sorted; loads every plugin that is not blocked."""
+    def all_methods(self, serving: str | None = None) -> list[str]:
+        """The names of all methods and compositions, sorted; loads every plugin that is not blocked.
+
+        Args:
+            serving: only those that are defined for such outputs of networks, as ``classes`` or ``labels``.
+        """
         self.load_all()
-        return sorted([*self.offered("methods"), *self.offered("compositions")])
+        names = sorted([*self.offered("methods"), *self.offered("compositions")])
+        return [name for name in names if serving is None or all(serving in kind.serves for kind in self.methods(name))]
 
     def hooks(self, observers: Iterable[object]) -> Hooks:
         """The hooks of one run: those of the plugins selected so far, and of observers for this run only.

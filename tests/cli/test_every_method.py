@@ -54,7 +54,7 @@ def distil(kdengine, here, weights):
 
 
 @pytest.mark.sample(4)
-@pytest.mark.parametrize("method", Registry().all_methods())
+@pytest.mark.parametrize("method", Registry().all_methods(serving="classes"))
 def test_a_method_runs_from_the_command_line_as_it_comes(method, distil):
     result, found = distil(method, "resnet20", "resnet8", *OPTIONS.get(method, ()))
     assert result["method"] == method

@@ -21,6 +21,10 @@ class Other(Own):
     name = "mine-too"
     category = "response"
 
+class Labels(Own):
+    name = "of-labels"
+    serves = ("labels",)
+
 class Chain(Curriculum):
     \"\"\"No loss.\"\"\"
     name = "chain"
@@ -43,6 +47,7 @@ def kdengine_register(registry):
     registry.distiller(Own)
     registry.distiller(Other)
     registry.distiller(Chain)
+    registry.distiller(Labels)
     registry.composition("couple", ["own", "st"])
 """
 
@@ -55,7 +60,7 @@ def registry():
 def test_all_has_every_method_with_a_loss_of_its_own_and_no_composition(registry):
     found = groups(registry)[ALL]
     methods = registry.offered("methods")
-    assert set(found) == {name for name, method in methods.items() if has_loss(method)}
+    assert set(found) == {name for name, method in methods.items() if has_loss(method) and "classes" in method.serves}
     assert {"takd", "multi"} & set(found) == set()
     assert {"st", "rkd", "fitnet"} <= set(found)
 
@@ -67,12 +72,14 @@ def test_methods_are_sorted_by_category_and_name(registry):
     assert places == sorted(places)
 
 
-def test_plugins_bring_groups_of_their_own_and_what_has_no_loss_is_in_none(distribution):
+def test_plugins_bring_groups_of_their_own_and_what_has_no_loss_or_serves_no_classes_is_in_none(distribution):
     distribution("kdplugin-odd", ODD)
-    found = groups(Registry())
+    registry = Registry()
+    found = groups(registry)
+    assert set(registry.all_methods()) - set(registry.all_methods(serving="classes")) == {"l2d", "of-labels"}
     assert found["mine"] == ["mine-too", "own"]
     assert "own" in found["modern"]
-    assert not {"chain", "couple", "view"} & {name for names in found.values() for name in names}
+    assert not {"chain", "couple", "of-labels", "view"} & {name for names in found.values() for name in names}
 
 
 def test_a_method_takes_precedence_over_a_group_of_the_same_name(distribution):

@@ -46,7 +46,9 @@ def registry():
 
 @pytest.fixture(scope="module")
 def methods(registry):
-    return [name for name in registry.offered("methods") if name not in CHAINS]
+    return [
+        name for name in registry.all_methods(serving="classes") if name in registry.offered("methods") and name not in CHAINS
+    ]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["meta", "real"])

@@ -253,3 +253,14 @@ def test_a_run_learns_from_a_labelled_teacher_beside_the_task(distil):
     assert first.keys() == {"task", "foundation.embedding", "foundation.patches", "foundation.queue"}
     for name in ("foundation.embedding", "foundation.patches"):
         assert last[name] < 0.9 * first[name]
+
+
+def test_a_run_learns_from_images_alone_and_comes_closer_to_its_teacher(distil, networks):
+    (teacher,) = networks("resnet20")
+    teacher.reset_classifier(0)
+    train = {"task": "unlabelled", "batch_size": 32, "lr": 0.1}
+    result = distil(["foundation"], teacher=teacher, epochs=4, train=train)
+    first, last = result.history[0], result.history[-1]
+    assert first["terms"].keys() == {"foundation.embedding", "foundation.patches", "foundation.queue"}
+    assert last["terms"]["foundation.embedding"] < 0.5 * first["terms"]["foundation.embedding"]
+    assert last["test_similarity"] > first["test_similarity"] > 0

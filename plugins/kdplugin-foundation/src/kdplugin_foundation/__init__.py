@@ -26,7 +26,7 @@ class Foundation(Distiller):
 
     name = "foundation"
     category = "multi-connection"
-    groups = ("relations", "maps", "modern")
+    groups = ("relations", "modern")
     taps = ("embedding", "stage-1")
     takes = "features"
     serves = ("classes", "labels", "pixels", "embedding")

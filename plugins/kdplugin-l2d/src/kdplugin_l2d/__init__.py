@@ -55,7 +55,7 @@ class L2D(Distiller):
 
     name = "l2d"
     category = "relational"
-    groups = ("logits", "relations", "modern")
+    groups = ("relations", "modern")
     taps = ("logits", "embedding")
     needs = ("labels",)
     serves = ("labels",)
