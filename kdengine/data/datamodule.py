@@ -114,7 +114,7 @@ class DataModule:
         else:
             shape, classes = _survey(test_batches, whole=True)
         received = [(module, (shape[0], *(size or shape[1:]))) for module, size in modules]
-        outputs = [Anatomy.of(module, size).probe.logits.shape[-1] for module, size in received]
+        outputs = [Anatomy.of(module, size).probe.num_outputs for module, size in received]
         classes = max([classes, named, *outputs])
         train_batches = replace(train_batches, classes=classes)
         test_batches = None if test_batches is None else replace(test_batches, classes=classes)

@@ -241,9 +241,10 @@ def _check_outputs(key: str, distiller: Distiller, bindings: Sequence[TapBinding
     names = {name for binding in bindings for name in (*binding.student, *binding.teacher)}
     reads = "logits" in names or not names or {"labels", "hard_labels"} & set(distiller.needs)
     if bindings and reads and task.outputs not in distiller.serves:
+        features = "stages" if task.outputs == "pixels" else "embedding"
         raise SettingsError(
             f"{key} is defined for {' and '.join(distiller.serves)}, but the outputs of the task '{task.name}' are "
-            f"{task.outputs}. Use another method, or one that reads features alone, such as with {key}.taps=embedding."
+            f"{task.outputs}. Use another method, or one that reads features alone, such as with {key}.taps={features}."
         )
 
 

@@ -131,7 +131,8 @@ class SoftTargets(Distiller):
         loss = soft_label_loss if self.outputs == "labels" else soft_target_loss
         sides = [(tap.student, tap.teacher) for tap in step.pairs]
         if self.outputs == "pixels":
-            sides = [_by_position(*match_spatial(*maps)) for maps in sides]
+            matched = [match_spatial(*maps) for maps in sides]
+            sides = [(_by_position(student), _by_position(teacher)) for student, teacher in matched]
         losses = [loss(student, teacher, temperature, soft_term) for student, teacher in sides]
         terms = {"soft": factor * torch.stack(losses).sum()}
         if self.options.hard_temperature:
@@ -139,9 +140,9 @@ class SoftTargets(Distiller):
         return terms
 
 
-def _by_position(*maps_BKHW: Tensor) -> tuple[Tensor, ...]:
-    """Maps of logits [B, K, H, W] as a batch of all their positions, [B H W, K]."""
-    return tuple(maps.movedim(1, -1).flatten(0, 2) for maps in maps_BKHW)
+def _by_position(logits_BKHW: Tensor) -> Tensor:
+    """Logits of all positions [B, K, H, W] as one batch, [B H W, K]."""
+    return logits_BKHW.movedim(1, -1).flatten(0, 2)
 
 
 @hookimpl
