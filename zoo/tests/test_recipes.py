@@ -15,6 +15,8 @@ from kdengine.training.optimizer import check_optimizer
 
 FOLDER = Path(kdzoo.__file__).parent / "recipes"
 NAMES = ["bhheo2019", "mdistiller", "motakuss2023", "repdistiller", "seed004", "sseung2019", "tootouch2021"]
+STARTS = ["multilabel", "segmentation", "unlabelled"]
+"""Starting points for tasks, which have no one source."""
 SEED = {
     "epochs": 100,
     "batch_size": 128,
@@ -169,8 +171,18 @@ def settings(name):
 
 
 def test_these_recipes_are_shipped_and_found_by_name():
-    assert sorted(file.stem for file in FOLDER.glob("*.toml")) == NAMES
-    assert [Registry().recipe(name).stem for name in NAMES] == NAMES
+    assert sorted(file.stem for file in FOLDER.glob("*.toml")) == sorted(NAMES + STARTS)
+    assert [Registry().recipe(name).stem for name in NAMES + STARTS] == NAMES + STARTS
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_the_start_for_a_task_trains_on_the_data_of_this_task(name):
+    data = {"segmentation": "digit-scenes@target=masks", "multilabel": "digit-scenes", "unlabelled": "digits"}[name]
+    networks = ["seg:resnet8"] * 2 if name == "segmentation" else ["resnet8"] * 2
+    method = "foundation" if name == "unlabelled" else "st"
+    engine = Engine(*networks, [method], f"{data}@train=40@test=8", recipe=name, task=name, teacher_weights=None)
+    assert engine.plan().settings.train.epochs == recipe(name)["train"]["epochs"]
+    assert f"kdengine run --recipe {name}" in (FOLDER / f"{name}.toml").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
