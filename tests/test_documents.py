@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from kdengine import DataError, Engine, ModelError, Registry
+from kdengine import DataError, Engine, ModelError, Registry, SettingsError
 from kdengine.cli.main import COMMANDS, main
 from kdengine.config.settings import TrainSettings
 
@@ -80,25 +80,39 @@ def test_every_link_to_a_file_leads_somewhere(document):
     assert [link for link in links if not (document.parent / link).exists()] == []
 
 
-def test_the_example_of_a_task_is_registered_and_keeps_the_contract(tmp_path):
+@pytest.fixture
+def age(tmp_path):
+    """The file with the example of a task."""
     (code,) = blocks(ROOT / "docs" / "writing-a-task.md", "python")
-    file = tmp_path / "my_task.py"
+    assert len(code.splitlines()) <= 60
+    file = tmp_path / "age.py"
     file.write_text(code)
+    return str(file)
+
+
+def test_the_example_of_a_task_is_registered_and_keeps_the_contract(age):
     registry = Registry()
-    registry.methods(str(file))
-    task = registry.task("my-classification").of(SimpleNamespace(num_classes=3), TrainSettings())
-    logits = torch.eye(3)[[0, 1, 2, 2]]
-    hard, soft = torch.tensor([0, 1, 2, 0]), torch.eye(3)[[0, 1, 2, 0]]
-    for targets in (hard, soft):
-        task.check(logits, targets)
-        assert torch.allclose(task.loss(logits, targets), torch.nn.functional.cross_entropy(logits, hard))
-        assert task.metrics()(logits, targets)["top1"] == 75
-    assert task.loss(logits, None) is None
-    assert [measure.name for measure in task.scoring.measures] == sorted(task.metrics(), reverse=True)
-    with pytest.raises(ModelError, match=r"returns \[4, 2\], but \[4, 3\] is needed"):
-        task.check(logits[:, :2])
-    with pytest.raises(DataError, match=r"give \[4\] indices or \[4, 3\] probabilities"):
-        task.check(logits, hard[:2])
+    registry.methods(age)
+    task = registry.task("age").of(SimpleNamespace(), TrainSettings())
+    output, target = torch.tensor([[30.0], [41.5]]), torch.tensor([31, 40])
+    task.check(output, target)
+    assert task.loss(output, target) == torch.nn.functional.smooth_l1_loss(output[:, 0], target.float())
+    assert task.metrics()(output, target)["mae"] == 1.25
+    assert task.loss(output, None) is None
+    assert [measure.name for measure in task.scoring.measures] == list(task.metrics())
+    with pytest.raises(ModelError, match=r"returns \[2, 2\], but one number"):
+        task.check(output.expand(2, 2))
+    with pytest.raises(DataError, match=r"targets are \[1\]: give one number"):
+        task.check(output, target[:1])
+
+
+def test_the_example_of_a_task_runs_with_a_method_on_maps_and_refuses_one_of_classes(age, tmp_path):
+    settings = {"data": "digits@train=64@test=32", "task": "age", "epochs": 2, "lr": 0.01}
+    result = Engine("resnet14", "resnet8", [age, "at"], out=tmp_path / "run", **settings).fit()
+    assert 0 < result.history[-1]["test_mae"] < 10
+    assert result.history[-1]["terms"]["at.attention"] > 0
+    with pytest.raises(SettingsError, match="'age' are ages"):
+        Engine("resnet14", "resnet8", [age, "st"], **settings).plan()
 
 
 def test_the_example_of_a_curriculum_names_its_chain(tmp_path):
