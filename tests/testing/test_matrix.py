@@ -8,6 +8,7 @@ import timm
 import torch
 
 from kdengine import Distiller, Registry
+from kdengine.tasks import Unlabelled
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network
 
@@ -132,6 +133,19 @@ def test_a_sample_works_for_real(family, methods):
     method = random.Random(family).choice(methods)
     for pair in ((network, other), (other, network)):
         check_refusals(refused(Pairing(*pair, side, meta=False), [method]))
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("family", sorted(SMALLEST))
+def test_every_family_learns_and_teaches_without_labels(family):
+    """A backbone without a classifier, on the meta device, by what methods of embeddings and maps read."""
+    if not timm.is_model(SMALLEST[family]):
+        pytest.skip(f"this timm has no {SMALLEST[family]}")
+    task = Unlabelled()
+    side = smallest_network(f"timm:{SMALLEST[family]}")[1]
+    network, other = (make_network(spec, side, task=task) for spec in (f"timm:{SMALLEST[family]}", "resnet8"))
+    for pair in ((network, other), (other, network)):
+        assert Pairing(*pair, side, task=task).attempt("foundation", "rkd", "fitnet") is None
 
 
 @pytest.mark.sample(1)
