@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -68,7 +69,9 @@ def find_classifier(model: nn.Module, probe: Probe) -> Call | None:
     if probe.logits.ndim == 4:
         return _last_of_pixels(model, probe)
     getter: Callable[[], Any] | None = getattr(model, "get_classifier", None)
-    head = getter() if callable(getter) else None
+    head = None
+    with suppress(AttributeError):  # some of timm's look for a layer in the identity of a network without a classifier
+        head = getter() if callable(getter) else None
     head = head[0] if isinstance(head, (tuple, list)) else head  # two heads, the class token's first
     if isinstance(head, nn.Identity):
         return None

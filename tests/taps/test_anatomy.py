@@ -359,3 +359,12 @@ def test_stages_pre_are_the_inputs_of_the_activations_that_end_the_stages():
     found = anatomy.resolve("stages.pre")
     assert list(found) == ["stage1.pre", "stage2.pre", "stage3.pre", "stage4.pre"]
     assert [str(point) for point in found.values()] == [f"layer{number}.1.act2:in" for number in (1, 2, 3, 4)]
+
+
+def test_a_network_of_timm_without_a_classifier_has_none_though_it_looks_for_one():
+    model = timm.create_model("shvit_s1", num_classes=0)
+    with pytest.raises(AttributeError):
+        model.get_classifier()
+    anatomy = Anatomy.of(model, (3, 64, 64))
+    assert anatomy.classifier is None
+    assert anatomy.tensor(anatomy.canonical["embedding"]).shape == anatomy.probe.logits.shape
