@@ -213,3 +213,21 @@ def test_labels_far_from_zero_keep_finite_gradients(leaf, gradient):
     loss = soft_label_loss(student, -student.detach(), 1.0)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient(loss, student)).all()
+
+
+@pytest.mark.parametrize("smaller", [False, True], ids=["alike", "teacher-larger"])
+def test_of_pixels_it_is_the_mean_over_all_positions(smaller, leaf, slope, agree, gradient):
+    student, teacher = leaf(2, 3, 2, 4, seed=1), (3 * leaf(2, 3, *((4, 8) if smaller else (2, 4)), seed=2)).detach()
+    method = SoftTargets(preset="pixels")
+    method.outputs = "pixels"  # as build does
+    loss = method(make_step(student_logits=student, teacher_logits=teacher))["soft"]
+    s, t = (x.detach().double().numpy() for x in (student, teacher))
+    if smaller:  # the larger map is averaged to the smaller size
+        t = t.reshape(2, 3, 2, 2, 4, 2).mean((3, 5))
+
+    def by_pixel(moved):
+        return np.mean([kl(moved[b, :, i, j][None], t[b, :, i, j][None], 1.0) for b, i, j in np.ndindex(2, 2, 4)])
+
+    agree(loss, by_pixel(s))
+    agree(gradient(loss, student), slope(by_pixel, s))
+    assert method.task_weight == 1
