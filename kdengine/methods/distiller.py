@@ -69,6 +69,8 @@ class Distiller(nn.Module, ABC):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of options, such as those of a published implementation."""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options that have another default where the outputs of the task are of a kind: ``{"pixels": {"temperature": 1.0}}``."""
 
     class Options(Strict):
         """Options of every method."""
@@ -83,6 +85,13 @@ class Distiller(nn.Module, ABC):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = self.Options.checked({**self._preset(options.get("preset")), **options}, owner=self.name)
+
+    def suit(self, outputs: str) -> None:
+        """Take the defaults that suit outputs of a kind, such as ``pixels``, for options that nobody chose."""
+        own = {
+            name: value for name, value in self.defaults.get(outputs, {}).items() if name not in self.options.model_fields_set
+        }
+        self.options = self.options.model_copy(update=own) if own else self.options
 
     def _preset(self, name: Any) -> Mapping[str, Any]:
         if not isinstance(name, str):

@@ -121,6 +121,8 @@ def _copies(distillers: Mapping[str, Distiller], teachers: int) -> dict[str, tup
 def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], settings: Settings, last: bool) -> ChainStep:
     copies = _copies(distillers, len(context.teachers))
     every = {key: distiller for key, (distiller, _) in copies.items()}
+    for distiller in every.values():
+        distiller.suit(context.task.outputs)
     numbers = {key: number for key, (_, number) in copies.items()}
     phases = make_phases(every, context, settings.train.epochs, numbers)
     for number, (key, distiller) in enumerate(every.items()):

@@ -218,8 +218,9 @@ def test_labels_far_from_zero_keep_finite_gradients(leaf, gradient):
 @pytest.mark.parametrize("smaller", [False, True], ids=["alike", "teacher-larger"])
 def test_of_pixels_it_is_the_mean_over_all_positions(smaller, leaf, slope, agree, gradient):
     student, teacher = leaf(2, 3, 2, 4, seed=1), (3 * leaf(2, 3, *((4, 8) if smaller else (2, 4)), seed=2)).detach()
-    method = SoftTargets(preset="pixels")
-    method.outputs = "pixels"  # as build does
+    method = SoftTargets()
+    method.outputs = "pixels"  # as build does, after the options are made to suit
+    method.suit("pixels")
     loss = method(make_step(student_logits=student, teacher_logits=teacher))["soft"]
     s, t = (x.detach().double().numpy() for x in (student, teacher))
     if smaller:  # the larger map is averaged to the smaller size
@@ -231,3 +232,13 @@ def test_of_pixels_it_is_the_mean_over_all_positions(smaller, leaf, slope, agree
     agree(loss, by_pixel(s))
     agree(gradient(loss, student), slope(by_pixel, s))
     assert method.task_weight == 1
+
+
+def test_what_was_chosen_is_kept_for_pixels_too_and_other_outputs_have_the_usual_defaults():
+    chosen = SoftTargets(temperature=2.0)
+    chosen.suit("pixels")
+    assert (chosen.options.temperature, chosen.options.alpha, chosen.task_weight) == (2.0, 1.0, 1.0)
+    usual = SoftTargets()
+    usual.suit("classes")
+    assert usual.options == SoftTargets().options
+    assert SoftTargets(**chosen.options.model_dump()).options.temperature == 2.0

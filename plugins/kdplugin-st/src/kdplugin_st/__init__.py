@@ -76,9 +76,10 @@ class SoftTargets(Distiller):
     presets: ClassVar = {
         "sseung": {"alpha": 0.3, "temperature": 3.0, "t_squared": False},
         "tootouch": {"alpha": 0.9, "temperature": 5.0, "t_squared": False, "soft_term": "ce"},
-        "pixels": {"alpha": 1.0, "task": 1.0, "temperature": 1.0},
         "motakuss": {"alpha": 1.0, "task": 1.0, "temperature": 10.0, "t_squared": False, "hard_temperature": True},
     }
+
+    defaults: ClassVar = {"pixels": {"alpha": 1.0, "task": 1.0, "temperature": 1.0}}
 
     class Options(Distiller.Options):
         """Options of soft targets."""
