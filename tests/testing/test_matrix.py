@@ -8,7 +8,7 @@ import timm
 import torch
 
 from kdengine import Distiller, Registry
-from kdengine.tasks import Unlabelled
+from kdengine.tasks import Segmentation, Unlabelled
 from kdengine.testing.families import SMALLEST
 from kdengine.testing.matrix import Pairing, make_network, smallest_network
 
@@ -146,6 +146,20 @@ def test_every_family_learns_and_teaches_without_labels(family):
     network, other = (make_network(spec, side, task=task) for spec in (f"timm:{SMALLEST[family]}", "resnet8"))
     for pair in ((network, other), (other, network)):
         assert Pairing(*pair, side, task=task).attempt("foundation", "rkd", "fitnet") is None
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("family", SAMPLE)
+def test_a_head_for_pixels_behind_a_sample_teaches_and_learns(family):
+    if not timm.is_model(SMALLEST[family]):
+        pytest.skip(f"this timm has no {SMALLEST[family]}")
+    task = Segmentation(10)
+    side = smallest_network(f"timm:{SMALLEST[family]}")[1]
+    network, other = (make_network(f"seg:{name}", side, meta=False, task=task) for name in (SMALLEST[family], "resnet8"))
+    if network.anatomy.parameters > 4e7:
+        pytest.skip(f"{SMALLEST[family]} is too large for a test")
+    for pair in ((network, other), (other, network)):
+        assert Pairing(*pair, side, meta=False, task=task).attempt("st", "cwd", "at") is None
 
 
 @pytest.mark.sample(1)
