@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         TapError,
         TrainingError,
     )
-    from kdengine.methods.connectors import Adapter
+    from kdengine.methods.connectors import Adapter, projector
     from kdengine.methods.curriculum import Curriculum
     from kdengine.methods.distiller import Distiller
-    from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps
+    from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps, vector_width
     from kdengine.methods.head import Head, ModuleView
     from kdengine.methods.pair import Pair
     from kdengine.methods.schedule import warmup
@@ -84,7 +84,9 @@ _HOME = {
     "l2_normalize": "methods.features",
     "match_spatial": "methods.features",
     "pool_to_vectors": "methods.features",
+    "projector": "methods.connectors",
     "resize_maps": "methods.features",
+    "vector_width": "methods.features",
     "warmup": "methods.schedule",
 }
 
@@ -128,7 +130,9 @@ __all__ = [
     "l2_normalize",
     "match_spatial",
     "pool_to_vectors",
+    "projector",
     "resize_maps",
+    "vector_width",
     "warmup",
 ]
 

@@ -42,6 +42,24 @@ def _caches_of_the_tests(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def pull() -> Callable[[int], object]:
+    """Makes an observer that ends a run after so many steps, by an error."""
+    from kdengine import hookimpl
+
+    class Pull:
+        def __init__(self, after: int) -> None:
+            self.after = after
+
+        @hookimpl(trylast=True)
+        def kdengine_after_step(self) -> None:
+            self.after -= 1
+            if self.after == 0:
+                raise RuntimeError("pulled the plug")
+
+    return Pull
+
+
+@pytest.fixture(scope="session")
 def answered() -> Callable[..., object]:
     """Calls a function: gives what it returns, or the error of ours by which it refuses, whose message says something."""
     from kdengine import KDError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdengine import Comparison, Engine, Registry, hookimpl
+from kdengine import Comparison, Engine, Registry
 from kdengine.networks.models import ModelSource
 
 SHARED = {"epochs": 2, "batch_size": 16, "precision": "fp32", "save_minutes": 1e-9, "lr": 0.02, "drop_last": False}
@@ -16,19 +16,6 @@ CASES = {
     "unlabelled": ("resnet14", "resnet8", ["foundation"], "digits", 0),
 }
 """Teacher, student, methods, data and outputs."""
-
-
-class Pull:
-    """Ends a run after so many steps."""
-
-    def __init__(self, after):
-        self.after = after
-
-    @hookimpl(trylast=True)
-    def kdengine_after_step(self):
-        self.after -= 1
-        if self.after == 0:
-            raise RuntimeError("pulled the plug")
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -62,10 +49,10 @@ def assert_same(folder, other):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_a_run_that_was_cut_off_within_an_epoch_ends_like_an_undisturbed_one(case, whole):
+def test_a_run_that_was_cut_off_within_an_epoch_ends_like_an_undisturbed_one(case, whole, pull):
     folder, networks, methods, settings = case
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        Engine(*networks, methods, out=folder / "part", observers=[Pull(5)], **settings).fit()  # 3 steps are an epoch
+        Engine(*networks, methods, out=folder / "part", observers=[pull(5)], **settings).fit()  # 3 steps are an epoch
     assert_same(Engine.resume(folder / "part").fit().folder, whole)
 
 

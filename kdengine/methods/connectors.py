@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "projector"]
 
 
 class Adapter(nn.Module):
@@ -33,3 +33,16 @@ class Adapter(nn.Module):
             return F.batch_norm(mixed, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         normalised: Tensor = norm(mixed)
         return normalised
+
+
+def projector(kind: str, inputs: int, outputs: int) -> nn.Module:
+    """A connector of vectors: [..., inputs] -> [..., outputs].
+
+    Args:
+        kind: ``"linear"``, one layer; or ``"mlp"``, two, with normalisation and GELU between them.
+        inputs: length of the vectors.
+        outputs: length of the output.
+    """
+    if kind == "linear":
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Linear(outputs, outputs))

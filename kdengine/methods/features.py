@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps"]
+__all__ = ["l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps", "vector_width"]
 
 SHORTEST = 1e-12
 """Squared norm at and below which a vector counts as zero."""
@@ -42,3 +42,8 @@ def match_spatial(student_BCHW: Tensor, teacher_BCHW: Tensor) -> tuple[Tensor, T
     """Both maps, average-pooled to the smaller height and the smaller width of the two."""
     size = [min(sides) for sides in zip(student_BCHW.shape[2:], teacher_BCHW.shape[2:], strict=True)]
     return resize_maps(student_BCHW, size), resize_maps(teacher_BCHW, size)
+
+
+def vector_width(features: Tensor) -> int:
+    """Length D of the vectors that :func:`pool_to_vectors` makes: of vectors [B, D], tokens [B, N, D] or maps [B, D, H, W]."""
+    return features.shape[1] if features.ndim == 4 else features.shape[-1]

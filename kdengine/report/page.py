@@ -22,6 +22,7 @@ from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.svg import to_svg
 from kdengine.report.table import Table
+from kdengine.storage.names import SAMPLES
 
 if TYPE_CHECKING:
     from kdengine.report.drawing import Style
@@ -140,7 +141,7 @@ class Page:
 
     def samples_section(self) -> str:
         """Test images of one run with their targets and what the networks say, where its task draws them."""
-        file = self.runs[0].folder / "samples.png"
+        file = self.runs[0].folder / SAMPLES
         if len(self.runs) > 1 or not file.is_file():
             return ""
         who = "the teacher and the student" if self.runs[0].settings.teacher else "the network"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +14,15 @@ from kdengine.data.dataset import Data
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.runs.result import Result
 from kdengine.runs.run import Run
+from kdengine.storage.names import SAMPLES
 from kdengine.storage.writing import replacing
 from kdengine.taps.tensors import logits_of
 from kdengine.tasks.task import Task
 
-__all__ = ["FILE", "Samples", "draw_samples"]
+__all__ = ["Samples", "draw_samples"]
 
 log = logging.getLogger(__name__)
 
-FILE = "samples.png"
-"""The file of a run folder with the pictures: a row for each image."""
 SHOWN = 4
 """Test images that are shown."""
 SIDE = 128
@@ -37,20 +37,19 @@ class Samples:
     @hookimpl
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
         """Draw image, target, the teacher's answer if there is a teacher, and the student's."""
-        if run.data is None:
+        if run.data is None or not run.lane.task.draws():
             return
         try:
             asked = [query.teacher.model for query in run.lane.teacher_queries[0]] if run.lane.teacher_queries else []
             picture = draw_samples([*asked, run.lane.to_measure()], run.data, run.lane.task, run)
-            if picture is not None:
-                with replacing(run.folder.path / FILE) as file:
-                    picture.save(file, format="png")
+            with replacing(run.folder.path / SAMPLES) as file:
+                picture.save(file, format="png")
         except Exception as error:  # a run is finished without pictures too
             log.warning("'%s' is finished, but has no pictures: %s: %s", run.folder.path, type(error).__name__, error)
 
 
-def draw_samples(networks: list[nn.Module], data: Data, task: Task, run: Run) -> Image.Image | None:
-    """Some test images with their targets and what networks say, side by side; None if the task draws no outputs.
+def draw_samples(networks: list[nn.Module], data: Data, task: Task, run: Run) -> Image.Image:
+    """Some test images with their targets and what networks say, side by side.
 
     Args:
         networks: take the images of the data.
@@ -58,20 +57,16 @@ def draw_samples(networks: list[nn.Module], data: Data, task: Task, run: Run) ->
         task: draws.
         run: its settings and device.
     """
-    batch = next(iter(data.test_batches(run.settings.train, run.runtime.device).epoch(0)))
-    images, targets = run.runtime.layout(batch.x[:SHOWN]), batch.y[:SHOWN]
-    drawn = task.drawn(targets)
-    if drawn is None:
-        return None
-    columns = [_as_seen(images, data), drawn]
+    few = replace(data, test=data.test.first(SHOWN))
+    batch = next(iter(few.test_batches(run.settings.train, run.runtime.device).epoch(0)))
+    images, columns = run.runtime.layout(batch.x), [_as_seen(batch.x, data), task.drawn(batch.y)]
     for network in networks:
         was_training = network.training
         with torch.no_grad():
             output = task.drawn(logits_of(network.eval()(images)))
         network.train(was_training)
-        assert output is not None
         columns.append(output)
-    return _grid([column.cpu() for column in columns])
+    return _grid([column.cpu() for column in columns if column is not None])
 
 
 def _as_seen(images: Tensor, data: Data) -> Tensor:

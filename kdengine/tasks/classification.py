@@ -15,13 +15,13 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import CLASSIFICATION, Scoring
-from kdengine.tasks.shared import Counting, MeanLoss, class_weights, join_classes, mixing, quotient
-from kdengine.tasks.task import DataInfo, Task
+from kdengine.tasks.shared import Counting, MeanLoss, TaskOfClasses, class_weights, mixing, quotient
+from kdengine.tasks.task import DataInfo
 
 __all__ = ["Classification", "Confusion", "CrossEntropy", "TopK"]
 
 
-class Classification(Task):
+class Classification(TaskOfClasses):
     """One class per image: targets are class indices [B] or soft targets [B, K].
 
     Args:
@@ -32,11 +32,6 @@ class Classification(Task):
 
     name = "classification"
     scoring: ClassVar[Scoring] = CLASSIFICATION
-
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.weights = weights
 
     @classmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
@@ -71,11 +66,6 @@ class Classification(Task):
                 f"from 0 to {num_classes - 1}. Leave out images without a label, or name every class in Data.classes."
             )
 
-    @property
-    def num_outputs(self) -> int:
-        """One logit per class."""
-        return self.num_classes
-
     def check(self, output: Tensor, target: Tensor | None = None, owner: str = "The network") -> None:
         """Require logits [B, K], and class indices [B] in 0 ... K - 1 or soft targets [B, K].
 
@@ -97,10 +87,6 @@ class Classification(Task):
                 f"The targets are {list(target.shape)} for a batch of {count}: class indices [{count}] or soft targets "
                 f"[{count}, {classes}] are needed. Fix the targets that the data returns."
             )
-
-    def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logarithm of the mean of the probabilities, [B, K]."""
-        return join_classes(outputs)
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """Cross-entropy, averaged over the batch."""

@@ -17,8 +17,8 @@ from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Measure, Scoring
 from kdengine.tasks.classification import Confusion
-from kdengine.tasks.shared import MeanLoss, class_weights, join_classes
-from kdengine.tasks.task import DataInfo, Task
+from kdengine.tasks.shared import MeanLoss, TaskOfClasses, class_weights
+from kdengine.tasks.task import DataInfo
 
 __all__ = ["IGNORED", "Segmentation"]
 
@@ -26,7 +26,7 @@ IGNORED = 255
 """The target of a pixel that is neither learned nor scored."""
 
 
-class Segmentation(Task):
+class Segmentation(TaskOfClasses):
     """A class for each pixel: outputs are logits [B, K, h, w], targets class indices [B, H, W]; 255 is ignored.
 
     Outputs smaller than the targets are enlarged bilinearly.
@@ -43,11 +43,6 @@ class Segmentation(Task):
         "segmentation",
         (Measure("miou", "mIoU", "%"), Measure("accuracy", "pixel acc.", "%"), Measure("loss", "loss", higher_is_better=False)),
     )
-
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.weights = weights
 
     @classmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
@@ -83,11 +78,6 @@ class Segmentation(Task):
                 f"Give {IGNORED} to pixels that belong to none."
             )
 
-    @property
-    def num_outputs(self) -> int:
-        """One map of logits per class."""
-        return self.num_classes
-
     def check(self, output: Tensor, target: Tensor | None = None, owner: str = "The network") -> None:
         """Require logits [B, K, h, w], and class indices [B, H, W].
 
@@ -104,10 +94,6 @@ class Segmentation(Task):
             )
         if target is not None and (target.ndim != 3 or len(target) != count or target.is_floating_point()):
             raise DataError(f"The targets are {list(target.shape)}, but masks of class indices [{count}, H, W] are needed.")
-
-    def join(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logarithm of the mean of the probabilities of each pixel, [B, K, h, w]."""
-        return join_classes(outputs)
 
     def loss(self, output: Tensor, target: Tensor | None) -> Tensor | None:
         """Cross-entropy, averaged over the pixels of the batch that are not ignored; 0 where all are."""
@@ -171,7 +157,7 @@ def _colours() -> Tensor:
     """Colours of the classes, uint8 [256, 3]: grey, then those of matplotlib's ``tab20``, again and again."""
     import matplotlib
 
-    table = (torch.tensor(matplotlib.colormaps["tab20"].colors) * 255).round().to(torch.uint8)  # type: ignore[attr-defined]
+    table = (torch.tensor(matplotlib.colormaps["tab20"](range(20)))[:, :3] * 255).round().to(torch.uint8)
     colours = table[(torch.arange(256) - 1) % len(table)]
     colours[0], colours[IGNORED] = 224, 0
     return colours

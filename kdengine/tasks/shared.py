@@ -13,15 +13,34 @@ from torchmetrics import Metric
 
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError
-from kdengine.tasks.task import DataInfo
+from kdengine.tasks.task import DataInfo, Task
 
-__all__ = ["Counting", "MeanLoss", "class_weights", "join_classes", "mixing", "quotient"]
+__all__ = ["Counting", "MeanLoss", "TaskOfClasses", "class_weights", "mixing", "quotient"]
 
 
-def join_classes(outputs: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of the probabilities of several networks, [B, K, ...], which is a valid output of logits."""
-    log_probabilities = torch.stack([F.log_softmax(output, dim=1) for output in outputs])
-    return torch.logsumexp(log_probabilities, dim=0) - math.log(len(outputs))
+class TaskOfClasses(Task):
+    """Base of tasks whose outputs are logits of K classes, [B, K] or [B, K, h, w].
+
+    Args:
+        num_classes: number of classes K.
+        label_smoothing: label smoothing of the cross-entropy.
+        weights: weight of each class in the loss, [K]; None for equal weights.
+    """
+
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.weights = weights
+
+    @property
+    def num_outputs(self) -> int:
+        """One logit, or one map of logits, per class."""
+        return self.num_classes
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The logarithm of the mean of the probabilities of several networks, which is a valid output of logits."""
+        log_probabilities = torch.stack([F.log_softmax(output, dim=1) for output in outputs])
+        return torch.logsumexp(log_probabilities, dim=0) - math.log(len(outputs))
 
 
 def mixing(train: TrainSettings, outputs: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -174,6 +174,11 @@ class Task(ABC):
         """
         return None
 
+    @classmethod
+    def draws(cls) -> bool:
+        """Whether :meth:`drawn` makes pictures."""
+        return cls.drawn is not Task.drawn
+
     def chance(self, targets: Tensor | None = None) -> Chance | None:
         """What a network reaches that ignores its input, to warn of results that mean nothing; None, the default, if unknown.
 

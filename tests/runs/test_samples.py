@@ -5,7 +5,8 @@ from PIL import Image
 
 from kdengine import Engine
 from kdengine.report.page import write_page
-from kdengine.runs.samples import FILE, GAP, SHOWN, Samples
+from kdengine.runs.samples import GAP, SHOWN, Samples
+from kdengine.storage.names import SAMPLES
 from kdengine.tasks import Segmentation
 
 SIDE = 128
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def test_images_targets_and_both_answers_stand_side_by_side(folder):
-    picture = np.asarray(Image.open(folder / FILE))
+    picture = np.asarray(Image.open(folder / SAMPLES))
     assert picture.shape == (SHOWN * (SIDE + GAP) - GAP, 4 * (SIDE + GAP) - GAP, 3)
     image, target = (picture[:SIDE, place * (SIDE + GAP) :][:, :SIDE] for place in (0, 1))
     digit = (target != BACKGROUND).any(2)
@@ -39,7 +40,7 @@ def test_the_page_shows_them_without_another_file(folder, tmp_path):
 def test_a_task_that_draws_nothing_leaves_no_pictures(tmp_path):
     settings = {"data": "digits@train=8@test=8", "epochs": 1}
     Engine(None, "resnet8", out=tmp_path / "run", observers=[Samples()], **settings).fit()
-    assert not (tmp_path / "run" / FILE).exists()
+    assert not (tmp_path / "run" / SAMPLES).exists()
 
 
 def test_each_class_has_a_colour_and_ignored_pixels_are_black():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdengine import Engine, SettingsError, hookimpl
+from kdengine import Engine, SettingsError
 
 FAST = {"data": "digits@train=90@test=40", "precision": "fp32", "device": "cpu", "batch_size": 16, "lr": 0.02, "epochs": 2}
 
@@ -19,19 +19,6 @@ def fit(out, student="resnet8", teacher=None, plugins=(), observers=(), **settin
 def rows(folder):
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if "second" not in name} for row in found]
-
-
-class Stop:
-    """Ends a run after so many steps."""
-
-    def __init__(self, after):
-        self.after = after
-
-    @hookimpl(trylast=True)
-    def kdengine_after_step(self):
-        self.after -= 1
-        if self.after == 0:
-            raise RuntimeError("pulled the plug")
 
 
 EVERYTHING = {
@@ -54,11 +41,11 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_with_everything_on_a_resumed_run_ends_as_if_nothing_had_happened(precision, tmp_path):
+def test_with_everything_on_a_resumed_run_ends_as_if_nothing_had_happened(precision, tmp_path, pull):
     settings = {**EVERYTHING, "precision": precision, "save_minutes": 1e-9}
     whole = fit(tmp_path / "whole", **settings)
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        fit(tmp_path / "part", observers=[Stop(8)], **settings)  # in the second epoch, between two steps of one update
+        fit(tmp_path / "part", observers=[pull(8)], **settings)  # in the second epoch, between two steps of one update
     again = Engine.resume(tmp_path / "part").fit()
     assert rows(again.folder) == rows(whole.folder)
     steps = [(run.folder / "steps.jsonl").read_text() for run in (again, whole)]

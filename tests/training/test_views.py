@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from kdengine import Distiller, Engine, Registry, hookimpl
+from kdengine import Distiller, Engine, Registry
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.selection import choose_distillers
@@ -172,26 +172,13 @@ def test_only_what_needs_two_views_pays_for_them():
     assert forwards(["st"], ["mlld"], []) == [192, 96, 192, 96]
 
 
-class Pull:
-    """Ends a run after so many steps."""
-
-    def __init__(self, after):
-        self.after = after
-
-    @hookimpl(trylast=True)
-    def kdengine_after_step(self):
-        self.after -= 1
-        if self.after == 0:
-            raise RuntimeError("pulled the plug")
-
-
 def rows(folder):
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if "second" not in name} for row in found]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(workers, tmp_path):
+def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(workers, tmp_path, pull):
     def engine(name, *observers, **more):
         teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
         settings = {**TRAIN, "data": SETTINGS["data"], "save_minutes": 1e-9, "batch_size": 16, **more}
@@ -199,7 +186,7 @@ def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(worker
 
     whole = engine("whole", workers=0).fit()
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        engine("part", Pull(8), workers=workers).fit()  # 6 steps are an epoch
+        engine("part", pull(8), workers=workers).fit()  # 6 steps are an epoch
     teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
     again = Engine.resume(tmp_path / "part", teacher=teacher).fit()
     assert rows(again.folder) == rows(whole.folder)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl
+from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl, vector_width
 from kdplugin_crd.banks import Banks
 from kdplugin_crd.embeddings import Embeddings
 from kdplugin_crd.negatives import Negatives
@@ -80,7 +80,7 @@ class CRD(Distiller):
         """Two linear maps per tap and, in mode ``memory``, the memories."""
         options = self.options
         self.embeddings = nn.ModuleList(
-            Embeddings(_width(tap.student), _width(tap.teacher), options.length) for tap in pair.pairs
+            Embeddings(vector_width(tap.student), vector_width(tap.teacher), options.length) for tap in pair.pairs
         )
         if options.mode == "memory":
             count = pair.num_samples
@@ -104,11 +104,6 @@ class CRD(Distiller):
     def _draw(self, index_B: Tensor) -> Tensor:
         places: Tensor = self.negatives(index_B, self.options.negatives)
         return places
-
-
-def _width(features: Tensor) -> int:
-    """Length of the vector that features are pooled to."""
-    return features.shape[1] if features.ndim == 4 else features.shape[-1]
 
 
 def _classes(targets: Tensor | None) -> Tensor | None:

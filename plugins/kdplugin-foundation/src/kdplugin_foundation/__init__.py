@@ -9,7 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, SettingsError, Step, TapError, TapPair, hookimpl, pool_to_vectors
+from kdengine import (
+    Distiller,
+    Pair,
+    Registrar,
+    SettingsError,
+    Step,
+    TapError,
+    TapPair,
+    hookimpl,
+    pool_to_vectors,
+    projector,
+    vector_width,
+)
 from kdplugin_foundation.prototypes import Prototypes
 from kdplugin_foundation.terms import embedding_loss, patch_loss
 
@@ -80,8 +92,8 @@ class Foundation(Distiller):
         options, maps = self.options, list(pair.pairs)
         if self.reads_embedding:
             first = maps.pop(0)
-            widths = _width(first.student), _width(first.teacher)
-            self.projector = _projector(options.projector, *widths)
+            widths = vector_width(first.student), vector_width(first.teacher)
+            self.projector = projector(options.projector, *widths)
             if options.queue:
                 self.prototypes = Prototypes(min(options.length, max(1, pair.num_samples)), widths[1], options.temperature)
         if options.patches:
@@ -123,17 +135,6 @@ def _check_maps(taps: Sequence[TapPair]) -> None:
                 f"{list(tap.teacher.shape)}, but patches need maps [B, C, H, W] on both sides. Choose another tap behind the "
                 "first, such as foundation.taps=embedding,stage-1, or set foundation.patches=0."
             )
-
-
-def _width(features: Tensor) -> int:
-    """Length of the vector that features are pooled to."""
-    return features.shape[1] if features.ndim == 4 else features.shape[-1]
-
-
-def _projector(kind: str, inputs: int, outputs: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(inputs, outputs)
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Linear(outputs, outputs))
 
 
 @hookimpl

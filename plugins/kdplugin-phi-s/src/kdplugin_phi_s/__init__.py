@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, hookimpl, match_spatial, pool_to_vectors
+from kdengine import Distiller, Pair, Registrar, Step, hookimpl, match_spatial, pool_to_vectors, projector, vector_width
 from kdplugin_phi_s.normalizer import Normalizer
 from kdplugin_phi_s.rotation import hadamard
 
@@ -56,8 +56,8 @@ class PhiS(Distiller):
     def build(self, pair: Pair) -> None:
         """For each teacher and tap, an adapter and the statistics."""
         taps = [tap for one in pair.per_teacher for tap in one.pairs]
-        widths = [(_width(tap.student), _width(tap.teacher)) for tap in taps]
-        self.adapters = nn.ModuleList(_adapter(self.options.adapter, *both) for both in widths)
+        widths = [(vector_width(tap.student), vector_width(tap.teacher)) for tap in taps]
+        self.adapters = nn.ModuleList(projector(self.options.adapter, *both) for both in widths)
         batches, normalize = self.options.batches, self.options.normalize
         self.normalizers = nn.ModuleList(Normalizer(width, batches, normalize) for _, width in widths)
 
@@ -76,17 +76,6 @@ def _loss(adapter: nn.Module, normalizer: nn.Module, student_NS: Tensor, teacher
     """Mean of the squared differences, over samples and channels; [], 0 while the statistics are being estimated."""
     predicted_ND, target_ND = adapter(student_NS), normalizer(teacher_ND)
     return 0.0 * predicted_ND.sum() if target_ND is None else F.mse_loss(predicted_ND, target_ND)
-
-
-def _width(features: Tensor) -> int:
-    """Channels of a vector [B, D], tokens [B, N, D] or a map [B, D, H, W]."""
-    return features.shape[2] if features.ndim == 3 else features.shape[1]
-
-
-def _adapter(kind: str, inputs: int, outputs: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(inputs, outputs)
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Linear(outputs, outputs))
 
 
 @hookimpl
