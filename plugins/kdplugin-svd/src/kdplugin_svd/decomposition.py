@@ -37,10 +37,11 @@ def leading_vectors(maps_BCHW: Tensor, count: int, decomposition: str = "eigh") 
         Singular values [B, k], largest first, without gradient; vectors [B, C, k].
     """
     x_BNC = maps_BCHW.flatten(2).transpose(1, 2)
-    scale_B11 = x_BNC.detach().abs().amax((1, 2), keepdim=True)  # so that no square over- or underflows
+    largest, least = (bound(x_BNC.detach(), (1, 2), keepdim=True) for bound in (torch.amax, torch.amin))
+    scale_B11 = torch.maximum(largest, -least)  # so that no square over- or underflows
     sound_B11 = scale_B11.isfinite()
-    scaled_BNC = torch.where(sound_B11, x_BNC / scale_B11.clamp(min=torch.finfo(x_BNC.dtype).tiny), 0.0)
-    values_Bk, vectors_BCk = _LeadingVectors.apply(scaled_BNC, count, decomposition)
+    scaled_BNC = x_BNC / scale_B11.clamp(min=torch.finfo(x_BNC.dtype).tiny)
+    values_Bk, vectors_BCk = _LeadingVectors.apply(scaled_BNC, sound_B11, count, decomposition)
     return values_Bk * scale_B11[:, 0], torch.where(sound_B11, vectors_BCk, math.nan)
 
 
@@ -48,9 +49,9 @@ class _LeadingVectors(Function):
     """The leading right singular vectors as a differentiable function of the matrices."""
 
     @staticmethod
-    def forward(ctx: Any, x_BNC: Tensor, count: int, decomposition: str) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x_BNC: Tensor, sound_B11: Tensor, count: int, decomposition: str) -> tuple[Tensor, Tensor]:
         decompose = _by_svd if decomposition == "svd" else _by_eigh
-        values_BR, vectors_BCR = decompose(x_BNC)
+        values_BR, vectors_BCR = decompose(x_BNC, sound_B11)
         vectors_BCR = vectors_BCR * _signs(vectors_BCR)
         ctx.count = count
         ctx.save_for_backward(x_BNC, values_BR, vectors_BCR)
@@ -60,7 +61,7 @@ class _LeadingVectors(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor, slope_BCk: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, _: Tensor, slope_BCk: Tensor) -> tuple[Tensor, None, None, None]:
         """With G = X^T X and its eigenvalues l: dv_j = sum over i != j of v_i (v_i^T dG v_j) / (l_j - l_i).
 
         The sum runs over all C eigenvectors; those in the null space of X have l_i = 0 and need not be known individually.
@@ -75,21 +76,22 @@ class _LeadingVectors(Function):
         along_BRk = vectors_BCR.transpose(1, 2) @ slope_BCk
         turns_BCk = vectors_BCR @ (along_BRk * _inverse(gaps_BRk, apart_BRk))
         turns_BCk += (slope_BCk - vectors_BCR @ along_BRk) * _inverse(own_B1k, alive_B1k)
-        x_turns_BNk, x_leading_BNk = x_BNC @ turns_BCk, x_BNC @ leading_BCk
-        return x_leading_BNk @ turns_BCk.transpose(1, 2) + x_turns_BNk @ leading_BCk.transpose(1, 2), None, None
+        half_BCC = leading_BCk @ turns_BCk.transpose(1, 2)  # of dG, which is symmetric
+        return x_BNC @ (half_BCC + half_BCC.transpose(1, 2)), None, None, None
 
 
-def _by_svd(x_BNC: Tensor) -> tuple[Tensor, Tensor]:
+def _by_svd(x_BNC: Tensor, sound_B11: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values [B, R], largest first, and right singular vectors [B, C, R]; those of zero values are zero."""
-    _, values_BR, rows_BRC = torch.linalg.svd(x_BNC, full_matrices=False)
+    _, values_BR, rows_BRC = torch.linalg.svd(torch.where(sound_B11, x_BNC, 0.0), full_matrices=False)
     return values_BR, rows_BRC.transpose(1, 2) * _alive(values_BR, _rounding(x_BNC))
 
 
-def _by_eigh(x_BNC: Tensor) -> tuple[Tensor, Tensor]:
+def _by_eigh(x_BNC: Tensor, sound_B11: Tensor) -> tuple[Tensor, Tensor]:
     """The same from the Gram matrix of the columns or of the rows, whichever is smaller."""
     wide = x_BNC.shape[1] < x_BNC.shape[2]
     gram_BRR = x_BNC @ x_BNC.transpose(1, 2) if wide else x_BNC.transpose(1, 2) @ x_BNC
-    squares_BR, vectors_BRR = (tensor.flip(-1) for tensor in torch.linalg.eigh(gram_BRR))  # eigh sorts in ascending order
+    decomposed = torch.linalg.eigh(torch.where(sound_B11, gram_BRR, 0.0))
+    squares_BR, vectors_BRR = (tensor.flip(-1) for tensor in decomposed)  # eigh sorts in ascending order
     values_BR = squares_BR.clamp(min=0).sqrt()
     alive_B1R = _alive(values_BR, math.sqrt(_rounding(x_BNC)))
     if not wide:
