@@ -130,8 +130,6 @@ class Comparison:
         at_once: int | None = None,
         note: Mapping[str, Any] | None = None,
         tune_lr: Tuning | None = None,
-        students: Sequence[StudentSpec] = (),
-        latency: bool = True,
         **tools: Any,
     ) -> Comparison:
         """Create a comparison from complete settings; their ``methods`` are ignored.
@@ -139,13 +137,15 @@ class Comparison:
         Args:
             settings: settings shared by all lanes.
             lanes: the lanes.
-            trials: as for the class, like ``out``, ``at_once``, ``note``, ``tune_lr`` and ``latency``.
-            students: the students, if there are several; the first is that of the settings.
+            trials: number of repetitions.
+            out: the folder.
+            at_once: number of lanes to train side by side.
+            note: further entries of the folder's ``comparison.json``.
+            tune_lr: which learning rates to probe first.
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
         """
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
-        known: dict[str, Any] = {"out": out, "note": note, "tune_lr": tune_lr, "students": students, "latency": latency}
-        return cls(methods=lanes, trials=trials, at_once=at_once, assignment=assignment, **known)
+        return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, tune_lr=tune_lr, assignment=assignment)
 
     @classmethod
     def resume(
@@ -194,7 +194,8 @@ class Comparison:
         """
         main = self._fit(Loaders(train_loader, val_loader), progress).runtime.is_main
         if main and self.latency and len(self.students) > 1:
-            measure_students([self._lane_folders(student) for student in self.students], self.assignment.settings.train.device)
+            labels = [student.label for student in self.students]
+            measure_students(self.folder / "trial-1", labels, self.assignment.settings.train.device)
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
@@ -231,10 +232,6 @@ class Comparison:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
         return session
-
-    def _lane_folders(self, student: StudentSpec) -> list[Path]:
-        """The run folders of a student in the first trial."""
-        return [self.folder / "trial-1" / lane.student / lane.label for lane in self.lanes if lane.student == student.label]
 
     def _take_over(self, members: Sequence[Member]) -> None:
         """Record the lanes and the training settings of the members, so that a resumed comparison has the same ones."""
