@@ -208,7 +208,8 @@ def watched(assignment, observer):
 
 
 def test_weights_are_those_of_each_student_and_one_network_may_start_from_several(tmp_path):
-    Engine(None, "cnn2", [], DATA, out=tmp_path / "first", **FAST).fit()
+    """Those of a run bring the size of its images with them, so that the students receive images of different sizes."""
+    Engine(None, "cnn2", [], DATA, out=tmp_path / "first", student_input={"size": 16}, **FAST).fit()
     start = tmp_path / "first" / "student.safetensors"
     settings = {**FAST, "student_weights": ["none", start], "latency": False, "out": tmp_path / "o"}
     comparison = Comparison(network("resnet14"), ["cnn2", "cnn2"], [], DATA, **settings)
@@ -216,6 +217,11 @@ def test_weights_are_those_of_each_student_and_one_network_may_start_from_severa
     comparison.fit()
     settings = [RunFolder(tmp_path / "o" / "trial-1" / label / "plain").settings() for label in ("cnn2", "cnn2-2")]
     assert [one.student_weights for one in settings] == [None, str(start)]
+    sizes = [
+        RunFolder(tmp_path / "o" / "trial-1" / label / "plain").result()["student"]["input"]["size"]
+        for label in ("cnn2", "cnn2-2")
+    ]
+    assert sizes == [[3, 32, 32], [3, 16, 16]]
     manifest = RunFolder(tmp_path / "o" / "trial-1" / "cnn2-2" / "plain").manifest()
     assert manifest["student_weights"]["path"] == str(start)
     assert not same_weights(*(tmp_path / "o" / "trial-1" / label / "plain" for label in ("cnn2", "cnn2-2")))
