@@ -35,7 +35,7 @@ def benchmark(student, teacher=None):
 
 @pytest.fixture
 def family(run_folder, tmp_path):
-    """Two trials of two students with two lanes; the big one has a lane that failed, too, and one that ships another network."""
+    """Two trials of two students and two lanes; the big one has a lane that failed, and one that ships another network."""
     for label, lanes in SCORES.items():
         for lane, scores in lanes.items():
             for trial, score in enumerate(scores, 1):
