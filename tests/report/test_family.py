@@ -105,6 +105,13 @@ def test_the_table_has_students_sizes_and_the_teacher_and_csv_one_number_in_a_ce
     assert "| small | 1,000 | 1.0 | 1.00 | st | 2 |" in str(Leaderboard.of([family]))
 
 
+def test_a_family_of_which_one_student_was_trained_so_far_is_one_already(family):
+    board = Leaderboard.of([family / "trial-1" / "big"])
+    assert list(board.students) == ["big"]
+    assert {row["student"] for row in board.rows} == {"big"}
+    assert board.columns[0] == "student"
+
+
 def test_in_a_console_it_is_one_line_about_every_student(family):
     said = repr(Leaderboard.of([family]))
     assert said == (
