@@ -27,14 +27,16 @@ from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import follow
 from kdengine.runs.lane_runs import entered, passes, planned
-from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
+from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, views_of_lanes, with_plain
 from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
+from kdengine.runs.store_forecast import Forecast
 from kdengine.runs.taught import measured_by_teacher
+from kdengine.runs.teacher_store import TeacherStore
 from kdengine.runs.train import train_all, train_teacher
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.storage.locks import FolderLock
@@ -97,6 +99,7 @@ class Comparison:
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
         self.folder = self._proposed_folder()
+        self.forecast: Forecast | None = None
         self._lock: FolderLock | None = None
 
     @property
@@ -201,6 +204,7 @@ class Comparison:
         """
         self._check()
         session, lanes = follow(self.assignment.session(Loaders(train_loader, val_loader)), self.lanes)
+        self._check_store(session)
         return [planned(lane, session) for lane in lanes]
 
     def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
@@ -211,6 +215,7 @@ class Comparison:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
         followed, self.lanes = follow(session, self.lanes)
         self.assignment = replace(self.assignment, settings=followed.settings)
+        self._check_store(followed)
         try:
             self._begin(session.runtime)
             self._train(session, self._tuned(followed, progress))
@@ -246,7 +251,7 @@ class Comparison:
             followed: the same with settings that follow the student; makes the lanes.
         """
         facts: dict[str, Any] | None = None
-        trained = False
+        trained, store = False, TeacherStore.of(followed, self.trials)
         for trial in range(1, self.trials + 1):
             trial_session = followed.for_seed(session.settings.seed + trial - 1)
             for runs in passes(self.lanes, trial_session, self.folder / f"trial-{trial}", self.at_once, self._advice):
@@ -254,7 +259,17 @@ class Comparison:
                 if facts is None or (needed and not trained):
                     facts = ready_teachers(session, needed, partial(train_teacher, session))
                     trained = needed
+                if needed and store is not None:
+                    store.open(trial_session.settings.seed, facts)
                 self._train_pass(runs, trial_session, facts)
+
+    def _check_store(self, session: Session) -> None:
+        """Refuse a teacher store that was made for something else, or would be too large."""
+        store = TeacherStore.of(session, self.trials)
+        if store is not None:
+            views = views_of_lanes(self.lanes, session.registry)
+            self.forecast = Forecast.of(store, session.settings.train.epochs, views)
+            self.forecast.check()
 
     @property
     def _advice(self) -> str:
