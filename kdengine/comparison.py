@@ -27,14 +27,14 @@ from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import follow
 from kdengine.runs.lane_runs import entered, passes, planned
-from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, views_of_lanes, with_plain
+from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
 from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
-from kdengine.runs.store_forecast import Forecast
+from kdengine.runs.store_forecast import Forecast, forecast_of
 from kdengine.runs.taught import measured_by_teacher
 from kdengine.runs.teacher_store import TeacherStore
 from kdengine.runs.train import train_all, train_teacher
@@ -60,8 +60,7 @@ class Comparison:
             label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: number of repetitions; trial k uses ``seed`` + k - 1.
-        at_once: number of lanes to train side by side; by default, as many as fit into memory. The remaining lanes follow
-            in further passes over the same batches.
+        at_once: lanes to train side by side; by default, as many as fit into memory; the others follow in further passes.
         out: the folder; by default a new one under ``runs/``.
         tune_lr: probe learning rates first: True, a number of rates, the rates, or text as for ``--tune-lr``.
         note: further entries of the folder's ``comparison.json``.
@@ -204,7 +203,7 @@ class Comparison:
         """
         self._check()
         session, lanes = follow(self.assignment.session(Loaders(train_loader, val_loader)), self.lanes)
-        self._check_store(session)
+        self.forecast = forecast_of(session, lanes, self.trials)
         return [planned(lane, session) for lane in lanes]
 
     def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
@@ -215,7 +214,7 @@ class Comparison:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
         followed, self.lanes = follow(session, self.lanes)
         self.assignment = replace(self.assignment, settings=followed.settings)
-        self._check_store(followed)
+        self.forecast = forecast_of(followed, self.lanes, self.trials)
         try:
             self._begin(session.runtime)
             self._train(session, self._tuned(followed, progress))
@@ -257,19 +256,10 @@ class Comparison:
             for runs in passes(self.lanes, trial_session, self.folder / f"trial-{trial}", self.at_once, self._advice):
                 needed = any(run.lane.needs_teacher for run in runs)
                 if facts is None or (needed and not trained):
-                    facts = ready_teachers(session, needed, partial(train_teacher, session))
-                    trained = needed
+                    facts, trained = ready_teachers(session, needed, partial(train_teacher, session)), needed
                 if needed and store is not None:
                     store.open(trial_session.settings.seed, facts)
                 self._train_pass(runs, trial_session, facts)
-
-    def _check_store(self, session: Session) -> None:
-        """Refuse a teacher store that was made for something else, or would be too large."""
-        store = TeacherStore.of(session, self.trials)
-        if store is not None:
-            views = views_of_lanes(self.lanes, session.registry)
-            self.forecast = Forecast.of(store, session.settings.train.epochs, views)
-            self.forecast.check()
 
     @property
     def _advice(self) -> str:

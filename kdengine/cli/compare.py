@@ -64,7 +64,8 @@ def _print_plan(comparison: Comparison, as_json: bool) -> None:
 
     rows = comparison.plan()
     if as_json:
-        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder)}))
+        store = {} if comparison.forecast is None else {"teacher_store": comparison.forecast.describe()}
+        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}))
         return
     columns = {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
     cells = [[f"{value:,}" if isinstance(value := row.get(key, ""), int) else value for key in columns] for row in rows]
@@ -72,6 +73,8 @@ def _print_plan(comparison: Comparison, as_json: bool) -> None:
     failing = sum("problem" in row for row in rows)
     note = f", {failing} of which cannot run on this pair" if failing else ""
     click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
+    if comparison.forecast is not None:
+        click.echo(str(comparison.forecast))
     click.echo(f"The folder would be {comparison.folder}")
 
 

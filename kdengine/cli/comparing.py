@@ -16,6 +16,7 @@ from kdengine.cli.options import (
     settings_from,
     teacher_epochs_option,
     teacher_option,
+    teacher_store_option,
     teacher_weights_option,
     training_options,
     values_from,
@@ -114,6 +115,7 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         teacher_weights_option,
         click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
         teacher_epochs_option,
+        teacher_store_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

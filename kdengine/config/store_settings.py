@@ -38,9 +38,9 @@ class StoreSettings(Strict):
     """Taps of the teachers to keep beside logits and embedding, such as stage3 or stages."""
     budget: ByteSize | None = None
     """Largest size of the folder, such as 20GB; a run that would need more is refused."""
-    lossy: Annotated[
-        str | None, BeforeValidator(lambda value: None if value == "none" else value), AfterValidator(_lossy)
-    ] = None
+    lossy: Annotated[str | None, BeforeValidator(lambda value: None if value == "none" else value), AfterValidator(_lossy)] = (
+        None
+    )
     """Save space at the price of other numbers: 'half' keeps 16 bits of each value; 'top-16' keeps the 16 largest logits of
     each image, and nothing but logits."""
 

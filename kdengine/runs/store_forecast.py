@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ByteSize
 
 from kdengine.errors import SettingsError
+from kdengine.runs.lane_specs import LaneSpec, views_of_lanes
+from kdengine.runs.session import Session
 from kdengine.runs.teacher_store import TeacherStore
 from kdengine.runs.teachers import Teacher
+from kdengine.storage.slots import SlotFile
 from kdengine.storage.store_folder import taken
 from kdengine.training.lane import Lane
 from kdengine.training.shelf import place_name, process_name
-from kdengine.storage.slots import SlotFile
 
-__all__ = ["Forecast", "in_words", "read_of_teacher"]
+__all__ = ["Forecast", "forecast_of", "in_words", "read_of_teacher"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Forecast:
             epochs: in which the teachers are read.
             views: of every image.
         """
-        sizes = [(slot, have) for teacher in store.session.teachers for slot, have in _files(store, teacher, epochs, views)]
+        sizes = [size for teacher in store.session.teachers for size in _files(store, teacher, epochs, views)]
         budget = store.session.settings.teacher_store.budget
         return cls(
             str(store.folder.path),
@@ -85,6 +87,25 @@ class Forecast:
         return in_words(vars(self))
 
 
+def forecast_of(session: Session, lanes: Sequence[LaneSpec], trials: int) -> Forecast | None:
+    """What a comparison will need of its teacher store, phases before the joint one aside; None if it has no store.
+
+    Args:
+        session: data, device and teachers.
+        lanes: its lanes.
+        trials: repetitions, each with the next seed.
+
+    Raises:
+        SettingsError: the store was made for something else, or would be too large.
+    """
+    store = TeacherStore.of(session, trials)
+    if store is None:
+        return None
+    forecast = Forecast.of(store, session.settings.train.epochs, views_of_lanes(lanes, session.registry))
+    forecast.check()
+    return forecast
+
+
 def in_words(forecast: Mapping[str, Any]) -> str:
     """A forecast as plain data, in a sentence."""
     whole, missing = _size(forecast["bytes"]), forecast["missing"]
@@ -105,14 +126,16 @@ def _files(store: TeacherStore, teacher: Teacher, epochs: int, views: int) -> It
     key, entry = store.entry_of(teacher, store.folder.note())
     steps, processes = len(store.session.data.train), store.session.runtime.processes
     for tap in store.kept(teacher, entry):
-        whole = steps * SlotFile(store.folder.path, tap.dtype, store.images * tap.values).slot
+        slot = SlotFile(store.folder.path, tap.dtype, store.images * tap.values).slot
         for seed in store.seeds:
             for epoch in range(epochs):
                 for view in range(views):
                     for rank in range(processes):
                         place = place_name(epoch, view, process_name(rank, processes))
                         file = store.folder.epoch_file(key, seed, place, tap.name)
-                        yield whole, taken(file) if key else 0
+                        there = taken(file) if key else 0
+                        # the last batch of an epoch may be smaller than the others
+                        yield steps * slot, steps * slot if there > (steps - 1) * slot else there
 
 
 def _size(count: int) -> str:

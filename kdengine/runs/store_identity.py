@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdengine._version import __version__
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.errors import SettingsError
 from kdengine.runs.session import Session
@@ -42,6 +43,7 @@ def batches_of_store(session: Session) -> dict[str, Any]:
     data, train, runtime = session.data.dataset, session.settings.train, session.runtime
     assert data is not None
     return {
+        "kdengine": __version__,
         "data": data.fingerprint,
         "data.input_size": list(data.input_size),
         "data.mean": list(data.mean),

@@ -81,7 +81,10 @@ class TeacherStore:
     @property
     def images(self) -> int:
         """Most images of a batch in one process."""
-        size, processes = min(self.session.settings.train.batch_size, self.session.data.num_samples), self.session.runtime.processes
+        size, processes = (
+            min(self.session.settings.train.batch_size, self.session.data.num_samples),
+            self.session.runtime.processes,
+        )
         return max(-(-size // processes), min(size, processes - 1))
 
     def kept(self, teacher: Teacher, entry: Mapping[str, Any]) -> list[KeptTap]:

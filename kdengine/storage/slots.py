@@ -19,6 +19,7 @@ from torch import Tensor
 
 __all__ = ["Damaged", "SlotFile", "is_dense"]
 
+CPU = torch.device("cpu")
 MAGIC = b"kdslot1\n"
 SIZE = 128
 """Bytes of a header; the data behind it are aligned like torch's own memory, or sums could round differently."""
@@ -58,17 +59,18 @@ class SlotFile:
         head = bytearray(len(MAGIC))
         return self._read(number, memoryview(head)) == len(MAGIC) and head == MAGIC
 
-    def read(self, number: int, mark: int) -> Tensor | None:
+    def read(self, number: int, mark: int = 0, device: torch.device = CPU) -> Tensor | None:
         """The tensor of a batch, float32 with the strides that it was written with; None if there is none.
 
         Args:
             number: of the batch, from 0.
             mark: what was given with it; 0 on either side if that is not known.
+            device: where the tensor goes, in one copy that the host does not wait for.
 
         Raises:
             Damaged: it is not what was written, or was written with another mark.
         """
-        buffer = torch.empty(self.slot, dtype=torch.uint8)
+        buffer = torch.empty(self.slot, dtype=torch.uint8, pin_memory=device.type == "cuda")
         view = memoryview(buffer.numpy())
         count = self._read(number, view)
         if count < SIZE or not any(view[: len(MAGIC)]):
@@ -78,9 +80,10 @@ class SlotFile:
         if not whole or (given and mark and given != mark):
             raise Damaged
         sizes, strides = shape[:dimensions], shape[DIMENSIONS : DIMENSIONS + dimensions]
-        return _as_it_was(buffer[SIZE : SIZE + length].view(self.dtype).float(), sizes, strides, bool(dense))
+        data = buffer[SIZE : SIZE + length].to(device, non_blocking=True)
+        return _as_it_was(data.view(self.dtype).float(), sizes, strides, bool(dense))
 
-    def write(self, number: int, tensor: Tensor, mark: int) -> None:
+    def write(self, number: int, tensor: Tensor, mark: int = 0) -> None:
         """Keep the tensor of a batch, [B, ...] float32: first its data, then the header.
 
         Args:
@@ -133,7 +136,7 @@ def _as_it_was(flat: Tensor, sizes: Sequence[int], strides: Sequence[int], dense
         return flat.as_strided(sizes, strides)
     if 0 in strides:  # several places share memory, which cannot be written one by one
         return flat.view(*sizes)
-    return torch.empty_strided(sizes, strides).copy_(flat.view(*sizes))
+    return torch.empty_strided(sizes, strides, device=flat.device).copy_(flat.view(*sizes))
 
 
 def _opened(path: Path) -> FileIO:

@@ -136,6 +136,11 @@ class Shelf:
         self._damaged: set[tuple[SlotFile, int]] = set()
         self._said: set[str] = set()
 
+    @property
+    def points(self) -> dict[str, TapPoint]:
+        """All that is kept, by name."""
+        return {tap.name: point for point, tap in self.taps.items()}
+
     def show(self, images: Tensor, points: Mapping[str, TapPoint], place: Place, run: Run) -> Trace:
         """What the teacher shows of a batch: read if all of it is here, else recorded, and kept.
 
@@ -168,10 +173,10 @@ class Shelf:
         for point in points.values():
             if point not in found:
                 tap = self.taps.get(point)
-                tensor = None if tap is None else self._read(tap, place)
+                tensor = None if tap is None else self._read(tap, place, device)
                 if tensor is None:
                     return None
-                found[point] = self._codec.decode(tensor).to(device)
+                found[point] = self._codec.decode(tensor)
         return {name: found[point] for name, point in points.items()}
 
     def _recorded(self, images: Tensor, points: Mapping[str, TapPoint], place: Place, run: Run) -> Trace:
@@ -192,10 +197,10 @@ class Shelf:
         """Logits for a method that reads them without a tap."""
         return self.show(images, {"logits": LOGITS}, place, run).logits
 
-    def _read(self, tap: KeptTap, place: Place) -> Tensor | None:
+    def _read(self, tap: KeptTap, place: Place, device: torch.device) -> Tensor | None:
         file = self.file(tap, place)
         try:
-            return file.read(place.number, place.mark)
+            return file.read(place.number, place.mark, device)
         except Damaged:
             self._damaged.add((file, place.number))
             self._say("A batch in '%s' is damaged, or is of other images: the teacher runs, and it is written anew", file.path)

@@ -22,7 +22,7 @@ from kdengine.training.runtime import Runtime
 from kdengine.training.shelf import Place
 from kdengine.training.signals import Stop
 
-__all__ = ["Trainer", "TrainingObserver", "ask_teachers"]
+__all__ = ["Trainer", "TrainingObserver", "ask_teachers", "laid_out"]
 
 
 class TrainingObserver(Protocol):
@@ -77,7 +77,7 @@ class Trainer:
         batches = self.data.training(max(lane.phase.views for lane in lanes))
         for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
-            self.train_step(stepping, _laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
+            self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
             self._release_ended()
             if all(lane.failure for lane in lanes):
                 return  # no lane is left to train on the rest of the epoch
@@ -154,7 +154,7 @@ def ask_teachers(lanes: Sequence[Lane], batch: Batch, place: Place | None = None
     return traces
 
 
-def _laid_out(batch: Batch, runtime: Runtime) -> Batch:
+def laid_out(batch: Batch, runtime: Runtime) -> Batch:
     """The batch in the memory format of the run."""
     return replace(batch, x=runtime.layout(batch.x), views=tuple(map(runtime.layout, batch.views)))
 
