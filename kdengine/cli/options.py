@@ -66,7 +66,7 @@ teacher_epochs_option = click.option(
 teacher_store_option = click.option(
     "--teacher-store",
     metavar="FOLDER",
-    help="Keep what the teacher shows here, and read it in later runs instead of running it.",
+    help="Keep what the teacher shows, so that later runs read it instead of running it.",
 )
 trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
 weights_option = click.option(

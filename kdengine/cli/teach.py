@@ -42,8 +42,8 @@ def command(trials: int, views: int, dry_run: bool, recipe: str | None, trust: b
     Give the flags and settings of these runs. May be interrupted and repeated; adds seeds and teachers to a store.
 
     \b
-    kdengine teach --teacher timm:resnet32 --data cifar100 --epochs 60 --teacher-store store
-    kdengine compare --methods st,rkd --teacher timm:resnet32 --student resnet8 --data cifar100 --epochs 60 --teacher-store store
+    kdengine teach --teacher timm:resnet32 --epochs 60 --teacher-store store
+    kdengine compare --methods st,rkd --teacher timm:resnet32 --student resnet8 --epochs 60 --teacher-store store
     """
     from kdengine.plugins.registry import Registry
 

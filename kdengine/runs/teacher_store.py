@@ -81,10 +81,8 @@ class TeacherStore:
     @property
     def images(self) -> int:
         """Most images of a batch in one process."""
-        size, processes = (
-            min(self.session.settings.train.batch_size, self.session.data.num_samples),
-            self.session.runtime.processes,
-        )
+        processes = self.session.runtime.processes
+        size = min(self.session.settings.train.batch_size, self.session.data.num_samples)
         return max(-(-size // processes), min(size, processes - 1))
 
     def kept(self, teacher: Teacher, entry: Mapping[str, Any]) -> list[KeptTap]:
@@ -104,7 +102,7 @@ class TeacherStore:
         if moved:
             raise SettingsError(
                 f"The teacher store '{self.folder.path}' has '{moved[0]}' of {teacher.network.name} at "
-                f"{known[moved[0]]['point']}; here it is {_text_of(points[moved[0]])}. Name another folder with --teacher-store."
+                f"{known[moved[0]]['point']}; here it is {_text_of(points[moved[0]])}. Name another --teacher-store."
             )
         new = {name: point for name, point in points.items() if name not in known}
         return [
@@ -205,8 +203,8 @@ class TeacherStore:
             command = command_to_teach(self.session.settings, self.folder.path, missing[0], weights)
             also = "; give the run the same --teacher-weights" if any(weights) else ""
             raise SettingsError(
-                f"The teacher store '{self.folder.path}' was made for seed = {', '.join(map(str, note['seeds']))}; this run has "
-                f"{', '.join(map(str, missing))}. Add that first with '{command}'{also}. Or name another folder."
+                f"The teacher store '{self.folder.path}' was made for seed = {_listed(note['seeds'])}; this run has "
+                f"{_listed(missing)}. Add that first with '{command}'{also}. Or name another folder."
             )
 
     def _check_teachers(self, note: Mapping[str, Any], prints: Mapping[str, str]) -> None:
@@ -251,6 +249,10 @@ class TeacherStore:
                 "input": teacher.network.preprocess.wanted.describe(),
                 "taps": taps,
             }
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _members(facts: Mapping[str, Any] | None, count: int) -> Sequence[Mapping[str, Any]]:

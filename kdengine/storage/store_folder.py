@@ -48,8 +48,8 @@ class StoreFolder:
         note = read_json(self.path / NOTE, NEEDED)
         if note["format"] != FORMAT:
             raise StorageError(
-                f"The teacher store '{self.path}' has the format {note['format']}, and this version of kdengine reads {FORMAT}. "
-                "Choose another --teacher-store."
+                f"The teacher store '{self.path}' has the format {note['format']}, but this version of kdengine reads "
+                f"{FORMAT}. Name another --teacher-store."
             )
         return note
 
@@ -77,7 +77,7 @@ class StoreFolder:
                 return note
         except OSError as error:
             raise StorageError(
-                f"The teacher store '{self.path}' cannot be written to: {error.strerror}. Choose another --teacher-store."
+                f"The teacher store '{self.path}' cannot be written to: {error.strerror}. Name another --teacher-store."
             ) from error
 
     def epoch_file(self, teacher: str, seed: int, place: str, tap: str) -> Path:
