@@ -125,6 +125,10 @@ class TeacherStore:
         prints = {teacher.role: fingerprint(teacher.network.module) for teacher in self.session.teachers}
         note = self.folder.change(lambda note: self._enter(note, prints, facts))
         warn_of_rounding(note["made_under"], self.session.runtime.describe(), f"The teacher store in {self.folder.path}")
+        if note["batches"]["teacher_store.lossy"] != "none":
+            log.info(
+                "What the teachers show is kept with loss: teacher_store.lossy = %s", note["batches"]["teacher_store.lossy"]
+            )
         space = space or self.space()
         process = process_name(self.session.runtime.rank, self.session.runtime.processes)
         for teacher in self.session.teachers:
