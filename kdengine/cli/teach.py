@@ -73,7 +73,7 @@ def _fill_and_print(filling: Filling, as_json: bool) -> None:
     from kdengine.training.runtime import is_first_process
     from kdengine.training.signals import Stopped
 
-    progress = FillingProgress(filling.epochs, filling.batches)
+    progress = FillingProgress(filling.epochs, filling.batches, quiet=not is_first_process())
     try:
         with progress:
             facts = filling.run(progress)

@@ -17,16 +17,18 @@ class FillingProgress:
     Args:
         epochs: of each seed.
         batches: of all epochs and seeds.
+        quiet: whether to count only.
     """
 
-    def __init__(self, epochs: int, batches: int) -> None:
+    def __init__(self, epochs: int, batches: int, quiet: bool = False) -> None:
         self.console = new_console()
+        self.console.quiet = quiet
         self.epochs, self.batches = epochs, batches
         self.done = 0
         """Batches that are there."""
         self._of_epoch = 0
         self._bar: Progress | None = None
-        if can_redraw(self.console):
+        if can_redraw(self.console) and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.add_task("", total=batches)

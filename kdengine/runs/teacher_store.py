@@ -110,13 +110,12 @@ class TeacherStore:
             *(self._new_taps(teacher, new) if new else ()),
         ]
 
-    def open(self, seed: int, facts: Mapping[str, Any] | None = None, space: Space | None = None) -> None:
+    def open(self, seed: int, facts: Mapping[str, Any] | None = None) -> None:
         """Let the teachers of the session read and write the batches of a seed; creates the store if there is none.
 
         Args:
             seed: of the batches.
             facts: what is known about the teachers, which have their weights.
-            space: how much may be written; by default what the budget leaves.
 
         Raises:
             SettingsError: the store has other teachers, or other weights of these.
@@ -124,17 +123,21 @@ class TeacherStore:
         """
         prints = {teacher.role: fingerprint(teacher.network.module) for teacher in self.session.teachers}
         note = self.folder.change(lambda note: self._enter(note, prints, facts))
-        warn_of_rounding(note["made_under"], self.session.runtime.describe(), f"The teacher store in {self.folder.path}")
-        if note["batches"]["teacher_store.lossy"] != "none":
-            log.info(
-                "What the teachers show is kept with loss: teacher_store.lossy = %s", note["batches"]["teacher_store.lossy"]
-            )
-        space = space or self.space()
+        if seed == self.seeds[0]:
+            self._remark(note)
+        space = self.space()
         process = process_name(self.session.runtime.rank, self.session.runtime.processes)
         for teacher in self.session.teachers:
             key = _key(teacher, prints[teacher.role])
             taps = self.kept(teacher, note["teachers"][key])
             teacher.frozen.shelf = Shelf(self.folder, key, seed, taps, self.images, process, space, self._codec)
+
+    def _remark(self, note: Mapping[str, Any]) -> None:
+        """Tell what a reader of the numbers should know."""
+        warn_of_rounding(note["made_under"], self.session.runtime.describe(), f"The teacher store in {self.folder.path}")
+        lossy = self.session.settings.teacher_store.lossy
+        if lossy:
+            log.info("What the teachers show is kept with loss: teacher_store.lossy = %s", lossy)
 
     def space(self) -> Space:
         """How much this process may write."""

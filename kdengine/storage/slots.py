@@ -71,7 +71,7 @@ class SlotFile:
             Damaged: it is not what was written, or was written with another mark.
         """
         buffer = torch.empty(self.slot, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        view = memoryview(buffer.numpy())
+        view = buffer.numpy().data
         count = self._read(number, view)
         if count < SIZE or not any(view[: len(MAGIC)]):
             return None
@@ -96,7 +96,7 @@ class SlotFile:
         """
         dense = is_dense(tensor)
         flat = tensor.as_strided((tensor.numel(),), (1,)) if dense else tensor.contiguous().flatten()
-        data = memoryview(flat.detach().cpu().to(self.dtype).view(torch.uint8).numpy())
+        data = flat.detach().cpu().to(self.dtype).view(torch.uint8).numpy().data
         rest = (0,) * (DIMENSIONS - tensor.ndim)
         shape = (*tensor.shape, *rest, *tensor.stride(), *rest)
         head = bytearray(SIZE)

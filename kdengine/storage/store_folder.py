@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from kdengine.storage.writing import remove_leftovers, write_json
 
 __all__ = ["FORMAT", "StoreFolder", "taken"]
 
+log = logging.getLogger(__name__)
 FORMAT = 1
 NOTE = "store.json"
 NEEDED = {"format": int, "batches": dict, "seeds": list, "teachers": dict}
@@ -65,13 +68,14 @@ class StoreFolder:
         Raises:
             StorageError: the folder cannot be written to.
         """
+        note, before = self._changed(change)
+        if note == before:
+            return note  # nothing to write, so that a store may also be read where it cannot be written
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / ".lock"):
+            with self._locked():
                 remove_leftovers(self.path)
-                before = self.note()
-                note = deepcopy(before)
-                change(note)
+                note, before = self._changed(change)  # another process may have been faster
                 if note != before:
                     write_json(self.path / NOTE, note)
                 return note
@@ -100,6 +104,26 @@ class StoreFolder:
     def free(self) -> int:
         """Bytes that are free on its disk."""
         return shutil.disk_usage(next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())).free
+
+    def _changed(self, change: Callable[[dict[str, Any]], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a change makes of the note, and the note."""
+        before = self.note()
+        note = deepcopy(before)
+        change(note)
+        return note, before
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the folder, if its file system has locks."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire()
+        except NotImplementedError:
+            log.warning("The file system of %s has no locks: let no two processes start on a new store at once", self.path)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _check_new(self) -> None:
         """Refuse a folder in which something else lies."""

@@ -64,4 +64,5 @@ class TopK(Exact):
     def decode(self, written: Tensor) -> Tensor:
         """Such numbers [B, 2 k + 1] as logits [B, K]."""
         values, places, rest = written.split([self.count, self.count, 1], dim=1)
-        return rest.expand(-1, self.classes).scatter(1, places.long(), values)
+        logits: Tensor = rest.expand(-1, self.classes).scatter(1, places.long(), values)
+        return logits

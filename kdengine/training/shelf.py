@@ -53,7 +53,7 @@ class Place:
         """A checksum of the index where that lies in the memory of the host; 0 otherwise, for asking a device takes time."""
         if self.index is None or self.index.device.type != "cpu":
             return 0
-        return zlib.crc32(memoryview(self.index.contiguous().numpy()))
+        return zlib.crc32(self.index.contiguous().numpy().data)
 
 
 @dataclass(frozen=True)

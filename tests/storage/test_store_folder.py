@@ -71,3 +71,27 @@ def test_what_a_file_takes_up_is_counted(tmp_path):
     assert 100_000 <= taken(tmp_path / "file") <= 120_000
     assert taken(tmp_path / "nothing") == 0
     assert StoreFolder(tmp_path).size >= 100_000
+
+
+def test_a_change_that_changes_nothing_needs_no_right_to_write(tmp_path, monkeypatch):
+    folder = StoreFolder(tmp_path)
+    folder.change(lambda note: note.update(NOTE))
+    monkeypatch.setattr("kdengine.storage.store_folder.FileLock", None)
+    assert folder.change(lambda note: note.update(NOTE)) == NOTE
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
+    class NoLock:
+        def __init__(self, path):
+            pass
+
+        def acquire(self):
+            raise NotImplementedError
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr("kdengine.storage.store_folder.FileLock", NoLock)
+    StoreFolder(tmp_path).change(lambda note: note.update(NOTE))
+    assert StoreFolder(tmp_path).note() == NOTE
+    assert "has no locks" in caplog.text
