@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
 from kdengine.training.compiling import Forwards
 from kdengine.training.runtime import Runtime
+from kdengine.training.shelf import Place, Shelf
 
 __all__ = ["FrozenTeacher"]
 
@@ -28,6 +30,9 @@ class FrozenTeacher:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
         compiled: whether to compile its forward where nothing inside it is recorded.
+
+    Attributes:
+        shelf: what it showed before, on disk; None if nothing is kept.
     """
 
     def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False) -> None:
@@ -39,14 +44,20 @@ class FrozenTeacher:
         self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
         self._counts: list[int] | None = None
         self._fingerprint = ""
+        self.shelf: Shelf | None = None
 
-    def trace(self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False) -> Trace:
+    def trace(
+        self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False, place: Place | None = None
+    ) -> Trace:
         """Record the points, stopping at the deepest; logits that no tap names are computed on first access.
+
+        With a shelf, what is kept there is read instead.
 
         Args:
             images: [B, C, H, W].
             points: name -> point to record.
-            input_gradients: make the trace differentiable with respect to the images.
+            input_gradients: make the trace differentiable with respect to the images; never read from a shelf.
+            place: which batch of the training it is, if it is one.
 
         Raises:
             TrainingError: the teacher, or a part of it, is in training mode.
@@ -56,9 +67,9 @@ class FrozenTeacher:
             self._counts, self._fingerprint = self._write_counts(), fingerprint(self.model)
         if input_gradients:
             return self._differentiable(images, points)
-        whole = self._logits_wanted or "logits" in points
-        recorded = self._forward(images, points, whole)
-        return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
+        if self.shelf is not None and place is not None:
+            return self.shelf.show(images, points, place, partial(self._recorded, images))
+        return self._recorded(images, points)
 
     def check_mode(self) -> None:
         """Refuse a teacher unless all of its modules are in ``eval()``.
@@ -100,6 +111,12 @@ class FrozenTeacher:
     def _write_counts(self) -> list[int]:
         """How often each of the weights and buffers has been written to."""
         return [times_written(tensor) for tensor in self._weights]
+
+    def _recorded(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
+        """Run the teacher, up to the deepest point if no method reads its logits."""
+        whole = self._logits_wanted or any(not point.path for point in points.values())
+        recorded = self._forward(images, points, whole)
+        return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
 
     def _unannounced_logits(self, images: Tensor) -> Tensor:
         """Logits for a method that reads them without a tap; from now on every forward runs to the end."""
