@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from torch import nn
 
@@ -14,6 +14,10 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError, did_you_mean
 
 __all__ = ["check_optimizer", "make_optimizer", "make_schedule"]
+
+KERNELS = {"cpu": "foreach", "cuda": "fused"}
+SEVERAL_KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers that offer all implementations."""
 
 
 def check_optimizer(settings: TrainSettings) -> None:
@@ -39,7 +43,7 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
         parameters: parameters, or groups of them, which may have a ``weight_decay`` and an ``lr_scale`` of their own.
         settings: training settings.
     """
-    chosen, options = settings.concrete, dict[str, Any]()
+    chosen, options = settings.concrete, _kernels(settings.concrete.optimizer, parameters)
     if chosen.optimizer.lower() == "sgd":
         options["nesterov"] = chosen.nesterov and chosen.momentum > 0
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -51,6 +55,17 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
         **options,
     )
     return optimizer
+
+
+def _kernels(name: str, parameters: Sequence[Any]) -> dict[str, Any]:
+    """Which of torch's implementations to use: on a GPU the fused one, on a CPU the one that treats all tensors at once.
+
+    Only where they are known to do the same: on a CPU, foreach gives the very bits of a loop over the parameters. Elsewhere
+    the optimizer chooses.
+    """
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    kind = KERNELS.get(first.device.type)
+    return {kind: True} if kind and get_optimizer_class(name.lower(), bind_defaults=False) in SEVERAL_KERNELS else {}
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:

@@ -114,12 +114,20 @@ class Runtime:
         return images
 
     def setup(self, module: nn.Module) -> Any:
-        """Wrap a trainable module so that its forward runs in the precision of the run."""
-        return self.fabric.setup_module(module)
+        """Wrap a trainable module so that its forward runs in the precision of the run, and its gradients meet, if several."""
+        if self.processes > 1:
+            return self.fabric.setup_module(module)
+
+        def forward(*inputs: Any) -> Any:
+            # Fabric's wrapper does no more than this in a single process, but walks through what comes out
+            with self.autocast():
+                return module(*inputs)
+
+        return forward
 
     def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Wrap an optimizer."""
-        return self.fabric.setup_optimizers(optimizer)
+        """Wrap an optimizer; in a single process, it is the same."""
+        return self.fabric.setup_optimizers(optimizer) if self.processes > 1 else optimizer
 
     def autocast(self) -> Any:
         """A context with the precision of the run, for networks that are not wrapped."""
@@ -127,7 +135,10 @@ class Runtime:
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Compute the gradients of a loss []."""
-        self.fabric.backward(loss, retain_graph=retain_graph)
+        if self.processes > 1:
+            self.fabric.backward(loss, retain_graph=retain_graph)
+        else:
+            torch.autograd.backward(loss, retain_graph=retain_graph)
 
     def describe(self) -> dict[str, Any]:
         """Device and precision, for manifests."""

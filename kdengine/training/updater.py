@@ -22,8 +22,8 @@ __all__ = ["OptimizerStep", "Outcome"]
 
 SMALLEST_SCALE = 1.0
 """Scale of an fp16 loss below which gradients that are not finite are a fault of the loss, not of the format."""
-FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov")
-"""Optimizer options taken from the settings rather than from a saved state."""
+FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov", "foreach", "fused")
+"""Optimizer options taken from the settings and the device rather than from a saved state."""
 
 
 class Outcome(Enum):
