@@ -229,6 +229,12 @@ class LaneModule(nn.Module):
             for method in self.methods.values():
                 method.after_update(self.student)
 
+    def retire(self) -> None:
+        """End training: ``eval()``, no gradients, nothing frozen."""
+        self.student.eval()
+        self.zero_grad()
+        self.frozen.release()
+
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is clipped to that of the other terms."""
         key, dot, _ = term.partition(".")

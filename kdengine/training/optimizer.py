@@ -13,7 +13,7 @@ from torch import nn
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError, did_you_mean
 
-__all__ = ["check_optimizer", "make_optimizer", "make_schedule"]
+__all__ = ["begin_momentum", "check_optimizer", "make_optimizer", "make_schedule"]
 
 KERNELS = {"cpu": "foreach", "cuda": "fused"}
 SEVERAL_KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -66,6 +66,18 @@ def _kernels(name: str, parameters: Sequence[Any]) -> dict[str, Any]:
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     kind = KERNELS.get(first.device.type)
     return {kind: True} if kind and get_optimizer_class(name.lower(), bind_defaults=False) in SEVERAL_KERNELS else {}
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Begin the momentum of torch's fused SGD at zero, which changes nothing but that a first step may be skipped.
+
+    It would be left without values by a first step whose gradients are too large for fp16.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] and not group["dampening"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:
