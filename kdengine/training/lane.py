@@ -287,7 +287,8 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile),)
+            chosen = self.settings
+            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, chosen.compile, chosen.fold_teacher),)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1

@@ -13,7 +13,8 @@ from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.training.compiling import Forwards
-from kdengine.training.runtime import Runtime
+from kdengine.training.folding import Folding
+from kdengine.training.runtime import HALVES, Runtime
 
 __all__ = ["FrozenTeacher"]
 
@@ -27,9 +28,10 @@ class FrozenTeacher:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
         compiled: whether to compile its forward where nothing inside it is recorded.
+        folds: whether to run it with its normalisation folded into its convolutions, in half precision.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False, folds: bool = True) -> None:
         self.model = runtime.place(model.eval())
         self._forwards = Forwards(self.model, None, compiled)
         self.runtime = runtime
@@ -37,6 +39,8 @@ class FrozenTeacher:
         self._modules = list(self.model.modules())
         weights = (value for value in self.model.state_dict().values() if isinstance(value, Tensor))
         self._weights = [value for value in weights if not value.is_inference()]  # whose writes PyTorch does not count
+        self._folds = folds and not compiled and runtime.precision in HALVES
+        self._folding: Folding | None = None
         self._counts: list[int] | None = None
         self._fingerprint = ""
 
@@ -54,6 +58,7 @@ class FrozenTeacher:
         self.check_mode()
         if self._counts is None:
             self._counts, self._fingerprint = self._write_counts(), fingerprint(self.model)
+            self._folding = Folding.of(self.model, images) if self._folds else None
         if input_gradients:
             return self._differentiable(images, points)
         whole = self._logits_wanted or "logits" in points
@@ -107,8 +112,18 @@ class FrozenTeacher:
         return self._forward(images, {}, whole=True).logits
 
     def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
+        if self._folding is None:
+            return self._recorded(self._forwards.fit_for(points), images, points, whole)
+        shown = {name: point for name, point in points.items() if self._folding.shows(point)}
+        hidden = {name: point for name, point in points.items() if name not in shown}
+        if not hidden:
+            return self._recorded(self._folding.network, images, points, whole)
+        # whatever other taps are read: each point always comes from the same network, so lanes do not change one another's numbers
+        trace = self._recorded(self._folding.network, images, shown, whole) if shown or whole else Trace({}, inputs=images)
+        return trace.joined(self._recorded(self.model, images, hidden, whole=False))
+
+    def _recorded(self, network: nn.Module, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        network = self._forwards.fit_for(points)
         with torch.no_grad(), self.runtime.autocast(), Recorder(network, points, stop=not whole) as recorder:
             return recorder(images)
 
