@@ -3,10 +3,10 @@
     python benchmarks/overhead.py                 one lane (st) and eight, resnet32 -> resnet8
     python benchmarks/overhead.py --pair tiny     networks so small that nearly everything is overhead
 
-The bare loop is written by hand for one thing each: the teacher once a batch without gradients, and for every lane the student's
-forward, the losses, the backward pass and the optimizer. It has what makes kdengine fast: the precision, channels_last, hooks
-that stay where they are, the very loss code of the methods, the same batches from memory, the same optimizer. It has nothing
-else: no check for finite values, no metrics, no random state of its own for each lane, no observers, no schedule.
+The bare loop is written by hand: the teacher once a batch without gradients, and for every lane the student's forward, the
+losses, the backward pass and the optimizer. It has what makes kdengine fast: the precision, channels_last, the folded teacher,
+hooks that stay where they are, the very loss code of the methods, the same batches from memory, the same kind of optimizer. It
+has nothing else: no check for finite values, no metrics, no random state of each lane's own, no observers, no schedule.
 
 Both take turns on every batch. The engine's time is all that passes from handing a batch to the trainer until it asks for the
 next one; making the batch is not counted on either side. Medians over the rounds are printed.
@@ -42,6 +42,7 @@ from kdengine.runs.train import train_all
 from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import TapPoint
 from kdengine.testing import tiny_pair
+from kdengine.training.folding import Folding
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import HALVES, Runtime
 
@@ -103,10 +104,10 @@ class BareLane:
         self.methods, self.task = module.methods, module.task
         self.student = Observed(module.student.train(), self.phase.student_points)
         chosen = lane.settings.concrete
-        momentum = {"momentum": chosen.momentum, "nesterov": chosen.nesterov, "weight_decay": chosen.weight_decay}
-        self.optimizer = torch.optim.SGD(module.parameters(), chosen.lr, **momentum)
+        options = {"momentum": chosen.momentum, "nesterov": chosen.nesterov, "weight_decay": chosen.weight_decay}
+        self.optimizer = torch.optim.SGD(module.parameters(), chosen.lr, **options, foreach=True)
 
-    def step(self, batch: Batch, taught: Trace | None, dtype: torch.dtype | None) -> None:
+    def step(self, batch: Batch, taught: Trace, dtype: torch.dtype | None) -> None:
         """One update."""
         mine = self.student(batch.x, dtype)
         loss = self.phase.task_weight * self.task.loss(mine.logits, batch.y)
@@ -125,23 +126,23 @@ class BareLoop:
 
     Args:
         lanes: the lanes to imitate, before their first step.
-        teacher: their teacher, if they have one.
+        teacher: their teacher.
         precision: of the run.
+        images: of a batch, [B, C, H, W].
     """
 
-    def __init__(self, lanes: list[Lane], teacher: nn.Module | None, precision: str) -> None:
+    def __init__(self, lanes: list[Lane], teacher: nn.Module, precision: str, images: Tensor) -> None:
         self.lanes = [BareLane(lane) for lane in lanes]
         points = {name: point for lane in lanes for name, point in lane.phase.teacher_points().items()}
-        self.teacher = None if teacher is None else Observed(copy.deepcopy(teacher).eval(), points)
         self.dtype = HALVES.get(precision)
+        folding = None if self.dtype is None else Folding.of(teacher, images)
+        self.teacher = Observed(copy.deepcopy(teacher) if folding is None else folding.network, points)
 
     def step(self, batch: Batch) -> float:
         """Seconds that a batch takes."""
         start = time.perf_counter()
-        taught = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                taught = self.teacher(batch.x, self.dtype)
+        with torch.no_grad():
+            taught = self.teacher(batch.x, self.dtype)
         for lane in self.lanes:
             lane.step(batch, taught, self.dtype)
         return time.perf_counter() - start
@@ -207,7 +208,8 @@ def measured(methods: Mapping[str, list[str]], pair: str, precision: str, batch:
             lane = session.lane(label, session.twin(), choose_distillers(names, options, registry))
             runs.append(session.run(settings, lane, RunFolder(Path(folder) / label)))
             enter(runs[-1], Fresh(), {})
-        source.bare = BareLoop([run.lane for run in runs], session.teachers[0].frozen.model, session.runtime.precision)
+        teacher = session.teachers[0].frozen.model
+        source.bare = BareLoop([run.lane for run in runs], teacher, session.runtime.precision, made[0].x)
         train_all(runs, session.data, {})
     return source.medians
 

@@ -17,7 +17,7 @@ def moved(tensor: Tensor, device: torch.device, source: object = None) -> Tensor
     Args:
         tensor: any tensor.
         device: where it goes.
-        source: the loader that it comes from; unless it is torch's, it may write to its pinned tensors again, so that the copy has
+        source: the loader that it comes from; unless it is torch's, it may write to its pinned tensors again, so the copy has
             to be complete on return.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":

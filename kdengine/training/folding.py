@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, cast
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -58,14 +59,14 @@ class Folding:
             return None
         pairs = _pairs(copied, sample)
         for convolution, norm in pairs:
-            parts = copied.get_submodule(convolution), copied.get_submodule(norm)
-            _put(copied, convolution, fuse_conv_bn_eval(*parts))  # type: ignore[type-var]
-            _put(copied, norm, _Rest(parts[1]))
+            before, after = (cast(Any, copied.get_submodule(path)) for path in (convolution, norm))
+            _put(copied, convolution, fuse_conv_bn_eval(before, after))
+            _put(copied, norm, _Rest(after))
         folding = cls(network, copied, sample)
         return folding if pairs and folding._agrees({}, "logits") else None
 
     def shows(self, point: TapPoint) -> bool:
-        """Whether the folded network shows at a point what the original shows there; compared when a point is first asked for."""
+        """Whether the folded network shows at a point what the original does; compared when a point is first asked for."""
         if point not in self._shown:
             self._shown[point] = self._agrees({"tap": point}, "tap")
         return self._shown[point]
@@ -110,24 +111,22 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     given: dict[int, tuple[str, Tensor, int]] = {}  # holds the tensors, so that no other gets the identity of one
     pairs: list[tuple[str, str]] = []
 
-    def convolved(path: str, output: Tensor) -> None:
+    def convolved(path: str, _: nn.Module, inputs: Any, output: Tensor) -> None:
         calls[path] = calls.get(path, 0) + 1
         given[id(output)] = (path, output, times_written(output))
 
-    def normalised(path: str, value: Tensor) -> None:
+    def normalised(path: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
         calls[path] = calls.get(path, 0) + 1
-        source, tensor, written = given.get(id(value), ("", value, -1))
+        source, tensor, written = given.get(id(inputs[0]), ("", inputs[0], -1))
         if source and times_written(tensor) == written:
             pairs.append((source, path))
 
     with ExitStack() as stack:
         for path, module in network.named_modules():
             if type(module) is nn.Conv2d and path:
-                hook: Any = lambda _, inputs, output, path=path: convolved(path, output)
-                stack.callback(module.register_forward_hook(hook).remove)
+                stack.callback(module.register_forward_hook(partial(convolved, path)).remove)
             elif _folds(module) and path:
-                before: Any = lambda _, inputs, path=path: normalised(path, inputs[0])
-                stack.callback(module.register_forward_pre_hook(before).remove)
+                stack.callback(module.register_forward_pre_hook(partial(normalised, path)).remove)
         _seen(network, images, {})
     once = [pair for pair in pairs if all(calls[path] == 1 for path in pair)]
     sources = [source for source, _ in once]

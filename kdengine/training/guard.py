@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ class Verdict:
     """
 
     def __init__(self, fine: Tensor) -> None:
-        self._event = torch.cuda.Event() if fine.is_cuda else None
+        new_event: Any = torch.cuda.Event
+        self._event = new_event() if fine.is_cuda else None
         self._fine = torch.empty_like(fine, device="cpu", pin_memory=fine.is_cuda)
         self._fine.copy_(fine, non_blocking=True)
         if self._event is not None:
@@ -39,9 +41,9 @@ class Verdict:
 class Guard:
     """Keeps weights as they were before the first step that is not finite, whatever optimizer updates them.
 
-    From that step on, updates are undone on the device, bit by bit: differences between integers that stand for the same bits
-    are exact, also where the numbers are NaN. Buffers, such as the statistics of batch normalisation, stay as the forward of that
-    step left them. What the optimizer keeps for itself is of no use any more, because the lane ends there.
+    From that step on, updates are undone on the device: differences of the integers that stand for the same bits are exact,
+    also where the numbers are NaN. Buffers, such as the statistics of batch normalisation, stay as the forward of that step
+    left them. What the optimizer keeps for itself is of no use any more, because the lane ends there.
 
     Args:
         weights: what the optimizer updates; it stays where it is in memory.

@@ -145,7 +145,7 @@ class Lane:
         """Update the student once; ``traces`` answers :attr:`teacher_queries`, maybe among others.
 
         Raises:
-            TrainingError: a term or a gradient of this step, or on a GPU of the one before, is not finite; no weight was updated.
+            TrainingError: a term or gradient of this step, or on a GPU of the one before, is not finite; no weight was updated.
         """
         start = time.perf_counter()
         updates = self._phase_epoch * self.steps + self.steps_done

@@ -118,7 +118,7 @@ class FrozenTeacher:
         hidden = {name: point for name, point in points.items() if name not in shown}
         if not hidden:
             return self._recorded(self._folding.network, images, points, whole)
-        # whatever other taps are read: each point always comes from the same network, so lanes do not change one another's numbers
+        # a point comes from the same network whatever else is read, so lanes do not change one another's numbers
         trace = self._recorded(self._folding.network, images, shown, whole) if shown or whole else Trace({}, inputs=images)
         return trace.joined(self._recorded(self.model, images, hidden, whole=False))
 

@@ -165,7 +165,8 @@ class OptimizerStep:
         with guard.undoing():
             scaler.step(self._bare)
         scaler.update()
-        hopeless = ~self.runtime.summed(norm).isfinite() & (scaler._get_scale_async() < SMALLEST_SCALE)
+        scale: Any = scaler._get_scale_async()  # get_scale() would wait for the device
+        hopeless = ~self.runtime.summed(norm).isfinite() & (scale < SMALLEST_SCALE)
         guard.note(torch.where(hopeless, torch.nan, 0.0))
         return Outcome.UPDATED
 
