@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdengine import Distiller, Engine, TrainingError
 from kdengine.config.settings import TrainSettings
-from kdengine.tasks import Classification
 from kdengine.plugins.groups import expanded
+from kdengine.tasks import Classification
 from kdengine.testing import tiny_pair
 from kdengine.testing.bench import Bench, installed
 from kdengine.training import optimizer, runtime
