@@ -104,13 +104,19 @@ class BareLane:
         self.methods, self.task = module.methods, module.task
         self.student = Observed(module.student.train(), self.phase.student_points)
         chosen = lane.settings.concrete
-        options = {"momentum": chosen.momentum, "nesterov": chosen.nesterov, "weight_decay": chosen.weight_decay}
+        options: dict[str, Any] = {
+            "momentum": chosen.momentum,
+            "nesterov": chosen.nesterov,
+            "weight_decay": chosen.weight_decay,
+        }
         self.optimizer = torch.optim.SGD(module.parameters(), chosen.lr, **options, foreach=True)
 
     def step(self, batch: Batch, taught: Trace, dtype: torch.dtype | None) -> None:
         """One update."""
         mine = self.student(batch.x, dtype)
-        loss = self.phase.task_weight * self.task.loss(mine.logits, batch.y)
+        hard = self.task.loss(mine.logits, batch.y)
+        assert hard is not None
+        loss = self.phase.task_weight * hard
         for key, binding in self.phase.bindings.items():
             step = Step(batch.x, batch.y, batch.index, mine, taught, names=binding.names, rectified=binding.rectified)
             method = self.methods[key]
