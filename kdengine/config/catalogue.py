@@ -49,7 +49,7 @@ TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
         *("mixup", "cutmix", "validation"),
     ),
     "Loss of the task": ("label_smoothing", "class_weights"),
-    "Device and speed": ("device", "precision", "compile", "checkpointing", "channels_last", "workers"),
+    "Device and speed": ("device", "precision", "compile", "fold_teacher", "checkpointing", "channels_last", "workers"),
     "Saving": ("save_minutes", "keep_every", "log_every"),
 }
 """Which settings of ``train`` stand together; what is named nowhere follows under :data:`OTHER`."""

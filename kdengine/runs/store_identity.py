@@ -14,7 +14,7 @@ from kdengine.runs.start import OF_BATCHES
 
 __all__ = ["batches_of_store", "check_batches", "command_to_teach", "refuse_own_data"]
 
-OF_TRAIN = (*OF_BATCHES, "second_view", "channels_last")
+OF_TRAIN = (*OF_BATCHES, "second_view", "channels_last", "fold_teacher")
 """Train settings that decide which images a teacher sees and in which form; the precision is taken as it was resolved."""
 
 

@@ -85,7 +85,7 @@ class Trainer:
                 if lane.failure is None:
                     self.observer.after_step(lane, done, len(self.data.train))
             self.stop.check()
-        trained = [lane for lane in lanes if lane.failure is None]
+        trained = [lane for lane in lanes if lane.failure is None and lane.settle()]
         check_teachers(trained)
         for lane in trained:
             record = self.close_epoch(lane)
