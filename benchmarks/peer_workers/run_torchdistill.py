@@ -1,0 +1,304 @@
+"""The worker of torchdistill: a distillation box made of a configuration, in the loop of its examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from protocol import CLASSES, LR, MOMENTUM, SAMPLES, Loop, Scene, serve
+from torch import Tensor
+from torchdistill.core.distillation import get_distillation_box
+from torchdistill.models import wrapper  # registers the auxiliary wrappers
+
+CPU = torch.device("cpu")
+STAGES = {"layer1": 16, "layer2": 32, "layer3": 64}
+LAST = {"student": {"layer1": "layer1.0", "layer2": "layer2.0", "layer3": "layer3.0"}}
+LAST["teacher"] = {stage: f"{stage}.4" for stage in STAGES}
+"""The last block of each stage: the student has one a stage, the teacher five."""
+NEGATIVES, WIDTH = 16_384, 128
+LOGITS = {f"{role}_module_{key}": value for role in ("student", "teacher") for key, value in (("path", "."), ("io", "output"))}
+WRAPPER = {
+    "input": {"is_from_teacher": False, "module_path": ".", "io": "output"},
+    "target": {"uses_label": True},
+}
+TASK = {
+    "criterion": {"key": "CrossEntropyLoss", "kwargs": {}},
+    "criterion_wrapper": {"key": "SimpleLossWrapper", "kwargs": WRAPPER},
+    "weight": 1.0,
+}
+
+
+def outputs(*paths: str, inputs: tuple[str, ...] = (), wrapper: str = "", **options: Any) -> dict[str, Any]:
+    """The configuration of a network: what is hooked, and which auxiliary wrapper it gets."""
+    hooks = {"input": list(inputs), "output": list(paths)}
+    config: dict[str, Any] = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
+    if wrapper:
+        config["auxiliary_model_wrapper"] = {"key": wrapper, "kwargs": options}
+    return config
+
+
+def term(key: str, **options: Any) -> dict[str, Any]:
+    """A loss term of weight 1."""
+    return {"criterion": {"key": key, "kwargs": options}, "weight": 1.0}
+
+
+def pair(student: str, teacher: str, student_io: str = "output", teacher_io: str = "output") -> dict[str, Any]:
+    """A pair of module paths in the form of the losses on several layers."""
+    return {
+        "student": {"io": student_io, "path": student},
+        "teacher": {"io": teacher_io, "path": teacher},
+        "weight": 1.0,
+    }
+
+
+def ends(key: str, path: str, io: str = "output", **options: Any) -> dict[str, Any]:
+    """A term that names the module and its side on both networks."""
+    sides = {f"{role}_module_{what}": value for role in ("student", "teacher") for what, value in (("path", path), ("io", io))}
+    return term(key, **sides, **options)
+
+
+def alike(terms: dict[str, Any], *paths: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Both networks hooked at the same outputs."""
+    return outputs(*paths), outputs(*paths), terms
+
+
+def at() -> tuple[dict[str, Any], ...]:
+    """Attention of the stages."""
+    return alike({"at": term("ATLoss", at_pairs={stage: pair(stage, stage) for stage in STAGES}, mode="code")}, *STAGES)
+
+
+def fsp() -> tuple[dict[str, Any], ...]:
+    """Flow from the stem to the first stage, and from each stage to the next."""
+    order = ["act1", *STAGES]
+    flows = {
+        later: {
+            f"{role}_{place}": {"io": "output", "path": path}
+            for role in ("student", "teacher")
+            for place, path in (("first", earlier), ("second", later))
+        }
+        for earlier, later in zip(order, order[1:], strict=False)
+    }
+    return alike({"fsp": term("FSPLoss", fsp_pairs=flows)}, *order)
+
+
+def rkd() -> tuple[dict[str, Any], ...]:
+    """Relations of the embeddings."""
+    paths = {"student_output_path": "flatten", "teacher_output_path": "flatten"}
+    return alike({"rkd": term("RKDLoss", **paths, dist_factor=1.0, angle_factor=2.0, reduction="mean")}, "flatten")
+
+
+def sp() -> tuple[dict[str, Any], ...]:
+    """Similarities of the last maps."""
+    paths = {"student_output_path": "layer3", "teacher_output_path": "layer3"}
+    return alike({"sp": term("SPKDLoss", **paths, reduction="batchmean")}, "layer3")
+
+
+def cc() -> tuple[dict[str, Any], ...]:
+    """Kernels of the embeddings, each behind a linear layer."""
+    options = {
+        "input_module": {"path": "flatten", "io": "output"},
+        "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
+        "wrapper": "Linear4CCKD",
+    }
+    kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
+    paths = {"student_linear_path": "linear", "teacher_linear_path": "linear"}
+    loss = term("CCKDLoss", **paths, kernel_config=kernel, reduction="batchmean")
+    sides = [outputs("flatten", "+linear", **options) for _ in range(2)]
+    return (*sides, {"cc": plus(loss)})
+
+
+def plus(loss: dict[str, Any]) -> dict[str, Any]:
+    """The same term with ``+`` before the paths of modules that belong to a wrapper, as the hooks name them."""
+    kwargs = loss["criterion"]["kwargs"]
+    owned = ("linear", "normalizer", "empty", "paraphraser", "translator", "norm_layer", "regressor_dict", "abf_modules")
+    marked = {key: f"+{value}" if str(value).startswith(owned) else value for key, value in kwargs.items()}
+    return {**loss, "criterion": {**loss["criterion"], "kwargs": marked}}
+
+
+def vid() -> tuple[dict[str, Any], ...]:
+    """Regressors of the stages."""
+    regressors = {
+        stage: {
+            "io": "output",
+            "path": stage,
+            "kwargs": {"in_channels": c, "middle_channels": c, "out_channels": c, "eps": 1e-5, "init_pred_var": 5.0},
+        }
+        for stage, c in STAGES.items()
+    }
+    made = {stage: f"+regressor_dict.{stage}" for stage in STAGES}
+    student = outputs(*STAGES, *made.values(), wrapper="VariationalDistributor4VID", regressors=regressors)
+    pairs = {stage: pair(path, stage) for stage, path in made.items()}
+    return student, outputs(*STAGES), {"vid": term("VIDLoss", feature_pairs=pairs)}
+
+
+def crd() -> tuple[dict[str, Any], ...]:
+    """Contrast with stored embeddings."""
+    options = {
+        "input_module_path": "flatten",
+        "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
+        "wrapper": "Linear4CRD",
+    }
+    sides = [
+        {**outputs("flatten", "+normalizer", inputs=("+empty",), **options), "forward_proc": "forward_batch_supp_dict"}
+        for _ in range(2)
+    ]
+    paths = {"student_norm_module_path": "+normalizer", "teacher_norm_module_path": "+normalizer"}
+    sizes = {"input_size": WIDTH, "output_size": SAMPLES, "num_negative_samples": NEGATIVES, "num_samples": SAMPLES}
+    return (*sides, {"crd": term("CRDLoss", **paths, student_empty_module_path="+empty", **sizes)})
+
+
+def srd() -> tuple[dict[str, Any], ...]:
+    """Normalised embeddings, the student's behind a projector."""
+    options = {"input_module": {"path": "layer3", "io": "output"}, "wrapper": "SRDModelWrapper"}
+    norm = {"norm_kwargs": {"num_features": 64, "eps": 1e-4, "affine": False}}
+    linear = {"linear_kwargs": {"in_features": 64, "out_features": 64, "bias": False}}
+    sides = [outputs("layer3", "+norm_layer", **options, **norm, **more) for more in (linear, {})]
+    names = {
+        f"{role}_{what}_module_{key}": value
+        for role in ("student", "teacher")
+        for what, path in (("feature", "+norm_layer"), ("linear", "."))
+        for key, value in (("path", path), ("io", "output"))
+    }
+    return (*sides, {"srd": term("SRDLoss", **names, exponent=4.0, temperature=1.0)})
+
+
+def fitnet() -> tuple[dict[str, Any], ...]:
+    """A hint behind a 1 x 1 convolution and batch normalisation."""
+    convolution = {"in_channels": 32, "out_channels": 32, "kernel_size": 1, "bias": False}
+    connector = {"io": "output", "path": "layer2", "conv2d_kwargs": convolution, "bn2d_kwargs": {"num_features": 32}}
+    made = "+connector_dict.hint"
+    student = outputs("layer2", made, wrapper="Connector4DAB", connectors={"hint": connector})
+    sides = {
+        "input": {"is_from_teacher": False, "module_path": made, "io": "output"},
+        "target": {"is_from_teacher": True, "module_path": "layer2", "io": "output"},
+    }
+    loss = {
+        "criterion": {"key": "MSELoss", "kwargs": {}},
+        "criterion_wrapper": {"key": "SimpleLossWrapper", "kwargs": sides},
+        "weight": 1.0,
+    }
+    return student, outputs("layer2"), {"hint": loss}
+
+
+def reviewkd() -> tuple[dict[str, Any], ...]:
+    """Fused maps of the stages and the embedding, against the teacher's maps before their last activation."""
+    levels = [*STAGES.items(), ("global_pool", 64)]
+    abfs = [
+        {"io": "output", "path": path, "kwargs": {"in_channels": c, "mid_channels": 64, "out_channels": c}}
+        for path, c in levels
+    ]
+    made = [f"+abf_modules.{number}" for number in range(len(abfs))]
+    student = outputs(
+        *(path for path, _ in levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32]
+    )
+    before = [f"{block}.act2" for block in LAST["teacher"].values()]
+    teacher = outputs("global_pool", inputs=tuple(before))
+    wanted = [("global_pool", "output"), *((path, "input") for path in reversed(before))]
+    terms = {
+        f"level{number}": term(
+            "HierarchicalContextLoss",
+            student_module_path=path,
+            student_module_io="output",
+            teacher_module_path=target,
+            teacher_module_io=io,
+        )
+        for number, (path, (target, io)) in enumerate(zip(made, wanted, strict=True))
+    }
+    return student, teacher, terms
+
+
+def ft() -> tuple[dict[str, Any], ...]:
+    """Factors of the last maps; the second stage, in which the paraphraser is ready."""
+    sizes = {"num_input_channels": 64, "uses_bn": True}
+    teacher = outputs(
+        "layer3",
+        "+paraphraser",
+        wrapper="Teacher4FactorTransfer",
+        minimal=None,
+        input_module_path="layer3",
+        paraphraser_kwargs={"k": 0.5, **sizes},
+        paraphraser_ckpt="",
+        uses_decoder=False,
+    )
+    student = outputs(
+        "layer3",
+        "+translator",
+        wrapper="Student4FactorTransfer",
+        input_module_path="layer3",
+        translator_kwargs={"num_output_channels": 32, **sizes},
+    )
+    return student, teacher, {"ft": term("FTLoss", paraphraser_path="+paraphraser", translator_path="+translator")}
+
+
+def ab() -> tuple[dict[str, Any], ...]:
+    """Boundaries of the stages before their last activation; the first stage, without the task."""
+    places = {role: {stage: f"{block}.act2" for stage, block in LAST[role].items()} for role in LAST}
+    pairs = {stage: pair(places["student"][stage], places["teacher"][stage], "input", "input") for stage in STAGES}
+    sides = (outputs(inputs=tuple(places[role].values())) for role in ("student", "teacher"))
+    return (*sides, {"ab": term("AltActTransferLoss", feature_pairs=pairs, margin=1.0, reduction="mean"), "alone": None})
+
+
+METHODS = {
+    "st": lambda: alike({"kd": term("KDLoss", **LOGITS, temperature=4.0, alpha=0.1, beta=0.9), "alone": None}),
+    "lskd + st": lambda: alike({"kd": term("LogitStdKDLoss", **LOGITS, temperature=2.0, alpha=0.1, beta=0.9), "alone": None}),
+    "dist": lambda: alike({"dist": term("DISTLoss", **LOGITS, tau=4.0)}),
+    "at": at,
+    "sp": sp,
+    "pkt": lambda: alike({"pkt": ends("PKTLoss", "flatten")}, "flatten"),
+    "rkd": rkd,
+    "cc": cc,
+    "fsp": fsp,
+    "vid": vid,
+    "crd": crd,
+    "srd": srd,
+    "fitnet": fitnet,
+    "reviewkd": reviewkd,
+    "ft": ft,
+    "ab": ab,
+}
+"""method -> configurations of student and teacher, and terms; ``alone`` stands for those without the task's own term."""
+
+
+class BoxLoop:
+    """``loss = box.forward_process(x, y, supp_dict); box.post_forward_process(loss)``."""
+
+    def __init__(self, scene: Scene, method: str) -> None:
+        student, teacher, terms = METHODS[method]()
+        alone = "alone" in terms
+        terms = {name: value for name, value in terms.items() if value is not None} | ({} if alone else {"task": TASK})
+        config = {
+            "num_epochs": 1,
+            "teacher": {"requires_grad": False, **teacher},
+            "student": {"requires_grad": True, **student},
+            "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
+            "optimizer": {"key": "SGD", "kwargs": {"lr": LR, "momentum": MOMENTUM}},
+        }
+        networks = scene.network("teacher"), scene.network("student")
+        self.box = get_distillation_box(*networks, {}, config, CPU, None, False, 1.0)
+        self.box.pre_epoch_process(epoch=0)
+        self.negatives = _negatives(scene.batches) if method == "crd" else None
+        self.batches = scene.endless()
+
+    def step(self) -> dict[str, float]:
+        """One step; its total loss."""
+        x, y, index = next(self.batches)
+        extra = {} if self.negatives is None else {"pos_idx": index, "contrast_idx": self.negatives}
+        loss = self.box.forward_process(x, y, extra)
+        self.box.post_forward_process(loss=loss)
+        return {"total": float(loss)}
+
+
+def _negatives(batches: list[tuple[Tensor, ...]]) -> Tensor:
+    """Positions of random images [B, 1 + negatives], the first of which the loss takes for the image itself."""
+    negatives = torch.randint(SAMPLES, (len(batches[0][0]), 1 + NEGATIVES))
+    negatives[:, 0] = batches[0][2]
+    return negatives
+
+
+def prepare(scene: Scene, method: str) -> Loop | None:
+    """The loop of a method."""
+    return BoxLoop(scene, method) if method in METHODS else None
+
+
+if __name__ == "__main__":
+    serve("torchdistill", prepare)
