@@ -38,6 +38,7 @@ OURS = {"fp32": "fp32", "default": "auto"}
 """What a row's precision is in kdengine's settings."""
 BATCHES = 4
 WARM_UP = 2
+SETTLING = 30
 
 
 def write_scene(folder: Path, teacher: str, student: str, batch: int) -> None:
@@ -45,7 +46,11 @@ def write_scene(folder: Path, teacher: str, student: str, batch: int) -> None:
     torch.manual_seed(0)
     (folder / "scene.json").write_text(json.dumps({"teacher": teacher, "student": student}), encoding="utf-8")
     for role, name in (("teacher", teacher), ("student", student)):
-        save_file(timm.create_model(name, num_classes=CLASSES).state_dict(), folder / f"{role}.safetensors")
+        network = timm.create_model(name, num_classes=CLASSES)
+        with torch.no_grad():
+            for _ in range(SETTLING):  # batch normalisation learns its statistics, or an untrained teacher would explode
+                network(torch.randn(batch, 3, 32, 32))
+        save_file(network.state_dict(), folder / f"{role}.safetensors")
     tensors = {}
     for number in range(BATCHES):
         tensors[f"x{number}"] = torch.randn(batch, 3, 32, 32)

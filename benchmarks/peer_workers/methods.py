@@ -38,7 +38,7 @@ METHODS: dict[str, Method] = {
     "lskd + st": Method(("lskd", "st"), {"st": {"alpha": 0.9, "temperature": 2.0}}),
     "dist": one("dist", beta=1.0, gamma=1.0, temperature=4.0),
     "at": one("at", beta=1.0),
-    "sp": one("sp", beta=1.0),
+    "sp": one("sp", "torchdistill scales rows to a sum of 1, not to length 1", beta=1.0),
     "pkt": one("pkt", beta=1.0),
     "rkd": one("rkd", distance=1.0, angle=2.0),
     "cc": one("cc", "torchdistill divides the norm by B^2, not its square, and puts a linear layer before it", beta=1.0),
@@ -50,12 +50,12 @@ METHODS: dict[str, Method] = {
     "embedding": Method(
         ("foundation",),
         {"foundation": {"taps": "embedding", "distance": "mse", "patches": 0.0, "queue": 0.0}},
-        note="kdengine starts from a random projector",
+        note="kdengine starts from a random projector, and scales the teacher's embedding to a mean square of 1",
     ),
     "mgd": one("mgd", f"{RANDOM}; modelopt masks positions and takes the mean, kdengine the sum", over="positions", mask=0.65),
-    "reviewkd": one("reviewkd", RANDOM, warmup_epochs=0, warmup_share=0.0),
-    "ft": one("ft", f"{RANDOM}; kdengine without batch normalisation", epochs=0),
-    "ab": one("ab", "kdengine stops at the deepest tap", phase="init", init_epochs=1),
+    "reviewkd": one("reviewkd", RANDOM, beta=1.0, warmup_epochs=0, warmup_share=0.0),
+    "ft": one("ft", f"{RANDOM}; kdengine without batch normalisation", beta=1.0, epochs=0),
+    "ab": one("ab", "kdengine weighs stages by powers of 1/2, and stops at the deepest tap", phase="init", init_epochs=1, scale=1.0),
 }
 """Name -> method, those first whose first loss must agree."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,6 +63,11 @@ def alike(terms: dict[str, Any], *paths: str) -> tuple[dict[str, Any], dict[str,
     return outputs(*paths), outputs(*paths), terms
 
 
+def inside(paths: Iterable[str]) -> list[str]:
+    """Paths in the student inside an auxiliary wrapper."""
+    return [f"student_model.{path}" for path in paths]
+
+
 def at() -> tuple[dict[str, Any], ...]:
     """Attention of the stages."""
     return alike({"at": term("ATLoss", at_pairs={stage: pair(stage, stage) for stage in STAGES}, mode="code")}, *STAGES)
@@ -96,23 +102,15 @@ def sp() -> tuple[dict[str, Any], ...]:
 def cc() -> tuple[dict[str, Any], ...]:
     """Kernels of the embeddings, each behind a linear layer."""
     options = {
-        "input_module": {"path": "flatten", "io": "output"},
+        "input_module": {"path": "model.flatten", "io": "output"},
         "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
         "wrapper": "Linear4CCKD",
     }
     kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
     paths = {"student_linear_path": "linear", "teacher_linear_path": "linear"}
     loss = term("CCKDLoss", **paths, kernel_config=kernel, reduction="batchmean")
-    sides = [outputs("flatten", "+linear", **options) for _ in range(2)]
-    return (*sides, {"cc": plus(loss)})
-
-
-def plus(loss: dict[str, Any]) -> dict[str, Any]:
-    """The same term with ``+`` before the paths of modules that belong to a wrapper, as the hooks name them."""
-    kwargs = loss["criterion"]["kwargs"]
-    owned = ("linear", "normalizer", "empty", "paraphraser", "translator", "norm_layer", "regressor_dict", "abf_modules")
-    marked = {key: f"+{value}" if str(value).startswith(owned) else value for key, value in kwargs.items()}
-    return {**loss, "criterion": {**loss["criterion"], "kwargs": marked}}
+    sides = [outputs("model.flatten", "linear", **options) for _ in range(2)]
+    return (*sides, {"cc": loss})
 
 
 def vid() -> tuple[dict[str, Any], ...]:
@@ -120,13 +118,13 @@ def vid() -> tuple[dict[str, Any], ...]:
     regressors = {
         stage: {
             "io": "output",
-            "path": stage,
+            "path": f"student_model.{stage}",
             "kwargs": {"in_channels": c, "middle_channels": c, "out_channels": c, "eps": 1e-5, "init_pred_var": 5.0},
         }
         for stage, c in STAGES.items()
     }
-    made = {stage: f"+regressor_dict.{stage}" for stage in STAGES}
-    student = outputs(*STAGES, *made.values(), wrapper="VariationalDistributor4VID", regressors=regressors)
+    made = {stage: f"regressor_dict.{stage}" for stage in STAGES}
+    student = outputs(*inside(STAGES), *made.values(), wrapper="VariationalDistributor4VID", regressors=regressors)
     pairs = {stage: pair(path, stage) for stage, path in made.items()}
     return student, outputs(*STAGES), {"vid": term("VIDLoss", feature_pairs=pairs)}
 
@@ -134,29 +132,29 @@ def vid() -> tuple[dict[str, Any], ...]:
 def crd() -> tuple[dict[str, Any], ...]:
     """Contrast with stored embeddings."""
     options = {
-        "input_module_path": "flatten",
+        "input_module_path": "model.flatten",
         "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
         "wrapper": "Linear4CRD",
     }
     sides = [
-        {**outputs("flatten", "+normalizer", inputs=("+empty",), **options), "forward_proc": "forward_batch_supp_dict"}
+        {**outputs("model.flatten", "normalizer", inputs=("empty",), **options), "forward_proc": "forward_batch_supp_dict"}
         for _ in range(2)
     ]
-    paths = {"student_norm_module_path": "+normalizer", "teacher_norm_module_path": "+normalizer"}
+    paths = {"student_norm_module_path": "normalizer", "teacher_norm_module_path": "normalizer"}
     sizes = {"input_size": WIDTH, "output_size": SAMPLES, "num_negative_samples": NEGATIVES, "num_samples": SAMPLES}
-    return (*sides, {"crd": term("CRDLoss", **paths, student_empty_module_path="+empty", **sizes)})
+    return (*sides, {"crd": term("CRDLoss", **paths, student_empty_module_path="empty", **sizes)})
 
 
 def srd() -> tuple[dict[str, Any], ...]:
     """Normalised embeddings, the student's behind a projector."""
-    options = {"input_module": {"path": "layer3", "io": "output"}, "wrapper": "SRDModelWrapper"}
+    options = {"input_module": {"path": "model.layer3", "io": "output"}, "wrapper": "SRDModelWrapper"}
     norm = {"norm_kwargs": {"num_features": 64, "eps": 1e-4, "affine": False}}
     linear = {"linear_kwargs": {"in_features": 64, "out_features": 64, "bias": False}}
-    sides = [outputs("layer3", "+norm_layer", **options, **norm, **more) for more in (linear, {})]
+    sides = [outputs("model.layer3", "norm_layer", **options, **norm, **more) for more in (linear, {})]
     names = {
         f"{role}_{what}_module_{key}": value
         for role in ("student", "teacher")
-        for what, path in (("feature", "+norm_layer"), ("linear", "."))
+        for what, path in (("feature", "norm_layer"), ("linear", "."))
         for key, value in (("path", path), ("io", "output"))
     }
     return (*sides, {"srd": term("SRDLoss", **names, exponent=4.0, temperature=1.0)})
@@ -165,9 +163,9 @@ def srd() -> tuple[dict[str, Any], ...]:
 def fitnet() -> tuple[dict[str, Any], ...]:
     """A hint behind a 1 x 1 convolution and batch normalisation."""
     convolution = {"in_channels": 32, "out_channels": 32, "kernel_size": 1, "bias": False}
-    connector = {"io": "output", "path": "layer2", "conv2d_kwargs": convolution, "bn2d_kwargs": {"num_features": 32}}
-    made = "+connector_dict.hint"
-    student = outputs("layer2", made, wrapper="Connector4DAB", connectors={"hint": connector})
+    connector = {"io": "output", "path": "student_model.layer2", "conv2d_kwargs": convolution, "bn2d_kwargs": {"num_features": 32}}
+    made = "connector_dict.hint"
+    student = outputs("student_model.layer2", made, wrapper="Connector4DAB", connectors={"hint": connector})
     sides = {
         "input": {"is_from_teacher": False, "module_path": made, "io": "output"},
         "target": {"is_from_teacher": True, "module_path": "layer2", "io": "output"},
@@ -182,14 +180,14 @@ def fitnet() -> tuple[dict[str, Any], ...]:
 
 def reviewkd() -> tuple[dict[str, Any], ...]:
     """Fused maps of the stages and the embedding, against the teacher's maps before their last activation."""
-    levels = [*STAGES.items(), ("global_pool", 64)]
+    levels = {**STAGES, "global_pool": 64}
     abfs = [
-        {"io": "output", "path": path, "kwargs": {"in_channels": c, "mid_channels": 64, "out_channels": c}}
-        for path, c in levels
+        {"io": "output", "path": f"student_model.{path}", "kwargs": {"in_channels": c, "mid_channels": 64, "out_channels": c}}
+        for path, c in levels.items()
     ]
-    made = [f"+abf_modules.{number}" for number in range(len(abfs))]
+    made = [f"abf_modules.{number}" for number in range(len(abfs))]
     student = outputs(
-        *(path for path, _ in levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32]
+        *inside(levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32]
     )
     before = [f"{block}.act2" for block in LAST["teacher"].values()]
     teacher = outputs("global_pool", inputs=tuple(before))
@@ -211,23 +209,23 @@ def ft() -> tuple[dict[str, Any], ...]:
     """Factors of the last maps; the second stage, in which the paraphraser is ready."""
     sizes = {"num_input_channels": 64, "uses_bn": True}
     teacher = outputs(
-        "layer3",
-        "+paraphraser",
+        "teacher_model.layer3",
+        "paraphraser",
         wrapper="Teacher4FactorTransfer",
         minimal=None,
-        input_module_path="layer3",
+        input_module_path="teacher_model.layer3",
         paraphraser_kwargs={"k": 0.5, **sizes},
         paraphraser_ckpt="",
         uses_decoder=False,
     )
     student = outputs(
-        "layer3",
-        "+translator",
+        "student_model.layer3",
+        "translator",
         wrapper="Student4FactorTransfer",
-        input_module_path="layer3",
+        input_module_path="student_model.layer3",
         translator_kwargs={"num_output_channels": 32, **sizes},
     )
-    return student, teacher, {"ft": term("FTLoss", paraphraser_path="+paraphraser", translator_path="+translator")}
+    return student, teacher, {"ft": term("FTLoss", paraphraser_path="paraphraser", translator_path="translator")}
 
 
 def ab() -> tuple[dict[str, Any], ...]:
