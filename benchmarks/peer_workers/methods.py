@@ -9,7 +9,6 @@ from typing import Any
 __all__ = ["METHODS", "ONLY_PEERS", "Method"]
 
 
-
 @dataclass(frozen=True)
 class Method:
     """A method as kdengine runs it.
@@ -55,7 +54,9 @@ METHODS: dict[str, Method] = {
     "mgd": one("mgd", f"{RANDOM}; modelopt masks positions and takes the mean, kdengine the sum", over="positions", mask=0.65),
     "reviewkd": one("reviewkd", RANDOM, beta=1.0, warmup_epochs=0, warmup_share=0.0),
     "ft": one("ft", f"{RANDOM}; kdengine without batch normalisation", beta=1.0, epochs=0),
-    "ab": one("ab", "kdengine weighs stages by powers of 1/2, and stops at the deepest tap", phase="init", init_epochs=1, scale=1.0),
+    "ab": one(
+        "ab", "kdengine weighs stages by powers of 1/2, and stops at the deepest tap", phase="init", init_epochs=1, scale=1.0
+    ),
 }
 """Name -> method, those first whose first loss must agree."""
 

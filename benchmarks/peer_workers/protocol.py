@@ -82,9 +82,7 @@ class Scene:
         self.folder = folder
         self.names: dict[str, str] = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
         stored = load_file(folder / "batches.safetensors")
-        self.batches = [
-            tuple(stored[f"{name}{number}"] for name in ("x", "y", "index")) for number in range(len(stored) // 3)
-        ]
+        self.batches = [tuple(stored[f"{name}{number}"] for name in ("x", "y", "index")) for number in range(len(stored) // 3)]
 
     def network(self, role: str) -> nn.Module:
         """``teacher`` in eval mode, or ``student`` in training mode, with the weights of the measurement."""

@@ -163,7 +163,12 @@ def srd() -> tuple[dict[str, Any], ...]:
 def fitnet() -> tuple[dict[str, Any], ...]:
     """A hint behind a 1 x 1 convolution and batch normalisation."""
     convolution = {"in_channels": 32, "out_channels": 32, "kernel_size": 1, "bias": False}
-    connector = {"io": "output", "path": "student_model.layer2", "conv2d_kwargs": convolution, "bn2d_kwargs": {"num_features": 32}}
+    connector = {
+        "io": "output",
+        "path": "student_model.layer2",
+        "conv2d_kwargs": convolution,
+        "bn2d_kwargs": {"num_features": 32},
+    }
     made = "connector_dict.hint"
     student = outputs("student_model.layer2", made, wrapper="Connector4DAB", connectors={"hint": connector})
     sides = {
@@ -186,9 +191,7 @@ def reviewkd() -> tuple[dict[str, Any], ...]:
         for path, c in levels.items()
     ]
     made = [f"abf_modules.{number}" for number in range(len(abfs))]
-    student = outputs(
-        *inside(levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32]
-    )
+    student = outputs(*inside(levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32])
     before = [f"{block}.act2" for block in LAST["teacher"].values()]
     teacher = outputs("global_pool", inputs=tuple(before))
     wanted = [("global_pool", "output"), *((path, "input") for path in reversed(before))]

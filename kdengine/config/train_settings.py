@@ -110,8 +110,9 @@ class TrainSettings(Strict):
     freeze: Names = ()
     """Modules of the network that are not trained, by path or as 'backbone', which is all but the classifier; their batch
     normalisation keeps its statistics."""
-    compile: bool = False
-    """Compile the forward passes in which no method reads a layer inside the network; the others run as they are."""
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    """Compile the forward passes of teacher and student with all that methods read inside them; or how: 'reduce-overhead' for
+    small networks on a GPU, 'max-autotune' to search for the fastest kernels. A smaller last batch runs as it is."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory, for networks that offer it, such as timm's."""
     patience: int | None = Field(None, ge=1, le=MANY)

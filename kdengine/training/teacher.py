@@ -27,12 +27,13 @@ class FrozenTeacher:
     Args:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
-        compiled: whether to compile its forward where nothing inside it is recorded.
+        compile: whether to compile its forward, or how; see ``train.compile``.
+        batch_size: images in a whole batch.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, compile: bool | str = False, batch_size: int = 0) -> None:
         self.model = runtime.place(model.eval())
-        self._forwards = Forwards(self.model, None, compiled)
+        self._forwards = Forwards(self.model, None, compile, batch_size)
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
@@ -108,9 +109,8 @@ class FrozenTeacher:
 
     def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        network = self._forwards.fit_for(points)
-        with torch.no_grad(), self.runtime.autocast(), Recorder(network, points, stop=not whole) as recorder:
-            return recorder(images)
+        with torch.no_grad(), self.runtime.autocast():
+            return self._forwards.record(images, points, stop=not whole)
 
     def _differentiable(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
         """Run in float32, because input gradients of bf16 forwards are too coarse to compare."""
