@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py            or: --methods st,rkd --rounds 2
 
-Every library trains in a process of its own, the peers in an environment of their own, which is made with pip if it is not there.
-All have the same networks, weights, batches (in memory) and optimizer, and take their steps in turn, one library after the other
-in every round. A peer's step is the loop that its documentation shows; kdengine's is all that a run does for a batch.
+Every library trains in a process of its own, the peers in an environment of their own, made with pip if it is not there. All
+have the same networks, weights, batches (in memory) and optimizer, and take their steps in turn, one library after the other in
+every round. A peer's step is the loop that its documentation shows; kdengine's is all that a run does for a batch.
 
 "fp32" has both in float32. "default" has each as its users run it: kdengine in precision 'auto', the peer in float32.
 """
@@ -25,13 +25,13 @@ from safetensors.torch import save_file
 
 from kdengine.cache import cache_folder
 
-HERE = Path(__file__).parent / "peer_workers"
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent / "peer_workers"))
 from client import Worker, make_environment
 from methods import METHODS, ONLY_PEERS
 from protocol import CLASSES, SAMPLES
 from table import Measured, agreement, summary, table
 
+HERE = Path(__file__).parent / "peer_workers"
 ZOO = Path(__file__).parents[1] / "zoo" / "src"
 PEERS = {"torchdistill": "run_torchdistill.py", "nvidia-modelopt": "run_modelopt.py", "timm": "run_timm.py"}
 OURS = {"fp32": "fp32", "default": "auto"}

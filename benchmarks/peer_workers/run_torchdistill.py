@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,12 +30,12 @@ TASK = {
 }
 
 
-def outputs(*paths: str, inputs: tuple[str, ...] = (), wrapper: str = "", **options: Any) -> dict[str, Any]:
+def outputs(*paths: str, inputs: tuple[str, ...] = (), wrapped: str = "", **options: Any) -> dict[str, Any]:
     """The configuration of a network: what is hooked, and which auxiliary wrapper it gets."""
     hooks = {"input": list(inputs), "output": list(paths)}
     config: dict[str, Any] = {"forward_proc": "forward_batch_only", "forward_hook": hooks}
-    if wrapper:
-        config["auxiliary_model_wrapper"] = {"key": wrapper, "kwargs": options}
+    if wrapped:
+        config["auxiliary_model_wrapper"] = {"key": wrapped, "kwargs": options}
     return config
 
 
@@ -82,7 +83,7 @@ def fsp() -> tuple[dict[str, Any], ...]:
             for role in ("student", "teacher")
             for place, path in (("first", earlier), ("second", later))
         }
-        for earlier, later in zip(order, order[1:], strict=False)
+        for earlier, later in pairwise(order)
     }
     return alike({"fsp": term("FSPLoss", fsp_pairs=flows)}, *order)
 
@@ -104,7 +105,7 @@ def cc() -> tuple[dict[str, Any], ...]:
     options = {
         "input_module": {"path": "model.flatten", "io": "output"},
         "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
-        "wrapper": "Linear4CCKD",
+        "wrapped": "Linear4CCKD",
     }
     kernel = {"type": "gaussian", "gamma": 0.4, "max_p": 2}
     paths = {"student_linear_path": "linear", "teacher_linear_path": "linear"}
@@ -124,7 +125,7 @@ def vid() -> tuple[dict[str, Any], ...]:
         for stage, c in STAGES.items()
     }
     made = {stage: f"regressor_dict.{stage}" for stage in STAGES}
-    student = outputs(*inside(STAGES), *made.values(), wrapper="VariationalDistributor4VID", regressors=regressors)
+    student = outputs(*inside(STAGES), *made.values(), wrapped="VariationalDistributor4VID", regressors=regressors)
     pairs = {stage: pair(path, stage) for stage, path in made.items()}
     return student, outputs(*STAGES), {"vid": term("VIDLoss", feature_pairs=pairs)}
 
@@ -134,7 +135,7 @@ def crd() -> tuple[dict[str, Any], ...]:
     options = {
         "input_module_path": "model.flatten",
         "linear_kwargs": {"in_features": 64, "out_features": WIDTH},
-        "wrapper": "Linear4CRD",
+        "wrapped": "Linear4CRD",
     }
     sides = [
         {**outputs("model.flatten", "normalizer", inputs=("empty",), **options), "forward_proc": "forward_batch_supp_dict"}
@@ -147,7 +148,7 @@ def crd() -> tuple[dict[str, Any], ...]:
 
 def srd() -> tuple[dict[str, Any], ...]:
     """Normalised embeddings, the student's behind a projector."""
-    options = {"input_module": {"path": "model.layer3", "io": "output"}, "wrapper": "SRDModelWrapper"}
+    options = {"input_module": {"path": "model.layer3", "io": "output"}, "wrapped": "SRDModelWrapper"}
     norm = {"norm_kwargs": {"num_features": 64, "eps": 1e-4, "affine": False}}
     linear = {"linear_kwargs": {"in_features": 64, "out_features": 64, "bias": False}}
     sides = [outputs("model.layer3", "norm_layer", **options, **norm, **more) for more in (linear, {})]
@@ -170,7 +171,7 @@ def fitnet() -> tuple[dict[str, Any], ...]:
         "bn2d_kwargs": {"num_features": 32},
     }
     made = "connector_dict.hint"
-    student = outputs("student_model.layer2", made, wrapper="Connector4DAB", connectors={"hint": connector})
+    student = outputs("student_model.layer2", made, wrapped="Connector4DAB", connectors={"hint": connector})
     sides = {
         "input": {"is_from_teacher": False, "module_path": made, "io": "output"},
         "target": {"is_from_teacher": True, "module_path": "layer2", "io": "output"},
@@ -191,7 +192,7 @@ def reviewkd() -> tuple[dict[str, Any], ...]:
         for path, c in levels.items()
     ]
     made = [f"abf_modules.{number}" for number in range(len(abfs))]
-    student = outputs(*inside(levels), *made, wrapper="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32])
+    student = outputs(*inside(levels), *made, wrapped="Student4KnowledgeReview", abfs=abfs, sizes=[1, 8, 16, 32])
     before = [f"{block}.act2" for block in LAST["teacher"].values()]
     teacher = outputs("global_pool", inputs=tuple(before))
     wanted = [("global_pool", "output"), *((path, "input") for path in reversed(before))]
@@ -214,7 +215,7 @@ def ft() -> tuple[dict[str, Any], ...]:
     teacher = outputs(
         "teacher_model.layer3",
         "paraphraser",
-        wrapper="Teacher4FactorTransfer",
+        wrapped="Teacher4FactorTransfer",
         minimal=None,
         input_module_path="teacher_model.layer3",
         paraphraser_kwargs={"k": 0.5, **sizes},
@@ -224,7 +225,7 @@ def ft() -> tuple[dict[str, Any], ...]:
     student = outputs(
         "student_model.layer3",
         "translator",
-        wrapper="Student4FactorTransfer",
+        wrapped="Student4FactorTransfer",
         input_module_path="student_model.layer3",
         translator_kwargs={"num_output_channels": 32, **sizes},
     )

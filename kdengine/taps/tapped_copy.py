@@ -1,8 +1,8 @@
 """A copy of a network that returns its taps beside its output, so that it can be compiled as a whole.
 
-The hooks of a :class:`~kdengine.taps.recorder.Recorder` come and go with every forward, and a compiler would start anew with each
-of them. The modules of this copy are of subclasses that hand over what passes through them, for good. Weights and buffers are
-the very tensors of the network, which stays as it is.
+The hooks of a :class:`~kdengine.taps.recorder.Recorder` come and go with every forward, and a compiler would start anew each
+time. The modules of this copy are of subclasses that hand over what passes through them, for good. Weights and buffers are the
+very tensors of the network, which stays as it is.
 """
 
 from __future__ import annotations

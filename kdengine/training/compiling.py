@@ -23,7 +23,7 @@ BACKEND = "inductor"
 MOST = 8
 """Sets of taps of one network that are compiled; a run needs one a phase, and one whenever lanes that read others end."""
 RECOMPILATIONS = 64
-"""How often torch may compile this module's forward, which all networks share: it counts networks, phases and modes together."""
+"""How often torch may compile the forward that all networks share: it counts networks, phases and modes together."""
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes with CUDA graphs, which write the outputs of their next replay over those of this one."""
 

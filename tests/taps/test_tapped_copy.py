@@ -118,7 +118,7 @@ def compiled(copied, backend="aot_eager"):
 
 
 def both(network, points, images, train=True, stop=False, backend="aot_eager"):
-    """The traces of a compiled copy and of a recorder on a twin, and the two networks after a backward pass through all taps."""
+    """The traces of a compiled copy and of a recorder on a twin, and both networks after a backward pass through them."""
     twin = copy.deepcopy(network)
     network.train(train)
     twin.train(train)
