@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "peer_workers"))
 from client import Worker, make_environment
 from methods import METHODS, ONLY_PEERS
 from protocol import CLASSES, SAMPLES
-from table import Measured, agreement, summary, table
+from table import Measured, agreement, heading, lines_of, summary
 
 HERE = Path(__file__).parent / "peer_workers"
 ZOO = Path(__file__).parents[1] / "zoo" / "src"
@@ -132,14 +132,15 @@ def main() -> None:
         ours, theirs = start(Path(folder), python)
         print(f"{arguments.teacher} -> {arguments.student}, batch {arguments.batch} of [3, 32, 32], {CLASSES} classes;")
         print(f"{arguments.rounds} rounds of {arguments.steps} steps each\n{facts({**ours, **theirs})}\n", flush=True)
+        print(heading(list(PEERS)))
         rows = []
         for name in names:
-            print(f"{name} ...", file=sys.stderr, flush=True)
             rows.append(measure(name, ours, theirs, arguments.rounds, arguments.steps))
+            print(lines_of(rows[-1], list(PEERS)), flush=True)
         for worker in (*ours.values(), *theirs.values()):
             worker.stop()
-    print("\n\n".join([table(rows, list(PEERS)), "\n".join(summary(rows)), agreement(rows)]))
-    print("\n" + "\n".join(f"{peer} also has {what}, which kdengine does not." for peer, what in ONLY_PEERS.items()))
+    print("", *summary(rows), "", agreement(rows), "", sep="\n")
+    print("\n".join(f"{peer} also has {what}, which kdengine does not." for peer, what in ONLY_PEERS.items()))
 
 
 if __name__ == "__main__":

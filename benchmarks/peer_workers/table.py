@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Measured", "agreement", "summary", "table"]
+__all__ = ["Measured", "agreement", "heading", "lines_of", "summary"]
 
 GOALS = {"fp32": 0.75, "default": 0.5}
 """Ratio to the fastest peer that kdengine is to stay below, by precision."""
@@ -45,17 +45,21 @@ class Measured:
         return max(ratios, default=None)
 
 
-def table(rows: Iterable[Measured], peers: Sequence[str]) -> str:
-    """One line a method and precision: kdengine's milliseconds, and its ratio to each peer (whose milliseconds follow)."""
+def heading(peers: Sequence[str]) -> str:
+    """The first two lines of the table."""
     heads = ["method", "precision", "kdengine, ms", *(f"/ {peer} (ms)" for peer in peers), "/ fastest peer"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for row in rows:
-        for precision in GOALS:
-            own = row.kdengine.get(precision)
-            cells = [row.method, precision, f"{1e3 * statistics.median(own):.0f}" if own else "fails"]
-            cells += [_cell(row, precision, peer) for peer in peers]
-            fastest = row.to_fastest(precision)
-            lines.append(_line([*cells, "" if fastest is None else f"{fastest:.2f}"]))
+    return f"{_line(heads)}\n{_line(['---'] * len(heads))}"
+
+
+def lines_of(row: Measured, peers: Sequence[str]) -> str:
+    """One line a precision: kdengine's milliseconds, and its ratio to each peer (whose milliseconds follow)."""
+    lines = []
+    for precision in GOALS:
+        own = row.kdengine.get(precision)
+        cells = [row.method, precision, f"{1e3 * statistics.median(own):.0f}" if own else "fails"]
+        cells += [_cell(row, precision, peer) for peer in peers]
+        fastest = row.to_fastest(precision)
+        lines.append(_line([*cells, "" if fastest is None else f"{fastest:.2f}"]))
     return "\n".join(lines)
 
 

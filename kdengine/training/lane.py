@@ -276,9 +276,7 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            self._teachers = (
-                FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile, self.settings.batch_size),
-            )
+            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, self.settings),)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.settings import TrainSettings
 from kdengine.errors import TrainingError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
@@ -27,13 +28,12 @@ class FrozenTeacher:
     Args:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
-        compile: whether to compile its forward, or how; see ``train.compile``.
-        batch_size: images in a whole batch.
+        train: settings of the run, which tell whether to compile its forward, and the size of a whole batch.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime, compile: bool | str = False, batch_size: int = 0) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, train: TrainSettings | None = None) -> None:
         self.model = runtime.place(model.eval())
-        self._forwards = Forwards(self.model, None, compile, batch_size)
+        self._forwards = Forwards(self.model, None, train.compile, train.batch_size) if train else Forwards(self.model, None)
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
