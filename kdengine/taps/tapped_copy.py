@@ -183,7 +183,7 @@ def _watch(module: nn.Module, path: str, catch: _Catch) -> None:
 
 
 @cache
-def _watched(kind: type[nn.Module]) -> type[nn.Module]:
+def _watched(kind: Any) -> type[nn.Module]:
     """The subclass whose forward hands over what passes through it; one a class, so that all lanes share compiled code."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
