@@ -150,6 +150,20 @@ def test_a_network_that_the_compiler_refuses_runs_as_it_is_and_nothing_has_happe
     ]
 
 
+def test_a_teacher_that_the_compiler_refuses_is_not_written_to(monkeypatch):
+    def failing(module, **options):
+        def forward(images):
+            raise RuntimeError("no kernel")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", failing)
+    net = small().eval()
+    before = [buffer._version for buffer in net.buffers()]
+    Forwards(net, None, compile=True, batch_size=4).record(torch.randn(4, *SIZE), points_of(net, "1"))
+    assert [buffer._version for buffer in net.buffers()] == before
+
+
 def test_a_network_that_cannot_be_copied_runs_as_it_is(caplog):
     net = small()
     net[0].register_forward_hook(lambda module, args, output: 2 * output)
