@@ -175,8 +175,9 @@ def _watch(module: nn.Module, path: str, catch: _Catch) -> None:
     """Make a module of a copy hand over what passes through it."""
     if module._forward_hooks:
         raise TapError(f"'{path}' has forward hooks of its own, which may change its output.")
+    kind: Any = type(module)
     try:
-        module.__class__ = _watched(type(module))
+        module.__class__ = _watched(kind)
     except TypeError as error:
         raise TapError(f"'{path}' cannot be watched: {error}.") from error
     vars(module).update(_kdengine_catch=catch, _kdengine_path=path)
