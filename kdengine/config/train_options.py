@@ -44,7 +44,7 @@ class TrainOptions(TypedDict, total=False):
     head_lr: float
     backbone_lr: float
     freeze: tuple[str, ...]
-    compile: bool
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"]
     fold_teacher: bool
     checkpointing: bool
     patience: int | None

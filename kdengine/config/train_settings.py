@@ -110,8 +110,9 @@ class TrainSettings(Strict):
     freeze: Names = ()
     """Modules of the network that are not trained, by path or as 'backbone', which is all but the classifier; their batch
     normalisation keeps its statistics."""
-    compile: bool = False
-    """Compile the forward passes in which no method reads a layer inside the network; the others run as they are."""
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    """Compile the forward passes of teacher and student with all that methods read inside them; or how: 'reduce-overhead' for
+    small networks on a GPU, 'max-autotune' to search for the fastest kernels. A smaller last batch runs as it is."""
     fold_teacher: bool = True
     """Run the teacher with its batch normalisation folded into its convolutions, in half precision; that is faster and agrees
     within rounding, also at the taps."""

@@ -13,7 +13,8 @@ __all__ = ["ACTIVATION_MODULES", "FunctionalActivations", "is_functional"]
 # no sigmoid: networks use it as a gate inside a block, not as an activation
 _LINEAR_UNITS = ("relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "silu")
 _OTHERS = ("mish", "hardswish", "hardtanh", "softplus", "tanh")
-_ACTIVATIONS = frozenset(name + ending for name in _LINEAR_UNITS + _OTHERS for ending in ("", "_"))
+_LABELS = {name + ending: f"{name}()" for name in _LINEAR_UNITS + _OTHERS for ending in ("", "_")}
+"""Name of a function -> what taps call it; looked up as it is, which compilers can follow."""
 
 _LINEAR_UNIT_MODULES = ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU")
 _OTHER_MODULES = ("Mish", "Hardswish", "Hardtanh", "Softplus", "Tanh")
@@ -43,10 +44,9 @@ class FunctionalActivations(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name not in _ACTIVATIONS:
+        label = _LABELS.get(getattr(func, "__name__", ""))
+        if label is None:
             return func(*args, **kwargs)
-        label = f"{name.rstrip('_')}()"
         self.before(label, args[0] if args else kwargs["input"])
         output = func(*args, **kwargs)
         self.after(label, output)

@@ -132,7 +132,14 @@ def _chain_step(context: LaneContext, distillers: Mapping[str, Distiller], setti
     student, train = context.student, settings.train
     frozen = train.freeze if last else ()
     module = LaneModule(
-        student.module, every, context.task, student.preprocess, student.anatomy.classifier, frozen, train.compile
+        student.module,
+        every,
+        context.task,
+        student.preprocess,
+        student.anatomy.classifier,
+        frozen,
+        compile=train.compile,
+        batch_size=train.batch_size,
     )
     module.factories = context.factories
     return ChainStep(context.student, context.teachers, module, phases)

@@ -287,8 +287,7 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            chosen = self.settings
-            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, chosen.compile, chosen.fold_teacher),)
+            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, self.settings),)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1

@@ -94,7 +94,8 @@ class LaneModule(nn.Module):
         preprocess: turns images of the data into the student's input.
         classifier: path of the student's classifier, if it has one.
         frozen: paths of the student's modules that are not trained; ``backbone`` is all but the classifier.
-        compiled: whether to compile the student's forward where nothing inside it is recorded.
+        compile: whether to compile the student's forward, or how; see ``train.compile``.
+        batch_size: images in a whole batch.
 
     Attributes:
         factories: what makes optimizer and scheduler, if the caller passed that.
@@ -108,7 +109,8 @@ class LaneModule(nn.Module):
         preprocess: Preprocess | None = None,
         classifier: str | None = None,
         frozen: Sequence[str] = (),
-        compiled: bool = False,
+        compile: bool | str = False,
+        batch_size: int = 0,
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -118,7 +120,7 @@ class LaneModule(nn.Module):
         self._uses = Counter(key.partition(COPY)[0] for key in distillers)  # of a method and its copies
         self.task = task
         self.preprocess = preprocess
-        self.forwards = Forwards(student, preprocess, compiled)
+        self.forwards = Forwards(student, preprocess, compile, batch_size)
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
         self.factories = Factories()
@@ -249,12 +251,14 @@ class LaneModule(nn.Module):
         return self._run(x, points, stop=not phase.task and bool(points))
 
     def _run(self, x: Tensor, points: Mapping[str, TapPoint], stop: bool) -> Trace:
-        network = self.preprocessed if self.phase.input_gradients else self.forwards.fit_for(points)
-        with Recorder(network, points, stop=stop) as recorder:
-            if not self.phase.input_gradients:
-                return recorder(x)
-            with torch.autocast(_casting(x), enabled=False), twice_differentiable():
-                return recorder(x.detach().requires_grad_())
+        if not self.phase.input_gradients:
+            return self.forwards.record(x, points, stop)
+        with (
+            Recorder(self.preprocessed, points, stop=stop) as recorder,
+            torch.autocast(_casting(x), enabled=False),
+            twice_differentiable(),
+        ):
+            return recorder(x.detach().requires_grad_())
 
     def _add_terms(self, terms: dict[str, Tensor], key: str, step: Step) -> None:
         """Add the terms of a method; those of its copies for further teachers are averaged."""

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.settings import TrainSettings
 from kdengine.errors import TrainingError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
@@ -29,22 +30,22 @@ class FrozenTeacher:
     Args:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
-        compiled: whether to compile its forward where nothing inside it is recorded.
-        folds: whether to run it with its normalisation folded into its convolutions, in half precision.
+        train: settings of the run: whether to compile its forward, the size of a whole batch, and whether to fold its
+            normalisation into its convolutions in half precision.
 
     Attributes:
         shelf: what it showed before, on disk; None if nothing is kept.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False, folds: bool = True) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, train: TrainSettings | None = None) -> None:
         self.model = runtime.place(model.eval())
-        self._forwards = Forwards(self.model, None, compiled)
+        self._forwards = Forwards(self.model, None, train.compile, train.batch_size) if train else Forwards(self.model, None)
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
         weights = (value for value in self.model.state_dict().values() if isinstance(value, Tensor))
         self._weights = [value for value in weights if not value.is_inference()]  # whose writes PyTorch does not count
-        self._folds = folds and not compiled and runtime.precision in HALVES
+        self._folds = (train is None or (train.fold_teacher and not train.compile)) and runtime.precision in HALVES
         self._folding: Folding | None = None
         self._counts: list[int] | None = None
         self._fingerprint = ""
@@ -132,7 +133,8 @@ class FrozenTeacher:
             self._folding = Folding.of(self.model, images)
             self._folds = self._folding is not None
         if self._folding is None:
-            return self._seen(self._forwards.fit_for(points), images, points, whole)
+            with torch.no_grad(), self.runtime.autocast():
+                return self._forwards.record(images, points, stop=not whole)
         shown = {name: point for name, point in points.items() if self._folding.shows(point)}
         hidden = {name: point for name, point in points.items() if name not in shown}
         if not hidden:

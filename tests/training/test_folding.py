@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from kdengine import Anatomy
+from kdengine.config.settings import TrainSettings
 from kdengine.testing import tiny_pair
 from kdengine.training.folding import Folding
 from kdengine.training.runtime import Runtime
@@ -54,7 +55,7 @@ def taps_of(network):
 
 def test_every_tap_of_a_folded_teacher_tells_the_truth(network):
     taps = taps_of(network)
-    folded, plain = (FrozenTeacher(copy.deepcopy(network), HALF, folds=folds) for folds in (True, False))
+    folded, plain = (FrozenTeacher(copy.deepcopy(network), HALF, TrainSettings(fold_teacher=folds)) for folds in (True, False))
     one, other = folded.trace(IMAGES, taps), plain.trace(IMAGES, taps)
     exact = FrozenTeacher(copy.deepcopy(network), Runtime("cpu", "fp32", alone=True)).trace(IMAGES, taps)
     assert folded._folding is not None

@@ -1,7 +1,6 @@
 """What the options of training do in whole runs, which they also survive when they are resumed."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -103,23 +102,6 @@ def test_gradients_are_the_same_when_activations_are_computed_again(tmp_path):
     one, other = (load_file(run.folder / "student.safetensors") for run in runs)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_networks_learn_what_others_do(tmp_path, caplog):
-    settings = {
-        "teacher": "resnet8",
-        "teacher_train": {"epochs": 1, "compile": False},
-        "epochs": 1,
-        "data": "digits@train=64@test=40",
-    }
-    one, other = (fit(tmp_path / str(on), plugins=["st"], compile=on, **settings) for on in (False, True))
-    assert other.history[0]["terms"]["st.soft"] == pytest.approx(one.history[0]["terms"]["st.soft"], rel=1e-3)
-    assert load_file(other.folder / "student.safetensors").keys() == load_file(one.folder / "student.safetensors").keys()
-    with caplog.at_level("INFO", "kdengine"):
-        fit(tmp_path / "inside", plugins=["at"], compile=True, **settings)
-    assert "Not compiled, because 'stage1' is read inside it" in caplog.text
 
 
 @pytest.mark.parametrize(
