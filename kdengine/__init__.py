@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.hookspecs import hookimpl
     from kdengine.plugins.registry import Registry
-    from kdengine.plugins.run_view import LaneView, ResultView, RunView
+    from kdengine.plugins.run_log import RunInfo, RunLog
+    from kdengine.plugins.run_numbers import epoch_numbers, run_choices
+    from kdengine.plugins.run_view import ComparisonView, LaneView, ResultView, RunView
+    from kdengine.plugins.tracking import Tracking
     from kdengine.runs.result import Result
+    from kdengine.shipping.push import push
     from kdengine.taps import Anatomy, Recorder, Trace
     from kdengine.tasks.task import Task
 
@@ -49,6 +53,7 @@ _HOME = {
     "Adapter": "methods.connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
+    "ComparisonView": "plugins.run_view",
     "Curriculum": "methods.curriculum",
     "Data": "data.dataset",
     "DataError": "errors",
@@ -68,6 +73,8 @@ _HOME = {
     "Registry": "plugins.registry",
     "Result": "runs.result",
     "ResultView": "plugins.run_view",
+    "RunInfo": "plugins.run_log",
+    "RunLog": "plugins.run_log",
     "RunView": "plugins.run_view",
     "SettingsError": "errors",
     "Split": "data.dataset",
@@ -78,14 +85,18 @@ _HOME = {
     "TapPair": "methods.step",
     "Task": "tasks.task",
     "Trace": "taps",
+    "Tracking": "plugins.tracking",
     "TrainSettings": "config.settings",
     "TrainingError": "errors",
+    "epoch_numbers": "plugins.run_numbers",
     "hookimpl": "plugins.hookspecs",
     "l2_normalize": "methods.features",
     "match_spatial": "methods.features",
     "pool_to_vectors": "methods.features",
     "projector": "methods.connectors",
+    "push": "shipping.push",
     "resize_maps": "methods.features",
+    "run_choices": "plugins.run_numbers",
     "vector_width": "methods.features",
     "warmup": "methods.schedule",
 }
@@ -95,6 +106,7 @@ __all__ = [
     "Adapter",
     "Anatomy",
     "Comparison",
+    "ComparisonView",
     "Curriculum",
     "Data",
     "DataError",
@@ -114,6 +126,8 @@ __all__ = [
     "Registry",
     "Result",
     "ResultView",
+    "RunInfo",
+    "RunLog",
     "RunView",
     "SettingsError",
     "Split",
@@ -124,14 +138,18 @@ __all__ = [
     "TapPair",
     "Task",
     "Trace",
+    "Tracking",
     "TrainSettings",
     "TrainingError",
+    "epoch_numbers",
     "hookimpl",
     "l2_normalize",
     "match_spatial",
     "pool_to_vectors",
     "projector",
+    "push",
     "resize_maps",
+    "run_choices",
     "vector_width",
     "warmup",
 ]

@@ -22,12 +22,14 @@ from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.progress import with_progress
+from kdengine.report.ending import announce
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions, assign
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.following import follow
 from kdengine.runs.lane_runs import entered, passes, planned
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
+from kdengine.runs.named_observers import select_observers, without_names
 from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.run import Run
@@ -65,7 +67,7 @@ class Comparison:
         note: further entries of the folder's ``comparison.json``.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **settings: any other argument of :class:`kdengine.Engine`.
+        **settings: any other argument of :class:`kdengine.Engine`; observers may also be names of plugins.
 
     Raises:
         KDError: for anything the user can fix.
@@ -90,12 +92,13 @@ class Comparison:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
                 raise SettingsError(f"{name} = {count} is not allowed: it must be at least 1.")
-        self.assignment = assignment or assign(teacher, student, (), data, **settings)
+        self.assignment, observers = without_names(assignment or assign(teacher, student, (), data, **settings))
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
         self.lanes = with_plain(lane_specs(methods, self.assignment.registry))
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
+        self.note |= select_observers(observers or self.note.get("observers", ()), self.assignment.registry)
         self.folder = self._proposed_folder()
         self._lock: FolderLock | None = None
 
@@ -187,6 +190,8 @@ class Comparison:
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
+        if main:
+            announce(board, self.folder, self.assignment.registry, self.assignment.observers)
         return board
 
     def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ class Comparing:
     out: str | None
     trust: bool
     as_json: bool
+    observers: tuple[str, ...]
     values: Mapping[str, Any]
 
     def resumed(self, registry: Registry, **of_the_folder: Any) -> Comparison:
@@ -61,7 +62,9 @@ class Comparing:
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
-        refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out)
+        refuse_with_resume(
+            **of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, observer=self.observers
+        )
         changes = values_from(trust=self.trust, **self.values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
         return Comparison.resume(self.resume, **options, registry=registry)
@@ -94,7 +97,7 @@ class Comparing:
         )
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
-        tools: dict[str, Any] = {"registry": registry, "tune_lr": tune_lr}
+        tools: dict[str, Any] = {"registry": registry, "tune_lr": tune_lr, "observers": self.observers}
         return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
 
 
@@ -114,6 +117,13 @@ def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[...
         teacher_weights_option,
         click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
         teacher_epochs_option,
+        click.option(
+            "--observer",
+            "observers",
+            multiple=True,
+            metavar="NAME",
+            help="Plugin that observes every lane, such as tensorboard; repeatable.",
+        ),
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

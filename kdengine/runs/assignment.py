@@ -62,7 +62,7 @@ class Assignment:
         plugins: methods, given by name, distribution or file, or as distillers.
         modules: ``"student"``, ``"teacher"``, ``"teacher 2"`` and so on, if passed as modules.
         data: the data set, if passed as an object.
-        observers: objects with hooks.
+        observers: objects with hooks; of a comparison also names of plugins, until it has selected them.
         factories: what makes optimizer and scheduler, if passed as objects.
     """
 

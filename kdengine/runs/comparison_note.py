@@ -61,8 +61,8 @@ class ComparisonNote:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
         check_trusted({"settings": settings.model_dump(), "lanes": [vars(lane) for lane in lanes]}, file, trust)
-        for lane in lanes:
-            check_trusted({"methods": lane.plugins}, file, trust)
+        for plugins in (*(lane.plugins for lane in lanes), more.get("observers", ())):
+            check_trusted({"methods": plugins}, file, trust)
         return note
 
     def write(self, folder: Path, registry: Registry) -> None:
