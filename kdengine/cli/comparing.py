@@ -62,9 +62,7 @@ class Comparing:
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
-        refuse_with_resume(
-            **of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, observer=self.observers
-        )
+        refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, observer=self.observers)
         changes = values_from(trust=self.trust, **self.values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
         return Comparison.resume(self.resume, **options, registry=registry)

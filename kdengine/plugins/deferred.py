@@ -42,7 +42,7 @@ class Deferred:
         if stacked.device.type != "cuda":
             return cls(step, tuple(terms), stacked)  # elsewhere the copy waits, so it is made on reading
         values = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True).copy_(stacked, non_blocking=True)
-        ready = torch.cuda.Event()
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
         ready.record(torch.cuda.current_stream(stacked.device))
         return cls(step, tuple(terms), values, ready)
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from kdengine.config.specs import Spec
 from kdengine.errors import ModelError, cause
 from kdengine.networks.weights import only_weights
-from kdengine.runs.past_student import PUBLISHED, PastStudent
+from kdengine.runs.past_student import PastStudent
 from kdengine.seeds import seeded
-from kdengine.storage.writing import save_tensors
 from kdengine.taps.tensors import first_tensor
 
 __all__ = ["CONFIG", "package_of", "write_in_timm_form"]
@@ -32,16 +31,16 @@ CHECKED = 2
 
 
 def write_in_timm_form(student: PastStudent, folder: Path) -> str | None:
-    """Write ``config.json`` beside the weights, so that ``timm.create_model("hf-hub:...")`` builds the network.
+    """Write ``config.json`` and the weights, so that ``timm.create_model("hf-hub:...")`` builds the network.
 
     The folder is then loaded by timm, and the network compared with the student bit by bit.
 
     Args:
         student: the student.
-        folder: receives the file; it holds the weights.
+        folder: receives the files.
 
     Returns:
-        None if timm gives the same network; else why it does not. No file is left then.
+        None if timm gives the same network; else why it does not. No configuration is left then.
     """
     import timm
 
@@ -69,8 +68,8 @@ def package_of(network: nn.Module) -> str:
 
 
 def _write_config(student: PastStudent, architecture: str, folder: Path) -> None:
-    """Let timm write its file; what older versions leave out is put in."""
-    from timm.models import _hub  # save_for_hf is public, but writes the weights too, and not those that share memory
+    """Let timm write its files; what older versions leave out of the configuration is put in."""
+    from timm.models import save_for_hf
 
     preprocess = _preprocess(student)
     kept = {
@@ -81,8 +80,9 @@ def _write_config(student: PastStudent, architecture: str, folder: Path) -> None
     names = list(student.classes)
     config = {"pretrained_cfg": {**kept, "architecture": architecture, **preprocess}, "label_names": names}
     arguments = _arguments(student)
+    named = {key: value for key, value in config.items() if value}
+    save_for_hf(student.network, str(folder), model_config=named, model_args=arguments, safe_serialization=True)
     file = folder / CONFIG
-    _hub.save_config_for_hf(student.network, str(file), {key: value for key, value in config.items() if value}, arguments)
     written = json.loads(file.read_text(encoding="utf-8"))
     written["model_args"] = {**arguments, **written.get("model_args", {})}
     written["pretrained_cfg"] = {**written["pretrained_cfg"], **preprocess}

@@ -76,13 +76,16 @@ def logged(folder):
     found = []
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         every = list(records(file))
+        summary = {}
+        for record in every:
+            summary |= items(record.summary.update)
         run = next(record.run for record in every if record.HasField("run"))
         found.append(
             {
                 "run": run,
                 "config": items(run.config.update),
                 "rows": [items(record.history.item) for record in every if record.HasField("history")],
-                "summary": {k: v for record in every if record.HasField("summary") for k, v in items(record.summary.update).items()},
+                "summary": summary,
                 "preempted": any(record.HasField("preempting") for record in every),
                 "code": [record.exit.exit_code for record in every if record.HasField("exit")],
                 "axes": {r.metric.name: r.metric.step_metric for r in every if r.HasField("metric")},

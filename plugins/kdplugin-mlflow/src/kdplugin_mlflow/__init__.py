@@ -7,15 +7,13 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdengine import PluginError, RunInfo, RunLog, Tracking
 
-try:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
-except ImportError as error:
-    raise PluginError(f"MLflow cannot be imported ({error}). Install it: pip install mlflow") from error
+if find_spec("mlflow") is None:  # it is imported when a run is logged, for that takes a while
+    raise PluginError("MLflow cannot be imported. Install it: pip install mlflow")
 
 __all__ = ["MlflowLog", "tracking"]
 
@@ -36,6 +34,8 @@ class MlflowLog(RunLog):
     """
 
     def __init__(self, info: RunInfo) -> None:
+        from mlflow import MlflowClient
+
         self._client = MlflowClient()
         if info.id is None:
             tags = {"mlflow.note.content": info.title, "mlflow.source.name": "kdengine", "kind": info.kind}
@@ -89,11 +89,15 @@ class MlflowLog(RunLog):
         return str(self._client.create_experiment(name) if experiment is None else experiment.experiment_id)
 
     def _choose(self, choices: Mapping[str, float | str]) -> None:
+        from mlflow.entities import Param
+
         params = [Param(name, str(value)[:LONGEST]) for name, value in choices.items()]
         for start in range(0, len(params), AT_ONCE):
             self._client.log_batch(self._id, params=params[start : start + AT_ONCE])
 
     def _log(self, numbers: Mapping[str, float], place: int) -> None:
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         self._client.log_batch(self._id, metrics=[Metric(name, float(value), now, place) for name, value in numbers.items()])
 

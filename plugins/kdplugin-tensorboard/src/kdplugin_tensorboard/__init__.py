@@ -75,4 +75,3 @@ def _write(run: RunView, record: Mapping[str, Any]) -> None:
         of = f" of {record['network']}" if "network" in record else ""
         writer.add_text("phase", f"Phase {len(phases)} of {len(run.lane.phases)}: {record['phase']}{of}", epoch)
     writer.flush()
-

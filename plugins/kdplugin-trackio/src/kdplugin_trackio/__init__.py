@@ -8,15 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from contextvars import Context
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kdengine import PluginError, RunInfo, RunLog, Tracking
 
-try:
-    import trackio
-except ImportError as error:
-    raise PluginError(f"Trackio cannot be imported ({error}). Install it: pip install trackio") from error
+if find_spec("trackio") is None:  # it is imported when a run is logged, for that takes a while
+    raise PluginError("Trackio cannot be imported. Install it: pip install trackio")
 
 __all__ = ["TrackioLog", "tracking"]
 
@@ -34,6 +33,8 @@ class TrackioLog(RunLog):
     """
 
     def __init__(self, info: RunInfo) -> None:
+        import trackio
+
         self._name = info.id or f"{info.name}-{secrets.token_hex(2)}"
         monitors = {} if info.group is None else {"auto_log_cpu": False, "auto_log_gpu": False}  # lanes share one machine
         with _words_on_standard_error():
@@ -65,14 +66,20 @@ class TrackioLog(RunLog):
 
     def image(self, name: str, file: Path) -> None:
         """Log a picture as an image."""
+        import trackio
+
         self._log({name: trackio.Image(str(file))}, self._step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
         """Log a table."""
+        import trackio
+
         self._log({name: trackio.Table(columns=list(columns), data=[list(row) for row in rows])}, self._step)
 
     def end(self, state: str, summary: Mapping[str, float | str]) -> None:
         """Log the scores and the state, raise an alert if the run is not finished, and close it."""
+        import trackio
+
         self._log({"state": state, **{f"result/{name}": value for name, value in summary.items()}}, self._step)
         with _words_on_standard_error():
             if state != "finished":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kdengine import PluginError, RunInfo, RunLog, Tracking
 
-try:
-    import wandb
-except ImportError as error:
-    raise PluginError(f"Weights & Biases cannot be imported ({error}). Install it: pip install wandb") from error
+if find_spec("wandb") is None:  # it is imported when a run is logged, for that takes a while
+    raise PluginError("Weights & Biases cannot be imported. Install it: pip install wandb")
 
 __all__ = ["WandbLog", "tracking"]
 
@@ -28,6 +27,8 @@ class WandbLog(RunLog):
     """
 
     def __init__(self, info: RunInfo) -> None:
+        import wandb
+
         again: dict[str, Any] = {} if info.id is None else {"id": info.id, "resume": "allow"}
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -58,10 +59,14 @@ class WandbLog(RunLog):
 
     def image(self, name: str, file: Path) -> None:
         """Log a picture as an image."""
+        import wandb
+
         self._run.log({name: wandb.Image(str(file))})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
         """Log a table."""
+        import wandb
+
         self._run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)})
 
     def end(self, state: str, summary: Mapping[str, float | str]) -> None:
