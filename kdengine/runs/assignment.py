@@ -107,6 +107,11 @@ class Assignment:
             KDError: for anything the user can fix.
         """
         self.factories.check(self.settings.factories)
+        named = [observer for observer in self.observers if isinstance(observer, str)]
+        if named:
+            raise SettingsError(
+                f"The observer '{named[0]}' was given by name. Name it among the plugins of the run: plugins=['{named[0]}']."
+            )
         return Session.open(
             self.settings,
             self.registry,

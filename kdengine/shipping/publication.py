@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,12 @@ def checked_repo(repo: str) -> str:
         SettingsError: it is none, or huggingface_hub is not installed.
     """
     try:
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
+        hub: Any = import_module("huggingface_hub.utils")
     except ImportError as error:
         raise SettingsError("Pushing needs huggingface_hub: pip install 'kdengine[hub]'.") from error
     try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
+        hub.validate_repo_id(repo)
+    except hub.HFValidationError as error:
         raise SettingsError(
             f"'{repo}' is not the name of a repository: {str(error).rstrip('.')}. Write USER/NAME, or NAME for one of your own."
         ) from error

@@ -72,11 +72,8 @@ def _write_config(student: PastStudent, architecture: str, folder: Path) -> None
     from timm.models import save_for_hf
 
     preprocess = _preprocess(student)
-    kept = {
-        name: value
-        for name, value in dict(student.network.pretrained_cfg).items()  # type: ignore[call-overload]
-        if value is not None and name not in SOURCES
-    }
+    source: Any = student.network.pretrained_cfg
+    kept = {name: value for name, value in source.items() if value is not None and name not in SOURCES}
     names = list(student.classes)
     config = {"pretrained_cfg": {**kept, "architecture": architecture, **preprocess}, "label_names": names}
     arguments = _arguments(student)

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from kdengine import Comparison, Distiller, Engine, RunLog, Tracking, TrainingError, epoch_numbers, hookimpl
+from kdengine import Comparison, Distiller, Engine, RunLog, SettingsError, Tracking, TrainingError, epoch_numbers, hookimpl
 from kdengine.plugins.deferred import Deferred
 from kdengine.storage.runfolder import RunFolder
 
@@ -199,7 +199,7 @@ def test_lanes_are_grouped_and_their_table_ends_the_comparison(tracking, logs, t
     assert table.tables["leaderboard"] == (board.columns, board.table().rows)
 
 
-def test_observers_by_name_hear_of_every_lane_also_of_a_resumed_comparison(tmp_path, caplog):
+def test_observers_by_name_hear_of_every_lane_also_of_a_resumed_comparison(tmp_path):
     file = tmp_path / "listener.py"
     file.write_text(
         "from kdengine import hookimpl\nheard = []\n\n\n"
@@ -211,10 +211,17 @@ def test_observers_by_name_hear_of_every_lane_also_of_a_resumed_comparison(tmp_p
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["observers"] == [str(file)]
     (plugin,) = comparison.assignment.registry.files.values()
     assert plugin.module.heard == ["plain", "plain"]
+    with pytest.raises(SettingsError, match="names code"):
+        Comparison.resume(tmp_path / "out")
     again = Comparison.resume(tmp_path / "out", trust=True)
     again.fit()
     (plugin,) = again.assignment.registry.files.values()
     assert plugin.module.heard == ["plain"]
+
+
+def test_a_run_takes_observers_by_name_among_its_plugins():
+    with pytest.raises(SettingsError, match=r"plugins=\['tensorboard'\]"):
+        Engine(None, "resnet8", observers=["tensorboard"]).plan()
 
 
 def test_terms_are_read_when_they_are_asked_for():

@@ -73,6 +73,7 @@ def items(message):
 
 def logged(folder):
     """What the files of each offline run say, in the order in which they were begun."""
+    sys.modules["wandb"].teardown()  # all is in the files only after that
     found = []
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         every = list(records(file))
