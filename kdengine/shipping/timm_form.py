@@ -24,8 +24,12 @@ __all__ = ["CONFIG", "package_of", "write_in_timm_form"]
 CONFIG = "config.json"
 OF_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "checkpoint_path", "num_classes")
 """Options of a spec that say where weights come from, or that timm stores elsewhere."""
-SOURCES = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "origin_url", "paper_ids", "license")
-"""Entries of timm's configuration that are about other weights."""
+OF_OTHERS = (
+    *("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "tag", "custom_load"),
+    *("license", "origin_url", "paper_name", "paper_ids", "notes", "description"),
+    *("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size", "label_offset"),
+)
+"""Entries of timm's configuration that are about the weights that a network started from, and not about these."""
 CHECKED = 2
 """Random images on which the network that timm builds is compared with the student."""
 
@@ -73,7 +77,7 @@ def _write_config(student: PastStudent, architecture: str, folder: Path) -> None
 
     preprocess = _preprocess(student)
     source: Any = student.network.pretrained_cfg
-    kept = {name: value for name, value in source.items() if value is not None and name not in SOURCES}
+    kept = {name: value for name, value in source.items() if value is not None and name not in OF_OTHERS}
     names = list(student.classes)
     config = {"pretrained_cfg": {**kept, "architecture": architecture, **preprocess}, "label_names": names}
     arguments = _arguments(student)
@@ -82,7 +86,8 @@ def _write_config(student: PastStudent, architecture: str, folder: Path) -> None
     file = folder / CONFIG
     written = json.loads(file.read_text(encoding="utf-8"))
     written["model_args"] = {**arguments, **written.get("model_args", {})}
-    written["pretrained_cfg"] = {**written["pretrained_cfg"], **preprocess}
+    own = {name: value for name, value in written["pretrained_cfg"].items() if name not in OF_OTHERS}
+    written["pretrained_cfg"] = {**own, **preprocess}
     file.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 

@@ -14,11 +14,13 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
-from kdengine import Comparison, Engine, SettingsError, StorageError, push
+from kdengine import Comparison, Distiller, Engine, SettingsError, StorageError, push
 from kdengine.config.settings import Settings
+from kdengine.runs.past_student import PastStudent
 from kdengine.shipping.model_card import PIPELINES, without_home
 from kdengine.shipping.predict import predict
 from kdengine.shipping.provenance import origin_of_student, origins_of_teachers
+from kdengine.shipping.timm_form import write_in_timm_form
 from kdengine.tasks import BUILT_IN
 
 DATA = "digits@train=128@test=64"
@@ -123,6 +125,23 @@ def test_a_transformer_with_options_and_an_input_of_its_own_is_built_again(tmp_p
     assert metadata(folder).library_name == "timm"
 
 
+def test_what_timm_knows_of_other_weights_is_left_out(run, tmp_path):
+    student = PastStudent.open(run, images=False)
+    others = {"license": "cc-by-nc-4.0", "test_input_size": (3, 48, 48), "hf_hub_id": "timm/other", "tag": "a1_in1k"}
+    student.network.pretrained_cfg = {**student.network.pretrained_cfg, **others}
+    assert write_in_timm_form(student, tmp_path) is None
+    assert set(json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]) & set(others) == set()
+
+
+def test_a_network_that_timm_builds_otherwise_is_not_passed_off_as_the_student(run, tmp_path):
+    student = PastStudent.open(run, images=False)
+    student.network.act1 = torch.nn.Tanh()
+    assert write_in_timm_form(student, tmp_path) == "the network that timm builds gives other outputs"
+    assert not (tmp_path / "config.json").exists()
+    student.network.fc = torch.nn.Sequential(torch.nn.Linear(64, 10))
+    assert "fc" in write_in_timm_form(student, tmp_path)
+
+
 def test_kdengine_takes_the_folder_as_it_takes_the_run(run, written, pictures, tmp_path):
     _, folder = written(run)
     assert predict(folder, pictures)["images"] == predict(run, pictures)["images"]
@@ -154,6 +173,41 @@ def test_a_network_for_pixels_has_a_fitting_tag_and_loads_with_kdengine(tmp_path
     assert metadata(folder).pipeline_tag == "image-segmentation"
     assert predict(folder, pictures)["images"] == predict(tmp_path / "run", pictures)["images"]
     assert {result.metric_type for result in metadata(folder).eval_results} >= {"mean_iou"}
+
+
+def test_a_network_of_ones_own_code_loads_with_kdengine(tmp_path, written, pictures):
+    network = "python:torchvision.models:squeezenet1_1@num_classes=10"
+    Engine(None, network, (), DATA, out=tmp_path / "run", **FAST).fit()
+    facts, folder = written(tmp_path / "run", trust=True)
+    assert not facts["timm"]
+    text = (folder / "README.md").read_text()
+    assert f"It needs the code of `{network}`." in text
+    assert "kdengine predict model photo.jpg --trust" in text
+    assert predict(folder, pictures, trust=True)["images"] == predict(tmp_path / "run", pictures, trust=True)["images"]
+
+
+def test_a_student_that_learned_without_labels_is_an_extractor_of_features(tmp_path, written):
+    class Follow(Distiller):
+        name = "follow"
+        taps = ("embedding",)
+        takes = "vectors"
+
+        def forward(self, step):
+            (tap,) = step.pairs
+            return {"gap": (tap.student - tap.teacher).square().mean()}
+
+    teacher = timm.create_model("resnet14", num_classes=0)
+    Engine(teacher, "resnet8", [Follow()], DATA, task="unlabelled", out=tmp_path / "run", **FAST).fit()
+    facts, folder = written(tmp_path / "run")
+    assert facts["timm"]
+    assert metadata(folder).pipeline_tag == "image-feature-extraction"
+    assert next(entry.metric_name for entry in metadata(folder).eval_results).startswith("similarity")
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert loaded(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    text = (folder / "README.md").read_text()
+    assert "so no command repeats it" in text
+    assert "unknown: it was passed as a module" in text
+    assert "## Classes" not in text
 
 
 def test_every_kind_of_outputs_has_a_tag():
