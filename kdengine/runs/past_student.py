@@ -116,6 +116,11 @@ class PastStudent:
         """Names of the classes in the order of their indices, as the run recorded them, else as the data has them."""
         return tuple(self.result.get("data", {}).get("classes") or self.data.classes)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs of the network: those of the classes; empty if its outputs are no classes."""
+        return self.classes if len(self.classes) == self.task.num_outputs else ()
+
 
 def _used(settings: Settings, data: str | None, images: bool, with_methods: bool) -> dict[str, Any]:
     """The settings that may name code to run."""

@@ -96,7 +96,7 @@ def _sections(published: Publication) -> Iterator[str]:
     yield f"## Images\n\n{images_in_words(published.student)}"
     yield f"## Training\n\n{_facts(published)}"
     yield f"## Reproduce\n\n{_reproduce(published)}"
-    yield _classes(published.student.classes)
+    yield _classes(published.student.output_names)
     yield "## Limits\n\n" + "\n".join(f"* {limit}" for limit in _limits(published))
 
 

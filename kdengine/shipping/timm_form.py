@@ -78,7 +78,7 @@ def _write_config(student: PastStudent, architecture: str, folder: Path) -> None
     preprocess = _preprocess(student)
     source: Any = student.network.pretrained_cfg
     kept = {name: value for name, value in source.items() if value is not None and name not in OF_OTHERS}
-    names = list(student.classes)
+    names = list(student.output_names)
     config = {"pretrained_cfg": {**kept, "architecture": architecture, **preprocess}, "label_names": names}
     arguments = _arguments(student)
     named = {key: value for key, value in config.items() if value}

@@ -208,6 +208,7 @@ def test_a_student_that_learned_without_labels_is_an_extractor_of_features(tmp_p
     assert "so no command repeats it" in text
     assert "unknown: it was passed as a module" in text
     assert "## Classes" not in text
+    assert "label_names" not in json.loads((folder / "config.json").read_text())
 
 
 def test_every_kind_of_outputs_has_a_tag():
