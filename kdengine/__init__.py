@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     from kdengine.plugins.discovery import Registrar
     from kdengine.plugins.hookspecs import hookimpl
     from kdengine.plugins.registry import Registry
-    from kdengine.plugins.run_view import LaneView, ResultView, RunView
+    from kdengine.plugins.run_log import RunInfo, RunLog
+    from kdengine.plugins.run_numbers import epoch_numbers, run_choices
+    from kdengine.plugins.run_view import ComparisonView, LaneView, ResultView, RunView
+    from kdengine.plugins.tracking import Tracking
     from kdengine.runs.result import Result
+    from kdengine.shipping.push import push
     from kdengine.storage.scores import Measure, Scoring
     from kdengine.taps import Anatomy, Recorder, Trace
     from kdengine.tasks.task import DataInfo, Task
@@ -50,6 +54,7 @@ _HOME = {
     "Adapter": "methods.connectors",
     "Anatomy": "taps",
     "Comparison": "comparison",
+    "ComparisonView": "plugins.run_view",
     "Curriculum": "methods.curriculum",
     "Data": "data.dataset",
     "DataError": "errors",
@@ -71,6 +76,8 @@ _HOME = {
     "Registry": "plugins.registry",
     "Result": "runs.result",
     "ResultView": "plugins.run_view",
+    "RunInfo": "plugins.run_log",
+    "RunLog": "plugins.run_log",
     "RunView": "plugins.run_view",
     "Scoring": "storage.scores",
     "SettingsError": "errors",
@@ -82,14 +89,18 @@ _HOME = {
     "TapPair": "methods.step",
     "Task": "tasks.task",
     "Trace": "taps",
+    "Tracking": "plugins.tracking",
     "TrainSettings": "config.settings",
     "TrainingError": "errors",
+    "epoch_numbers": "plugins.run_numbers",
     "hookimpl": "plugins.hookspecs",
     "l2_normalize": "methods.features",
     "match_spatial": "methods.features",
     "pool_to_vectors": "methods.features",
     "projector": "methods.connectors",
+    "push": "shipping.push",
     "resize_maps": "methods.features",
+    "run_choices": "plugins.run_numbers",
     "vector_width": "methods.features",
     "warmup": "methods.schedule",
 }
@@ -99,6 +110,7 @@ __all__ = [
     "Adapter",
     "Anatomy",
     "Comparison",
+    "ComparisonView",
     "Curriculum",
     "Data",
     "DataError",
@@ -120,6 +132,8 @@ __all__ = [
     "Registry",
     "Result",
     "ResultView",
+    "RunInfo",
+    "RunLog",
     "RunView",
     "Scoring",
     "SettingsError",
@@ -131,14 +145,18 @@ __all__ = [
     "TapPair",
     "Task",
     "Trace",
+    "Tracking",
     "TrainSettings",
     "TrainingError",
+    "epoch_numbers",
     "hookimpl",
     "l2_normalize",
     "match_spatial",
     "pool_to_vectors",
     "projector",
+    "push",
     "resize_maps",
+    "run_choices",
     "vector_width",
     "warmup",
 ]

@@ -20,12 +20,14 @@ from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.progress import with_progress
+from kdengine.report.ending import announce
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
 from kdengine.runs.comparison_folder import check_new, proposed_folder
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
 from kdengine.runs.members import Member, members_of
+from kdengine.runs.named_observers import select_observers, without_names
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
@@ -64,7 +66,7 @@ class Comparison:
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         students: the students of ``assignment``, if there are several.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **settings: any other argument of :class:`kdengine.Engine`; ``student_weights`` may name the weights of each student.
+        **settings: further arguments of :class:`kdengine.Engine`; observers may be names, and ``student_weights`` one a student.
 
     Raises:
         KDError: for anything the user can fix.
@@ -94,13 +96,15 @@ class Comparison:
         if assignment is None:
             weights = settings.pop("student_weights", None)
             assignment, students = assign_students(teacher, student, data, weights, **settings)
-        self.assignment, self.latency, given = assignment, latency, assignment.settings
+        self.assignment, observers = without_names(assignment)
+        self.latency, given = latency, assignment.settings
         self.students = list(students) or [StudentSpec(given.student, weights=given.student_weights)]
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
         self.lanes = lanes_of_all(self.students, lane_specs(methods, assignment.registry))
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
+        self.note |= select_observers(observers or self.note.get("observers", ()), self.assignment.registry)
         self.folder = proposed_folder(self.start, self.students)
         self.forecast: Forecast | None = None
         self._lock: FolderLock | None = None
@@ -189,6 +193,8 @@ class Comparison:
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
+        if main:
+            announce(board, self.folder, self.assignment.registry, self.assignment.observers)
         return board
 
     def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> list[dict[str, Any]]:

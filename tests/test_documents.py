@@ -143,6 +143,16 @@ def test_the_example_of_an_observer_is_called(tmp_path, capsys):
     assert "joint 1 {'task': " in capsys.readouterr().out
 
 
+def test_the_example_of_a_tracker_is_told_of_a_run_from_its_beginning_to_its_end(tmp_path, capsys):
+    (code,) = (code for code in blocks(ROOT / "docs" / "observers.md", "python") if "(RunLog):" in code)
+    file = tmp_path / "printed.py"
+    file.write_text(code)
+    data, settings = "digits@train=64@test=32", {"epochs": 1, "lr": 0.02, "log_every": 1, "batch_size": 64}
+    Engine(None, "resnet8", [str(file)], data, out=tmp_path / "run", **settings).fit()
+    said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["begins", "step", "epoch", "per-class", "finished"]
+
+
 def test_the_example_of_an_optimizer_of_ones_own_runs_as_it_stands():
     (code,) = blocks(ROOT / "docs" / "training.md", "python")
     names = {}

@@ -53,6 +53,7 @@ class Comparing:
     out: str | None
     trust: bool
     as_json: bool
+    observers: tuple[str, ...]
     values: Mapping[str, Any]
 
     def resumed(self, registry: Registry, latency: bool = True, **of_the_folder: Any) -> Comparison:
@@ -71,7 +72,9 @@ class Comparing:
         assert self.resume is not None
         values, networks, _ = self._of_one_student()
         several = networks if len(networks) > 1 else ()
-        refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, student=several)
+        refuse_with_resume(
+            **of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, student=several, observer=self.observers
+        )
         changes = values_from(trust=self.trust, **values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
         return Comparison.resume(self.resume, **options, latency=latency, registry=registry)
@@ -111,7 +114,9 @@ class Comparing:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
         students = student_specs(networks or (settings.student,), weights) if len(networks) > 1 or len(weights) > 1 else ()
         counts: dict[str, Any] = {"trials": self.trials or 1, "at_once": self.at_once}
-        assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), registry=registry)
+        assignment = Assignment.complete(
+            settings.model_copy(update={"methods": ()}), registry=registry, observers=self.observers
+        )
         given: dict[str, Any] = {"out": self.out, "note": note, "tune_lr": tune_lr, "latency": latency, "students": students}
         return Comparison(methods=lanes, assignment=assignment, **counts, **given)
 
@@ -145,6 +150,13 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--student-weights", multiple=many_students, metavar="FILE|RUN", help=WEIGHTS[many_students]),
         teacher_epochs_option,
         teacher_store_option,
+        click.option(
+            "--observer",
+            "observers",
+            multiple=True,
+            metavar="NAME",
+            help="Plugin that observes every lane, such as tensorboard; repeatable.",
+        ),
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

@@ -24,7 +24,7 @@ OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno
 """Errors of files and disks that can occur anywhere and that only the user can fix."""
 TRAINING = ("run", "train", "compare", "sweep", "teach")
 LOOKING = ("inspect", "plugins", "models", "data", "settings")
-AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark")
+AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark", "push")
 AUTHORING = ("new-plugin",)
 COMMANDS = (*TRAINING, *LOOKING, *AFTERWARDS, *AUTHORING)
 

@@ -29,6 +29,8 @@ __all__ = [
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts store the state dict in their checkpoints."""
+OF_A_FOLDER = ("student.safetensors", "model.safetensors")
+"""The weights in a run folder, and in one that ``kdengine push`` has made of it."""
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable that ``torch.load`` reads at every call."""
 WRAPPERS = ("module.", "_orig_mod.")
@@ -140,7 +142,9 @@ def file_of_weights(path: str | Path) -> Path:
         ModelError: there is no such file.
     """
     expanded = Path(os.path.expanduser(path))
-    file = expanded / "student.safetensors" if os.path.isdir(expanded) else expanded
+    file = expanded
+    if os.path.isdir(expanded):
+        file = next((expanded / name for name in OF_A_FOLDER if (expanded / name).is_file()), expanded / OF_A_FOLDER[0])
     if not os.path.isfile(file):  # unlike Path.is_file, false for text that cannot be a path
         raise ModelError(
             f"There is no file of weights '{path}'. Give a safetensors or .pth file, or the folder of a finished run."

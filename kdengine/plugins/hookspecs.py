@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdengine.plugins.discovery import Registrar
-    from kdengine.plugins.run_view import ResultView, RunView
+    from kdengine.plugins.run_view import ComparisonView, ResultView, RunView
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -72,3 +72,8 @@ def kdengine_after_fit(run: RunView, result: ResultView) -> None:
 @hookspec
 def kdengine_on_error(run: RunView, error: BaseException) -> None:
     """Called when an error or an interruption ends training; ``run.folder`` holds the results so far."""
+
+
+@hookspec
+def kdengine_after_comparison(comparison: ComparisonView) -> None:
+    """Called when all lanes of a comparison or sweep have ended, in the process that writes and reports."""

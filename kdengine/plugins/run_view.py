@@ -10,7 +10,7 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 
-__all__ = ["FolderView", "LaneView", "PhaseView", "ResultView", "RunView", "RuntimeView"]
+__all__ = ["ComparisonView", "FolderView", "LaneView", "PhaseView", "ResultView", "RunView", "RuntimeView"]
 
 
 class FolderView(Protocol):
@@ -57,6 +57,10 @@ class LaneView(Protocol):
         """All phases, in order."""
 
     @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+
+    @property
     def steps_done(self) -> int:
         """Steps taken in the current epoch."""
 
@@ -100,6 +104,16 @@ class RunView(Protocol):
     def total_epochs(self) -> int:
         """Epochs of all phases together."""
 
+    def per_class(self, network: nn.Module) -> Sequence[Mapping[str, Any]] | None:
+        """For each class ``class``, ``images``, ``accuracy`` in percent, and ``confused_with``, what it is mostly taken for.
+
+        It evaluates all test images, so call it once, at the end. None if the task has no classes to tell apart, or the data is
+        loaders of the user's own.
+
+        Args:
+            network: takes the images of the student; ``result.student``.
+        """
+
 
 class ResultView(Protocol):
     """The result of a run."""
@@ -119,3 +133,27 @@ class ResultView(Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """The content of ``result.json``."""
+
+
+class ComparisonView(Protocol):
+    """A comparison that has ended."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder, which holds the folders of its lanes."""
+
+    @property
+    def title(self) -> str:
+        """What was compared, on which data and machine."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Titles of the columns of its table."""
+
+    @property
+    def rows(self) -> Sequence[Sequence[str]]:
+        """The lines of its table, the best method first."""
+
+    @property
+    def facts(self) -> Sequence[Mapping[str, Any]]:
+        """The same as numbers: for each method ``method``, the mean of its scores, ``gain`` and so on, as ``--json`` prints."""

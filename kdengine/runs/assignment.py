@@ -64,7 +64,7 @@ class Assignment:
         plugins: methods, given by name, distribution or file, or as distillers.
         modules: ``"student"``, ``"teacher"``, ``"teacher 2"`` and so on, if passed as modules.
         data: the data set, if passed as an object.
-        observers: objects with hooks.
+        observers: objects with hooks; of a comparison also names of plugins, until it has selected them.
         factories: what makes optimizer and scheduler, if passed as objects.
     """
 
@@ -109,6 +109,11 @@ class Assignment:
             KDError: for anything the user can fix.
         """
         self.factories.check(self.settings.factories)
+        named = [observer for observer in self.observers if isinstance(observer, str)]
+        if named:
+            raise SettingsError(
+                f"The observer '{named[0]}' was given by name. Name it among the plugins of the run: plugins=['{named[0]}']."
+            )
         return Session.open(
             self.settings,
             self.registry,

@@ -66,8 +66,8 @@ class ComparisonNote:
             raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
         named = {"lanes": [vars(lane) for lane in lanes], "students": [vars(student) for student in students]}
         check_trusted({"settings": settings.model_dump(), **named}, file, trust)
-        for lane in lanes:
-            check_trusted({"methods": lane.plugins}, file, trust)
+        for plugins in (*(lane.plugins for lane in lanes), more.get("observers", ())):
+            check_trusted({"methods": plugins}, file, trust)
         return note
 
     def write(self, folder: Path, registry: Registry) -> None:

@@ -26,12 +26,14 @@ from kdengine.runs.session import Session
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 
-__all__ = ["WEIGHTS", "PastStudent"]
+__all__ = ["PUBLISHED", "WEIGHTS", "PastStudent"]
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = {"last": "student.safetensors", "best": "student-best.safetensors", "ema": "student-ema.safetensors"}
 """The files of a run folder with the weights of the last and of the best epoch, and with their moving average."""
+PUBLISHED = "model.safetensors"
+"""The file with the weights in a folder that ``kdengine push`` has made of a run, which has no others."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class PastStudent:
         """Names of the classes in the order of their indices, as the run recorded them, else as the data has them."""
         return tuple(self.result.get("data", {}).get("classes") or self.data.classes)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs of the network: those of the classes; empty if its outputs are no classes."""
+        return self.classes if len(self.classes) == self.task.num_outputs else ()
+
 
 def _used(settings: Settings, data: str | None, images: bool, with_methods: bool) -> dict[str, Any]:
     """The settings that may name code to run."""
@@ -125,9 +132,14 @@ def _weights_file(folder: Path, weights: str, deployed_by: bool) -> Path:
     """The file of these weights.
 
     Raises:
-        SettingsError: there is no moving average that could be used.
+        SettingsError: there is no moving average that could be used, or the folder has one set of weights only.
     """
     file = folder / WEIGHTS[weights]
+    published = folder / PUBLISHED
+    if published.is_file() and not (folder / WEIGHTS["last"]).is_file():
+        if weights != "last":
+            raise SettingsError(f"'{folder}' was published with one set of weights. Leave out --weights {weights}.")
+        return published
     if weights == "ema" and not file.is_file():
         raise SettingsError(f"The run in '{folder}' keeps no moving average: it was trained without train.ema.")
     if weights == "ema" and deployed_by:

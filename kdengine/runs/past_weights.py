@@ -25,7 +25,7 @@ from kdengine.tasks.task import Task
 
 __all__ = ["check_classes", "check_networks", "input_of_run", "load_student", "load_teacher"]
 
-OF_A_STUDENT = ("student.safetensors", "student-best.safetensors")
+OF_A_STUDENT = ("student.safetensors", "student-best.safetensors", "model.safetensors")
 
 
 def input_of_run(weights: str, task: Task | None = None) -> InputSettings:

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from kdengine.config.settings import Settings
 from kdengine.config.trust import names_code
 from kdengine.data.dataset import Data
+from kdengine.runs.per_class import per_class
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
@@ -62,6 +65,19 @@ class Run:
     def total_epochs(self) -> int:
         """Total epochs of all phases."""
         return self.lane.total_epochs
+
+    def per_class(self, network: nn.Module) -> list[dict[str, Any]] | None:
+        """How well a network that takes the images of the student recognises each class.
+
+        It evaluates all test images. None if the task has no classes to tell apart, or the data is loaders of the user's own.
+
+        Args:
+            network: the student, or the network that is deployed in its place.
+        """
+        if self.data is None:
+            return None
+        prepared = self.lane.chain[-1].student.preprocess.before(network)
+        return per_class(prepared, self.data, self.lane.task, self.settings.train, self.runtime)
 
     @property
     def can_save_within_epochs(self) -> bool:

@@ -225,3 +225,18 @@ def test_a_damaged_comparison_file_is_told(kdengine, here):
     said = kdengine("compare", "--resume", here)
     assert said.code == 2
     assert "is not a valid comparison file" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--observer", "rkd"], "'rkd' is a method, not an observer"),
+        (["--observer", "tensorbord"], "Did you mean 'tensorboard'"),
+        (["--resume", "nowhere", "--observer", "tensorboard"], "--resume takes"),
+    ],
+)
+def test_observers_of_all_lanes_are_checked_first(arguments, message, kdengine):
+    fresh = [] if "--resume" in arguments else ["--methods", "st", "--teacher", "resnet14", "--student", "resnet8"]
+    said = kdengine("compare", *fresh, *arguments)
+    assert said.code == 2
+    assert message in said.err

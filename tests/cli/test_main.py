@@ -17,6 +17,7 @@ COMMANDS = [
     "export",
     "predict",
     "benchmark",
+    "push",
     "new-plugin",
 ]
 

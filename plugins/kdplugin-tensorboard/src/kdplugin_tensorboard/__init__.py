@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from kdengine import PluginError, ResultView, RunView, hookimpl
+from kdengine import PluginError, ResultView, RunView, epoch_numbers, hookimpl, run_choices
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -15,12 +15,7 @@ try:
 except ImportError as error:
     raise PluginError(f"TensorBoard cannot be imported ({error}). Install it: pip install tensorboard") from error
 
-__all__ = ["choices", "scalars"]
-
 FOLDER = "tensorboard"
-PLACE = ("epoch", "phase_epoch", "chain_step")
-"""Numbers of a row that say which epoch it is, not what was measured."""
-SPLITS = ("train", "val", "test")
 
 _writers: dict[Path, SummaryWriter] = {}
 """Run folder -> the open log of its run; several runs may be in progress at the same time."""
@@ -56,7 +51,7 @@ def kdengine_after_fit(run: RunView, result: ResultView) -> None:
             if result.facts["student"].get(name) is not None:
                 writer.add_scalar(f"result/{name}", result.facts["student"][name], len(result.history))
         # leave out the experiment summary: with one, TensorBoard shows only the options that the first run has
-        _, start, end = hparams(choices(run), {})
+        _, start, end = hparams(run_choices(run), {})
         events: Any = writer.file_writer  # which torch annotates as None
         events.add_summary(start)
         events.add_summary(end)
@@ -69,32 +64,10 @@ def kdengine_on_error(run: RunView) -> None:
         _writers.pop(run.folder.path).close()
 
 
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of ``metrics.jsonl`` by tag: ``terms/rkd.angle``, ``top1/test`` (its ``test_top1``), ``lr``."""
-    tagged = {f"terms/{name}": value for name, value in record["terms"].items()}
-    for name, value in record.items():
-        if isinstance(value, (int, float)) and name not in PLACE:
-            split, _, measure = name.partition("_")
-            tagged[f"{measure}/{split}" if split in SPLITS else name] = value
-    return tagged
-
-
-def choices(run: RunView) -> dict[str, float | str]:
-    """The hyperparameters of a run: networks, data, seed, and every option of its training and its methods."""
-    settings = run.settings.model_dump(mode="json", exclude_none=True)
-    chosen: dict[str, Any] = {
-        "method": run.lane.name,
-        **{name: settings[name] for name in ("student", "teacher", "data", "seed") if name in settings},
-    }
-    for section, options in {"train": settings["train"], **settings["options"]}.items():
-        chosen.update({f"{section}.{name}": value for name, value in options.items()})
-    return {name: _plain(value) for name, value in chosen.items()}
-
-
 def _write(run: RunView, record: Mapping[str, Any]) -> None:
     """Log a row, and the name of the phase when it is the first of one."""
     writer, epoch = _writers[run.folder.path], record["epoch"]
-    for tag, value in scalars(record).items():
+    for tag, value in epoch_numbers(record).items():
         writer.add_scalar(tag, value, epoch)
     phases = [row for row in run.lane.history[:epoch] if row["phase_epoch"] == 1]
     writer.add_scalar("phase", len(phases), epoch)
@@ -102,12 +75,3 @@ def _write(run: RunView, record: Mapping[str, Any]) -> None:
         of = f" of {record['network']}" if "network" in record else ""
         writer.add_text("phase", f"Phase {len(phases)} of {len(run.lane.phases)}: {record['phase']}{of}", epoch)
     writer.flush()
-
-
-def _plain(value: Any) -> float | str:
-    """A setting in a form that TensorBoard accepts: a number or text; lists are joined with commas."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, (int, float)) else str(value)
