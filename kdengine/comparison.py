@@ -66,7 +66,7 @@ class Comparison:
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
         students: the students of ``assignment``, if there are several.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **settings: further arguments of :class:`kdengine.Engine`; observers may be names, and ``student_weights`` one a student.
+        **settings: those of :class:`kdengine.Engine`; observers may be names, and ``student_weights`` one for each student.
 
     Raises:
         KDError: for anything the user can fix.
