@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
-    "kdengine_docs",
+    "kdengine_docs.site",
 ]
 exclude_patterns = ["_build", "kdengine_docs"]
 myst_enable_extensions = ["colon_fence", "deflist"]

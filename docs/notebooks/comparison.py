@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Which method is best on this pair?
 #
-# All methods start from the same student and see the same batches; the teacher runs once per batch for all of them. A student without
-# any method, *plain*, is always among them.
+# All methods start from the same student and see the same batches; the teacher runs once per batch for all of them. A student
+# without any method, *plain*, is always among them.
 
 # %%
 from kdengine import Comparison
@@ -12,8 +12,8 @@ board = comparison.fit()
 board
 
 # %% [markdown]
-# Compare by the *last* accuracy: the best epoch was chosen on the test images. The gain is the mean difference from the plain student of
-# the same trial, with its 95 % confidence interval; two trials make wide ones.
+# Compare by the *last* accuracy: the best epoch was chosen on the test images. The gain is the mean difference from the plain
+# student of the same trial, with its 95 % confidence interval; two trials make wide ones.
 
 # %%
 table = board.to_pandas()

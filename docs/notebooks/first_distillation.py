@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The first distillation
 #
-# A large network teaches a small one to read handwritten digits. The data is built in, nothing is downloaded, and a CPU is enough.
-# If kdengine is missing: `pip install 'kdengine[all]'`.
+# A large network teaches a small one to read handwritten digits. The data is built in, nothing is downloaded, and a CPU is
+# enough. If kdengine is missing: `pip install 'kdengine[all]'`.
 
 # %%
 from kdengine import Engine
@@ -19,8 +19,8 @@ alone
 # %% [markdown]
 # ## With a teacher
 #
-# `resnet14` has no weights yet, so it is trained first, and kept for the next run. Then the student learns from the labels and, by the
-# method `rkd`, from the distances and angles between the teacher's embeddings.
+# `resnet14` has no weights yet, so it is trained first, and kept for the next run. Then the student learns from the labels
+# and, by the method `rkd`, from the distances and angles between the teacher's embeddings.
 
 # %%
 taught = Engine("resnet14", "resnet8", plugins=["rkd"], data="digits", epochs=10, out="runs/taught").fit()
@@ -61,5 +61,5 @@ with torch.no_grad():
     print(student(torch.zeros(1, 3, 32, 32)).shape)
 
 # %% [markdown]
-# `kdengine export runs/taught --to onnx` writes a file that takes plain images, and `kdengine predict runs/taught IMAGE` names what is
-# on them.
+# `kdengine export runs/taught --to onnx` writes a file that takes plain images, and `kdengine predict runs/taught IMAGE`
+# names what is on them.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A method of your own
 #
-# A method is a class with a name and a `forward`. It says which layers it reads by names that work on every network, and returns named
-# loss terms.
+# A method is a class with a name and a `forward`. It says which layers it reads by names that work on every network, and
+# returns named loss terms.
 
 # %%
 import torch
@@ -66,5 +66,5 @@ for sign, expected in ((1.0, 0.0), (-1.0, 2.0)):
     print(sign, float(loss))
 
 # %% [markdown]
-# `kdengine.testing.DistillerContract` has the tests that every method must pass. To let others install yours, make it a package:
-# [writing a method](../writing-a-method.md).
+# `kdengine.testing.DistillerContract` has the tests that every method must pass. To let others install yours, make it a
+# package: [writing a method](../writing-a-method.md).
