@@ -28,7 +28,9 @@ def draw(gains: dict[str, float], caption: str, file: Path, floor: float) -> Non
 
     names = sorted(gains, key=lambda name: -gains[name])
     figure, axes = plt.subplots(figsize=(11, 3.4), layout="constrained")
-    axes.bar(names, [max(gains[name], floor) for name in names], color=[LINES[0] if gains[name] > 0 else MUTED for name in names])
+    axes.bar(
+        names, [max(gains[name], floor) for name in names], color=[LINES[0] if gains[name] > 0 else MUTED for name in names]
+    )
     for place, name in enumerate(names):
         if gains[name] < floor:
             axes.text(place, floor, f"{gains[name]:.0f}", ha="center", va="bottom", color="white", fontsize=7)

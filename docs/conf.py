@@ -10,7 +10,7 @@ from kdengine import __version__  # noqa: E402
 
 project = "kdengine"
 author = "kdengine contributors"
-copyright = author  # noqa: A001
+copyright = author
 version = release = __version__
 
 extensions = [

@@ -1,1 +1,1 @@
-"""What builds this site, and what tests its pages: a Sphinx extension (:mod:`kdengine_docs.site`), and the parts that it stands on."""
+"""What builds this site, and what tests its pages: the Sphinx extension ``kdengine_docs.site`` and its parts."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 __all__ = ["Block", "Command", "blocks_of"]
 
-FENCE = re.compile(r"^(?P<space> *)(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=space)(?P=fence) *$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?P<space> *)(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=space)(?P=fence) *$", re.MULTILINE | re.DOTALL
+)
 INDENTED = re.compile(r"(?:(?<=\n\n)|(?<=-->\n))(?:    [^\n]*\n)(?:(?:    [^\n]*)?\n)*")
 MARK = re.compile(r"<!-- (?P<kind>output of|not run): (?P<text>[^\n]*?) -->\n+\Z")
 SHELL = ("console", "shell", "bash", "")

@@ -90,7 +90,7 @@ class Installed:
     def _index(self) -> str:
         """All installed plugins, and the pages of those without a method."""
         rows = [
-            f"| {_linked(one)} | {one['distribution']} {one['version']} | {one['reason'] or _offered(one)} |"
+            f"| {_linked(one)} | {one['distribution']} {one['version']} | {_cell(one['reason'] or _offered(one))} |"
             for one in self.plugins
         ]
         table = "\n".join(["| plugin | package | offers |", "| --- | --- | --- |", *rows])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from kdengine.plugins.discovery import canonical
 
@@ -67,7 +68,7 @@ def _from_source(name: str, module: str) -> Readme | None:
 
 def _from_metadata(name: str) -> Readme | None:
     try:
-        metadata = distribution(name).metadata
+        metadata: Any = distribution(name).metadata  # an email message
     except PackageNotFoundError:
         return None
     kind = metadata.get("Description-Content-Type", "")

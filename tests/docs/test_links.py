@@ -6,13 +6,16 @@ def made(root, text, page, source=None):
 
 
 def test_links_to_files_of_the_repository_become_pages_of_the_site(root):
-    text = f"[a]({GITHUB}/blob/main/docs/comparing.md#groups) [b](../plugins/kdplugin-rkd/README.md) [c](data.md) [d](../zoo/README.md)"
+    absolute = f"[a]({GITHUB}/blob/main/docs/comparing.md#groups)"
+    text = f"{absolute} [b](../plugins/kdplugin-rkd/README.md) [c](data.md) [d](../zoo/README.md)"
     assert made(root, text, "faq") == "[a](comparing.md#groups) [b](plugins/rkd.md) [c](data.md) [d](plugins/kdzoo.md)"
     assert made(root, "[a](../data.md) [b](../../CHANGELOG.md)", "results/methods") == "[a](../data.md) [b](../changelog.md)"
 
 
 def test_links_to_files_without_a_page_lead_to_github(root):
-    assert made(root, "[a](../LICENSE) [b](../tests)", "faq") == f"[a]({GITHUB}/blob/main/LICENSE) [b]({GITHUB}/tree/main/tests)"
+    assert (
+        made(root, "[a](../LICENSE) [b](../tests)", "faq") == f"[a]({GITHUB}/blob/main/LICENSE) [b]({GITHUB}/tree/main/tests)"
+    )
 
 
 def test_the_links_of_a_file_that_stands_elsewhere_start_from_there(root):

@@ -1,7 +1,7 @@
-"""Every command that a page tells readers to run is one, and is run: the quick ones always, the others in little, or as printed.
+"""Every command that a page tells readers to run is run: the quick ones always, the others in little, or as printed.
 
-A block with ``<!-- not run: REASON -->`` above it is not run, nor is one with ``<!-- output of: COMMAND -->``, whose numbers were
-measured; but their options exist all the same.
+A block with ``<!-- not run: REASON -->`` above it is not run, nor is one with ``<!-- output of: COMMAND -->``, whose
+numbers were measured; but their options exist all the same.
 """
 
 import ast
@@ -78,7 +78,9 @@ def test_every_option_in_a_command_exists(page):
             found = cli.get_command(click.Context(cli), command.words[1])
             options, _, _ = found.make_parser(click.Context(found)).parse_args(words)
             set_there = [text.partition("=")[0].removeprefix("teacher_") for text in options.get("assignments", ())]
-            unknown = [name for name in set_there if name.startswith(("train.", "input.", "student_input.")) and name not in known]
+            unknown = [
+                name for name in set_there if name.startswith(("train.", "input.", "student_input.")) and name not in known
+            ]
             assert unknown == [], f"line {block.line}"
 
 
@@ -173,6 +175,8 @@ def test_the_quickstart_runs_as_printed_in_an_empty_folder(tmp_path):
         done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"line {line}: {done.stderr}"
     code = "\n".join(block.text for block in page_blocks(page) if block.language == "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "| plain |" in done.stdout

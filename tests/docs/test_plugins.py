@@ -31,6 +31,7 @@ class Theirs(Distiller):
 def kdengine_register(registry):
     registry.distiller(Theirs)
 '''
+OBSERVER = "from kdengine import hookimpl\n\n\n@hookimpl\ndef kdengine_after_fit(run):\n    pass\n"
 README = "# kd-theirs: what they do\n\nSee the [license](LICENSE) and [home](https://example.org).\n"
 METADATA = "\nDescription-Content-Type: text/markdown\nProject-URL: Homepage, https://example.org\n\n" + README
 
@@ -40,7 +41,7 @@ def pages(distribution, tmp_path, root, monkeypatch):
     """The pages of an environment with one method of somebody else, one observer, and one that is broken."""
     monkeypatch.setenv("KDENGINE_LOAD_PLUGINS", "kd-theirs,kd-hears,kd-broken,kdplugin-mbd,kdzoo")
     point = distribution("kd-theirs", METHOD, entry="theirs")
-    distribution("kd-hears", "from kdengine import hookimpl\n\n\n@hookimpl\ndef kdengine_after_fit(run):\n    pass\n", entry="hears")
+    distribution("kd-hears", OBSERVER, entry="hears")
     distribution("kd-broken", "raise RuntimeError('no | such luck')", entry="broken")
     file = point / "kd_theirs-1.2.dist-info" / "METADATA"
     file.write_text(file.read_text().rstrip() + METADATA)
@@ -54,7 +55,7 @@ def pages(distribution, tmp_path, root, monkeypatch):
 def test_a_method_of_somebody_else_has_a_page_of_its_metadata_and_its_readme(pages):
     page = pages["theirs"]
     assert page.startswith("# `theirs`: what they do\n\nMatch what they match.\n")
-    assert "| source | They, \"Theirs\", CVPR 2030, arXiv:3001.00001. |" in page
+    assert '| source | They, "Theirs", CVPR 2030, arXiv:3001.00001. |' in page
     assert "| taps | `stage-1` |" in page
     assert "| package | [kd-theirs](https://example.org) 1.2 |" in page
     assert "| `power` | `2.0` | Exponent \\| of the difference. |" in page
@@ -74,7 +75,7 @@ def test_every_method_of_a_package_has_a_page_with_its_own_facts_and_the_readme(
 
 
 def test_plugins_without_a_method_have_pages_too_and_broken_ones_their_reason(pages):
-    assert "networks: `cnn2`" in pages["kdzoo"]
+    assert "`cnn2`" in pages["kdzoo"]
     assert "| offers | hooks into runs |" in pages["hears"]
     assert "broken" not in pages
     (row,) = re.findall(r"^\| `broken` \(broken\) .*$", pages["index"], flags=re.MULTILINE)

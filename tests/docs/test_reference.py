@@ -2,12 +2,13 @@
 
 import re
 
+from kdengine_docs.commands import commands_page
+from kdengine_docs.settings import settings_tables
+
 import kdengine
 import kdengine.testing
 from kdengine.cli.main import COMMANDS
 from kdengine.plugins import hookspecs
-from kdengine_docs.commands import commands_page
-from kdengine_docs.settings import settings_tables
 
 
 def documented(root, page):
