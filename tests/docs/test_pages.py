@@ -123,7 +123,8 @@ def in_little(words):
     words = [STAND_INS.get(word, word) for word in words]
     if words[0] not in TRAINING or any(word in FLAGS for word in words) or any(word.endswith(".toml") for word in words):
         return words
-    return [*words, "--epochs", "1", *(() if "--data" in words else ("--data", STAND_INS["digits"]))]
+    trials = ("--trials", "1") if "--trials" in words else ()
+    return [*words, "--epochs", "1", *trials, *(() if "--data" in words else ("--data", STAND_INS["digits"]))]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from kdengine_docs.settings import settings_tables
 import kdengine
 import kdengine.testing
 from kdengine.cli.main import COMMANDS
-from kdengine.plugins import hookspecs
 
 
 def documented(root, page):
@@ -24,12 +23,6 @@ def test_the_page_of_the_library_has_every_public_name_once(root):
 def test_the_page_of_the_test_tools_has_every_public_name_once(root):
     names, _ = documented(root, "testing.md")
     assert sorted(names) == sorted(kdengine.testing.__all__)
-
-
-def test_the_page_of_hooks_has_every_hook(root):
-    _, text = documented(root, "hooks.md")
-    hooks = [name for name in vars(hookspecs) if name.startswith("kdengine_")]
-    assert [name for name in hooks if name not in text] == []
 
 
 def test_every_command_and_setting_stands_on_a_page():
