@@ -32,7 +32,7 @@ PAGES = [
 ]
 GUIDES = [page for page in PAGES if page.parent == ROOT / "docs" or page.name == "README.md"]
 """Pages that tell readers what to run; those of results have the commands that made their figures."""
-TRAINING = ("run", "train", "compare", "sweep")
+TRAINING = ("run", "train", "compare", "sweep", "teach")
 FLAGS = ("--dry-run", "--resume", "--help")
 STAND_INS = {
     "digits": "digits@train=64@test=32",
