@@ -19,7 +19,8 @@ from kdengine_docs.readme import Readme, readme_of
 
 __all__ = ["Installed", "page_of_method", "page_of_plugin"]
 
-OFFERS = ("methods", "compositions", "adapters", "models")
+FIRST_PARTY = "Every method of the first-party plugins, by category"
+HERE = "Every method that is installed where this site was built, by category"
 OPTIONS_HEAD = "| option | default | meaning |\n| --- | --- | --- |"
 
 
@@ -59,7 +60,7 @@ class Installed:
 
     def catalogue(self) -> str:
         """The page of all methods, each linked to its own."""
-        text = markdown(self.methods)
+        text = markdown(self.methods).replace(FIRST_PARTY, HERE)
         for method in self.methods:
             name = method["name"]
             text = text.replace(f"\n| `{name}` |", f"\n| [`{name}`](plugins/{name}.md) |")
@@ -161,8 +162,10 @@ def _default(value: Any) -> str:
 
 
 def _offered(plugin: Mapping[str, Any]) -> str:
-    words = {"methods": "methods", "compositions": "compositions", "adapters": "adapters", "models": "networks"}
-    parts = [f"{words[kind]}: {_codes(plugin[kind])}" for kind in OFFERS if plugin[kind]]
+    """What a plugin registers, of each kind that the command lists."""
+    words = {"models": "networks"}
+    kinds = [kind for kind, names in plugin.items() if isinstance(names, list | dict) and names]
+    parts = [f"{words.get(kind, kind)}: {_codes(plugin[kind])}" for kind in kinds]
     return "; ".join(parts) or "hooks into runs"
 
 

@@ -65,6 +65,7 @@ def test_a_method_of_somebody_else_has_a_page_of_its_metadata_and_its_readme(pag
 def test_it_stands_in_the_catalogue_with_a_link_and_in_the_contents(pages):
     assert "| [`theirs`](plugins/theirs.md) | 2030 | Match what they match. |" in pages["methods"]
     assert "\nplugins/theirs\n" in pages["methods"]
+    assert "first-party" not in pages["methods"]
 
 
 def test_every_method_of_a_package_has_a_page_with_its_own_facts_and_the_readme(pages):
