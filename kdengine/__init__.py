@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from kdengine.plugins.registry import Registry
     from kdengine.plugins.run_view import LaneView, ResultView, RunView
     from kdengine.runs.result import Result
+    from kdengine.storage.scores import Measure, Scoring
     from kdengine.taps import Anatomy, Recorder, Trace
-    from kdengine.tasks.task import Task
+    from kdengine.tasks.task import DataInfo, Task
 
 
 _HOME = {
@@ -52,11 +53,13 @@ _HOME = {
     "Curriculum": "methods.curriculum",
     "Data": "data.dataset",
     "DataError": "errors",
+    "DataInfo": "tasks.task",
     "Distiller": "methods.distiller",
     "Engine": "engine",
     "Head": "methods.head",
     "KDError": "errors",
     "LaneView": "plugins.run_view",
+    "Measure": "storage.scores",
     "ModelError": "errors",
     "ModuleView": "methods.head",
     "Names": "config.settings",
@@ -69,6 +72,7 @@ _HOME = {
     "Result": "runs.result",
     "ResultView": "plugins.run_view",
     "RunView": "plugins.run_view",
+    "Scoring": "storage.scores",
     "SettingsError": "errors",
     "Split": "data.dataset",
     "Step": "methods.step",
@@ -98,11 +102,13 @@ __all__ = [
     "Curriculum",
     "Data",
     "DataError",
+    "DataInfo",
     "Distiller",
     "Engine",
     "Head",
     "KDError",
     "LaneView",
+    "Measure",
     "ModelError",
     "ModuleView",
     "Names",
@@ -115,6 +121,7 @@ __all__ = [
     "Result",
     "ResultView",
     "RunView",
+    "Scoring",
     "SettingsError",
     "Split",
     "Step",

@@ -1,7 +1,9 @@
-"""Tools for testing methods: hand-made steps, tiny networks, and the contract that every method must satisfy."""
+"""Tools for plugin authors: hand-made steps, tiny networks, and the contracts of methods, tasks and observers."""
 
 from kdengine.testing.contract import DistillerContract
 from kdengine.testing.networks import tiny_pair, vit_pair
+from kdengine.testing.observer_contract import ObserverContract
 from kdengine.testing.steps import built, make_step
+from kdengine.testing.task_contract import TaskContract
 
-__all__ = ["DistillerContract", "built", "make_step", "tiny_pair", "vit_pair"]
+__all__ = ["DistillerContract", "ObserverContract", "TaskContract", "built", "make_step", "tiny_pair", "vit_pair"]
