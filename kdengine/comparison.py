@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,6 +22,7 @@ from kdengine.plugins.registry import Registry
 from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
+from kdengine.runs.comparison_folder import check_new, proposed_folder
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
 from kdengine.runs.members import Member, members_of
@@ -30,7 +30,8 @@ from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
-from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all, name_of_all
+from kdengine.runs.store_forecast import Forecast, forecast_of
+from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all
 from kdengine.runs.trials import Trials
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.shipping.of_students import measure_students
@@ -55,8 +56,7 @@ class Comparison:
             label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: number of repetitions; trial k uses ``seed`` + k - 1.
-        at_once: number of lanes to train side by side; by default, as many as fit into memory. The remaining lanes follow
-            in further passes over the same batches.
+        at_once: lanes to train side by side; by default, as many as fit into memory; the others follow in further passes.
         out: the folder; by default a new one under ``runs/``.
         tune_lr: probe learning rates first: True, a number of rates, the rates, or text as for ``--tune-lr``.
         latency: of several students, measure at the end how long each takes on this machine.
@@ -101,22 +101,14 @@ class Comparison:
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
-        self.folder = self._proposed_folder()
+        self.folder = proposed_folder(self.start, self.students)
+        self.forecast: Forecast | None = None
         self._lock: FolderLock | None = None
 
     @property
     def tuned(self) -> Mapping[str, Any] | None:
         """The learning rate that was chosen, and every score, as in ``comparison.json``; of several students, by label."""
         return self.note.get("tuned")
-
-    @property
-    def _overrides(self) -> bool:
-        return isinstance(self.start, Resume) and self.start.override
-
-    def _proposed_folder(self) -> Path:
-        if isinstance(self.start, Resume):
-            return self.start.path
-        return self.start.out or Path("runs") / f"compare-{name_of_all(self.students)}-{datetime.now():%Y%m%d-%H%M%S}"
 
     @classmethod
     def of(
@@ -211,7 +203,7 @@ class Comparison:
         """
         self._check()
         session = self.assignment.session(Loaders(train_loader, val_loader))
-        return [row for member in members_of(session, self.students, self.lanes) for row in member.plan()]
+        return [row for member in self._members(session) for row in member.plan()]
 
     def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
         """Train everything, then free the folder."""
@@ -219,17 +211,23 @@ class Comparison:
         session = with_progress(self.assignment, progress, many=True).session(loaders)
         if self.tuning is not None and session.data.dataset is None:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
-        members = members_of(session, self.students, self.lanes)
+        members = self._members(session)
         self._take_over(members)
         try:
             self._begin(session.runtime)
-            trials = Trials(self.folder, self.trials, self.at_once, self._advice, self._overrides)
+            trials = Trials(self.folder, self.trials, self.at_once, self._advice, self.start.override)
             trials.train(session, self._tuned(members, progress))
         finally:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
         return session
+
+    def _members(self, session: Session) -> list[Member]:
+        """The students with their lanes, after a check of what they need of the teacher store."""
+        members = members_of(session, self.students, self.lanes)
+        self.forecast = forecast_of(members[0].session, [lane for member in members for lane in member.lanes], self.trials)
+        return members
 
     def _take_over(self, members: Sequence[Member]) -> None:
         """Record the lanes and the training settings of the members, so that a resumed comparison has the same ones."""
@@ -259,7 +257,7 @@ class Comparison:
         folder = self.folder / TUNING / member.student.label
         log.info("%s%s", f"{member.student.label}: " if member.student.label else "", probes.announcement)
         resumed = session.runtime.same((folder / NOTE).is_file())
-        start: Start = Resume(folder, self._overrides) if resumed else Fresh(folder)
+        start: Start = Resume(folder, self.start.override) if resumed else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         lanes, note = [replace(lane, student="") for lane in probes.lanes], {"tunes": str(self.folder)}
@@ -275,11 +273,7 @@ class Comparison:
 
     def _check(self) -> None:
         """Refuse a folder in use, options of unused methods, and invalid methods before any work is done."""
-        if isinstance(self.start, Fresh) and (self.folder / NOTE).exists():
-            raise SettingsError(
-                f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
-                "or choose another --out."
-            )
+        check_new(self.start, self.folder)
         check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
         check_students(self.students[1:], self.assignment.settings, self.assignment.modules, self.assignment.registry)
 

@@ -57,6 +57,8 @@ class Engine:
         teacher_input: the teacher's input, such as ``{"size": 224}``, with ``mean`` and ``std`` on a scale from 0 to 1;
             anything left out is taken from its pretrained weights, else from the data.
         student_input: the student's input, likewise.
+        teacher_store: folder in which to keep what the teachers show, so that later runs need not run them; or a table with
+            ``folder``, ``taps``, ``budget`` and ``lossy``.
         options: method -> its options, for methods given by name.
         task: what the student is trained for; by default, the task of the data.
         recipe: name of a recipe, or path of a TOML settings file; explicit arguments override it.
@@ -90,6 +92,7 @@ class Engine:
         teacher_train: Mapping[str, Any] | None = None,
         teacher_input: Mapping[str, Any] | None = None,
         student_input: Mapping[str, Any] | None = None,
+        teacher_store: str | Path | Mapping[str, Any] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         task: str | None = None,
         recipe: str | Path | None = None,
@@ -115,6 +118,7 @@ class Engine:
             teacher_train=dict(teacher_train or {}),
             teacher_input={} if teacher_input is None else teacher_input,
             student_input={} if student_input is None else student_input,
+            teacher_store=teacher_store,
             options=dict(options or {}),
             task=task,
             recipe=recipe,

@@ -55,3 +55,18 @@ def test_two_processes_compare_methods_and_one_of_them_tells(tmp_path):
     for label in ("plain", "st", "fitnet"):
         assert json.loads((tmp_path / "both" / "trial-1" / label / "manifest.json").read_text())["processes"] == 2
     assert (tmp_path / "both" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_keep_their_shares_of_what_the_teacher_shows_and_read_them_again(tmp_path):
+    data = "--data digits@train=128@test=64 --epochs 1 --teacher resnet8 --teacher-store store"
+    said = json.loads(in_two_processes(f"teach {data} --json", tmp_path))
+    kept = {file.relative_to(tmp_path): file.read_bytes() for file in (tmp_path / "store").rglob("epoch-*/*")}
+    assert {path.parent.name for path in kept} == {f"epoch-0.view-0.process-{rank}-of-2" for rank in (0, 1)}
+    assert said["batches"] == 1
+    in_two_processes(f"run --plugin st --student resnet8 {data} --out run", tmp_path)
+    assert all((tmp_path / path).read_bytes() == content for path, content in kept.items())
+    alone = [sys.executable, "-m", "kdengine", "run", "--plugin", "st", "--student", "resnet8", *data.split()]
+    refused = subprocess.run(alone, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "under processes = 2; this run has processes = 1" in refused.stderr

@@ -66,7 +66,8 @@ def _print_plan(comparison: Comparison, as_json: bool) -> None:
 
     rows = comparison.plan()
     if as_json:
-        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder)}))
+        store = {} if comparison.forecast is None else {"teacher_store": comparison.forecast.describe()}
+        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}))
         return
     columns = {"student": "student"} if len(comparison.students) > 1 else {}
     columns |= {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
@@ -76,6 +77,8 @@ def _print_plan(comparison: Comparison, as_json: bool) -> None:
     pair = "its pair" if len(comparison.students) > 1 else "this pair"
     note = f", {failing} of which cannot run on {pair}" if failing else ""
     click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
+    if comparison.forecast is not None:
+        click.echo(str(comparison.forecast))
     click.echo(f"The folder would be {comparison.folder}")
 
 

@@ -16,6 +16,7 @@ from kdengine.cli.options import (
     settings_from,
     teacher_epochs_option,
     teacher_option,
+    teacher_store_option,
     teacher_weights_option,
     training_options,
     values_from,
@@ -143,6 +144,7 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         teacher_weights_option,
         click.option("--student-weights", multiple=many_students, metavar="FILE|RUN", help=WEIGHTS[many_students]),
         teacher_epochs_option,
+        teacher_store_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
     ]

@@ -22,7 +22,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 DEBUG = "--debug"
 OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
 """Errors of files and disks that can occur anywhere and that only the user can fix."""
-TRAINING = ("run", "train", "compare", "sweep")
+TRAINING = ("run", "train", "compare", "sweep", "teach")
 LOOKING = ("inspect", "plugins", "models", "data", "settings")
 AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark")
 AUTHORING = ("new-plugin",)

@@ -24,6 +24,7 @@ __all__ = [
     "show_log",
     "teacher_epochs_option",
     "teacher_option",
+    "teacher_store_option",
     "teacher_weights_option",
     "training_options",
     "trust_option",
@@ -37,6 +38,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SHORT = {
     "train": {"epochs": "epochs", "lr": "lr", "batch_size": "batch_size", "device": "device"},
     "teacher_train": {"teacher_epochs": "epochs"},
+    "teacher_store": {"teacher_store": "folder"},
 }
 """Tables of settings -> flag -> the setting in that table which the flag is short for."""
 
@@ -61,6 +63,11 @@ teacher_weights_option = click.option(
 teacher_epochs_option = click.option(
     "--teacher-epochs", type=int, help="Epochs of the teacher's own training.  [default: those of the student]"
 )
+teacher_store_option = click.option(
+    "--teacher-store",
+    metavar="FOLDER",
+    help="Keep what the teacher shows, so that later runs read it instead of running it.",
+)
 trust_option = click.option("--trust", is_flag=True, help="Allow running code that a folder or settings file names.")
 weights_option = click.option(
     "--weights",
@@ -72,8 +79,8 @@ weights_option = click.option(
 override_option = click.option("--override", is_flag=True, help="With --resume: allow changed settings, data or teacher.")
 
 
-def training_options(command: Command) -> Command:
-    """Add the flags of every command that trains."""
+def training_options(command: Command, out: bool = True) -> Command:
+    """Add the flags of every command that trains; without ``out``, all but that of the run folder."""
     flags = [
         click.option(
             "--data",
@@ -87,12 +94,9 @@ def training_options(command: Command) -> Command:
         click.option("--device", metavar="NAME", help="auto, cpu, cuda or mps."),
         click.option("--seed", type=int, help="Seed of weights, batches and augmentation."),
         click.option("--recipe", metavar="NAME", help="Published training protocol, or a TOML file of settings."),
-        click.option("--out", metavar="FOLDER", help="Run folder.  [default: a new one in runs/]"),
-        set_option,
-        trust_option,
-        as_json,
     ]
-    for flag in reversed(flags):
+    of_a_run = [click.option("--out", metavar="FOLDER", help="Run folder.  [default: a new one in runs/]")] if out else []
+    for flag in reversed([*flags, *of_a_run, set_option, trust_option, as_json]):
         command = flag(command)
     return command
 

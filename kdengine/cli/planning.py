@@ -13,6 +13,7 @@ __all__ = ["print_plan"]
 def print_plan(plan: Mapping[str, Any]) -> None:
     """Print networks, connectors, phases with their taps, and memory, as tables."""
     from kdengine.cli.tables import print_table
+    from kdengine.runs.store_forecast import in_words
     from kdengine.runs.teachers import is_teacher
 
     roles = [*(role for role in plan if is_teacher(role)), "student"]
@@ -38,6 +39,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     memory = plan["memory"]
     lane, taps = _size(memory["lane"]), _size(memory["taps_per_image"])
     click.echo(f"\nMemory: {lane} for networks and connectors with their training state; taps hold up to {taps} per image")
+    if "teacher_store" in plan:
+        click.echo(in_words(plan["teacher_store"]))
 
 
 def _network_row(role: str, network: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from kdengine.cli.options import (
     show_log,
     teacher_epochs_option,
     teacher_option,
+    teacher_store_option,
     teacher_weights_option,
     training_options,
     values_from,
@@ -41,6 +42,7 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @teacher_weights_option
 @click.option("--student-weights", metavar="FILE|RUN", help="Weights that the student starts from.")
 @teacher_epochs_option
+@teacher_store_option
 @click.option("--probe", metavar="SPEC", help="Afterwards, see how well the embedding tells the classes of this data apart.")
 @click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -22,11 +22,13 @@ WORDS: Mapping[Any, str] = {
     bool: "true or false",
     str: "text",
     dict: "table",
+    ByteSize: "number of bytes",
     type(None): "",
 }
 SIGNS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
 
 RUN, TEACHER, INPUT, OTHER = "The run", "The teacher's training", "Images that the networks receive", "Further settings"
+STORE = "Teacher store"
 TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
     "Length and batches": ("epochs", "batch_size", "accumulate", "drop_last", "patience", "balanced_sampling"),
     "Optimizer": (
@@ -47,7 +49,7 @@ TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
         *("mixup", "cutmix", "validation"),
     ),
     "Loss of the task": ("label_smoothing", "class_weights"),
-    "Device and speed": ("device", "precision", "compile", "checkpointing", "channels_last", "workers"),
+    "Device and speed": ("device", "precision", "compile", "fold_teacher", "checkpointing", "channels_last", "workers"),
     "Saving": ("save_minutes", "keep_every", "log_every"),
 }
 """Which settings of ``train`` stand together; what is named nowhere follows under :data:`OTHER`."""
@@ -109,8 +111,9 @@ def every_setting() -> list[Entry]:
     headings = {f"train.{name}": group for group, names in TRAIN_GROUPS.items() for name in names}
     headings |= dict.fromkeys(("teacher_weights", "further_teacher_weights", "teacher_train"), TEACHER)
     headings |= {name: INPUT for name in known if "_input." in name}
+    headings |= {name: STORE for name in known if name.startswith("teacher_store.")}
     headings |= {name: RUN for name in known if "." not in name and name not in headings}
-    order = [RUN, *TRAIN_GROUPS, OTHER, TEACHER, INPUT]
+    order = [RUN, *TRAIN_GROUPS, OTHER, TEACHER, STORE, INPUT]
     grouped = [Entry(**{**vars(entry), "group": headings.get(entry.name, OTHER)}) for entry in known.values()]
     places = {name: place for place, name in enumerate(headings)}
     return sorted(grouped, key=lambda entry: (order.index(entry.group), entry.group != RUN and places.get(entry.name, 0)))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from kdengine.config.store_settings import StoreSettings, TeacherStoreSetting
 from kdengine.config.strict import MANY, Names, Strict
 from kdengine.config.train_settings import OF_THE_STUDENT, OPEN, ConcreteTrain, TrainSettings
 from kdengine.config.validation import COMPLETE, shown
@@ -23,6 +24,7 @@ __all__ = [
     "InputSettings",
     "Names",
     "Settings",
+    "StoreSettings",
     "Strict",
     "TrainSettings",
     "from_assignments",
@@ -31,7 +33,10 @@ __all__ = [
 
 LOADERS = "loaders"
 """The value of ``data`` when the user passed loaders of their own."""
-NEUTRAL = ("train.device", "train.workers", "train.save_minutes", "train.keep_every", "train.log_every")
+NEUTRAL = (
+    *("train.device", "train.workers", "train.save_minutes", "train.keep_every", "train.log_every"),
+    *("teacher_store.folder", "teacher_store.taps", "teacher_store.budget"),
+)
 """Settings that do not affect the trained weights, apart from rounding."""
 WITHOUT_WEIGHTS = "none"
 """Stands in a list of weights for a teacher that has none, so that it is trained first."""
@@ -100,6 +105,8 @@ class Settings(Strict):
     """The images that each teacher receives."""
     student_input: InputSettings = InputSettings()
     """The images that the student receives."""
+    teacher_store: TeacherStoreSetting = StoreSettings()
+    """Folder in which to keep what the teachers show, or a table with that."""
     factories: dict[str, str] = Field(default_factory=dict)
     """Names of the optimizer and scheduler factories that were passed in Python; recorded, not to be set."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -168,6 +175,7 @@ class Settings(Strict):
     def without_teacher(self) -> Settings:
         """These settings without teachers and what is said about them."""
         named = {"teacher", "further_teachers", "teacher_weights", "further_teacher_weights", "teacher_train", "teacher_input"}
+        named.add("teacher_store")
         fields = type(self).model_fields
         return self.model_copy(update={name: fields[name].get_default(call_default_factory=True) for name in sorted(named)})
 

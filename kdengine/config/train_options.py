@@ -45,6 +45,7 @@ class TrainOptions(TypedDict, total=False):
     backbone_lr: float
     freeze: tuple[str, ...]
     compile: bool
+    fold_teacher: bool
     checkpointing: bool
     patience: int | None
     keep_every: int | None

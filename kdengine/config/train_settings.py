@@ -112,6 +112,9 @@ class TrainSettings(Strict):
     normalisation keeps its statistics."""
     compile: bool = False
     """Compile the forward passes in which no method reads a layer inside the network; the others run as they are."""
+    fold_teacher: bool = True
+    """Run the teacher with its batch normalisation folded into its convolutions, in half precision; that is faster and agrees
+    within rounding, also at the taps."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory, for networks that offer it, such as timm's."""
     patience: int | None = Field(None, ge=1, le=MANY)

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdengine.config.settings import TrainSettings
 from kdengine.config.train_settings import POLICIES
 from kdengine.data.draws import hashed, uniform
+from kdengine.data.transfer import moved
 from kdengine.seeds import seeded
 
 __all__ = ["Augmentation", "cropped", "flipped"]
@@ -177,7 +178,7 @@ def cropped(images: Tensor, draws: Tensor) -> Tensor:
     """
     count, _, height, width = images.shape
     margins = [max(1, side // PADDING) for side in (height, width)]
-    places = (draws * torch.tensor([2 * margin + 1 for margin in margins])).long().to(images.device)
+    places = moved((draws * torch.tensor([2 * margin + 1 for margin in margins])).long(), images.device)
     rows = (places[:, :1] + torch.arange(height, device=images.device))[:, :, None]
     columns = (places[:, 1:] + torch.arange(width, device=images.device))[:, None, :]
     padded = F.pad(images, [margins[1]] * 2 + [margins[0]] * 2).permute(0, 2, 3, 1)
@@ -187,5 +188,5 @@ def cropped(images: Tensor, draws: Tensor) -> Tensor:
 
 def flipped(images: Tensor, draws: Tensor) -> Tensor:
     """Mirror those images [B, C, H, W] left to right whose draw, [B] in [0, 1), is below one half."""
-    flip = (draws < 0.5).to(images.device)
+    flip = moved(draws < 0.5, images.device)
     return torch.where(flip[:, None, None, None], images.flip(3), images)

@@ -13,6 +13,7 @@ from torch import Tensor
 from kdengine.data.augmentation import Augmentation
 from kdengine.data.draws import hashed
 from kdengine.data.masks import apart, joined
+from kdengine.data.transfer import constant, moved
 
 __all__ = [
     "Batch",
@@ -153,11 +154,11 @@ class ImageBatches(ABC):
             views = [images] if self.second is None else images.unbind(1)
             if self.masked:
                 parts = [apart(view) for view in views]
-                labels, views = parts[0][1].long().to(self.device), [view for view, _ in parts]
+                labels, views = moved(parts[0][1].long(), self.device), [view for view, _ in parts]
             else:
-                labels = self.labels[index.to(self.labels.device)].to(self.device)
+                labels = moved(self.labels[moved(index, self.labels.device)], self.device)
             x, *further = (self._normalised(view.contiguous()) for view in views)
-            yield Batch(x, labels, index.to(self.device), tuple(further))
+            yield Batch(x, labels, moved(index, self.device), tuple(further))
 
     def _order(self, epoch: int) -> Tensor:
         """Positions of the images in the order of an epoch, int64 [N]."""
@@ -184,9 +185,9 @@ class ImageBatches(ABC):
 
     def _normalised(self, images: Tensor) -> Tensor:
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=self.device).view(shape) * 255
-        std = torch.tensor(self.std, device=self.device).view(shape) * 255
-        return (images.to(self.device).float() - mean) / std
+        mean = constant(tuple(self.mean), self.device).view(shape) * 255
+        std = constant(tuple(self.std), self.device).view(shape) * 255
+        return (moved(images, self.device).float() - mean) / std
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class MemoryBatches(ImageBatches):
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The images of some batches, augmented, uint8 [B, C, H, W] each, on the device that holds the tensor."""
         for index in batches:
-            images = self.images[index.to(self.images.device)]
+            images = self.images[moved(index, self.images.device)]
             if self.masked:
-                images = joined(images, self.labels[index.to(self.labels.device)])
+                images = joined(images, self.labels[moved(index, self.labels.device)])
             yield self.shown(images, index, epoch)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdengine.data.batches import CPU, Batch
+from kdengine.data.transfer import moved
 from kdengine.data.user_datasets import KEYS, DatasetLoader
 from kdengine.data.worker_batches import begun
 from kdengine.errors import DataError
@@ -79,7 +80,8 @@ class UserBatches:
             if given == 1:  # a wrong normalisation shows here; looking at every image would cost time
                 check_finite(x, self.name)
             if given > start:
-                yield Batch(x.to(self.device), y.to(self.device), None if index is None else index.to(self.device))
+                x, y = (moved(tensor, self.device, loader) for tensor in (x, y))
+                yield Batch(x, y, None if index is None else moved(index, self.device, loader))
         if not given:
             raise DataError(
                 f"{self.name} gave no batch. Is it used up after one pass? It is iterated once an epoch: give a loader that "

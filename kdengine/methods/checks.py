@@ -65,7 +65,7 @@ def check_contract(distiller: Distiller) -> None:
         raise SettingsError(f"The method '{distiller.name}' {'; and it '.join(faults)}. This is a bug in the plugin.")
 
 
-def views_of(distiller: Distiller) -> int:
+def views_of(distiller: Distiller | type[Distiller]) -> int:
     """How many augmentations of the same images the method needs in a step."""
     return 2 if "views:2" in distiller.needs else 1
 

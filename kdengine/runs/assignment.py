@@ -43,6 +43,7 @@ class RunOptions(TrainOptions, total=False):
     teacher_train: Mapping[str, Any] | None
     teacher_input: Mapping[str, Any] | None
     student_input: Mapping[str, Any] | None
+    teacher_store: str | Path | Mapping[str, Any] | None
     options: Mapping[str, Mapping[str, Any]] | None
     task: str | None
     recipe: str | Path | None
@@ -171,6 +172,8 @@ def assign(
     factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
     values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
+    if isinstance(top.get("teacher_store"), str | Path):
+        top["teacher_store"] = {"folder": str(top["teacher_store"])}
     given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
     named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {

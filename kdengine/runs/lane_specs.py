@@ -10,6 +10,7 @@ from typing import Any
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.config.values import merge
 from kdengine.errors import SettingsError
+from kdengine.methods.checks import views_of
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.groups import expanded
 from kdengine.plugins.registry import Registry
@@ -17,7 +18,7 @@ from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, 
 from kdengine.runs.start import OF_BATCHES
 from kdengine.storage.names import PLAIN
 
-__all__ = ["LaneSpec", "check_label", "check_lanes", "lane_specs", "name_of", "noted", "with_plain"]
+__all__ = ["LaneSpec", "check_label", "check_lanes", "lane_specs", "name_of", "noted", "views_of_lanes", "with_plain"]
 
 SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
 """Training settings that all lanes must share, because they share batches and device."""
@@ -143,6 +144,12 @@ def check_lanes(lanes: Sequence[LaneSpec], settings: Settings, registry: Registr
         if shared:
             raise SettingsError(f"train.{shared[0]} must be the same in all lanes. Compare the values in separate runs.")
         choose_distillers(copy.deepcopy(list(lane.plugins)), lane.settings_in(settings, registry).options, registry)
+
+
+def views_of_lanes(lanes: Sequence[LaneSpec], registry: Registry) -> int:
+    """In how many views of the images any method of the lanes sees the teacher."""
+    named = [registry.methods(plugin) if isinstance(plugin, str) else [plugin] for lane in lanes for plugin in lane.plugins]
+    return max((views_of(method) for methods in named for method in methods), default=1)
 
 
 def name_of(plugin: str | Distiller) -> str:

@@ -18,6 +18,8 @@ from kdengine.networks.network import Network
 from kdengine.plugins.selection import resolved
 from kdengine.runs.following import Training
 from kdengine.runs.session import Session
+from kdengine.runs.store_forecast import Forecast, read_of_teacher
+from kdengine.runs.teacher_store import TeacherStore
 from kdengine.runs.teachers import role_of
 from kdengine.storage.runfolder import RunFolder
 from kdengine.taps.anatomy import TapPoint
@@ -40,6 +42,7 @@ class Plan:
         student: the network to train.
         lane: the student with its methods and phases.
         training: how its networks are trained, and why.
+        store: what its teachers showed before, if that is kept.
     """
 
     settings: Settings
@@ -48,6 +51,7 @@ class Plan:
     student: Network
     lane: Lane
     training: Training
+    store: TeacherStore | None = None
 
     @classmethod
     def of(cls, session: Session, distillers: Mapping[str, Distiller], folder: RunFolder, label: str) -> Plan:
@@ -76,7 +80,8 @@ class Plan:
         settings = training.into(session.settings)
         lane = session.lane(label, student, distillers, settings)
         settings = resolved(settings, distillers, own_loaders=session.data.own_loaders)
-        return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane, training)
+        store = TeacherStore.of(session) if lane.needs_teacher else None
+        return cls(settings, folder if runtime.is_main else RunFolder(path), session, student, lane, training, store)
 
     def describe(self) -> dict[str, Any]:
         """Networks, methods with their connectors, and phases with their taps and shapes, as plain data."""
@@ -91,6 +96,7 @@ class Plan:
                 for phase in step.phases
             ],
             "memory": self._memory(),
+            **self._forecast(),
             "data": self.session.data.describe(),
             "runtime": self.session.runtime.describe(),
             "folder": str(self.folder.path),
@@ -122,6 +128,12 @@ class Plan:
             return {"until": None, "flops": whole_flops, "whole_flops": whole_flops}
         last = max(points.values(), key=network.anatomy.when)
         return {"until": str(last), "flops": count_flops(network.module, size, points), "whole_flops": whole_flops}
+
+    def _forecast(self) -> dict[str, Any]:
+        """What the teacher store will take up, if there is one."""
+        if self.store is None:
+            return {}
+        return {"teacher_store": Forecast.of(self.store, *read_of_teacher(self.lane)).describe()}
 
     def _memory(self) -> dict[str, int]:
         """Bytes that the lane holds between batches, and the most that taps hold per image."""

@@ -96,7 +96,8 @@ def _ready(teacher: Teacher, session: Session, needed: bool, train: Train) -> di
         log.info("Not training the teacher %s: no lane learns from its weights", network.name)
     sizes = {"parameters": count_parameters(network.module), "flops": count_flops(network.module, network.input_size)}
     identity = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
-    return {"name": network.name, **facts, **sizes, **identity}
+    lossy = session.settings.teacher_store.lossy
+    return {"name": network.name, **facts, **sizes, **identity, **({"lossy": lossy} if lossy else {})}
 
 
 def _measured(network: nn.Module, session: Session) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class FolderRecorder:
     def kdengine_after_step(self, run: Run, done: int, terms: Mapping[str, Tensor]) -> None:
         """Save the state periodically during long epochs, and log steps; multi-process runs save only between epochs."""
         every = run.settings.train.log_every
-        if every is not None and done % every == 0:
+        if every is not None and done % every == 0 and run.lane.settle():
             row = {"epoch": len(run.lane.history) + 1, "step": done, "lr": run.lane.lr}
             self._steps.append({**row, "terms": {name: float(value) for name, value in terms.items()}})
         minutes = run.settings.train.save_minutes
@@ -95,7 +95,9 @@ class FolderRecorder:
         self.save(run)
 
     def save(self, run: Run) -> None:
-        """Save the state to resume from; the first one is read back as a check."""
+        """Save the state to resume from, unless its last step failed; the first one is read back as a check."""
+        if not run.lane.settle():
+            return
         self.folder.write_state(run.lane.state_dict(), check=not self._checked)
         self._checked = True
         self._saved_at = time.monotonic()

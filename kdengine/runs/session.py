@@ -216,7 +216,8 @@ class Session:
             load_teacher(network, named.weights, self.data.dataset, self.settings.data)
         has_weights = named.role in self.modules or named.weights is not None
         trained = not has_weights and not self._model_source(network.name, self.data.input_size).brings_weights
-        frozen = FrozenTeacher(network.preprocessed, self.runtime, self.settings.train.compile)
+        train = self.settings.train
+        frozen = FrozenTeacher(network.preprocessed, self.runtime, train.compile, train.fold_teacher)
         return Teacher(named, network, frozen, trained)
 
     def _network(self, name: str, role: str, seed: int, weights: str | None) -> Network:

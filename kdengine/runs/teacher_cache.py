@@ -28,7 +28,7 @@ from kdengine.storage.runfolder import RunFolder
 __all__ = ["CachedTeacher"]
 
 log = logging.getLogger(__name__)
-IRRELEVANT = {name.removeprefix("train.") for name in NEUTRAL} | {"precision"}
+IRRELEVANT = {name.removeprefix("train.") for name in NEUTRAL if name.startswith("train.")} | {"precision"}
 """Train settings that do not change the teacher; the resolved precision is a separate part of the key."""
 
 

@@ -17,6 +17,7 @@ from kdengine.runs.result import Result
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.start import Start, enter, start_in
+from kdengine.runs.store_forecast import Forecast, read_of_teacher
 from kdengine.runs.taught import measured_by_teacher
 from kdengine.training.lane import Lane
 from kdengine.training.rng import gaussian_kept
@@ -36,8 +37,12 @@ def train_plan(plan: Plan, start: Start, advice: str = "") -> Result:
         start: fresh, or from a saved state.
         advice: custom resume instructions.
     """
-    session = plan.session
+    session, store = plan.session, plan.store
+    if store is not None:
+        Forecast.of(store, *read_of_teacher(plan.lane)).check()
     teacher = ready_teachers(session, plan.lane.needs_teacher, partial(train_teacher, session))
+    if store is not None:
+        store.open(session.settings.seed, teacher)
     run = session.run(plan.settings, plan.lane, plan.folder, advice)
     enter(run, start, session.facts(teacher if plan.settings.teacher else None))
     result = train_one(run, measured_by_teacher(session), teacher)

@@ -14,6 +14,7 @@ from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.taught import measured_by_teacher
+from kdengine.runs.teacher_store import TeacherStore
 from kdengine.runs.train import train_all, train_teacher
 
 __all__ = ["Trials"]
@@ -45,15 +46,16 @@ class Trials:
             members: the students; their settings follow their networks.
         """
         facts: dict[str, Any] | None = None
-        trained = False
+        trained, store = False, TeacherStore.of(members[0].session, self.count)
         for number in range(1, self.count + 1):
             trial = session.for_seed(session.settings.seed + number - 1)
             jobs = [job for member in members for job in member.jobs(trial, self.folder / f"trial-{number}")]
             for runs in passes(jobs, self.at_once, self.advice):
                 needed = any(run.lane.needs_teacher for run, _ in runs)
                 if facts is None or (needed and not trained):
-                    facts = ready_teachers(session, needed, partial(train_teacher, session))
-                    trained = needed
+                    facts, trained = ready_teachers(session, needed, partial(train_teacher, session)), needed
+                if needed and store is not None:
+                    store.open(trial.settings.seed, facts)
                 self._train_pass(runs, trial, facts)
 
     def _train_pass(self, runs: Sequence[tuple[Run, Session]], trial: Session, facts: Mapping[str, Any] | None) -> None:

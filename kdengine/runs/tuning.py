@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from kdengine.config.settings import Settings, TrainSettings
+from kdengine.config.settings import Settings, StoreSettings, TrainSettings
 from kdengine.errors import SettingsError, TrainingError
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.names import PLAIN
@@ -142,6 +142,7 @@ class Probes:
         held_out = train.validation or HELD_OUT
         short = {"epochs": epochs, "warmup_epochs": warmup, "validation": held_out, "patience": None, "keep_every": None}
         changes: dict[str, Any] = {"train": train.model_copy(update=short), "teacher_train": _own_training(self.given)}
+        changes["teacher_store"] = StoreSettings()  # probes see other batches
         if self.tuning.each:
             return self.given.model_copy(update=changes)
         return self.given.model_copy(update={**changes, "options": {}}).without_teacher()

@@ -100,11 +100,11 @@ class Recorder:
         for point in self._points.values():
             if point.path:
                 self._wanted.setdefault(_event(point), {})[point.item] = point
-        modules = dict(unwrap(self.model).named_modules())
+        network = unwrap(self.model)
         for path, side in dict.fromkeys((path, side) for path, side, _ in self._wanted if not is_functional(path)):
-            stack.callback(self._hook(_module(modules, path), path, side).remove)
+            stack.callback(self._hook(_module(network, path), path, side).remove)
         if any(is_functional(path) for path, *_ in self._wanted):
-            self._follow(stack, modules)
+            self._follow(stack, dict(network.named_modules()))
 
     def _resolve(self, images: Tensor | None) -> dict[str, TapPoint]:
         if isinstance(self._taps, Mapping):
@@ -221,13 +221,14 @@ def _event(point: TapPoint) -> _Event:
     return point.path, point.side, point.call
 
 
-def _module(modules: Mapping[str, nn.Module], path: str) -> nn.Module:
-    if path not in modules:
+def _module(network: nn.Module, path: str) -> nn.Module:
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
         raise TapError(
             f"The taps were resolved on another network: this one has no module '{path}'. Resolve them on this network's "
             "own anatomy."
-        )
-    return modules[path]
+        ) from None
 
 
 def _float(tensor: Tensor) -> Tensor:

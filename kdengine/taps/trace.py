@@ -96,6 +96,11 @@ class Trace:
         tensors = {**self._tensors, **({} if self._logits is None else {"logits": self._logits})}
         return {name: times_written(tensor) for name, tensor in tensors.items()}
 
+    def joined(self, other: Trace) -> Trace:
+        """The same trace with the tensors of another, of the same images."""
+        aliases = {**self._aliases, **other._aliases}
+        return Trace({**self._tensors, **other._tensors}, self._logits, self._complete, aliases, self._inputs)
+
     def completed_by(self, complete: Callable[[], Tensor]) -> Trace:
         """The same trace, with logits that ``complete`` computes on first access."""
         return Trace(self._tensors, self._logits, complete, self._aliases, self._inputs)

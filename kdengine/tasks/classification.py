@@ -92,7 +92,8 @@ class Classification(TaskOfClasses):
         """Cross-entropy, averaged over the batch."""
         if target is None:
             return None
-        weights = None if self.weights is None else self.weights.to(output.device)
+        # kept where it goes: to copy it in each step would wait for the device
+        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
         return F.cross_entropy(output, target, weights, label_smoothing=self.label_smoothing)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -107,7 +107,8 @@ class Multilabel(Task):
         if target is None:
             return None
         smooth = target.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        weights = None if self.weights is None else self.weights.to(output.device)
+        # kept where it goes: to copy it in each step would wait for the device
+        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
         return F.binary_cross_entropy_with_logits(output, smooth, pos_weight=weights)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:

@@ -100,7 +100,8 @@ class Segmentation(TaskOfClasses):
         if target is None:
             return None
         target = target.long()
-        weights = None if self.weights is None else self.weights.to(output.device)
+        # kept where it goes: to copy it in each step would wait for the device
+        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
         summed = F.cross_entropy(
             enlarged(output, target),
             target,

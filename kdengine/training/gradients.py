@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ def _unfit(term: Tensor, parameters: Mapping[str, nn.Parameter]) -> Iterator[str
     )
 
 
+@lru_cache(maxsize=1)  # asked in every step of an epoch
 def clip_share(epoch: int) -> float:
     """Largest norm of a clipped gradient, as a share of the task's: sigmoid(epoch), from 0.5 towards 1.
 

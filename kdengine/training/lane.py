@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from traceback import clear_frames
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,15 +15,15 @@ from kdengine.errors import TrainingError
 from kdengine.methods.step import JOINT
 from kdengine.taps import Trace
 from kdengine.tasks.task import Task
+from kdengine.training.attempt import Attempt
 from kdengine.training.chain import ChainStep, TeacherQuery, position, queries
 from kdengine.training.deployment import Deployment
-from kdengine.training.gradients import fault_of
 from kdengine.training.history import History
 from kdengine.training.lane_module import LaneModule, Progress, ResolvedPhase
 from kdengine.training.metrics import Meter
 from kdengine.training.phase_plan import PhasePlan
 from kdengine.training.recomputing import recompute
-from kdengine.training.rng import Drawn, Randomness
+from kdengine.training.rng import Randomness
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
 from kdengine.training.updater import OptimizerStep, Outcome
@@ -70,10 +70,10 @@ class Lane:
         self.best_weights: dict[str, Tensor] = {}
         self.failure: Exception | None = None
         self.seconds = 0.0
+        self._attempt: Attempt | None = None
         self._teachers = tuple(teachers)
         self._plan = PhasePlan(self.chain)
-        self._step_number = self._phase_number = -1
-        self._phase_epoch = 0
+        self._step_number, self._phase_number, self._phase_epoch = -1, -1, 0
         self._enter_next_phase()
 
     @property
@@ -145,7 +145,7 @@ class Lane:
         """Update the student once; ``traces`` answers :attr:`teacher_queries`, maybe among others.
 
         Raises:
-            TrainingError: a term or a gradient is not finite; no weight was updated.
+            TrainingError: a term or gradient of this step, or on a GPU of the one before, is not finite; no weight was updated.
         """
         start = time.perf_counter()
         updates = self._phase_epoch * self.steps + self.steps_done
@@ -157,12 +157,28 @@ class Lane:
             outcome = self._update(terms, updates)
             if outcome is Outcome.UPDATED:
                 self.module.after_update()
-        if outcome is Outcome.REFUSED:
-            self._refuse(terms, inputs, random_state)
+        verdict = self._optimizer_step.verdict() if terms else None
+        if outcome is Outcome.REFUSED or verdict is not None:
+            where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
+            self._learn(Attempt.of(where, inputs, terms, random_state, self.module.progress, verdict))
         if outcome is Outcome.UPDATED and self._is_last_step:
             self.deployment.weights_changed()
         self.meter.note(batch, terms, logits)
         self.meter.busy += time.perf_counter() - start
+
+    def settle(self) -> bool:
+        """Wait until it is known whether the last step was finite, and fail if it was not; returns whether the lane goes on."""
+        try:
+            self._learn(None)
+        except TrainingError as error:
+            self.fail(error)
+        return self.failure is None
+
+    def _learn(self, attempt: Attempt | None) -> None:
+        """Ask whether a step was finite if that is known, or of the one before it: the device has moved on by then."""
+        self._attempt, due = attempt, attempt if attempt is not None and attempt.verdict is None else self._attempt
+        if due is not None and due.is_refused:
+            raise due.fault(self.module, self.randomness, self.runtime, self._optimizer_step.parameters)
 
     def _update(self, terms: Mapping[str, Tensor], updates: int) -> Outcome:
         """Update the weights; the plain student of a task without targets stays as it was."""
@@ -205,15 +221,14 @@ class Lane:
 
     def fail(self, error: Exception) -> None:
         """Mark the lane as failed, and free the memory that its traceback holds for the other lanes."""
-        self.failure = error
+        self.failure, self._attempt = error, None
         clear_frames(error.__traceback__)
 
     def retire(self) -> None:
-        """Put every network into ``eval()``, and free the gradients of the last step."""
+        """Put every network into ``eval()``, and free what the last step has left."""
+        self._attempt = None
         for step in self.chain:
-            step.module.student.eval()
-            step.module.zero_grad()
-            step.module.frozen.release()
+            step.module.retire()
         recompute(self.student, self.settings.checkpointing, on=False)
 
     def to_measure(self) -> nn.Module:
@@ -237,11 +252,7 @@ class Lane:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved state.
-
-        Raises:
-            ValueError: it belongs to different phases.
-        """
+        """Restore a saved state; one that belongs to different phases raises a ValueError."""
         self._plan.check(state["phases"], state["phase"])
         while self._phase_number < state["phase"]:
             self._enter_next_phase()
@@ -276,7 +287,8 @@ class Lane:
             if self.teach_with == "best" and self.best_weights:
                 previous.student.load_state_dict(self.best_weights)
             previous.zero_grad()
-            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, self.settings.compile),)
+            chosen = self.settings
+            self._teachers = (FrozenTeacher(previous.preprocessed, self.runtime, chosen.compile, chosen.fold_teacher),)
         self.best_weights = {}
         self._step_number = number
         self._is_last_step = number == len(self.chain) - 1
@@ -285,15 +297,3 @@ class Lane:
         if self._is_last_step:
             self.deployment.begin(self.settings.ema)
             recompute(self.student, self.settings.checkpointing)
-
-    def _refuse(self, terms: Mapping[str, Tensor], inputs: tuple[Any, ...], random_state: Drawn) -> NoReturn:
-        """Raise an error that names the non-finite terms; if all are finite, repeat the step to find the gradient."""
-        where = f"{self.name}, epoch {len(self.history) + 1}, step {self.steps_done + 1}"
-
-        def again() -> Mapping[str, Tensor]:
-            # the bare module: the wrapper would only allow its own backward, and might wait for other processes
-            self.randomness.state = random_state
-            with self.randomness.active(), self.runtime.autocast():
-                return dict(self.module(*inputs)[0])
-
-        raise fault_of(where, inputs[0], terms, again, self._optimizer_step.parameters)

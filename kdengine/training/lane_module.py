@@ -176,7 +176,8 @@ class LaneModule(nn.Module):
                     self._step(key, binding, (images, y, index), trace, teachers[view] if teachers else (), precision)
                     for view, (images, trace) in enumerate(zip((x, *further), traces, strict=True))
                 ]
-                self._add_terms(terms, key, replace(views[0], further=tuple(views[1 : views_of(self.methods[key])])))
+                further_steps = tuple(views[1 : views_of(self.methods[key])])
+                self._add_terms(terms, key, replace(views[0], further=further_steps) if further_steps else views[0])
         return terms, traces[0].logits if phase.task else None
 
     def _step(
@@ -189,30 +190,25 @@ class LaneModule(nn.Module):
         precision: Callable[[], AbstractContextManager[object]],
     ) -> Step:
         """What a method sees of one view of a batch."""
-        whole = Step(
-            *batch,
-            Trace({}),
-            Trace({}),
-            phase=self.phase.name,
-            epoch=self.progress.epoch,
-            progress=self.progress.share,
-            precision=precision,
-            classifier=self._classify if self.classifier else None,
-            task=lambda: self.task.loss(student.logits, batch[1]),
-        )
         first, *others = (
-            replace(
-                whole,
-                student=part.of_student(student),
-                teacher=self._teacher_view(key, part, teachers),
+            Step(
+                *batch,
+                part.of_student(student),
+                self._teacher_view(key, part, teachers),
+                phase=self.phase.name,
+                epoch=self.progress.epoch,
+                progress=self.progress.share,
                 names=part.names,
                 rectified=part.rectified,
+                precision=precision,
                 student_taps=part.student_only,
                 teacher_taps=part.teacher_only,
+                classifier=self._classify if self.classifier else None,
+                task=lambda: self.task.loss(student.logits, batch[1]),
             )
             for part in (binding, *binding.others)
         )
-        return replace(first, others=tuple(others))
+        return replace(first, others=tuple(others)) if others else first
 
     def _teacher_view(self, key: str, binding: TapBinding, teachers: Sequence[Trace]) -> Trace:
         """A teacher's trace as a method sees it; detached unless the method needs input gradients."""
@@ -232,6 +228,12 @@ class LaneModule(nn.Module):
         with torch.no_grad():
             for method in self.methods.values():
                 method.after_update(self.student)
+
+    def retire(self) -> None:
+        """End training: ``eval()``, no gradients, nothing frozen."""
+        self.student.eval()
+        self.zero_grad()
+        self.frozen.release()
 
     def clips(self, term: str) -> bool:
         """Whether the gradient of a term is clipped to that of the other terms."""

@@ -16,7 +16,7 @@ CROWDED = 0.5
 """Share of the free memory that lanes may use; the rest is for batches, activations and estimation errors."""
 
 COPIES = 5
-"""Weights, gradients, two moments of an optimizer, and the best weights so far."""
+"""Weights, gradients, two moments of an optimizer, and the best weights so far. On a GPU, there is one more, by the guard."""
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -24,7 +24,8 @@ CGROUP = Path("/sys/fs/cgroup")
 def bytes_of(lane: Lane) -> int:
     """Memory that a lane holds between batches, in bytes: several copies of all its networks and connectors."""
     tensors = chain.from_iterable((*step.module.parameters(), *step.module.buffers()) for step in lane.chain)
-    return COPIES * sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    copies = COPIES + lane.runtime.asynchronous
+    return copies * sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 from torch import nn
 
 from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError, did_you_mean
 
-__all__ = ["check_optimizer", "make_optimizer", "make_schedule"]
+__all__ = ["begin_momentum", "check_optimizer", "make_optimizer", "make_schedule"]
+
+KERNELS = {"cpu": "foreach", "cuda": "fused"}
+SEVERAL_KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers that offer all implementations."""
 
 
 def check_optimizer(settings: TrainSettings) -> None:
@@ -39,7 +43,7 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
         parameters: parameters, or groups of them, which may have a ``weight_decay`` and an ``lr_scale`` of their own.
         settings: training settings.
     """
-    chosen, options = settings.concrete, dict[str, Any]()
+    chosen, options = settings.concrete, _kernels(settings.concrete.optimizer, parameters)
     if chosen.optimizer.lower() == "sgd":
         options["nesterov"] = chosen.nesterov and chosen.momentum > 0
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -51,6 +55,29 @@ def make_optimizer(parameters: Sequence[Any], settings: TrainSettings) -> torch.
         **options,
     )
     return optimizer
+
+
+def _kernels(name: str, parameters: Sequence[Any]) -> dict[str, Any]:
+    """Which of torch's implementations to use: on a GPU the fused one, on a CPU the one that treats all tensors at once.
+
+    Only where they are known to do the same: on a CPU, foreach gives the very bits of a loop over the parameters. Elsewhere
+    the optimizer chooses.
+    """
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    kind = KERNELS.get(first.device.type)
+    return {kind: True} if kind and get_optimizer_class(name.lower(), bind_defaults=False) in SEVERAL_KERNELS else {}
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Begin the momentum of torch's fused SGD at zero, which changes nothing but that a first step may be skipped.
+
+    It would be left without values by a first step whose gradients are too large for fp16.
+    """
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group["momentum"] and not group["dampening"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, updates: int, steps: int) -> Any:

@@ -17,6 +17,8 @@ from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+ASYNCHRONOUS = frozenset({"cuda"})
+"""Devices that work behind the host, which loses time if it waits for a number."""
 
 __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
@@ -48,6 +50,9 @@ class _Autocast(MixedPrecision):
 
 class Runtime:
     """The device and precision that networks run in.
+
+    Attributes:
+        asynchronous: whether the device works behind the host: steps then never wait for it.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -82,6 +87,7 @@ class Runtime:
             raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
+        self.asynchronous = self.device.type in ASYNCHRONOUS
 
     @property
     def is_main(self) -> bool:
@@ -90,12 +96,15 @@ class Runtime:
 
     def total(self, value: Tensor | float) -> float:
         """Sum a number over all processes."""
+        return float(value) if self.processes == 1 else float(self.summed(torch.as_tensor(value, device=self.device)))
+
+    def summed(self, value: Tensor) -> Tensor:
+        """Sum a number [] over all processes, on the device: nothing waits for it."""
         if self.processes == 1:
-            return float(value)
-        own = torch.as_tensor(value, device=self.device).detach().float().clone()
-        summed = self.fabric.all_reduce(own, reduce_op="sum")
+            return value
+        summed = self.fabric.all_reduce(value.detach().float().clone(), reduce_op="sum")
         assert isinstance(summed, Tensor)
-        return float(summed)
+        return summed
 
     def same(self, value: Any) -> Any:
         """Broadcast the main process's value to all processes."""
@@ -114,12 +123,20 @@ class Runtime:
         return images
 
     def setup(self, module: nn.Module) -> Any:
-        """Wrap a trainable module so that its forward runs in the precision of the run."""
-        return self.fabric.setup_module(module)
+        """Wrap a trainable module so that its forward runs in the precision of the run, and its gradients meet, if several."""
+        if self.processes > 1:
+            return self.fabric.setup_module(module)
+
+        def forward(*inputs: Any) -> Any:
+            # Fabric's wrapper does no more than this in a single process, but walks through what comes out
+            with self.autocast():
+                return module(*inputs)
+
+        return forward
 
     def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Wrap an optimizer."""
-        return self.fabric.setup_optimizers(optimizer)
+        """Wrap an optimizer; in a single process, it is the same."""
+        return self.fabric.setup_optimizers(optimizer) if self.processes > 1 else optimizer
 
     def autocast(self) -> Any:
         """A context with the precision of the run, for networks that are not wrapped."""
@@ -127,7 +144,10 @@ class Runtime:
 
     def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         """Compute the gradients of a loss []."""
-        self.fabric.backward(loss, retain_graph=retain_graph)
+        if self.processes > 1:
+            self.fabric.backward(loss, retain_graph=retain_graph)
+        else:
+            torch.autograd.backward(loss, retain_graph=retain_graph)
 
     def describe(self) -> dict[str, Any]:
         """Device and precision, for manifests."""

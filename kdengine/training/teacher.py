@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from kdengine.errors import TrainingError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
-from kdengine.taps.tensors import times_written
 from kdengine.training.compiling import Forwards
-from kdengine.training.runtime import Runtime
+from kdengine.training.folding import Folding
+from kdengine.training.runtime import HALVES, Runtime
+from kdengine.training.shelf import Place, Shelf
 
 __all__ = ["FrozenTeacher"]
 
@@ -28,25 +30,38 @@ class FrozenTeacher:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
         compiled: whether to compile its forward where nothing inside it is recorded.
+        folds: whether to run it with its normalisation folded into its convolutions, in half precision.
+
+    Attributes:
+        shelf: what it showed before, on disk; None if nothing is kept.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime, compiled: bool = False, folds: bool = True) -> None:
         self.model = runtime.place(model.eval())
         self._forwards = Forwards(self.model, None, compiled)
         self.runtime = runtime
         self._logits_wanted = False
         self._modules = list(self.model.modules())
-        self._weights = [value for value in self.model.state_dict().values() if isinstance(value, Tensor)]
+        weights = (value for value in self.model.state_dict().values() if isinstance(value, Tensor))
+        self._weights = [value for value in weights if not value.is_inference()]  # whose writes PyTorch does not count
+        self._folds = folds and not compiled and runtime.precision in HALVES
+        self._folding: Folding | None = None
         self._counts: list[int] | None = None
         self._fingerprint = ""
+        self.shelf: Shelf | None = None
 
-    def trace(self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False) -> Trace:
+    def trace(
+        self, images: Tensor, points: Mapping[str, TapPoint], input_gradients: bool = False, place: Place | None = None
+    ) -> Trace:
         """Record the points, stopping at the deepest; logits that no tap names are computed on first access.
+
+        With a shelf, what is kept there is read instead.
 
         Args:
             images: [B, C, H, W].
             points: name -> point to record.
-            input_gradients: make the trace differentiable with respect to the images.
+            input_gradients: make the trace differentiable with respect to the images; never read from a shelf.
+            place: which batch of the training it is, if it is one.
 
         Raises:
             TrainingError: the teacher, or a part of it, is in training mode.
@@ -56,9 +71,9 @@ class FrozenTeacher:
             self._counts, self._fingerprint = self._write_counts(), fingerprint(self.model)
         if input_gradients:
             return self._differentiable(images, points)
-        whole = self._logits_wanted or "logits" in points
-        recorded = self._forward(images, points, whole)
-        return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
+        if self.shelf is not None and place is not None:
+            return self.shelf.show(images, points, place, partial(self._recorded, images))
+        return self._recorded(images, points)
 
     def check_mode(self) -> None:
         """Refuse a teacher unless all of its modules are in ``eval()``.
@@ -95,11 +110,17 @@ class FrozenTeacher:
     @property
     def _in_training(self) -> bool:
         """Whether any module is in training mode."""
-        return any(module.training for module in self._modules)
+        return True in [module.training for module in self._modules]  # asked in every step: twice as fast as any()
 
     def _write_counts(self) -> list[int]:
         """How often each of the weights and buffers has been written to."""
-        return [times_written(tensor) for tensor in self._weights]
+        return [tensor._version for tensor in self._weights]
+
+    def _recorded(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
+        """Run the teacher, up to the deepest point if no method reads its logits."""
+        whole = self._logits_wanted or any(not point.path for point in points.values())
+        recorded = self._forward(images, points, whole)
+        return recorded if whole else recorded.completed_by(lambda: self._unannounced_logits(images))
 
     def _unannounced_logits(self, images: Tensor) -> Tensor:
         """Logits for a method that reads them without a tap; from now on every forward runs to the end."""
@@ -107,8 +128,21 @@ class FrozenTeacher:
         return self._forward(images, {}, whole=True).logits
 
     def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
+        if self._folds and self._folding is None:  # not before it runs at all, which a full store makes needless
+            self._folding = Folding.of(self.model, images)
+            self._folds = self._folding is not None
+        if self._folding is None:
+            return self._seen(self._forwards.fit_for(points), images, points, whole)
+        shown = {name: point for name, point in points.items() if self._folding.shows(point)}
+        hidden = {name: point for name, point in points.items() if name not in shown}
+        if not hidden:
+            return self._seen(self._folding.network, images, points, whole)
+        # a point comes from the same network whatever else is read, so lanes do not change one another's numbers
+        trace = self._seen(self._folding.network, images, shown, whole) if shown or whole else Trace({}, inputs=images)
+        return trace.joined(self._seen(self.model, images, hidden, whole=False))
+
+    def _seen(self, network: nn.Module, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        network = self._forwards.fit_for(points)
         with torch.no_grad(), self.runtime.autocast(), Recorder(network, points, stop=not whole) as recorder:
             return recorder(images)
 

@@ -19,9 +19,10 @@ from kdengine.training.evaluation import evaluate
 from kdengine.training.integrity import Watch, check_teachers
 from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
+from kdengine.training.shelf import Place
 from kdengine.training.signals import Stop
 
-__all__ = ["Trainer", "TrainingObserver", "ask_teachers"]
+__all__ = ["Trainer", "TrainingObserver", "ask_teachers", "laid_out"]
 
 
 class TrainingObserver(Protocol):
@@ -76,7 +77,7 @@ class Trainer:
         batches = self.data.training(max(lane.phase.views for lane in lanes))
         for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
-            self.train_step(stepping, _laid_out(batch, lanes[0].runtime))
+            self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
             self._release_ended()
             if all(lane.failure for lane in lanes):
                 return  # no lane is left to train on the rest of the epoch
@@ -84,17 +85,17 @@ class Trainer:
                 if lane.failure is None:
                     self.observer.after_step(lane, done, len(self.data.train))
             self.stop.check()
-        trained = [lane for lane in lanes if lane.failure is None]
+        trained = [lane for lane in lanes if lane.failure is None and lane.settle()]
         check_teachers(trained)
         for lane in trained:
             record = self.close_epoch(lane)
             if record is not None:
                 self.observer.after_epoch(lane, record)
 
-    def train_step(self, lanes: Sequence[Lane], batch: Batch) -> None:
-        """Run every teacher once on a batch, then let every lane take its step."""
+    def train_step(self, lanes: Sequence[Lane], batch: Batch, place: Place | None = None) -> None:
+        """Run every teacher once on a batch, or read what it showed, then let every lane take its step."""
         watch = Watch(batch)
-        traces = watch.teachers(ask_teachers(lanes, batch))
+        traces = watch.teachers(ask_teachers(lanes, batch, place))
         for lane in lanes:
             with watch.lane(lane):
                 _step(lane, batch, traces)
@@ -133,19 +134,27 @@ class Trainer:
             self.observer.ended(lane)
 
 
-def ask_teachers(lanes: Sequence[Lane], batch: Batch) -> dict[TeacherQuery, Trace]:
-    """Run every teacher that a lane needs once on each view, with the union of the taps that its lanes read."""
+def ask_teachers(lanes: Sequence[Lane], batch: Batch, place: Place | None = None) -> dict[TeacherQuery, Trace]:
+    """Run every teacher that a lane needs once on each view, with the union of the taps that its lanes read.
+
+    Args:
+        lanes: all that step now.
+        batch: the images.
+        place: which batch of the training it is, so that teachers with a shelf can read what they showed.
+    """
     wanted: dict[TeacherQuery, dict[str, TapPoint]] = {}
     for lane in lanes:
         for view in lane.teacher_queries:
             for number, query in enumerate(view):
                 wanted.setdefault(query, {}).update(lane.phase.teacher_points(number))
-    return {
-        query: query.teacher.trace(batch.view(query.view), points, query.input_gradients) for query, points in wanted.items()
-    }
+    traces = {}
+    for query, points in wanted.items():
+        where = place and place.of_view(query.view)
+        traces[query] = query.teacher.trace(batch.view(query.view), points, query.input_gradients, where)
+    return traces
 
 
-def _laid_out(batch: Batch, runtime: Runtime) -> Batch:
+def laid_out(batch: Batch, runtime: Runtime) -> Batch:
     """The batch in the memory format of the run."""
     return replace(batch, x=runtime.layout(batch.x), views=tuple(map(runtime.layout, batch.views)))
 

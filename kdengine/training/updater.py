@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from kdengine.config.factories import OwnSchedule
 from kdengine.config.settings import TrainSettings
 from kdengine.training.gradients import backward_clipped, clip_share, norm_of_gradients
+from kdengine.training.guard import Guard, Verdict
 from kdengine.training.lane_module import LaneModule
-from kdengine.training.optimizer import make_optimizer, make_schedule
+from kdengine.training.optimizer import begin_momentum, make_optimizer, make_schedule
 from kdengine.training.parameter_groups import parameter_groups
 from kdengine.training.runtime import Runtime
 
@@ -22,14 +24,15 @@ __all__ = ["OptimizerStep", "Outcome"]
 
 SMALLEST_SCALE = 1.0
 """Scale of an fp16 loss below which gradients that are not finite are a fault of the loss, not of the format."""
-FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov")
-"""Optimizer options taken from the settings rather than from a saved state."""
+FROM_SETTINGS = ("lr", "weight_decay", "momentum", "nesterov", "foreach", "fused")
+"""Optimizer options taken from the settings and the device rather than from a saved state."""
 
 
 class Outcome(Enum):
     """What became of a step."""
 
     UPDATED = "updated"
+    """On a device that works behind the host, unless :meth:`OptimizerStep.verdict` turns out otherwise."""
     POSTPONED = "postponed"
     """The weights are as they were: the gradients add up, or were too large for fp16."""
     REFUSED = "refused"
@@ -58,6 +61,12 @@ class OptimizerStep:
         self._optimizer = runtime.setup_optimizer(self._bare)
         self._schedule: Any = None
         self._scaler = torch.amp.GradScaler(runtime.device.type) if runtime.precision == "fp16" else None
+        if self._scaler is not None:
+            begin_momentum(self._bare)
+        # without its support, the scaler itself waits for the device before every update
+        supported = self._scaler is None or getattr(self._bare, "_step_supports_amp_scaling", False)
+        guarded = runtime.asynchronous and supported
+        self._guard = Guard(self.parameters.values(), module.student.buffers()) if guarded else None
         self._steps = 1
         self._is_between = False
 
@@ -104,13 +113,25 @@ class OptimizerStep:
         if self._scaler is not None:
             return self._update_scaled(total.detach(), last=place == count - 1)
         norm = norm_of_gradients(self.parameters.values())
-        if not math.isfinite(self.runtime.total(total.detach() + norm)):
+        if not self._is_finite(total.detach() + norm):
             return Outcome.REFUSED
         if place < count - 1:
             return Outcome.POSTPONED
         self._clip(norm)
-        self._optimizer.step()
+        with nullcontext() if self._guard is None else self._guard.undoing():
+            self._optimizer.step()
         return Outcome.UPDATED
+
+    def verdict(self) -> Verdict | None:
+        """Whether the steps so far were finite, on its way from the device; None if :meth:`update` itself has said so."""
+        return None if self._guard is None else self._guard.verdict()
+
+    def _is_finite(self, value: Tensor) -> bool:
+        """Whether a number [] is finite in all processes; with a guard, which will know, it is taken to be."""
+        if self._guard is None:
+            return math.isfinite(self.runtime.total(value))
+        self._guard.note(self.runtime.summed(value))
+        return True
 
     def _place_in_update(self, done: int) -> tuple[int, int]:
         """Which of the steps of one update comes now, from 0, and how many there are: at the end of an epoch maybe fewer."""
@@ -121,12 +142,14 @@ class OptimizerStep:
     def _update_scaled(self, total: Tensor, last: bool) -> Outcome:
         """Update with gradients that are scaled for fp16; too large ones are skipped, and the next are scaled down."""
         assert self._scaler is not None
-        if not math.isfinite(self.runtime.total(total)):
+        if not self._is_finite(total):
             return Outcome.REFUSED
         if not last:
             return Outcome.POSTPONED
         self._scaler.unscale_(self._bare)
         norm = norm_of_gradients(self.parameters.values())
+        if self._guard is not None:
+            return self._update_scaled_behind(norm, self._guard, self._scaler)
         finite = math.isfinite(self.runtime.total(norm))
         if finite:
             self._clip(norm)
@@ -135,6 +158,17 @@ class OptimizerStep:
         if finite:
             return Outcome.UPDATED
         return Outcome.REFUSED if self._scaler.get_scale() < SMALLEST_SCALE else Outcome.POSTPONED
+
+    def _update_scaled_behind(self, norm: Tensor, guard: Guard, scaler: torch.amp.GradScaler) -> Outcome:
+        """The same on the device: the optimizer skips gradients that are too large, and the guard notes a scale too small."""
+        self._clip(norm)
+        with guard.undoing():
+            scaler.step(self._bare)
+        scaler.update()
+        scale: Any = scaler._get_scale_async()  # get_scale() would wait for the device
+        hopeless = ~self.runtime.summed(norm).isfinite() & (scale < SMALLEST_SCALE)
+        guard.note(torch.where(hopeless, torch.nan, 0.0))
+        return Outcome.UPDATED
 
     def _clip(self, norm: Tensor) -> None:
         if self.settings.clip_grad:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kdengine.cli.options import values_from
-from kdengine.config.settings import InputSettings, Settings, TrainSettings
+from kdengine.config.settings import InputSettings, Settings, StoreSettings, TrainSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 MARK = "<!-- written by: kdengine settings --markdown -->\n\n"
@@ -24,8 +24,9 @@ def test_the_page_is_what_the_command_prints(kdengine):
 def test_the_page_holds_every_option():
     text = PAGE.read_text(encoding="utf-8")
     inputs = [f"{role}_input.{name}" for role in ("teacher", "student") for name in InputSettings.model_fields]
-    top = [name for name in Settings.model_fields if name not in ("train", "teacher_input", "student_input")]
-    wanted = [*top, *inputs, *(f"train.{name}" for name in TrainSettings.model_fields)]
+    top = [name for name in Settings.model_fields if name not in ("train", "teacher_input", "student_input", "teacher_store")]
+    stores = [f"teacher_store.{name}" for name in StoreSettings.model_fields]
+    wanted = [*top, *inputs, *stores, *(f"train.{name}" for name in TrainSettings.model_fields)]
     assert [name for name in wanted if f"\n| `{name}` |" not in text] == []
 
 
@@ -57,12 +58,13 @@ def test_short_flags_are_settings_and_o_wins():
     assert set(values) == {"train", "teacher_train"}
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "sweep", "train"])
+@pytest.mark.parametrize("command", ["run", "compare", "sweep", "teach", "train"])
 def test_every_command_that_trains_takes_them(command, kdengine):
     out = kdengine(command, "--help").out
     for flag in ("--epochs", "--lr", "--batch-size", "--device"):
         assert f" {flag} " in out
     assert ("--teacher-epochs" in out) == (command != "train")
+    assert ("--teacher-store" in out) == (command != "train")
 
 
 def test_a_bad_value_is_told_under_its_name(kdengine):

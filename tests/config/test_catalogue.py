@@ -6,6 +6,8 @@ from pydantic import Field
 from kdengine.config.catalogue import OTHER, TRAIN_GROUPS, entries_of, every_setting, to_markdown, values_of
 from kdengine.config.settings import Names, Settings, Strict, TrainSettings
 
+TABLES = ("train", "teacher_input", "student_input", "teacher_store")
+
 
 class Inner(Strict):
     """A table."""
@@ -62,7 +64,7 @@ def test_markdown_has_a_row_for_each_and_escapes_bars(sample):
 def test_every_setting_is_listed_once_with_a_help_and_the_groups_name_settings_only():
     names = [entry.name for entry in every_setting()]
     assert len(set(names)) == len(names)
-    assert {name for name in Settings.model_fields if name not in ("train", "teacher_input", "student_input")} <= set(names)
+    assert {name for name in Settings.model_fields if name not in TABLES} <= set(names)
     assert {f"train.{name}" for name in TrainSettings.model_fields} <= set(names)
     assert all(entry.help and entry.type for entry in every_setting())
     assert {name for group in TRAIN_GROUPS.values() for name in group} <= set(TrainSettings.model_fields)

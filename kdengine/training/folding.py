@@ -1,0 +1,144 @@
+"""Folding: a frozen network without its batch normalisation, which goes into the weights of the convolutions before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self, cast
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from kdengine.errors import TapError
+from kdengine.taps import Recorder, Trace
+from kdengine.taps.anatomy import TapPoint
+from kdengine.taps.tensors import times_written
+
+__all__ = ["Folding"]
+
+SAMPLE = 2
+"""Images on which the folded network is compared to the original, in float32."""
+CLOSE = 1e-3
+"""Largest difference that counts as rounding, as a share of the largest value; half of what bf16 rounds by."""
+
+
+class Folding:
+    """A copy of a network with batch normalisation folded into convolutions, and what it shows truthfully.
+
+    In ``eval()``, convolution and normalisation are one affine map, which a single convolution computes. What the convolution
+    gave by itself does not exist any more: points are shown only if they agree with the original in float32.
+
+    Args:
+        original: the network; never modified.
+        network: the folded copy.
+        images: what to compare them on, [B, C, H, W].
+    """
+
+    def __init__(self, original: nn.Module, network: nn.Module, images: Tensor) -> None:
+        self.original = original
+        self.network = network
+        self._images = images
+        self._shown: dict[TapPoint, bool] = {}
+
+    @classmethod
+    def of(cls, network: nn.Module, images: Tensor) -> Self | None:
+        """Fold a network in ``eval()``; None if there is nothing to fold, or the result would be another network.
+
+        Args:
+            network: the network.
+            images: of a batch, [B, C, H, W].
+        """
+        sample = images[:SAMPLE].detach().clone()
+        try:
+            copied = copy.deepcopy(network)
+        except Exception:  # a network may hold anything, also what cannot be copied
+            return None
+        pairs = _pairs(copied, sample)
+        for convolution, norm in pairs:
+            before, after = (cast(Any, copied.get_submodule(path)) for path in (convolution, norm))
+            _put(copied, convolution, fuse_conv_bn_eval(before, after))
+            _put(copied, norm, _Rest(after))
+        folding = cls(network, copied, sample)
+        return folding if pairs and folding._agrees({}, "logits") else None
+
+    def shows(self, point: TapPoint) -> bool:
+        """Whether the folded network shows at a point what the original does; compared when a point is first asked for."""
+        if point not in self._shown:
+            self._shown[point] = self._agrees({"tap": point}, "tap")
+        return self._shown[point]
+
+    def _agrees(self, points: Mapping[str, TapPoint], name: str) -> bool:
+        try:
+            mine, theirs = (_seen(network, self._images, points)[name] for network in (self.network, self.original))
+        except TapError:  # overwritten, because a convolution now gives what its normalisation gave
+            return False
+        return bool((mine - theirs).abs().max() <= CLOSE * theirs.abs().max())
+
+
+class _Rest(nn.Module):
+    """What is left of a normalisation: the parts that timm runs after it, under the names that they had.
+
+    Args:
+        norm: the normalisation.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        for name, part in norm.named_children():
+            self.add_module(name, part)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]."""
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+def _seen(network: nn.Module, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
+    """What a network shows in float32."""
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), Recorder(network, points) as recorder:
+        return recorder(images)
+
+
+def _pairs(network: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Paths of convolutions and of the normalisations that take in what they give, each of which runs once."""
+    calls: dict[str, int] = {}
+    given: dict[int, tuple[str, Tensor, int]] = {}  # holds the tensors, so that no other gets the identity of one
+    pairs: list[tuple[str, str]] = []
+
+    def convolved(path: str, _: nn.Module, inputs: Any, output: Tensor) -> None:
+        calls[path] = calls.get(path, 0) + 1
+        given[id(output)] = (path, output, times_written(output))
+
+    def normalised(path: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls[path] = calls.get(path, 0) + 1
+        source, tensor, written = given.get(id(inputs[0]), ("", inputs[0], -1))
+        if source and times_written(tensor) == written:
+            pairs.append((source, path))
+
+    with ExitStack() as stack:
+        for path, module in network.named_modules():
+            if type(module) is nn.Conv2d and path:
+                stack.callback(module.register_forward_hook(partial(convolved, path)).remove)
+            elif _folds(module) and path:
+                stack.callback(module.register_forward_pre_hook(partial(normalised, path)).remove)
+        _seen(network, images, {})
+    once = [pair for pair in pairs if all(calls[path] == 1 for path in pair)]
+    sources = [source for source, _ in once]
+    return [pair for pair in once if sources.count(pair[0]) == 1]
+
+
+def _folds(module: nn.Module) -> bool:
+    """Whether a module is a normalisation of a fixed scale and shift, whose forward is known."""
+    known = type(module) in (nn.BatchNorm2d, BatchNormAct2d)
+    return known and not module.training and getattr(module, "running_var", None) is not None
+
+
+def _put(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(network.get_submodule(parent), name, module)

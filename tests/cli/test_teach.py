@@ -1,0 +1,57 @@
+"""A teacher store from the command line."""
+
+import json
+
+import pytest
+
+TEACHER = ["--teacher", "resnet8", "--teacher-epochs", "1"]
+
+
+def test_teach_fills_and_run_and_compare_read(here, kdengine, small, monkeypatch):
+    planned = kdengine("teach", *TEACHER, *small, "--teacher-store", "store", "--dry-run", "--json")
+    assert planned.json["teacher_store"]["missing"] > 0
+    assert not (here / "store").exists()
+    said = kdengine("teach", *TEACHER, *small, "--teacher-store", "store")
+    assert said.code == 0, said.err
+    assert "4 batches are there: 2 epochs of seed 0. Teacher store 'store'" in said.out
+    assert "all of them there" in said.out
+    assert "seed 0, epoch 2/2: 2 batches" in said.err
+    monkeypatch.setattr("kdengine.training.teacher.FrozenTeacher._forward", None)  # which cannot be called
+    run = kdengine("run", "--plugin", "st", *TEACHER, "--student", "resnet8", *small, "--teacher-store", "store", "--json")
+    assert run.code == 0, run.err
+    plan = kdengine(
+        "compare", "--methods", "st", *TEACHER, "--student", "resnet8", *small, "--teacher-store", "store", "--dry-run"
+    )
+    assert "Teacher store 'store'" in plan.out
+    # what may change on resume may be said again
+    assert json.loads((here / "store" / "store.json").read_text())["seeds"] == [0]
+
+
+def test_a_plan_shows_the_size(here, kdengine, small):
+    plan = ["run", "--plugin", "st", *TEACHER, "--student", "resnet8", *small, "--teacher-store", "store", "--dry-run"]
+    assert "Teacher store 'store': up to" in kdengine(*plan).out
+    assert kdengine(*plan, "--json").json["teacher_store"]["folder"] == "store"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--teacher", "resnet8"], "--teacher-store FOLDER is missing"),
+        (["--teacher-store", "store"], "--teacher SPEC is missing"),
+        ([*TEACHER, "--teacher-store", "store", "-o", "teacher_store.budget=1KB"], "teacher_store.budget is 1000B"),
+        ([*TEACHER, "--teacher-store", "store", "--out", "run"], "--out"),
+    ],
+)
+def test_what_is_missing_or_does_not_fit_is_said(flags, message, kdengine, small):
+    said = kdengine("teach", *flags, *small)
+    assert said.code == 2
+    assert message in " ".join(said.err.split())
+
+
+@pytest.mark.slow
+def test_it_is_interrupted_gracefully(tmp_path, process, small):
+    flags = [*TEACHER, *small[:2], "--epochs", "400", *small[4:], "--teacher-store", "store", "--teacher-epochs", "1"]
+    said = process("teach", *flags, cwd=tmp_path, interrupt_at="epoch 2/400", env={"KDENGINE_CACHE": str(tmp_path / "cache")})
+    assert said.code == 130
+    assert "of 800 batches are there. To go on: run the same command again" in said.err
+    assert "Traceback" not in said.err
