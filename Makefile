@@ -1,19 +1,20 @@
 # make demo   the main job on embedded data       make test      the tests of every change, minutes on two cores
 # make lint   style, types and the rooms          make test-all  the slow tests too
 # make bench  speed, measured                     make setup     only install
+# make docs   the site, in docs/_build/html       make notebooks the notebooks, from their scripts
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := . zoo $(sort $(wildcard plugins/kdplugin-*))
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 
-.PHONY: setup demo test test-slow test-all coverage lint bench clean
+.PHONY: setup demo test test-slow test-all coverage lint bench docs notebooks clean
 
 setup: .venv/installed
 
 .venv/installed: $(PROJECTS)
 	@echo "== Creating .venv and installing kdengine, the zoo and every plugin (torch is large: this can take minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev,docs]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
 	@touch $@
 
 demo: setup
@@ -43,5 +44,13 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/step.py
 
+# -n: a link to anything that is not on a page is a warning; -W: warnings are errors
+docs: setup
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	@echo "== The site is in docs/_build/html/index.html"
+
+notebooks: setup
+	PYTHONPATH=docs $(BIN)/python -m kdengine_docs.notebooks
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build docs/plugins

@@ -16,7 +16,12 @@ from kdengine.cli.main import COMMANDS, main
 from kdengine.config.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = ("_build", "plugins")
+"""Folders of docs/ that are made when the site is built."""
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.relative_to(ROOT / "docs").parts[0] not in MADE),
+]
 
 
 def blocks(document, language):
@@ -33,6 +38,27 @@ def test_the_example_of_a_method_runs_as_it_stands(document, tmp_path):
     (record,) = run.fit().history
     assert len(record["terms"]) == 2
     assert all(value > 0 for value in record["terms"].values())
+
+
+def test_the_readme_has_at_most_150_lines_and_a_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    (picture,) = re.findall(r"!\[[^\]]+\]\(https://raw\.githubusercontent\.com/kdengine/kdengine/main/([^)]+)\)", text)
+    assert (ROOT / picture).is_file()
+
+
+def test_every_link_of_the_readme_into_the_repository_leads_to_a_file():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(https://github\.com/kdengine/kdengine/(?:blob|tree)/main/([^)#]+)", text)
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_guide_is_linked_from_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    made_for_the_site = {"index.md", "changelog.md", "contributing.md"}
+    guides = {page.name for page in (ROOT / "docs").glob("*.md")} - made_for_the_site
+    assert [name for name in sorted(guides) if f"/docs/{name}" not in text] == []
 
 
 def test_the_example_of_a_method_takes_about_15_lines():

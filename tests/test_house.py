@@ -12,7 +12,13 @@ import kdengine
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
     file.relative_to(ROOT)
-    for pattern in ("kdengine/**/*.py", "plugins/*/src/**/*.py", "zoo/src/**/*.py", "benchmarks/**/*.py")
+    for pattern in (
+        "kdengine/**/*.py",
+        "plugins/*/src/**/*.py",
+        "zoo/src/**/*.py",
+        "benchmarks/**/*.py",
+        "docs/kdengine_docs/*.py",
+    )
     for file in ROOT.glob(pattern)
 )
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef

@@ -29,7 +29,7 @@ def l2_normalize(vectors: Tensor, dim: int = -1) -> Tensor:
 
 
 def resize_maps(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps resized to [B, C, *size]: average-pooled if neither side grows, else interpolated bilinearly."""
+    """Maps resized to ``[B, C, *size]``: average-pooled if neither side grows, else interpolated bilinearly."""
     height, width = size
     if maps_BCHW.shape[2:] == (height, width):
         return maps_BCHW

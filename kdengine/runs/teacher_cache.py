@@ -50,7 +50,7 @@ class CachedTeacher:
 
     @property
     def folder(self) -> RunFolder:
-        """Its folder, keyed by data, network, input, settings and version."""
+        """Its folder, keyed by data, task, network, input, settings and version."""
         key = {
             "version": __version__,
             "data": self.data.fingerprint,
@@ -58,6 +58,7 @@ class CachedTeacher:
             "seed": self.settings.seed,
             "precision": self.precision,
             "train": self.settings.train.model_dump(mode="json", exclude=IRRELEVANT),
+            **({} if self.settings.task in (None, self.data.task) else {"task": self.settings.task}),
             **({"input": self.preprocess.wanted.describe()} if self.preprocess.changes else {}),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

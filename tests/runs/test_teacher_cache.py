@@ -1,13 +1,17 @@
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kdengine import Engine, ModelError, Registry, hookimpl
+from kdengine.config.settings import Settings
+from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
+from kdengine.runs.teacher_cache import CachedTeacher
 
 DATA = "digits@train=128@test=64"
 FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
@@ -46,6 +50,16 @@ def test_another_teacher_is_trained_when_network_data_seed_or_settings_differ_bu
     for number, other in enumerate(others, 2):
         assert distil(**other).facts["teacher"]["cached"] is False
         assert len(kept(cache)) == number
+
+
+def test_a_teacher_for_another_task_on_the_same_data_is_another(cache):
+    data = load_data(DATA, Registry())
+
+    def folder(task):
+        return CachedTeacher(Settings(student="resnet14", task=task), data, "fp32", SimpleNamespace(changes=False)).folder.path
+
+    assert folder("unlabelled") != folder(None)
+    assert folder("classification") == folder(None)  # what the data is for anyway
 
 
 def test_a_teacher_with_settings_of_its_own_is_trained_by_them(cache):

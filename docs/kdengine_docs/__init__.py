@@ -1,0 +1,1 @@
+"""What builds this site, and what tests its pages: the Sphinx extension ``kdengine_docs.site`` and its parts."""
