@@ -1,6 +1,7 @@
-"""Compare methods on one pair of networks: a lane for each, with shared batches and teacher forwards.
+"""Compare methods on one pair of networks, or on several students of one teacher: a lane for each, with shared batches.
 
 Comparison("timm:resnet32", "resnet8", ["st", "rkd"], trials=5).fit()
+Comparison("timm:resnet32", ["resnet8", "resnet14"], ["st", "rkd"]).fit()
 """
 
 from __future__ import annotations
@@ -9,41 +10,37 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 from torch import nn
 
 from kdengine.config.settings import Settings
-from kdengine.config.specs import Spec
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError
+from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.progress import with_progress
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.runs.assignment import Assignment, RunOptions, assign
+from kdengine.runs.assignment import Assignment, RunOptions
 from kdengine.runs.comparison_note import ComparisonNote
-from kdengine.runs.following import follow
-from kdengine.runs.lane_runs import entered, passes, planned
-from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs, with_plain
-from kdengine.runs.ready_teachers import ready_teachers
+from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
+from kdengine.runs.members import Member, members_of
 from kdengine.runs.resume import changed_settings
-from kdengine.runs.run import Run
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
-from kdengine.runs.taught import measured_by_teacher
-from kdengine.runs.train import train_all, train_teacher
+from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all, name_of_all
+from kdengine.runs.trials import Trials
 from kdengine.runs.tuning import Probes, Tuning
+from kdengine.shipping.of_students import measure_students
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import folder_named
 from kdengine.storage.writing import remove_leftovers
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Comparison", "LaneSpec", "lane_specs"]
+__all__ = ["Comparison", "LaneSpec", "StudentSpec", "lane_specs"]
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +50,8 @@ class Comparison:
 
     Args:
         teacher: a model spec, or a trained module; or several, which teach together.
-        student: a model spec, or a module, of which copies are trained.
+        student: a model spec, or a module, of which copies are trained; or several, also label -> network, each of which
+            gets all lanes.
         methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
             label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
@@ -62,10 +60,12 @@ class Comparison:
             in further passes over the same batches.
         out: the folder; by default a new one under ``runs/``.
         tune_lr: probe learning rates first: True, a number of rates, the rates, or text as for ``--tune-lr``.
+        latency: of several students, measure at the end how long each takes on this machine.
         note: further entries of the folder's ``comparison.json``.
         assignment: complete settings and their objects; replaces the arguments that it covers. See :meth:`of`.
+        students: the students of ``assignment``, if there are several.
         start: how to start; replaces ``out``. See :meth:`resume`.
-        **settings: any other argument of :class:`kdengine.Engine`.
+        **settings: any other argument of :class:`kdengine.Engine`; ``student_weights`` may name the weights of each student.
 
     Raises:
         KDError: for anything the user can fix.
@@ -74,7 +74,7 @@ class Comparison:
     def __init__(
         self,
         teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
-        student: str | nn.Module | None = None,
+        student: Students = None,
         methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]] = (),
         data: str | Data | None = None,
         *,
@@ -82,17 +82,24 @@ class Comparison:
         at_once: int | None = None,
         out: str | Path | None = None,
         tune_lr: Tuning | bool | int | str | Iterable[float] | None = None,
+        latency: bool = True,
         note: Mapping[str, Any] | None = None,
         assignment: Assignment | None = None,
+        students: Sequence[StudentSpec] = (),
         start: Start | None = None,
         **settings: Unpack[RunOptions],
     ) -> None:
         for name, count in (("trials", trials), ("at_once", at_once)):
             if count is not None and count < 1:
                 raise SettingsError(f"{name} = {count} is not allowed: it must be at least 1.")
-        self.assignment = assignment or assign(teacher, student, (), data, **settings)
+        if assignment is None:
+            weights = settings.pop("student_weights", None)
+            assignment, students = assign_students(teacher, student, data, weights, **settings)
+        given = assignment.settings
+        self.assignment, self.latency = assignment, latency
+        self.students = list(students) or [StudentSpec(given.student, weights=given.student_weights)]
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
-        self.lanes = with_plain(lane_specs(methods, self.assignment.registry))
+        self.lanes = lanes_of_all(self.students, lane_specs(methods, assignment.registry))
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
@@ -101,7 +108,7 @@ class Comparison:
 
     @property
     def tuned(self) -> Mapping[str, Any] | None:
-        """What the probes of learning rates came to, as in ``comparison.json``: the rate chosen, and every score."""
+        """The learning rate that was chosen, and every score, as in ``comparison.json``; of several students, by label."""
         return self.note.get("tuned")
 
     @property
@@ -111,8 +118,7 @@ class Comparison:
     def _proposed_folder(self) -> Path:
         if isinstance(self.start, Resume):
             return self.start.path
-        student = Spec.parse(self.assignment.settings.student, ModelError).name.replace("/", "-")
-        return self.start.out or Path("runs") / f"compare-{student}-{datetime.now():%Y%m%d-%H%M%S}"
+        return self.start.out or Path("runs") / f"compare-{name_of_all(self.students)}-{datetime.now():%Y%m%d-%H%M%S}"
 
     @classmethod
     def of(
@@ -124,6 +130,8 @@ class Comparison:
         at_once: int | None = None,
         note: Mapping[str, Any] | None = None,
         tune_lr: Tuning | None = None,
+        students: Sequence[StudentSpec] = (),
+        latency: bool = True,
         **tools: Any,
     ) -> Comparison:
         """Create a comparison from complete settings; their ``methods`` are ignored.
@@ -131,15 +139,13 @@ class Comparison:
         Args:
             settings: settings shared by all lanes.
             lanes: the lanes.
-            trials: number of repetitions.
-            out: the folder.
-            at_once: number of lanes to train side by side.
-            note: further entries of the folder's ``comparison.json``.
-            tune_lr: which learning rates to probe first.
+            trials: as for the class, like ``out``, ``at_once``, ``note``, ``tune_lr`` and ``latency``.
+            students: the students, if there are several; the first is that of the settings.
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
         """
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
-        return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, tune_lr=tune_lr, assignment=assignment)
+        known: dict[str, Any] = {"out": out, "note": note, "tune_lr": tune_lr, "students": students, "latency": latency}
+        return cls(methods=lanes, trials=trials, at_once=at_once, assignment=assignment, **known)
 
     @classmethod
     def resume(
@@ -150,6 +156,7 @@ class Comparison:
         at_once: int | None = None,
         override: bool = False,
         trust: bool = False,
+        latency: bool = True,
         **tools: Any,
     ) -> Comparison:
         """Resume an interrupted comparison: every lane continues from its last saved state.
@@ -160,6 +167,7 @@ class Comparison:
             at_once: number of lanes to train side by side from now on.
             override: resume even with a different data set, teacher or precision.
             trust: run third-party code that the folder names: ``python:`` specs and plugin files.
+            latency: whether to measure how long each of several students takes, unless that was done.
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
 
         Raises:
@@ -172,7 +180,8 @@ class Comparison:
         settings = changed_settings(note.settings, changes, Path(folder), registry) if changes else note.settings
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         known: dict[str, Any] = {"trials": note.trials, "at_once": at_once or note.at_once, "note": note.more}
-        return cls(methods=note.lanes, **known, assignment=assignment, start=Resume(Path(folder), override))
+        known |= {"students": note.students, "latency": latency, "start": Resume(Path(folder), override)}
+        return cls(methods=note.lanes, **known, assignment=assignment)
 
     def fit(
         self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
@@ -184,6 +193,8 @@ class Comparison:
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
         main = self._fit(Loaders(train_loader, val_loader), progress).runtime.is_main
+        if main and self.latency and len(self.students) > 1:
+            measure_students([self._lane_folders(student) for student in self.students], self.assignment.settings.train.device)
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
@@ -194,14 +205,14 @@ class Comparison:
 
         Returns:
             For each lane ``method`` (its label), ``plugins``, and either ``phases``, ``epochs`` and ``connector_parameters``,
-            or ``problem``, why it cannot run on this pair.
+            or ``problem``, why it cannot run on this pair; of several students also ``student``.
 
         Raises:
             KDError: for anything the user can fix.
         """
         self._check()
-        session, lanes = follow(self.assignment.session(Loaders(train_loader, val_loader)), self.lanes)
-        return [planned(lane, session) for lane in lanes]
+        session = self.assignment.session(Loaders(train_loader, val_loader))
+        return [row for member in members_of(session, self.students, self.lanes) for row in member.plan()]
 
     def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
         """Train everything, then free the folder."""
@@ -209,66 +220,63 @@ class Comparison:
         session = with_progress(self.assignment, progress, many=True).session(loaders)
         if self.tuning is not None and session.data.dataset is None:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
-        followed, self.lanes = follow(session, self.lanes)
-        self.assignment = replace(self.assignment, settings=followed.settings)
+        members = members_of(session, self.students, self.lanes)
+        self._take_over(members)
         try:
             self._begin(session.runtime)
-            self._train(session, self._tuned(followed, progress))
+            trials = Trials(self.folder, self.trials, self.at_once, self._advice, self._overrides)
+            trials.train(session, self._tuned(members, progress))
         finally:
             if self._lock is not None:
                 self._lock.free()
         session.runtime.same(None)  # wait until the first process has written everything
         return session
 
-    def _tuned(self, session: Session, progress: bool | None) -> Session:
-        """Probe learning rates, unless that is not wanted or was done before; returns the session at what was chosen."""
-        if self.tuning is None or self.tuned is not None:
-            return session
-        probes, folder, runtime = Probes(self.tuning, self.lanes, session.settings), self.folder / TUNING, session.runtime
-        log.info(probes.announcement)
-        start: Start = Resume(folder, self._overrides) if runtime.same((folder / NOTE).is_file()) else Fresh(folder)
+    def _lane_folders(self, student: StudentSpec) -> list[Path]:
+        """The run folders of a student in the first trial."""
+        return [self.folder / "trial-1" / lane.student / lane.label for lane in self.lanes if lane.student == student.label]
+
+    def _take_over(self, members: Sequence[Member]) -> None:
+        """Record the lanes and the training settings of the members, so that a resumed comparison has the same ones."""
+        self.lanes = [lane for member in members for lane in member.lanes]
+        settings = members[0].settings
+        if len(members) > 1:
+            settings = self.assignment.settings.model_copy(update={"teacher_train": settings.teacher_train})
+            self.students = [member.student.with_train_of(member.settings, settings) for member in members]
+        self.assignment = replace(self.assignment, settings=settings)
+
+    def _tuned(self, members: list[Member], progress: bool | None) -> list[Member]:
+        """Probe learning rates for each student, unless that is not wanted or was done before; gives all what was chosen."""
+        for number, member in enumerate(members if self.tuning is not None else ()):
+            label, known = member.student.label, self.tuned or {}
+            if label in known or (known and not label):
+                continue
+            outcome, members[number] = self._probed(member, progress)
+            self.note["tuned"] = {**known, label: outcome} if label else outcome
+            self._take_over(members)
+            self._write_note(member.session.runtime)
+        return members
+
+    def _probed(self, member: Member, progress: bool | None) -> tuple[dict[str, Any], Member]:
+        """What the probes for one student come to, and that student at what was chosen."""
+        assert self.tuning is not None
+        probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
+        folder = self.folder / TUNING / member.student.label
+        log.info("%s%s", f"{member.student.label}: " if member.student.label else "", probes.announcement)
+        resumed = session.runtime.same((folder / NOTE).is_file())
+        start: Start = Resume(folder, self._overrides) if resumed else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
-        note = {"tunes": str(self.folder)}
-        probing = Comparison(methods=probes.lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)
-        probing._fit(Loaders(), progress)
+        lanes, note = [replace(lane, student="") for lane in probes.lanes], {"tunes": str(self.folder)}
+        Comparison(methods=lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)._fit(Loaders(), progress)
         outcome = probes.outcome(folder / "trial-1", session.task.scoring)
-        self.lanes, self.note["tuned"] = probes.lanes_at(outcome), outcome
-        self.assignment = replace(self.assignment, settings=probes.settings_at(outcome))
-        self._write_note(runtime)
-        return replace(session, settings=self.assignment.settings)
-
-    def _train(self, session: Session, followed: Session) -> None:
-        """Train all trials in turn.
-
-        Args:
-            session: trains the teachers.
-            followed: the same with settings that follow the student; makes the lanes.
-        """
-        facts: dict[str, Any] | None = None
-        trained = False
-        for trial in range(1, self.trials + 1):
-            trial_session = followed.for_seed(session.settings.seed + trial - 1)
-            for runs in passes(self.lanes, trial_session, self.folder / f"trial-{trial}", self.at_once, self._advice):
-                needed = any(run.lane.needs_teacher for run in runs)
-                if facts is None or (needed and not trained):
-                    facts = ready_teachers(session, needed, partial(train_teacher, session))
-                    trained = needed
-                self._train_pass(runs, trial_session, facts)
+        return outcome, member.with_settings(probes.settings_at(outcome), probes.lanes_at(outcome))
 
     @property
     def _advice(self) -> str:
         """The command that resumes the comparison."""
         command = "sweep" if "axes" in self.note else "compare"
         return f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
-
-    def _train_pass(self, runs: Sequence[Run], session: Session, facts: Mapping[str, Any] | None) -> None:
-        """Train one pass of lanes side by side, then unlock their folders."""
-        try:
-            train_all([entered(run, session, facts, self._overrides) for run in runs], measured_by_teacher(session), facts)
-        finally:
-            for run in runs:
-                run.folder.free()
 
     def _check(self) -> None:
         """Refuse a folder in use, options of unused methods, and invalid methods before any work is done."""
@@ -278,6 +286,7 @@ class Comparison:
                 "or choose another --out."
             )
         check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
+        check_students(self.students[1:], self.assignment.settings, self.assignment.modules, self.assignment.registry)
 
     def _begin(self, runtime: Runtime) -> None:
         """Create and lock the folder, and write ``comparison.json``."""
@@ -291,5 +300,6 @@ class Comparison:
 
     def _write_note(self, runtime: Runtime) -> None:
         if runtime.is_main:
-            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, self.note)
+            students = self.students if len(self.students) > 1 else ()
+            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, students, self.note)
             note.write(self.folder, self.assignment.registry)

@@ -31,9 +31,11 @@ def final_scores(student: Mapping[str, Any], headline: Measure) -> str:
 
 
 def label_of_run(run: Run) -> str:
-    """Trial and lane, ``trial-1 rkd``; while the teacher itself is trained, its name."""
-    trial = run.folder.path.parent.name
-    return f"{trial} {run.lane.name}" if trial.startswith("trial-") else run.settings.student
+    """Trial and lane, ``trial-1 rkd``, of several students with its label; while the teacher itself is trained, its name."""
+    *_, above, parent, _ = ("", "", *run.folder.path.parts)
+    if parent.startswith("trial-"):
+        return f"{parent} {run.lane.name}"
+    return f"{above} {parent} {run.lane.name}" if above.startswith("trial-") else run.settings.student
 
 
 def saved_part(run: Run, error: BaseException) -> str:

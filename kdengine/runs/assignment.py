@@ -13,6 +13,7 @@ from torch import nn
 from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import WITHOUT_WEIGHTS, Settings, TrainSettings
 from kdengine.config.train_options import TrainOptions
+from kdengine.config.validation import shown
 from kdengine.config.values import merge
 from kdengine.data.dataset import Data
 from kdengine.data.load import ready
@@ -25,7 +26,7 @@ from kdengine.runs.session import Session
 from kdengine.runs.source import Loaders
 from kdengine.runs.teachers import networks_given
 
-__all__ = ["Assignment", "RunOptions", "assign"]
+__all__ = ["Assignment", "RunOptions", "assign", "spec_of"]
 
 Network = str | nn.Module
 Teachers = Network | Sequence[Network] | None
@@ -37,7 +38,7 @@ class RunOptions(TrainOptions, total=False):
     epochs: int | None
     train: TrainSettings | Mapping[str, Any] | None
     seed: int | None
-    student_weights: str | Path | None
+    student_weights: str | Path | Sequence[str | Path | None] | None
     teacher_weights: str | Path | Sequence[str | Path | None] | None
     teacher_train: Mapping[str, Any] | None
     teacher_input: Mapping[str, Any] | None
@@ -127,7 +128,7 @@ def assign(
     epochs: int | None = None,
     train: TrainSettings | Mapping[str, Any] | None = None,
     teacher_weights: str | Path | Sequence[str | Path | None] | None = None,
-    student_weights: str | Path | None = None,
+    student_weights: str | Path | Sequence[str | Path | None] | None = None,
     recipe: str | Path | None = None,
     trust: bool = False,
     registry: Registry | None = None,
@@ -160,6 +161,11 @@ def assign(
     """
     if student is None:
         raise SettingsError("No student was given. Name a network to train.")
+    for name, value in (("student", student), ("student_weights", student_weights)):
+        if isinstance(value, list | tuple | Mapping):
+            raise SettingsError(
+                f"{name} = {shown(value)}: a run trains one student. Compare several: Comparison(teacher, [...])."
+            )
     registry, teachers = registry or Registry(), networks_given(teacher)
     chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
     factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
@@ -169,7 +175,7 @@ def assign(
     named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {
         **_teachers(teachers, teacher_weights),
-        "student": _name(student),
+        "student": spec_of(student),
         "methods": [plugin.name if isinstance(plugin, Distiller) else plugin for plugin in chosen],
         "data": data.name if isinstance(data, Data) else data,
         "student_weights": None if student_weights is None else str(student_weights),
@@ -189,13 +195,14 @@ def _modules(networks: Mapping[str, Network | None]) -> dict[str, nn.Module]:
     return {role: network for role, network in networks.items() if isinstance(network, nn.Module)}
 
 
-def _name(network: Network | None) -> str | None:
+def spec_of(network: Network | None) -> str | None:
+    """A network as settings name it; one that was passed as a module by its class."""
     return f"module:{type(network).__name__}" if isinstance(network, nn.Module) else network
 
 
 def _teachers(networks: Mapping[str, Network], weights: str | Path | Sequence[str | Path | None] | None) -> dict[str, Any]:
     """The settings that name the teachers and their weights."""
-    names = [_name(network) for network in networks.values()]
+    names = [spec_of(network) for network in networks.values()]
     paths = [weights] if weights is None or isinstance(weights, str | Path) else list(weights)
     first, *further = [None if path is None else str(path) for path in paths] or [None]
     given: dict[str, Any] = {"teacher": names[0], "further_teachers": tuple(names[1:])} if names else {}

@@ -12,6 +12,7 @@ from kdengine.config.trust import check_trusted
 from kdengine.errors import SettingsError, StorageError, cause
 from kdengine.plugins.registry import Registry
 from kdengine.runs.lane_specs import LaneSpec, noted
+from kdengine.runs.students import StudentSpec
 from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json
 from kdengine.storage.writing import write_json
@@ -28,6 +29,7 @@ class ComparisonNote:
         settings: shared by all lanes.
         trials: number of repetitions.
         at_once: number of lanes to train side by side, if it was given.
+        students: the students, if there are several; each lane then names its own.
         more: further entries, such as the axes of a sweep.
     """
 
@@ -35,6 +37,7 @@ class ComparisonNote:
     settings: Settings
     trials: int = 1
     at_once: int | None = None
+    students: Sequence[StudentSpec] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -57,10 +60,12 @@ class ComparisonNote:
             lanes = [LaneSpec(**lane) for lane in more.pop("lanes")]
             settings, trials = Settings.checked(more.pop("settings")), int(more.pop("trials"))
             at_once = more.pop("at_once", None)
-            note = cls(lanes, settings, trials, None if at_once is None else int(at_once), more)
+            students = [StudentSpec(**student) for student in more.pop("students", ())]
+            note = cls(lanes, settings, trials, None if at_once is None else int(at_once), students, more)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StorageError(f"'{file}' is not a valid comparison file: {cause(error)}. Start a new comparison.") from error
-        check_trusted({"settings": settings.model_dump(), "lanes": [vars(lane) for lane in lanes]}, file, trust)
+        named = {"lanes": [vars(lane) for lane in lanes], "students": [vars(student) for student in students]}
+        check_trusted({"settings": settings.model_dump(), **named}, file, trust)
         for lane in lanes:
             check_trusted({"methods": lane.plugins}, file, trust)
         return note
@@ -72,7 +77,17 @@ class ComparisonNote:
             folder: the folder of the comparison.
             registry: finds methods.
         """
-        lanes = [noted(lane, lane.settings_in(self.settings, registry).options, registry) for lane in self.lanes]
+        lanes = [_without_student(noted(lane, self._options(lane, registry), registry)) for lane in self.lanes]
+        students = {"students": [vars(student) for student in self.students]} if self.students else {}
         counts = {"trials": self.trials, "at_once": self.at_once}
         settings = self.settings.model_dump(mode="json", exclude_none=True)
-        write_json(folder / NOTE, {"lanes": lanes, **counts, "settings": settings, **self.more})
+        write_json(folder / NOTE, {"lanes": lanes, **students, **counts, "settings": settings, **self.more})
+
+    def _options(self, lane: LaneSpec, registry: Registry) -> dict[str, dict[str, Any]]:
+        """The options of a lane; those of the comparison that its methods do not use are left out."""
+        return lane.settings_in(self.settings, registry).options
+
+
+def _without_student(lane: dict[str, Any]) -> dict[str, Any]:
+    """A lane without the name of its student, if there is only one."""
+    return {name: value for name, value in lane.items() if name != "student" or value}

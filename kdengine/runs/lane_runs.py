@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +22,65 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
-__all__ = ["entered", "passes", "planned", "run_of"]
+__all__ = ["Job", "entered", "passes", "planned", "run_of"]
 
 
-def passes(lanes: Sequence[LaneSpec], session: Session, folder: Path, at_once: int | None, advice: str) -> Iterator[list[Run]]:
+@dataclass(frozen=True)
+class Job:
+    """A lane to train in one trial.
+
+    Attributes:
+        spec: the lane.
+        session: data, device and teachers, and the settings of its student.
+        folder: its run folder.
+    """
+
+    spec: LaneSpec
+    session: Session
+    folder: Path
+
+
+def passes(jobs: Sequence[Job], at_once: int | None, advice: str) -> Iterator[list[tuple[Run, Session]]]:
     """The unfinished runs of a trial, in passes of as many as fit; each pass is built only after the previous one is over.
 
     Args:
-        lanes: all lanes of the comparison.
-        session: data, device and teacher.
-        folder: the folder of the trial.
+        jobs: all lanes of the trial.
         at_once: lanes in a pass; None for as many as fit into memory.
         advice: the command that resumes the comparison.
+
+    Yields:
+        the runs of a pass, each with the session that made it.
     """
-    ended = session.runtime.same([RunFolder(folder / lane.label).ended for lane in lanes])
-    waiting = [lane for lane, done in zip(lanes, ended, strict=True) if not done]
+    runtime = jobs[0].session.runtime
+    ended = runtime.same([RunFolder(job.folder).ended for job in jobs])
+    waiting = [job for job, done in zip(jobs, ended, strict=True) if not done]
     while waiting:
-        space, runs = CROWDED * free_bytes(session.runtime.device), list[Run]()
-        while waiting and not _is_full(runs, at_once, space, session.runtime):
-            run = run_of(waiting.pop(0), session, folder, advice)
-            runs += [] if run is None else [run]
+        space, runs = CROWDED * free_bytes(runtime.device), list[tuple[Run, Session]]()
+        while waiting and not _is_full(runs, at_once, space, runtime):
+            job = waiting.pop(0)
+            run = run_of(job, advice)
+            runs += [] if run is None else [(run, job.session)]
         if runs:
             yield runs
         runs.clear()  # frees their memory for the next pass
         run = None
 
 
-def _is_full(runs: Sequence[Run], at_once: int | None, space: float, runtime: Runtime) -> bool:
+def _is_full(runs: Sequence[tuple[Run, Session]], at_once: int | None, space: float, runtime: Runtime) -> bool:
     """Whether a pass can take no further lane; all processes agree."""
     if at_once is not None:
         return len(runs) >= at_once
-    return bool(runtime.same(sum(bytes_of(run.lane) for run in runs) > space))
+    return bool(runtime.same(sum(bytes_of(run.lane) for run, _ in runs) > space))
 
 
-def run_of(spec: LaneSpec, session: Session, folder: Path, advice: str) -> Run | None:
+def run_of(job: Job, advice: str) -> Run | None:
     """Build the run of a lane; if that fails, record the failure in its folder and return None.
 
     Args:
-        spec: the lane.
-        session: data, device and teacher.
-        folder: the folder of the trial.
+        job: the lane.
         advice: the command that resumes the comparison.
     """
-    files = RunFolder(folder / spec.label)
+    spec, session, files = job.spec, job.session, RunFolder(job.folder)
     settings, distillers = _chosen(spec, session)
     try:
         lane = session.lane(spec.label, session.twin(), distillers, settings)

@@ -17,7 +17,7 @@ from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, 
 from kdengine.runs.start import OF_BATCHES
 from kdengine.storage.names import PLAIN
 
-__all__ = ["LaneSpec", "check_lanes", "lane_specs", "name_of", "noted", "with_plain"]
+__all__ = ["LaneSpec", "check_label", "check_lanes", "lane_specs", "name_of", "noted", "with_plain"]
 
 SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
 """Training settings that all lanes must share, because they share batches and device."""
@@ -32,18 +32,20 @@ class LaneSpec:
         plugins: its methods, by name or as objects; empty for plain training.
         options: method -> options; these override the options of the whole comparison.
         train: overrides of the training settings; settings that all lanes share, such as the batch size, are not allowed.
+        student: label of the student that it trains, in a comparison of several; by default, each has such a lane.
     """
 
     label: str
     plugins: Sequence[str | Distiller]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    student: str = ""
 
     def settings_in(self, settings: Settings, registry: Registry) -> Settings:
         """The settings of this lane as a standalone run.
 
         Args:
-            settings: of the whole comparison.
+            settings: of the whole comparison, for the student of the lane.
             registry: finds methods.
         """
         used = names_of(self.plugins, registry)
@@ -97,15 +99,28 @@ def with_plain(lanes: Sequence[LaneSpec]) -> list[LaneSpec]:
     """
     every = list(lanes) if any(not lane.plugins for lane in lanes) else [LaneSpec(PLAIN, ()), *lanes]
     labels = [lane.label for lane in every]
-    unfit = [label for label in labels if not isinstance(label, str) or label in ("", ".", "..") or set(label) & set("/\\\0")]
-    if unfit:
-        raise SettingsError(
-            f"{unfit[0]!r} cannot be the label of a lane: a label must be a valid folder name, without '/'. Choose another."
-        )
+    for label in labels:
+        check_label(label, "a lane")
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise SettingsError(f"Several lanes are called {', '.join(twice)}. Give every lane a label of its own.")
     return every
+
+
+def check_label(label: object, owner: str) -> None:
+    """Refuse a label that cannot name a folder.
+
+    Args:
+        label: what should be text.
+        owner: what bears it, for the error.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if not isinstance(label, str) or label in ("", ".", "..") or set(label) & set("/\\\0"):
+        raise SettingsError(
+            f"{label!r} cannot be the label of {owner}: a label must be a valid folder name, without '/'. Choose another."
+        )
 
 
 def check_lanes(lanes: Sequence[LaneSpec], settings: Settings, registry: Registry) -> None:

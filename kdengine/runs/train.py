@@ -69,19 +69,19 @@ def train_one(run: Run, data: DataModule, teacher: Mapping[str, Any] | None) -> 
             changed = " --override -o NAME=VALUE" if run.again.startswith("kdengine ") else ""
             failure.add_note(f"{_saved_epochs(run)} To resume with changed settings: {run.again}{changed}")
         raise failure
-    return results[run.lane.name]
+    return results[run.lane]
 
 
-def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] | None) -> dict[str, Result]:
+def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] | None) -> dict[Lane, Result]:
     """Train runs side by side and call their observers.
 
     Args:
-        runs: runs whose lanes have distinct names; their folders exist.
+        runs: the runs; their folders exist.
         data: batches for training and evaluation.
         teacher: facts about the teacher for the results.
 
     Returns:
-        lane name -> result, for the runs that did not fail.
+        lane -> result, for the runs that did not fail.
     """
     board = _Board(runs, data, teacher)
     try:
@@ -95,7 +95,7 @@ def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] 
                     raise
                 raise Stopped from error  # the signal that asked this process to stop also ended its data workers
     except BaseException as error:
-        unfinished = [run for run in runs if run.lane.name not in board.results and run.lane.failure is None]
+        unfinished = [run for run in runs if run.lane not in board.results and run.lane.failure is None]
         secondary = [failure for run in unfinished if (failure := _report_error(run, error)) is not None]
         if secondary and isinstance(error, Stopped):
             raise secondary[0] from error  # the state could not be saved
@@ -111,24 +111,24 @@ class _Board:
     """Forwards lane events to the hooks of their runs, and collects the results."""
 
     def __init__(self, runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] | None) -> None:
-        self.results: dict[str, Result] = {}
-        self._runs = {run.lane.name: run for run in runs}
+        self.results: dict[Lane, Result] = {}
+        self._runs = {run.lane: run for run in runs}
         self._data = data
         self._teacher = teacher
 
     def after_step(self, lane: Lane, done: int, total: int) -> None:
         """Call the hook of the lane's run."""
-        run = self._runs[lane.name]
+        run = self._runs[lane]
         run.hooks.kdengine_after_step(run=run, done=done, total=total, terms=lane.meter.step_terms)
 
     def after_epoch(self, lane: Lane, record: dict[str, Any]) -> None:
         """Call the hook of the lane's run."""
-        run = self._runs[lane.name]
+        run = self._runs[lane]
         run.hooks.kdengine_after_epoch(run=run, record=record)
 
     def ended(self, lane: Lane) -> None:
         """Report the result or failure of a lane that has ended."""
-        run = self._runs[lane.name]
+        run = self._runs[lane]
         lane.retire()
         result = self._result(run)
         if result is None:
@@ -136,7 +136,7 @@ class _Board:
             _report_error(run, lane.failure)
             return
         run.hooks.kdengine_after_fit(run=run, result=result)
-        self.results[lane.name] = result
+        self.results[lane] = result
 
     def _result(self, run: Run) -> Result | None:
         """The result, or None if the lane failed, which can happen as late as in a method's ``deploy``."""
