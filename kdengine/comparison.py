@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +18,17 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 from kdengine.data.dataset import Data
+from kdengine.dispatch.carriage import Carriage, launcher_named
 from kdengine.errors import SettingsError
+from kdengine.launchers.launcher import Launcher
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.progress import with_progress
+from kdengine.progress import is_shown, with_progress
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
+from kdengine.runs.lost_lanes import forget_lost
 from kdengine.runs.members import Member, members_of
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
@@ -184,15 +188,28 @@ class Comparison:
         return cls(methods=note.lanes, **known, assignment=assignment)
 
     def fit(
-        self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
+        self,
+        train_loader: Batchable | None = None,
+        val_loader: Batchable | None = None,
+        *,
+        progress: bool | None = None,
+        on: str | Launcher | None = None,
     ) -> Leaderboard:
-        """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes.
+        """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes, and a launcher.
+
+        Args:
+            train_loader: as for Engine.fit, like ``val_loader`` and ``progress``.
+            on: the launcher that carries the lanes to other processes, or its name; by default, this process trains them.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        main = self._fit(Loaders(train_loader, val_loader), progress).runtime.is_main
+        carriage = None if on is None else Carriage(launcher_named(on, self.assignment.registry), is_shown(progress))
+        with ExitStack() as closing:
+            if carriage is not None:
+                closing.callback(carriage.launcher.close)
+            main = self._fit(Loaders(train_loader, val_loader), progress, carriage).runtime.is_main
         if main and self.latency and len(self.students) > 1:
             measure_students([self._lane_folders(student) for student in self.students], self.assignment.settings.train.device)
         board = Leaderboard.of([self.folder])
@@ -214,7 +231,34 @@ class Comparison:
         session = self.assignment.session(Loaders(train_loader, val_loader))
         return [row for member in members_of(session, self.students, self.lanes) for row in member.plan()]
 
-    def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
+    def units(self, on: str | Launcher) -> list[dict[str, Any]]:
+        """The units of work that a launcher would carry, without training or writing anything.
+
+        Args:
+            on: the launcher, or its name; it is opened and closed.
+
+        Returns:
+            for each unit ``unit`` (its name), ``trial``, ``lanes``, ``teacher_pass`` (whether a teacher runs for it),
+            ``threads``, ``gpus`` and ``memory`` (of networks and their training state, in bytes).
+
+        Raises:
+            KDError: for anything the user can fix.
+        """
+        self._check()
+        session = self.assignment.session()
+        members = members_of(session, self.students, self.lanes)
+        carriage = Carriage(launcher_named(on, self.assignment.registry))
+        try:
+            carriage.open(self.assignment, members, None)
+            return carriage.describe(self._all_trials, session, members)
+        finally:
+            carriage.launcher.close()
+
+    @property
+    def _all_trials(self) -> Trials:
+        return Trials(self.folder, self.trials, self.at_once, self._advice, self._overrides)
+
+    def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carriage | None = None) -> Session:
         """Train everything, then free the folder."""
         self._check()
         session = with_progress(self.assignment, progress, many=True).session(loaders)
@@ -224,8 +268,11 @@ class Comparison:
         self._take_over(members)
         try:
             self._begin(session.runtime)
-            trials = Trials(self.folder, self.trials, self.at_once, self._advice, self._overrides)
-            trials.train(session, self._tuned(members, progress))
+            if carriage is not None and "tunes" not in self.note:  # the comparison that is tuned has opened it
+                carriage.open(self.assignment, members, self.folder)
+            members = self._tuned(members, progress, carriage)
+            trials = self._all_trials
+            trials.train(session, members) if carriage is None else carriage.train(trials, session, members)
         finally:
             if self._lock is not None:
                 self._lock.free()
@@ -245,19 +292,21 @@ class Comparison:
             self.students = [member.student.with_train_of(member.settings, settings) for member in members]
         self.assignment = replace(self.assignment, settings=settings)
 
-    def _tuned(self, members: list[Member], progress: bool | None) -> list[Member]:
+    def _tuned(self, members: list[Member], progress: bool | None, carriage: Carriage | None) -> list[Member]:
         """Probe learning rates for each student, unless that is not wanted or was done before; gives all what was chosen."""
         for number, member in enumerate(members if self.tuning is not None else ()):
             label, known = member.student.label, self.tuned or {}
             if label in known or (known and not label):
                 continue
-            outcome, members[number] = self._probed(member, progress)
+            outcome, members[number] = self._probed(member, progress, carriage)
             self.note["tuned"] = {**known, label: outcome} if label else outcome
             self._take_over(members)
             self._write_note(member.session.runtime)
         return members
 
-    def _probed(self, member: Member, progress: bool | None) -> tuple[dict[str, Any], Member]:
+    def _probed(
+        self, member: Member, progress: bool | None, carriage: Carriage | None
+    ) -> tuple[dict[str, Any], Member]:
         """What the probes for one student come to, and that student at what was chosen."""
         assert self.tuning is not None
         probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
@@ -268,7 +317,8 @@ class Comparison:
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         lanes, note = [replace(lane, student="") for lane in probes.lanes], {"tunes": str(self.folder)}
-        Comparison(methods=lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)._fit(Loaders(), progress)
+        probing = Comparison(methods=lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)
+        probing._fit(Loaders(), progress, carriage)
         outcome = probes.outcome(folder / "trial-1", session.task.scoring)
         return outcome, member.with_settings(probes.settings_at(outcome), probes.lanes_at(outcome))
 
@@ -296,6 +346,7 @@ class Comparison:
         self._lock = FolderLock(self.folder)
         self._lock.take()
         remove_leftovers(self.folder)
+        forget_lost(self.folder)
         self._write_note(runtime)
 
     def _write_note(self, runtime: Runtime) -> None:
