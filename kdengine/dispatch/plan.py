@@ -93,8 +93,8 @@ def fewest_parts(lanes: int, trials: int, own: float, teaching: float, at_once: 
     """
 
     def duration(parts: int) -> float:
-        rounds = math.ceil(trials * parts / at_once(math.ceil(lanes / parts)))
-        return rounds * (teaching + own / parts)
+        largest = math.ceil(lanes / parts)
+        return math.ceil(trials * parts / at_once(largest)) * (teaching + own * largest / lanes)
 
     return min(range(1, lanes + 1), key=lambda parts: (duration(parts), parts))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdengine.errors import LaunchError
 
-__all__ = ["die_once", "fail", "hold", "mark", "refuse", "threads"]
+__all__ = ["die_once", "fail", "hold", "hold_once", "mark", "refuse", "threads"]
 
 
 def mark(file: str) -> None:
@@ -44,6 +44,14 @@ def hold(file: str) -> None:
     except KeyboardInterrupt:
         mark(file)
         raise
+
+
+def hold_once(file: str) -> None:
+    """The first time as :func:`hold`; after that, only append a line."""
+    if Path(file).exists():
+        mark(file)
+    else:
+        hold(file)
 
 
 def threads(file: str) -> None:

@@ -52,7 +52,7 @@ class Launcher(ABC):
         """Name, summary, and options with default, type and help, as plain data."""
         options = {
             name: {
-                "default": field.get_default(),
+                "default": field.get_default(call_default_factory=True),
                 "type": str(field.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"),
                 "help": field.description or "",
             }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from kdengine.errors import LaunchError
-from kdengine.launchers.fitness import unfit, unfit_worker
+from kdengine.launchers.fitness import unfit
 from kdengine.launchers.launcher import Launcher
 from kdengine.launchers.unit import Demand, Outcome, Resources, Unit
 from kdengine.launchers.worker import Worker
@@ -61,7 +61,7 @@ class LocalLauncher(Launcher):
         """
         faults = unfit(demand.expected)
         if faults:
-            raise LaunchError(unfit_worker("this machine", faults))
+            raise demand.refusal("this machine", faults)
         visible = _visible_gpus() if demand.device == "cuda" else []
         self._gpus, each = len(visible), int(self.options.gpus_per_worker)
         if visible and self._count * each > len(visible) and each > 1:

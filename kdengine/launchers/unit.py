@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from kdengine.errors import LaunchError
+from kdengine.launchers.fitness import unfit, unfit_worker
 
 __all__ = ["Demand", "Kind", "Outcome", "Resources", "Unit"]
 
@@ -79,11 +83,21 @@ class Demand:
     Attributes:
         device: the type of device that the units train on: ``cpu``, ``cuda`` or ``mps``.
         folder: a folder on the shared disk for the launcher's own files.
-        expected: what must be true on every worker: the argument of :func:`kdengine.launchers.fitness.unfit`.
-        units: an upper limit on the number of units.
+        expected: what must be true on every worker: versions, files, and the token that shows that the disk is shared.
     """
 
     device: str
     folder: str
     expected: Mapping[str, Any] = field(default_factory=dict)
-    units: int = 1
+
+    @property
+    def probe(self) -> str:
+        """The source of ``unfit(expected)``, which returns what is wrong with a machine, as a list of phrases.
+
+        It needs nothing but the standard library, so that a launcher can run it where kdengine is missing.
+        """
+        return inspect.getsource(unfit).replace("Mapping[str, Any]", "dict")
+
+    def refusal(self, machine: str, faults: Iterable[str]) -> LaunchError:
+        """The error for a machine with faults."""
+        return LaunchError(unfit_worker(machine, faults))
