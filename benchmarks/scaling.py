@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py
 
-Trials of one small comparison are units; each worker has one thread. The first unit of every worker, which waits until torch is
-imported, is left out of both figures. Throughput is the number of the other units that end per second. The overhead of a unit is
-how much longer it takes than the same trial of a comparison without a launcher, in a process that has trained one before. Run it
-on a machine with nothing else to do.
+Trials of one small comparison are units; each worker has one thread. The first unit of every worker, which waits until torch
+is imported, is left out of both figures. Throughput is the number of the other units that end per second. The overhead of a
+unit is how much longer it takes than the same trial of a comparison without a launcher, in a process that has trained one
+before. Run it on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def alone(folder: Path, args: argparse.Namespace) -> float:
     comparison(folder / "teacher", 1, args).fit()
     comparison(folder / "alone", args.units + 1, args, observers=[clock]).fit()
     begins = [clock.begins[str(folder / "alone" / f"trial-{number}")] for number in range(1, args.units + 2)]
-    return statistics.median(after - before for before, after in zip(begins[1:], begins[2:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(begins[1:]))
 
 
 def launched(folder: Path, workers: int, args: argparse.Namespace) -> tuple[float, float]:

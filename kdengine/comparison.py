@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,7 +16,7 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 from kdengine.data.dataset import Data
-from kdengine.dispatch.carriage import Carriage, launcher_named
+from kdengine.dispatch.carriage import Carrier, carriage_by, carried
 from kdengine.errors import SettingsError
 from kdengine.launchers.launcher import Launcher
 from kdengine.methods.distiller import Distiller
@@ -26,22 +24,20 @@ from kdengine.plugins.registry import Registry
 from kdengine.progress import is_shown, with_progress
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
+from kdengine.runs.comparison_folder import check_new, locked, proposed_folder
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
-from kdengine.runs.lost_lanes import forget_lost
-from kdengine.runs.members import Member, members_of
+from kdengine.runs.members import Member, members_of, shared_by
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
-from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all, name_of_all
+from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all
 from kdengine.runs.trials import Trials
 from kdengine.runs.tuning import Probes, Tuning
 from kdengine.shipping.of_students import measure_students
-from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import folder_named
-from kdengine.storage.writing import remove_leftovers
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "StudentSpec", "lane_specs"]
@@ -107,22 +103,12 @@ class Comparison:
         self.trials, self.at_once, self.note = trials, at_once, dict(note or {})
         self.tuning = Tuning.of(self.note.get("tune_lr") if tune_lr is None else tune_lr)
         self.note |= {} if self.tuning is None else {"tune_lr": self.tuning.text}
-        self.folder = self._proposed_folder()
-        self._lock: FolderLock | None = None
+        self.folder = proposed_folder(self.start, self.students)
 
     @property
     def tuned(self) -> Mapping[str, Any] | None:
         """The learning rate that was chosen, and every score, as in ``comparison.json``; of several students, by label."""
         return self.note.get("tuned")
-
-    @property
-    def _overrides(self) -> bool:
-        return isinstance(self.start, Resume) and self.start.override
-
-    def _proposed_folder(self) -> Path:
-        if isinstance(self.start, Resume):
-            return self.start.path
-        return self.start.out or Path("runs") / f"compare-{name_of_all(self.students)}-{datetime.now():%Y%m%d-%H%M%S}"
 
     @classmethod
     def of(
@@ -134,8 +120,6 @@ class Comparison:
         at_once: int | None = None,
         note: Mapping[str, Any] | None = None,
         tune_lr: Tuning | None = None,
-        students: Sequence[StudentSpec] = (),
-        latency: bool = True,
         **tools: Any,
     ) -> Comparison:
         """Create a comparison from complete settings; their ``methods`` are ignored.
@@ -143,13 +127,15 @@ class Comparison:
         Args:
             settings: settings shared by all lanes.
             lanes: the lanes.
-            trials: as for the class, like ``out``, ``at_once``, ``note``, ``tune_lr`` and ``latency``.
-            students: the students, if there are several; the first is that of the settings.
+            trials: number of repetitions.
+            out: the folder.
+            at_once: number of lanes to train side by side.
+            note: further entries of the folder's ``comparison.json``.
+            tune_lr: which learning rates to probe first.
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
         """
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
-        known: dict[str, Any] = {"out": out, "note": note, "tune_lr": tune_lr, "students": students, "latency": latency}
-        return cls(methods=lanes, trials=trials, at_once=at_once, assignment=assignment, **known)
+        return cls(methods=lanes, trials=trials, at_once=at_once, out=out, note=note, tune_lr=tune_lr, assignment=assignment)
 
     @classmethod
     def resume(
@@ -195,23 +181,19 @@ class Comparison:
         progress: bool | None = None,
         on: str | Launcher | None = None,
     ) -> Leaderboard:
-        """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes, and a launcher.
+        """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes.
 
-        Args:
-            train_loader: as for Engine.fit, like ``val_loader`` and ``progress``.
-            on: the launcher that carries the lanes to other processes, or its name; by default, this process trains them.
+        This process trains them, unless ``on`` is a launcher or the name of one, which carries them to other processes.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        carriage = None if on is None else Carriage(launcher_named(on, self.assignment.registry), is_shown(progress))
-        with ExitStack() as closing:
-            if carriage is not None:
-                closing.callback(carriage.launcher.close)
+        with carried(on, self.assignment.registry, is_shown(progress)) as carriage:
             main = self._fit(Loaders(train_loader, val_loader), progress, carriage).runtime.is_main
         if main and self.latency and len(self.students) > 1:
-            measure_students([self._lane_folders(student) for student in self.students], self.assignment.settings.train.device)
+            labels = [student.label for student in self.students]
+            measure_students(self.folder / "trial-1", labels, self.assignment.settings.train.device)
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)
@@ -232,33 +214,27 @@ class Comparison:
         return [row for member in members_of(session, self.students, self.lanes) for row in member.plan()]
 
     def units(self, on: str | Launcher) -> list[dict[str, Any]]:
-        """The units of work that a launcher would carry, without training or writing anything.
-
-        Args:
-            on: the launcher, or its name; it is opened and closed.
+        """The units of work that a launcher, or the one of that name, would carry; trains and writes nothing.
 
         Returns:
             for each unit ``unit`` (its name), ``trial``, ``lanes``, ``teacher_pass`` (whether a teacher runs for it),
             ``threads``, ``gpus`` and ``memory`` (of networks and their training state, in bytes).
-
-        Raises:
-            KDError: for anything the user can fix.
         """
         self._check()
         session = self.assignment.session()
         members = members_of(session, self.students, self.lanes)
-        carriage = Carriage(launcher_named(on, self.assignment.registry))
-        try:
+        with carriage_by(on, self.assignment.registry) as carriage:
             carriage.open(self.assignment, members, None)
             return carriage.describe(self._all_trials, session, members)
-        finally:
-            carriage.launcher.close()
 
     @property
     def _all_trials(self) -> Trials:
-        return Trials(self.folder, self.trials, self.at_once, self._advice, self._overrides)
+        """All trials; with the command that resumes the comparison."""
+        command = "sweep" if "axes" in self.note else "compare"
+        advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
+        return Trials(self.folder, self.trials, self.at_once, advice, self.start.override)
 
-    def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carriage | None = None) -> Session:
+    def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carrier) -> Session:
         """Train everything, then free the folder."""
         self._check()
         session = with_progress(self.assignment, progress, many=True).session(loaders)
@@ -266,33 +242,23 @@ class Comparison:
             raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
         members = members_of(session, self.students, self.lanes)
         self._take_over(members)
-        try:
-            self._begin(session.runtime)
-            if carriage is not None and "tunes" not in self.note:  # the comparison that is tuned has opened it
-                carriage.open(self.assignment, members, self.folder)
+        self.folder = session.runtime.same(self.folder)
+        carriage.check(self.assignment, members)
+        with locked(self.folder, session.runtime):
+            carriage.open(self.assignment, members, self.folder)
+            self._write_note(session.runtime)
             members = self._tuned(members, progress, carriage)
-            trials = self._all_trials
-            trials.train(session, members) if carriage is None else carriage.train(trials, session, members)
-        finally:
-            if self._lock is not None:
-                self._lock.free()
+            carriage.train(self._all_trials, session, members)
         session.runtime.same(None)  # wait until the first process has written everything
         return session
-
-    def _lane_folders(self, student: StudentSpec) -> list[Path]:
-        """The run folders of a student in the first trial."""
-        return [self.folder / "trial-1" / lane.student / lane.label for lane in self.lanes if lane.student == student.label]
 
     def _take_over(self, members: Sequence[Member]) -> None:
         """Record the lanes and the training settings of the members, so that a resumed comparison has the same ones."""
         self.lanes = [lane for member in members for lane in member.lanes]
-        settings = members[0].settings
-        if len(members) > 1:
-            settings = self.assignment.settings.model_copy(update={"teacher_train": settings.teacher_train})
-            self.students = [member.student.with_train_of(member.settings, settings) for member in members]
+        settings, self.students = shared_by(members, self.assignment.settings)
         self.assignment = replace(self.assignment, settings=settings)
 
-    def _tuned(self, members: list[Member], progress: bool | None, carriage: Carriage | None) -> list[Member]:
+    def _tuned(self, members: list[Member], progress: bool | None, carriage: Carrier) -> list[Member]:
         """Probe learning rates for each student, unless that is not wanted or was done before; gives all what was chosen."""
         for number, member in enumerate(members if self.tuning is not None else ()):
             label, known = member.student.label, self.tuned or {}
@@ -304,16 +270,14 @@ class Comparison:
             self._write_note(member.session.runtime)
         return members
 
-    def _probed(
-        self, member: Member, progress: bool | None, carriage: Carriage | None
-    ) -> tuple[dict[str, Any], Member]:
+    def _probed(self, member: Member, progress: bool | None, carriage: Carrier) -> tuple[dict[str, Any], Member]:
         """What the probes for one student come to, and that student at what was chosen."""
         assert self.tuning is not None
         probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
         folder = self.folder / TUNING / member.student.label
         log.info("%s%s", f"{member.student.label}: " if member.student.label else "", probes.announcement)
         resumed = session.runtime.same((folder / NOTE).is_file())
-        start: Start = Resume(folder, self._overrides) if resumed else Fresh(folder)
+        start: Start = Resume(folder, self.start.override) if resumed else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         lanes, note = [replace(lane, student="") for lane in probes.lanes], {"tunes": str(self.folder)}
@@ -322,35 +286,13 @@ class Comparison:
         outcome = probes.outcome(folder / "trial-1", session.task.scoring)
         return outcome, member.with_settings(probes.settings_at(outcome), probes.lanes_at(outcome))
 
-    @property
-    def _advice(self) -> str:
-        """The command that resumes the comparison."""
-        command = "sweep" if "axes" in self.note else "compare"
-        return f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
-
     def _check(self) -> None:
         """Refuse a folder in use, options of unused methods, and invalid methods before any work is done."""
-        if isinstance(self.start, Fresh) and (self.folder / NOTE).exists():
-            raise SettingsError(
-                f"'{self.folder}' already holds a comparison. Continue it with 'kdengine compare --resume {self.folder}', "
-                "or choose another --out."
-            )
+        check_new(self.start, self.folder)
         check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
         check_students(self.students[1:], self.assignment.settings, self.assignment.modules, self.assignment.registry)
 
-    def _begin(self, runtime: Runtime) -> None:
-        """Create and lock the folder, and write ``comparison.json``."""
-        self.folder = runtime.same(self.folder)
-        if not runtime.is_main:
-            return
-        self._lock = FolderLock(self.folder)
-        self._lock.take()
-        remove_leftovers(self.folder)
-        forget_lost(self.folder)
-        self._write_note(runtime)
-
     def _write_note(self, runtime: Runtime) -> None:
         if runtime.is_main:
-            students = self.students if len(self.students) > 1 else ()
-            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, students, self.note)
+            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, self.students, self.note)
             note.write(self.folder, self.assignment.registry)

@@ -1,4 +1,4 @@
-"""``kdengine compare``: many methods on one pair of networks, with one teacher pass and one table."""
+"""``kdengine compare``: many methods on one student or several, with one teacher pass and one table."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ __all__ = ["command"]
     help="Probe learning rates on the plain student first: 5 around train.lr, or 0.01,0.03,0.1; 'each' for every lane.",
 )
 @click.option("--dry-run", is_flag=True, help="Check the comparison and list its lanes, without training.")
-@comparing_options("methods", "tune_lr", "dry_run")
-def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run: bool) -> None:
-    r"""Compare methods on one pair of networks: same student, same batches, one teacher pass.
+@click.option("--no-latency", is_flag=True, help="Of several students, do not measure at the end how long each takes.")
+@comparing_options("methods", "tune_lr", "dry_run", "no_latency", many_students=True)
+def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run: bool, no_latency: bool) -> None:
+    r"""Compare methods on one pair of networks: same student, same batches, one teacher pass; or on several students at once.
 
     \b
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
+    kdengine compare --methods st,rkd --teacher timm:resnet32 --student resnet8 --student resnet14
     kdengine compare --methods modern,st,fitnet+st --teacher timm:resnet32 --student resnet8
     kdengine compare --methods all --trials 5 --teacher timm:resnet32 --student resnet8 --on local -o local.workers=4
     """
@@ -47,12 +49,12 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
     registry = Registry()
     act, launcher = _print_plan if dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
-        act(flags.resumed(registry, methods=methods, tune_lr=tune_lr), flags.as_json, launcher)
+        act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags.as_json, launcher)
         return
     lanes, tuning = lane_specs(methods or "", registry), Tuning.of(tune_lr)
     if not lanes:
         raise SettingsError("There are no methods. Name some, for example --methods st,rkd, or --methods all.")
-    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning), flags.as_json, launcher)
+    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning, latency=not no_latency), flags.as_json, launcher)
 
 
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
@@ -71,11 +73,13 @@ def _print_plan(comparison: Comparison, as_json: bool, launcher: Launcher | None
         facts = {"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder)}
         click.echo(json_text({**facts, **({} if units is None else {"units": units})}))
         return
-    columns = {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
+    columns = {"student": "student"} if len(comparison.students) > 1 else {}
+    columns |= {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
     cells = [[f"{value:,}" if isinstance(value := row.get(key, ""), int) else value for key in columns] for row in rows]
     print_table(list(columns.values()), cells)
     failing = sum("problem" in row for row in rows)
-    note = f", {failing} of which cannot run on this pair" if failing else ""
+    pair = "its pair" if len(comparison.students) > 1 else "this pair"
+    note = f", {failing} of which cannot run on {pair}" if failing else ""
     click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
     if units is not None and launcher is not None:
         print_units(units, launcher.name)
@@ -99,9 +103,10 @@ def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | N
         facts |= {"warnings": list(board.warnings)} if board.warnings else {}
         click.echo(json_text(facts))
         return
-    if comparison.tuned:
-        table = tuning_table(comparison.tuned, board.scoring)
-        click.echo(table.caption + "\n")
+    tuned = comparison.tuned or {}
+    for label, chosen in tuned.items() if board.students else [("", tuned)] if tuned else ():
+        table = tuning_table(chosen, board.scoring)
+        click.echo(f"{f'{label}. ' if label else ''}{table.caption}\n")
         print_table(table.columns, table.rows)
         click.echo()
     table = board.table()

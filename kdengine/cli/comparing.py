@@ -34,6 +34,12 @@ OF_SETTINGS = ("values", "carried_by")
 """Fields that are made of the flags which become settings."""
 
 
+WEIGHTS = {
+    False: "Weights that every student starts from.",
+    True: "Weights that the student starts from in every lane. Of several students, in their order; 'none' for none.",
+}
+
+
 @dataclass(frozen=True)
 class Comparing:
     """The flags that ``compare`` and ``sweep`` share.
@@ -72,11 +78,12 @@ class Comparing:
 
         return launcher_named(self.on, registry, from_assignments(self.carried_by).get("options", {}).get(self.on))
 
-    def resumed(self, registry: Registry, **of_the_folder: Any) -> Comparison:
+    def resumed(self, registry: Registry, latency: bool = True, **of_the_folder: Any) -> Comparison:
         """The comparison in the folder that ``--resume`` names.
 
         Args:
             registry: finds methods.
+            latency: whether to measure how long each of several students takes.
             **of_the_folder: flags of the command that must be left out, because the folder records them.
 
         Raises:
@@ -85,10 +92,12 @@ class Comparing:
         from kdengine.comparison import Comparison
 
         assert self.resume is not None
-        refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out)
-        changes = values_from(trust=self.trust, **self.values)
+        values, networks, _ = self._of_one_student()
+        several = networks if len(networks) > 1 else ()
+        refuse_with_resume(**of_the_folder, trials=self.trials, recipe=self.recipe, out=self.out, student=several)
+        changes = values_from(trust=self.trust, **values)
         options: dict[str, Any] = {"changes": changes, "at_once": self.at_once, "override": self.override, "trust": self.trust}
-        return Comparison.resume(self.resume, **options, registry=registry)
+        return Comparison.resume(self.resume, **options, latency=latency, registry=registry)
 
     def started(
         self,
@@ -97,6 +106,7 @@ class Comparing:
         methods: Sequence[str],
         note: Mapping[str, Any] | None = None,
         tune_lr: Tuning | None = None,
+        latency: bool = True,
     ) -> Comparison:
         """A new comparison.
 
@@ -106,37 +116,56 @@ class Comparing:
             methods: all plugins that they use.
             note: further entries of its ``comparison.json``.
             tune_lr: which learning rates to probe first.
+            latency: whether to measure how long each of several students takes.
 
         Raises:
             KDError: the flags are invalid or incomplete.
         """
         from kdengine.comparison import Comparison
         from kdengine.errors import SettingsError
+        from kdengine.runs.assignment import Assignment
+        from kdengine.runs.students import student_specs
 
+        values, networks, weights = self._of_one_student()
         settings = settings_from(
-            registry, None, self.recipe, trust=self.trust, one_lane=False, methods=tuple(methods), **self.values
+            registry, None, self.recipe, trust=self.trust, one_lane=False, methods=tuple(methods), **values
         )
         if not settings.teacher:
             raise SettingsError("There is no teacher. Name one, for example --teacher timm:resnet32.")
-        tools: dict[str, Any] = {"registry": registry, "tune_lr": tune_lr}
-        return Comparison.of(settings, lanes, self.trials or 1, self.out, self.at_once, note=note, **tools)
+        students = student_specs(networks or (settings.student,), weights) if len(networks) > 1 or len(weights) > 1 else ()
+        counts: dict[str, Any] = {"trials": self.trials or 1, "at_once": self.at_once}
+        assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), registry=registry)
+        given: dict[str, Any] = {"out": self.out, "note": note, "tune_lr": tune_lr, "latency": latency, "students": students}
+        return Comparison(methods=lanes, assignment=assignment, **counts, **given)
+
+    def _of_one_student(self) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+        """The flags with the first student alone; all students, and the weights of each, in the order of the flags."""
+        from kdengine.config.settings import WITHOUT_WEIGHTS
+
+        given = {name: value for name in ("student", "student_weights") if (value := self.values.get(name))}
+        listed = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+        first = {name: value[0] for name, value in listed.items() if value[0] != WITHOUT_WEIGHTS}
+        rest = {name: value for name, value in self.values.items() if name not in ("student", "student_weights")}
+        return {**rest, **first}, listed.get("student", ()), listed.get("student_weights", ())
 
 
-def comparing_options(*own: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def comparing_options(*own: str, many_students: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the flags of every command that trains many lanes; the command receives them as one argument, ``flags``.
 
     Args:
         *own: names of the command's own flags.
+        many_students: whether ``--student`` may be repeated.
     """
+    repeatable = "; repeatable." if many_students else "."
     options = [
         click.option("--trials", type=click.IntRange(min=1), help="Repetitions, each with its own seed.  [default: 1]"),
         click.option(
             "--at-once", type=click.IntRange(min=1), help="Lanes to train side by side.  [default: as many as fit in memory]"
         ),
         teacher_option,
-        click.option("--student", metavar="SPEC", help="Network to train."),
+        click.option("--student", multiple=many_students, metavar="SPEC", help=f"Network to train{repeatable}"),
         teacher_weights_option,
-        click.option("--student-weights", metavar="FILE|RUN", help="Weights that every student starts from."),
+        click.option("--student-weights", multiple=many_students, metavar="FILE|RUN", help=WEIGHTS[many_students]),
         teacher_epochs_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,

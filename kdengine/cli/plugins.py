@@ -12,6 +12,7 @@ from kdengine.cli.options import as_json
 from kdengine.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from kdengine.launchers.launcher import Launcher
     from kdengine.plugins.discovery import Composition
     from kdengine.plugins.registry import Registry
 
@@ -53,7 +54,7 @@ def show(name: str, as_json: bool) -> None:
     from kdengine.plugins.registry import Registry
 
     registry = Registry()
-    launcher = BUILT_IN[name] if name in BUILT_IN else None
+    launcher: type[Launcher] | None = BUILT_IN.get(name)
     methods = [] if launcher else [method.describe() for method in registry.methods(name)]
     launcher = launcher or next((plugin.launchers[name] for plugin in registry.plugins if name in plugin.launchers), None)
     if launcher is not None and not methods:

@@ -12,6 +12,8 @@ import click
 from kdengine.cli.options import as_json
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from kdengine.report.table import Table
 
 __all__ = ["command"]
@@ -30,6 +32,9 @@ __all__ = ["command"]
 @click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, loss terms, settings.")
 @click.option("--png", metavar="FILE", help="Also write the curves as a PNG.")
 @click.option("--figure", metavar="FILE", help="Also write the curves as FILE.pdf, FILE.svg or FILE.png.")
+@click.option(
+    "--tradeoff", metavar="FILE", help="Also write score over latency, of several students, as FILE.pdf, FILE.svg or FILE.png."
+)
 @click.option("--mixed", is_flag=True, help="Put runs with different data or training settings into one table.")
 @as_json
 def command(
@@ -38,6 +43,7 @@ def command(
     html: str | None,
     png: str | None,
     figure: str | None,
+    tradeoff: str | None,
     mixed: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +59,7 @@ def command(
     from kdengine.report.grouped import tables_of
     from kdengine.report.page import write_page
 
-    kind = _kind(figure)
+    kind, drawn = _kind(figure), _tradeoff(tradeoff, folders)
     tables = tables_of(folders, mixed)
     if png:
         _write(png, lambda: draw_curves(folders).savefig(png, format="png"))
@@ -61,6 +67,8 @@ def command(
         _write(html, lambda: write_page(html, folders, tables))
     if figure:
         _write(figure, lambda: draw_curves(folders).savefig(figure, format=kind))
+    if tradeoff and drawn:
+        _write(tradeoff, lambda: drawn.savefig(tradeoff, format=_kind(tradeoff)))
     _print(tables, "json" if as_json else form)
 
 
@@ -76,6 +84,25 @@ def _kind(figure: str | None) -> str:
     if kind not in ("pdf", "svg", "png"):
         raise SettingsError(f"'{figure}' is no figure that can be written. Name a file that ends in .pdf, .svg or .png.")
     return kind
+
+
+def _tradeoff(file: str | None, folders: Sequence[str]) -> Figure | None:
+    """The picture of score over latency, if it is wanted.
+
+    Raises:
+        SettingsError: the folders hold no several students of known latency, or it is no file that can be written.
+    """
+    from kdengine.errors import SettingsError
+    from kdengine.report.tradeoff import draw_tradeoff
+
+    _kind(file)
+    drawn = draw_tradeoff(folders) if file else None
+    if file and drawn is None:
+        raise SettingsError(
+            f"--tradeoff {file}: '{' '.join(folders)}' is no comparison of several students whose latency is known. Name the "
+            "folder of one; 'kdengine benchmark FOLDER' measures what was not measured."
+        )
+    return drawn
 
 
 def _print(tables: Sequence[Table], form: str) -> None:

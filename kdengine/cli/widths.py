@@ -101,7 +101,9 @@ class Columns:
     def _with_notes_below(self) -> Columns:
         if NOTES not in self.heads:
             return self
-        below = [f"{row[0]}: {note}" for row, note in zip(self.rows, self.column(NOTES), strict=True) if note]
+        naming = [place for place, head in enumerate(self.heads) if place == 0 or head == "method"]
+        names = [" ".join(filter(None, (row[place] for place in naming))) for row in self.rows]
+        below = [f"{name}: {note}" for name, note in zip(names, self.column(NOTES), strict=True) if note]
         return Columns(self.heads, self.rows, below)._without([NOTES])
 
     def _without_remarks(self) -> Columns:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from typing import Any
 from kdengine.dispatch.driver import Driver
 from kdengine.dispatch.estimates import Estimates
 from kdengine.dispatch.handover import lay_teachers, lay_token
+from kdengine.dispatch.in_process import InProcess
 from kdengine.dispatch.plan import PlannedUnit, plan_units
 from kdengine.dispatch.travel import carried_environment, check_can_travel, files_of
+from kdengine.errors import LaunchError
 from kdengine.launchers.fitness import expectation
 from kdengine.launchers.launcher import Launcher
 from kdengine.launchers.unit import Demand, Unit
@@ -30,7 +34,7 @@ from kdengine.runs.trials import Trials
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.signals import Stopped
 
-__all__ = ["Carriage", "launcher_named"]
+__all__ = ["Carriage", "Carrier", "carriage_by", "carried", "launcher_named"]
 
 FOLDER = "units"
 """The folder, within that of a comparison, with what driver and workers tell each other, and the logs of the units."""
@@ -52,6 +56,35 @@ def launcher_named(on: str | Launcher, registry: Registry, options: Mapping[str,
     return on if isinstance(on, Launcher) else registry.launcher(on)(**(options or {}))
 
 
+@contextmanager
+def carriage_by(on: str | Launcher, registry: Registry, shows: bool = True) -> Iterator[Carriage]:
+    """A carriage by a launcher, which is closed at the end.
+
+    Args:
+        on: the launcher, or its name.
+        registry: finds launchers.
+        shows: whether to show progress.
+
+    Raises:
+        PluginError: there is no such launcher.
+    """
+    launcher = launcher_named(on, registry)
+    try:
+        yield Carriage(launcher, shows)
+    finally:
+        launcher.close()
+
+
+@contextmanager
+def carried(on: str | Launcher | None, registry: Registry, shows: bool = True) -> Iterator[Carrier]:
+    """What trains the lanes: a carriage as :func:`carriage_by` makes it, or this process without a launcher."""
+    if on is None:
+        yield InProcess()
+        return
+    with carriage_by(on, registry, shows) as carriage:
+        yield carriage
+
+
 class Carriage:
     """Trains the lanes of a comparison, and of the probes before it, by a launcher.
 
@@ -64,10 +97,22 @@ class Carriage:
         self.launcher = launcher
         self.shows = shows
         self._estimates = Estimates()
-        self._expected: dict[str, Any] = {}
+        self._expected: dict[str, Any] | None = None
+
+    def check(self, assignment: Assignment, members: Sequence[Member]) -> None:
+        """Check that everything can travel.
+
+        Args:
+            assignment: what was asked for.
+            members: the students with their lanes.
+
+        Raises:
+            LaunchError: says what cannot.
+        """
+        check_can_travel(assignment, members[0].session, [lane for member in members for lane in member.lanes])
 
     def open(self, assignment: Assignment, members: Sequence[Member], folder: Path | None) -> None:
-        """Check that everything can travel, and connect to workers that are fit for it.
+        """Connect to workers that are fit for the job, unless that was done for a comparison around this one.
 
         Args:
             assignment: what was asked for.
@@ -75,20 +120,26 @@ class Carriage:
             folder: that of the comparison, which exists; None to look at a plan only, which leaves no trace.
 
         Raises:
-            LaunchError: says what cannot travel, or which worker is not fit, and why.
+            LaunchError: names the worker that is not fit, and says why.
         """
+        if self._expected is not None:
+            return
+        self.check(assignment, members)
         session = members[0].session
-        check_can_travel(assignment, session, [lane for member in members for lane in member.lanes])
-        place = None if folder is None else folder / FOLDER
-        token = None
-        if place is not None:
+        place, token = Path(tempfile.gettempdir()) / "kdengine-plan", None
+        if folder is not None:
+            place = folder / FOLDER
             place.mkdir(exist_ok=True)
             token = lay_token(place)
         plugins = session.registry.plugins
         own = [plugin.distribution for plugin in plugins if plugin.selected or self.launcher.name in plugin.launchers]
         self._expected = expectation(own, [os.getcwd(), *files_of(session)], token)
-        at = str((place or Path.cwd()).absolute())
-        self.launcher.open(Demand(session.runtime.device.type, at, self._expected))
+        try:
+            self.launcher.open(Demand(session.runtime.device.type, str(place.absolute()), self._expected))
+        except LaunchError:
+            if folder is not None:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
 
     def plan(self, trials: Trials, session: Session, members: Sequence[Member]) -> list[PlannedUnit]:
         """The units for all lanes that are not finished."""
@@ -167,3 +218,6 @@ class Carriage:
         common: dict[str, Any] = {"folder": os.getcwd(), "environment": carried_environment(), "log": log}
         return Unit(planned.name, WORK, arguments, len(planned.jobs), memory=planned.memory, **common)
 
+
+Carrier = Carriage | InProcess
+"""What trains the lanes of a comparison."""

@@ -103,7 +103,9 @@ class Driver:
         each.losses += 1
         most = int(self.launcher.options.retries)
         if each.losses <= most:
-            self.progress.say(f"{outcome.unit}: lost ({outcome.reason}); retry {each.losses} of {most} goes on where it stopped")
+            self.progress.say(
+                f"{outcome.unit}: lost ({outcome.reason}); retry {each.losses} of {most} goes on where it stopped"
+            )
             self.launcher.start(each.unit)
             return
         del self._open[outcome.unit]

@@ -14,7 +14,7 @@ from kdengine.runs.session import Session
 from kdengine.storage.reading import read_json
 from kdengine.storage.writing import write_json, write_tensors, write_text
 
-__all__ = ["TEACHERS", "lay_token", "lay_teachers", "take_teachers"]
+__all__ = ["TEACHERS", "lay_teachers", "lay_token", "take_teachers"]
 
 TEACHERS = "teachers.json"
 

@@ -74,7 +74,7 @@ def _parts(costs: Sequence[Estimate], trials: int, launcher: Launcher) -> int:
     """Into how many units to split a trial."""
     lanes = len(costs)
     if launcher.options.lanes is not None:
-        return math.ceil(lanes / launcher.options.lanes)
+        return math.ceil(lanes / int(launcher.options.lanes))
     if trials >= launcher.at_once(lanes):
         return 1
     own, teaching = sum(cost.cost for cost in costs), max(cost.teaching for cost in costs)
@@ -103,6 +103,6 @@ def balanced(costs: Sequence[float], parts: int) -> list[list[int]]:
     """Indices of lanes in so many groups of about the same cost, none empty; within a group they keep their order."""
     groups: list[list[int]] = [[] for _ in range(min(parts, len(costs)))]
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
-        least = min(groups, key=lambda group: (bool(group) and sum(costs[member] for member in group), len(group)))
+        least = min(groups, key=lambda group: (sum((costs[member] for member in group), 0.0), len(group)))
         least.append(index)
     return sorted(sorted(group) for group in groups)

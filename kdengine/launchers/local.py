@@ -46,7 +46,7 @@ class LocalLauncher(Launcher):
         if self.options.workers is not None:
             return int(self.options.workers)
         if self._gpus:
-            return max(1, self._gpus // self.options.gpus_per_worker)
+            return max(1, self._gpus // int(self.options.gpus_per_worker))
         return max(1, _cpus() // (self.threads or 1))
 
     @property

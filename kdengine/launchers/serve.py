@@ -1,7 +1,7 @@
 """The other end of a worker: ``python -m kdengine.launchers.serve`` carries out the units that arrive on standard input.
 
-Each line is a unit, or ``stop`` with the name of one; each answer is a line. When the input ends, because the driver is gone, the unit is
-asked to save and stop, and the process ends. Nothing heavy is imported here: units import what they need, once for all.
+Each line is a unit, or ``stop`` with the name of one; each answer is a line. When the input ends, because the driver is gone,
+the unit is asked to save and stop, and the process ends. Nothing heavy is imported here: units import what they need, once.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -70,10 +71,8 @@ class Worker:
         self.unit, self._stopping = unit, False
         if self._process is None or self._process.poll() is not None:
             self._start(unit)
-        try:
+        with suppress(OSError):  # the process has ended just now; the answer is then that it was lost
             self._write(json.dumps(unit.to_dict()))
-        except OSError:  # the process has ended just now; the answer is then that it was lost
-            pass
 
     def poll(self, seconds: float = 0.0) -> Outcome | None:
         """The outcome of the unit, if there is one within so many seconds."""
@@ -92,10 +91,8 @@ class Worker:
         """Ask the unit to save its state and stop."""
         if self.unit is not None:
             self._stopping = True
-            try:
+            with suppress(OSError):
                 self._write(f"{STOP} {self.unit.name}")
-            except OSError:
-                pass
 
     def finish(self, seconds: float) -> Outcome | None:
         """Wait up to so many seconds for the outcome; None if the unit still runs."""
@@ -114,10 +111,8 @@ class Worker:
         if self.unit is not None:
             process.kill()
         assert process.stdin is not None
-        try:
+        with suppress(OSError):
             process.stdin.close()
-        except OSError:
-            pass
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
@@ -128,8 +123,7 @@ class Worker:
     def _start(self, unit: Unit) -> None:
         self.close_lost()
         base = {name: value for name, value in os.environ.items() if name not in OF_OTHER_RUNS}
-        log: IO[str] | int = subprocess.DEVNULL if unit.log is None else Path(unit.log).open("a", encoding="utf-8")
-        try:
+        with Path(unit.log or os.devnull).open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kdengine.launchers.serve"],
                 stdin=subprocess.PIPE,
@@ -141,9 +135,6 @@ class Worker:
                 env={**base, **unit.environment, **self.environment},
                 start_new_session=True,  # Ctrl-C must reach the driver alone
             )
-        finally:
-            if not isinstance(log, int):
-                log.close()
         self._answers = queue.SimpleQueue()
         threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
 
@@ -152,10 +143,8 @@ class Worker:
         if self._process is not None:
             self._process.wait()
             assert self._process.stdin is not None
-            try:
+            with suppress(OSError):
                 self._process.stdin.close()
-            except OSError:
-                pass
             self._process = None
 
     def _write(self, line: str) -> None:

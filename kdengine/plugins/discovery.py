@@ -118,7 +118,9 @@ class Registrar:
                 f"registry.launcher() takes a subclass of kdengine.Launcher without abstract methods, got {launcher!r}."
             )
         if getattr(launcher, "name", None) != name:
-            raise PluginError(f"The launcher '{name}' is called {getattr(launcher, 'name', None)!r} in its class: name it alike.")
+            raise PluginError(
+                f"The launcher '{name}' is called {getattr(launcher, 'name', None)!r} in its class: name it alike."
+            )
         if not issubclass(launcher.Options, Launcher.Options):
             raise PluginError(f"The Options of the launcher '{name}' must derive from Launcher.Options.")
         self._plugin.launchers[_checked_name("launcher", name, launcher)] = launcher

@@ -10,7 +10,8 @@ from typing import Any
 
 from kdengine.errors import SettingsError
 from kdengine.report.benchmarks import Benchmark, cost_columns, machines
-from kdengine.report.columns import decimals, gain, number, other_measures, rank, score_columns
+from kdengine.report.cells import row_cells, sheet_cells, signed, teacher_cells
+from kdengine.report.columns import gain, other_measures, rank, score_columns
 from kdengine.report.differences import common_scoring
 from kdengine.report.judging import Judge, Verdict
 from kdengine.report.markup import table, tag, text
@@ -18,7 +19,7 @@ from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.runs.result_view import teachers_in
 from kdengine.storage.names import PLAIN
-from kdengine.storage.scores import CLASSIFICATION, Measure, Scoring
+from kdengine.storage.scores import CLASSIFICATION, Scoring
 
 __all__ = ["Leaderboard"]
 
@@ -47,6 +48,7 @@ class Leaderboard:
         scoring: the measures of the task.
         costs: what the network of each method costs, in the first trial that was benchmarked.
         verdict: what is wrong with the comparison.
+        students: of several students, label -> the board of that student; empty for one.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -55,6 +57,7 @@ class Leaderboard:
     scoring: Scoring = CLASSIFICATION
     costs: Mapping[str, Benchmark] = field(default_factory=dict)
     verdict: Verdict = field(default=Verdict(), repr=False)
+    students: Mapping[str, Leaderboard] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, folders: Sequence[str | Path]) -> Leaderboard:
@@ -72,6 +75,10 @@ class Leaderboard:
         Raises:
             SettingsError: they have different tasks.
         """
+        if len({run.of_student for run in runs}) > 1:
+            from kdengine.report.family import FamilyBoard  # it is a board itself
+
+            return FamilyBoard.of_students(runs)
         scoring = common_scoring(runs)
         headline = scoring.headline
         lanes: dict[str, list[PastRun]] = {}
@@ -95,6 +102,11 @@ class Leaderboard:
     def warnings(self) -> tuple[str, ...]:
         """Why its numbers mean nothing, with what to do about it; empty if there is nothing to warn of."""
         return self.verdict.warnings
+
+    @property
+    def mark(self) -> str:
+        """What follows every gain: nothing, or the mark of gains over a plain student that is no baseline."""
+        return MEANINGLESS if self.verdict.no_baseline else ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -121,22 +133,19 @@ class Leaderboard:
 
         As CSV, spreads and intervals have columns of their own.
         """
-        mark = MEANINGLESS if self.verdict.no_baseline else ""
-        lines = [self._with_cost(_cells(row, self.scoring, mark), row["method"]) for row in self.rows]
-        sheet = [self._with_cost(_plain_cells(row, self.scoring), row["method"]) for row in self.rows]
+        lines = [self._with_cost(row_cells(row, self.scoring, self.mark), row["method"]) for row in self.rows]
+        sheet = [self._with_cost(sheet_cells(row, self.scoring), row["method"]) for row in self.rows]
         for place, teacher in enumerate(teachers_in(self.teacher)):
-            name, headline = f"teacher {teacher['name']}", self.scoring.headline
-            last, best = (number(headline, teacher.get(f"{prefix}{headline.name}")) for prefix in ("", "best_"))
-            others = [number(measure, teacher.get(measure.name)) for measure in other_measures(self.scoring)]
-            end = (*("",) * 3, self.verdict.teacher if place == 0 else "")
+            cells = teacher_cells(teacher, self.scoring, self.verdict.teacher if place == 0 else "")
             measured = next(iter(self.costs), "") if place == 0 else ""  # several teachers are measured together
-            lines.insert(place, self._with_cost((name, "", last, best, "", *others, *end), measured, "teacher"))
-            sheet.insert(place, self._with_cost((name, "", last, "", best, "", *("",) * 3, *others, *end), measured, "teacher"))
-        return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self._sheet_columns, tuple(sheet)))
+            line, plain = (self._with_cost(one, measured, "teacher") for one in cells)
+            lines.insert(place, line)
+            sheet.insert(place, plain)
+        return Table(self.caption, self.columns, tuple(lines), Table(self.caption, self.sheet_columns, tuple(sheet)))
 
     @property
-    def _sheet_columns(self) -> tuple[str, ...]:
-        """With a column for every number."""
+    def sheet_columns(self) -> tuple[str, ...]:
+        """Those of its CSV, with a column for every number."""
         method, trials, last, best, gained, *others = self.columns
         spreads = (last, f"{last} std", best, f"{best} std", gained, "gain low", "gain high")
         return (method, trials, *spreads, *others)
@@ -160,7 +169,7 @@ class Leaderboard:
         headline, first = self.scoring.headline, self.rows[0] if self.rows else {}
         score = first.get(headline.name)
         best = f", best {first['method'][:40]} with {headline.label} {headline.shown(score)}" if score is not None else ""
-        gained = f" ({_signed(headline, first['gain'])} over plain)" if first.get("gain") is not None else ""
+        gained = f" ({signed(headline, first['gain'])} over plain)" if first.get("gain") is not None else ""
         return f"Leaderboard({len(self.rows)} methods{best}{gained}; print() shows the table)"
 
     def _repr_html_(self) -> str:
@@ -225,55 +234,3 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
-
-
-def _cells(row: Mapping[str, Any], scoring: Scoring, mark: str) -> list[str]:
-    """A row as people read it; ``mark`` follows the gain."""
-    headline = scoring.headline
-    gained = _signed(headline, row["gain"])
-    if row["gain_low"] is not None:
-        gained += f" [{_signed(headline, row['gain_low'])}, {_signed(headline, row['gain_high'])}]"
-    elif gained:
-        gained += " (one trial: no interval)"
-    return [
-        row["method"],
-        str(row["trials"]),
-        *(_with_spread(headline, row, name) for name in (headline.name, f"best_{headline.name}")),
-        gained + mark if gained else "",
-        *_last_cells(row, scoring, grouped=True),
-    ]
-
-
-def _plain_cells(row: Mapping[str, Any], scoring: Scoring) -> list[str]:
-    """A row for CSV: one plain number per cell."""
-    headline, name = scoring.headline, scoring.headline.name
-    scores = (row[key] for key in (name, f"{name}_std", f"best_{name}", f"best_{name}_std"))
-    gains = (row[key] for key in ("gain", "gain_low", "gain_high"))
-    return [
-        row["method"],
-        str(row["trials"]),
-        *(number(headline, score) for score in scores),
-        *(_signed(headline, gained) for gained in gains),
-        *_last_cells(row, scoring, grouped=False),
-    ]
-
-
-def _last_cells(row: Mapping[str, Any], scoring: Scoring, grouped: bool) -> list[str]:
-    """The cells after the gain."""
-    extra = row["extra_parameters"]
-    return [
-        *(number(measure, row[measure.name]) for measure in other_measures(scoring)),
-        "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.1f}",
-        "" if extra is None else f"{extra:,}" if grouped else str(extra),
-        "" if row["epochs"] is None else str(row["epochs"]),
-        "; ".join(filter(None, (row["failure"], row["warning"]))),
-    ]
-
-
-def _with_spread(measure: Measure, row: Mapping[str, Any], name: str) -> str:
-    mean, spread = number(measure, row[name]), number(measure, row[f"{name}_std"])
-    return f"{mean} ± {spread}" if spread else mean
-
-
-def _signed(measure: Measure, value: float | None) -> str:
-    return "" if value is None else f"{value:+.{decimals(measure)}f}"

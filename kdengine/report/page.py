@@ -22,6 +22,7 @@ from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.svg import to_svg
 from kdengine.report.table import Table
+from kdengine.report.tradeoff import Tradeoff
 from kdengine.storage.names import SAMPLES
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class Page:
     def html(self) -> str:
         """The whole document."""
         title = text(self.title)
-        sections = [self.grid_section(), self.results_section(), self.classes_section(), self.samples_section()]
-        sections += [self.curves_section(), self.terms_section()]
+        sections = [self.grid_section(), self.results_section(), self.tradeoff_section(), self.classes_section()]
+        sections += [self.samples_section(), self.curves_section(), self.terms_section()]
         body = [tag("h1", title), self.caption(), self.warning(), *sections]
         body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
         return (
@@ -162,6 +163,14 @@ class Page:
             for one in self.results
         ]
         return f"<h2>Results</h2>\n{''.join(cells)}{note}"
+
+    def tradeoff_section(self) -> str:
+        """Score over latency, if the runs are a comparison of several students that were measured."""
+        of_one = self.runs[0].comparison is not None and len({run.comparison for run in self.runs}) == 1
+        tradeoff = Tradeoff.of(Leaderboard.of_runs(self.runs)) if of_one else None
+        if tradeoff is None:
+            return ""
+        return f"<h2>{text(tradeoff.title)}</h2>\n{figure(to_svg(tradeoff.figure(), 'tradeoff', tradeoff.title))}"
 
     def classes_section(self) -> str:
         """The classes of a single run, if they have been counted."""

@@ -85,8 +85,22 @@ class PastRun:
     @property
     def comparison(self) -> Path | None:
         """The folder of the comparison that it is a lane of; None if it is none."""
-        folder = self.folder.resolve().parents[1]
-        return folder if (folder / NOTE).is_file() else None
+        return self._lane_of[0]
+
+    @property
+    def of_student(self) -> str:
+        """The label of its student in a comparison of several students; else empty."""
+        return self._lane_of[1]
+
+    @property
+    def _lane_of(self) -> tuple[Path | None, str]:
+        """The comparison, and the label of its student: it lies in ``trial-1/LANE``, or in ``trial-1/STUDENT/LANE``."""
+        above, trial, further = [*self.folder.resolve().parents, *[None] * 3][:3]
+        if trial is not None and (trial / NOTE).is_file():
+            return trial, ""
+        if above is not None and trial is not None and further is not None and trial.name.startswith("trial-"):
+            return (further, above.name) if (further / NOTE).is_file() else (None, "")
+        return None, ""
 
     @property
     def state(self) -> str:

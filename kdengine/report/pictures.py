@@ -27,7 +27,10 @@ class Pictures:
 
 
 def leave_pictures(folder: Path) -> None:
-    """Write ``curves.png`` and ``report.html`` into the folder of a run or a comparison; if that fails, log a warning."""
+    """Write ``curves.png`` and ``report.html`` into the folder of a run or a comparison; if that fails, log a warning.
+
+    A comparison of several students whose latency is known gets ``tradeoff.png`` too.
+    """
     try:
         _draw(folder)
     except Exception as error:
@@ -37,9 +40,11 @@ def leave_pictures(folder: Path) -> None:
 def _draw(folder: Path) -> None:
     from kdengine.report.curves import draw_curves
     from kdengine.report.page import write_page
+    from kdengine.report.tradeoff import draw_tradeoff
 
-    figure = draw_curves([folder])
-    with replacing(folder / "curves.png") as file:
-        figure.savefig(file, format="png")
+    for name, figure in (("curves.png", draw_curves([folder])), ("tradeoff.png", draw_tradeoff([folder]))):
+        if figure is not None:
+            with replacing(folder / name) as file:
+                figure.savefig(file, format="png")
     with replacing(folder / "report.html") as file:
         write_page(file, [folder])

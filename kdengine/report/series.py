@@ -153,10 +153,10 @@ def _curve(runs: Iterable[Mapping[int, float | None]], limits: tuple[float, floa
 
 
 def _grouped(runs: Sequence[PastRun]) -> list[list[PastRun]]:
-    """Runs with the same settings except for the seed; in a comparison, runs with the same label."""
+    """Runs with the same settings except for the seed; in a comparison, runs of a student with the same label."""
     groups: dict[Any, list[PastRun]] = {}
     for run in runs:
-        key = (run.comparison, run.method) if run.comparison else repr(sorted(_deciding(run).items()))
+        key = (run.comparison, run.of_student, run.method) if run.comparison else repr(sorted(_deciding(run).items()))
         groups.setdefault(key, []).append(run)
     return list(groups.values())
 
@@ -171,7 +171,7 @@ def _deciding(run: PastRun) -> dict[str, Any]:
 
 def _labels(groups: Sequence[Sequence[PastRun]]) -> list[str]:
     """The method of each group; if several groups have the same method, with the settings in which they differ."""
-    methods = [group[0].method for group in groups]
+    methods = [f"{group[0].of_student} {group[0].method}".strip() for group in groups]
     labels = []
     for method, group in zip(methods, groups, strict=True):
         alike = [_deciding(other[0]) for name, other in zip(methods, groups, strict=True) if name == method]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from kdengine.config.settings import Settings
 from kdengine.runs.following import follow
 from kdengine.runs.lane_runs import Job, planned
 from kdengine.runs.lane_specs import LaneSpec
+from kdengine.runs.remarks import remarks
 from kdengine.runs.session import Session
 from kdengine.runs.students import StudentSpec
 
-__all__ = ["Member", "members_of"]
+__all__ = ["Member", "members_of", "shared_by"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,4 +81,21 @@ def members_of(session: Session, students: Iterable[StudentSpec], lanes: Sequenc
         Member(student, student.session_in(session), [lane for lane in lanes if lane.student == student.label])
         for student in students
     ]
+    for member in members[1:]:  # those on the first one were made when the session was opened
+        for text in remarks(member.settings):
+            log.info(text)
     return [member.following() for member in members]
+
+
+def shared_by(members: Sequence[Member], settings: Settings) -> tuple[Settings, list[StudentSpec]]:
+    """The settings of a comparison whose members follow their networks, and its students with what differs from them.
+
+    Args:
+        members: the members.
+        settings: of the comparison, as given.
+    """
+    own = members[0].settings
+    if len(members) == 1:
+        return own, [members[0].student]
+    shared = settings.model_copy(update={"teacher_train": own.teacher_train})
+    return shared, [member.student.with_train_of(member.settings, shared) for member in members]

@@ -11,7 +11,7 @@ import torch
 from kdengine.config.settings import Settings
 from kdengine.training.busy import busy_machine
 
-__all__ = ["remark_on"]
+__all__ = ["remark_on", "remarks"]
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -40,9 +40,11 @@ class Fresh:
 
     Attributes:
         out: the run folder; by default a new one under ``runs/``.
+        override: False, because a new run has nothing to override.
     """
 
     out: Path | None = None
+    override: ClassVar[bool] = False
 
     def folder(self, name: str, check: bool = True) -> RunFolder:
         """The folder that the run will create.

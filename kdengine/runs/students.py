@@ -198,11 +198,9 @@ def _plain_name(spec: str) -> str:
 
 
 def _labels(networks: Sequence[str]) -> list[str]:
-    """The name of each network; with its options where several have the same name, and then with a number."""
+    """The name of each network; with its options where several have the same name, and with a number where that is no help."""
     names = [_plain_name(spec) for spec in networks]
-    whole = [spec.strip().partition(":")[2] or spec.strip() for spec in networks]
-    named = [name if names.count(name) == 1 else text.replace("/", "-") for name, text in zip(names, whole, strict=True)]
-    return [
-        name if named[:place].count(name) == 0 else f"{name}-{named[:place].count(name) + 1}"
-        for place, name in enumerate(named)
-    ]
+    whole = [(spec.strip().partition(":")[2] or spec.strip()).replace("/", "-") for spec in networks]
+    labels = [name if names.count(name) == 1 else text for name, text in zip(names, whole, strict=True)]
+    uses = [labels[:place].count(label) for place, label in enumerate(labels)]
+    return [f"{label}-{before + 1}" if before else label for label, before in zip(labels, uses, strict=True)]

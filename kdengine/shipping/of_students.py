@@ -18,17 +18,18 @@ __all__ = ["measure_students"]
 log = logging.getLogger(__name__)
 
 
-def measure_students(lanes: Sequence[Sequence[Path]], device: str) -> None:
+def measure_students(trial: Path, labels: Sequence[str], device: str) -> None:
     """Measure every network of a comparison once, and its teacher, unless that was done before; ``benchmark.json`` keeps it.
 
     The lanes of a student deploy the same network, so one of them is measured; and every one that deploys another network.
     What cannot be measured is no reason to lose what was trained: it is warned of.
 
     Args:
-        lanes: the run folders of each student, of one trial.
+        trial: the folder of one trial.
+        labels: of the students, whose folders lie there.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
     """
-    chosen = [folder for folders in lanes for folder in _different(folders)]
+    chosen = [folder for label in labels for folder in _different(sorted((trial / label).iterdir()))]
     if all((folder / BENCHMARK).is_file() for folder in chosen):
         return
     log.info("Measuring how long each student takes")

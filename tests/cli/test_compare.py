@@ -128,6 +128,50 @@ def test_a_dry_run_lists_the_lanes_and_trains_nothing(kdengine, here):
     assert "Nothing was trained" in shown
 
 
+FAMILY = ["--methods", "st", "--teacher", "cnn2", "--student", "resnet8", "--student", "cnn2"]
+
+
+def test_several_students_are_compared_by_a_process_and_reported_from_their_folder(process, kdengine, here):
+    """With one table, CSV, JSON and a picture; resumed, it trains and measures nothing anew."""
+    said = process("compare", *FAMILY, *SMALL, "--out", here / "out", "--json")
+    assert said.code == 0, said.err
+    assert "trial-1 resnet8 st: epoch 1/1" in said.err
+    rows = said.json["methods"]
+    assert {(row["student"], row["method"]) for row in rows} == {(s, m) for s in ("cnn2", "resnet8") for m in ("plain", "st")}
+    assert all(row["latency_ms"] > 0 for row in rows)
+    assert said.json["teacher"]["latency_ms"] > 0
+    assert (here / "out" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert "over latency" in (here / "out" / "report.html").read_text(encoding="utf-8")
+    lines = kdengine("report", "out", "--format", "csv", "--tradeoff", "picture.svg").out.splitlines()
+    assert lines[0].startswith("student,parameters,MFLOPs,")
+    assert [line.split(",")[0] for line in lines[1:]] == ["teacher cnn2", "cnn2", "cnn2", "resnet8", "resnet8"]
+    assert "<svg" in (here / "picture.svg").read_text(encoding="utf-8")
+    measured = {file: file.read_text() for file in (here / "out").rglob("benchmark.json")}
+    assert kdengine("compare", "--resume", "out", "--json").json["methods"] == rows
+    assert measured == {file: file.read_text() for file in (here / "out").rglob("benchmark.json")}
+
+
+def test_a_dry_run_of_several_students_lists_each_and_what_is_wrong_is_told(kdengine, here):
+    said = kdengine("compare", *FAMILY, *SMALL, "--dry-run")
+    assert said.code == 0, said.err
+    assert [line.split()[:2] for line in said.out.splitlines()[1:5]] == [
+        ["resnet8", "plain"],
+        ["resnet8", "st"],
+        ["cnn2", "plain"],
+        ["cnn2", "st"],
+    ]
+    assert "runs/compare-resnet8-and-1-more-" in said.out
+    for arguments, fault in (
+        ([*FAMILY, "--student", "cnn2"], "'cnn2' is named twice"),
+        ([*FAMILY, "--student-weights", "none", "--student-weights", "none", "--student-weights", "none"], "names 3 files"),
+        (["--resume", "out", "--student", "a", "--student", "b"], "--resume takes --student from the folder"),
+    ):
+        found = kdengine("compare", *arguments)
+        assert found.code == 2
+        assert fault in " ".join(found.err.split())
+    assert not (here / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def compared(process, small, tmp_path_factory):
     """The command of a comparison, with the cache that it uses, and the folder and the table that it comes to undisturbed."""

@@ -106,3 +106,12 @@ def test_a_comparison_prints_its_leaderboard(run_folder, kdengine, tmp_path):
     rows = list(csv.DictReader(io.StringIO(kdengine("report", tmp_path / "all", "--format", "csv").out)))
     assert [row["method"] for row in rows] == ["teacher resnet32", "st", "plain"]
     assert rows[1]["gain over plain"].startswith("+3.00")
+
+
+def test_a_picture_of_latency_needs_several_students_that_were_measured(kdengine, run_folder, tmp_path):
+    folder = run_folder("run")
+    said = kdengine("report", folder, "--tradeoff", tmp_path / "picture.svg")
+    assert said.code == 2
+    assert "no comparison of several students whose latency is known" in " ".join(said.err.split())
+    assert "ends in .pdf, .svg or .png" in kdengine("report", folder, "--tradeoff", "picture.gif").err
+    assert not (tmp_path / "picture.svg").exists()

@@ -1,10 +1,11 @@
 import os
 import signal
 import time
+from typing import ClassVar
 
 import pytest
 
-from kdengine import LaunchError, Launcher, PluginError, Registry
+from kdengine import Launcher, LaunchError, PluginError, Registry
 from kdengine.launchers.local import LocalLauncher
 from kdengine.launchers.unit import Demand, Outcome, Unit
 from kdengine.launchers.worker import Worker
@@ -15,7 +16,7 @@ from kdengine.testing import LauncherContract
 
 class TestLocal(LauncherContract):
     launcher = LocalLauncher
-    options = {"workers": 2, "threads": 1}
+    options: ClassVar = {"workers": 2, "threads": 1}
 
 
 def caught(contract, check, folder):
@@ -101,7 +102,7 @@ def test_the_contract_finds_planted_faults(kind, check, tmp_path):
 
     class Contract(LauncherContract):
         launcher = staticmethod(lambda **options: made.append(kind(**options)) or made[-1])
-        options = {"workers": 2, "threads": 1}
+        options: ClassVar = {"workers": 2, "threads": 1}
         seconds = 4.0
 
     try:
@@ -150,7 +151,7 @@ def test_a_machine_that_is_not_fit_is_refused_by_name(tmp_path):
 
 def test_launchers_are_found_by_name():
     assert Registry().launcher("local") is LocalLauncher
-    with pytest.raises(PluginError, match="There is no launcher 'lokal'. Did you mean 'local'"):
+    with pytest.raises(PluginError, match=r"There is no launcher 'lokal'. Did you mean 'local'"):
         Registry().launcher("lokal")
 
 

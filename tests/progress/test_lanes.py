@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from kdengine.progress.lanes import LanesProgress
+from kdengine.progress.lines import label_of_run
 
 RECORD = {"epoch": 1, "phase": "joint", "test_top1": 87.5, "terms": {"task": 1.25, "st.soft": 0.5}, "seconds": 2.0}
 
@@ -91,3 +92,12 @@ def test_an_interruption_leaves_the_table_and_says_once_how_to_resume(screen):
     for run in runs:
         progress.kdengine_on_error(run, KeyboardInterrupt())
     assert text.getvalue().count("To resume: kdengine compare --resume runs") == 1
+
+
+def test_a_lane_is_named_with_its_trial_and_with_its_student_where_there_are_several():
+    run = run_of("st")
+    assert label_of_run(run) == "trial-1 st"
+    run.folder.path = Path("runs") / "trial-2" / "resnet14" / "st"
+    assert label_of_run(run) == "trial-2 resnet14 st"
+    run.folder.path = Path("cache") / "teachers" / "resnet8-1"
+    assert label_of_run(run) == "resnet8"

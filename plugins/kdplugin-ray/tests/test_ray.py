@@ -4,14 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import pytest
 import torch
-from kdengine import Comparison, Demand, LaunchError, SettingsError
-from kdengine.testing import LauncherContract
+from kdplugin_ray import RayLauncher
 from safetensors.torch import load_file
 
-from kdplugin_ray import RayLauncher
+from kdengine import Comparison, Demand, LaunchError, SettingsError
+from kdengine.testing import LauncherContract
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the warnings are those of Ray itself
 
@@ -36,7 +37,7 @@ def cluster():
 @pytest.mark.usefixtures("cluster")
 class TestRay(LauncherContract):
     launcher = RayLauncher
-    options = {"threads": 1}
+    options: ClassVar = {"threads": 1}
 
 
 def compare(out):

@@ -1,12 +1,13 @@
 import os
 import signal
 import time
+from typing import ClassVar
 
 import pytest
+from kdplugin_slurm import SlurmLauncher
+
 from kdengine import Demand, LaunchError, SettingsError, Unit
 from kdengine.testing import LauncherContract
-
-from kdplugin_slurm import SlurmLauncher
 
 pytestmark = pytest.mark.filterwarnings("default")  # submitit leaves the processes of its jobs to themselves
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # submitit leaves the proces
 @pytest.mark.slow
 class TestSlurm(LauncherContract):
     launcher = SlurmLauncher
-    options = {"cluster": "local", "jobs": 2, "threads": 1}
+    options: ClassVar = {"cluster": "local", "jobs": 2, "threads": 1}
 
 
 @pytest.mark.slow
@@ -45,7 +46,7 @@ def _children_of(process):
 
 def test_without_slurm_it_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LaunchError, match="SLURM cannot be used here: .*from which sbatch submits jobs"):
+    with pytest.raises(LaunchError, match=r"SLURM cannot be used here: .*from which sbatch submits jobs"):
         SlurmLauncher().open(Demand("cpu", str(tmp_path)))
 
 
@@ -60,5 +61,5 @@ def test_options_become_those_of_sbatch():
         "mem_gb": 16.0,
         "gpus_per_node": 2,
     }
-    with pytest.raises(SettingsError, match="There is no option 'slurm.partion'. Did you mean 'partition'"):
+    with pytest.raises(SettingsError, match=r"There is no option 'slurm.partion'. Did you mean 'partition'"):
         SlurmLauncher(partion="gpu")

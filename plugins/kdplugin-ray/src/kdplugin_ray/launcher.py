@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdengine import Demand, Launcher, LaunchError, Outcome, Resources, Unit
 from pydantic import Field
 
+from kdengine import Demand, Launcher, LaunchError, Outcome, Resources, Unit
 from kdplugin_ray.tasks import carry
 
 __all__ = ["RayLauncher"]
@@ -160,6 +160,12 @@ class RayLauncher(Launcher):
 
         nodes = [node for node in ray.nodes() if node["Alive"]]
         useful = [node for node in nodes if node["Resources"].get("CPU")]
+        largest = max((float(node["Resources"]["CPU"]) for node in useful), default=0.0)
+        if useful and largest < self._threads:
+            raise LaunchError(
+                f"No machine of the Ray cluster has {self._threads} CPUs for the threads of a unit, at most {largest:g}. "
+                f"Give fewer threads: -o ray.threads={max(1, int(largest))}."
+            )
         asked = {}
 
         def look(probe: str, expected: dict[str, Any]) -> list[str]:  # goes by its code: this package may be missing there
@@ -177,8 +183,8 @@ class RayLauncher(Launcher):
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=self.options.connect_seconds)
         if late:
             raise LaunchError(
-                f"The worker on '{asked[late[0]]}' did not answer within {self.options.connect_seconds:g} s. Remove it from the "
-                "cluster, or allow more time: -o ray.connect_seconds=600."
+                f"The worker on '{asked[late[0]]}' did not answer within {self.options.connect_seconds:g} s. Remove it from "
+                "the cluster, or allow more time: -o ray.connect_seconds=600."
             )
         for task in ready:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kdengine import Registrar, hookimpl
-
 from kdplugin_slurm.launcher import SlurmLauncher
 
 __all__ = ["SlurmLauncher"]

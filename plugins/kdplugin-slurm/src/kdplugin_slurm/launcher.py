@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from kdengine import Demand, Launcher, LaunchError, Outcome, Resources, Unit
 from pydantic import Field
 
+from kdengine import Demand, Launcher, LaunchError, Outcome, Resources, Unit
 from kdplugin_slurm.jobs import Carry
 
 __all__ = ["SlurmLauncher"]
@@ -75,8 +75,8 @@ class SlurmLauncher(Launcher):
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             text = " ".join(str(error).split())
             raise LaunchError(
-                f"SLURM cannot be used here: {text} Start the comparison on a machine from which sbatch submits jobs, and check "
-                "the options with 'kdengine plugins show slurm'."
+                f"SLURM cannot be used here: {text} Start the comparison on a machine from which sbatch submits jobs, and "
+                "check the options with 'kdengine plugins show slurm'."
             ) from error
 
     def at_once(self, lanes: int) -> int:
