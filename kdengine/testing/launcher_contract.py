@@ -107,8 +107,7 @@ class LauncherContract:
             names = [f"unit-{number}" for number in range(launcher.at_once(1) + 2)]
             for name in names:
                 launcher.start(_unit("hold", name, tmp_path))
-            self.until(lambda: any(_lines(tmp_path / name) for name in names), "no unit has begun")
-            assert not launcher.wait(0.2)
+            self.until(lambda: _idle(launcher) and any(_lines(tmp_path / name) for name in names), "no unit has begun")
             launcher.cancel()
             ended = self.outcomes(launcher, len(names))
         assert {name: outcome.kind for name, outcome in ended.items()} == dict.fromkeys(names, "stopped")
@@ -120,7 +119,7 @@ class LauncherContract:
         """By force; and it may be called again."""
         with self.opened(tmp_path) as launcher:
             launcher.start(_unit("hold", "unit", tmp_path))
-            self.until(lambda: bool(_lines(tmp_path / "unit")), "the unit has not begun")
+            self.until(lambda: _idle(launcher) and bool(_lines(tmp_path / "unit")), "the unit has not begun")
             launcher.close()
             (process, *_) = map(int, _lines(tmp_path / "unit")[:1])
             self.until(lambda: not _lives(process), "the process of a unit outlives its launcher")
@@ -153,6 +152,13 @@ class LauncherContract:
 def _unit(errand: str, name: str, folder: Path, **arguments: str) -> Unit:
     given = arguments or {"file": str(folder / name)}
     return Unit(name, f"{ERRANDS}:{errand}", given, folder=str(folder), log=str(folder / f"{name}.log"))
+
+
+def _idle(launcher: Launcher) -> bool:
+    """Let a launcher look after its units; none of them ends by itself."""
+    ended = launcher.wait(0.05)
+    assert not ended, f"units that wait to be stopped have ended: {ended}"
+    return True
 
 
 def _lines(file: Path) -> Sequence[str]:
