@@ -167,12 +167,12 @@ class Carriage:
             Stopped: interrupted; every unit has saved its state.
             LaunchError: a worker is not fit.
         """
-        planned = self.plan(trials, session, members)
+        place, planned = trials.folder / FOLDER, self.plan(trials, session, members)
         if not planned:
+            shutil.rmtree(place, ignore_errors=True)
             return
         needed = any(unit.needs_teacher for unit in planned)
         facts = ready_teachers(session, needed, partial(train_teacher, session))
-        place = trials.folder / FOLDER
         place.mkdir(exist_ok=True)
         lay_teachers(session, facts, place)
         progress = UnitsProgress(session.task.scoring.headline, self.shows)

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from kdengine import Comparison, Demand, LaunchError, SettingsError
 from kdengine.testing import LauncherContract
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # the warnings are those of Ray itself
+pytestmark = pytest.mark.filterwarnings("default")  # the warnings are those of Ray itself
 
 DATA = "digits@train=192@test=64"
 FAST = {"precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 3, "teacher_train": {"epochs": 1}}
@@ -34,6 +35,7 @@ def cluster():
     cluster.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 class TestRay(LauncherContract):
     launcher = RayLauncher
@@ -84,6 +86,7 @@ class LosingANode(RayLauncher):
         return super().wait(seconds)
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_not_fit_is_refused_by_name(cluster, tmp_path):
     import ray
 
@@ -97,6 +100,7 @@ def test_a_machine_that_is_not_fit_is_refused_by_name(cluster, tmp_path):
         assert part in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_gpu_is_refused_where_one_is_needed(cluster, tmp_path):
     for demand, options in ((Demand("cuda", "."), {}), (Demand("cpu", "."), {"gpus_per_lane": 0.25})):
         launcher = RayLauncher(**options)
@@ -105,6 +109,7 @@ def test_a_cluster_without_a_gpu_is_refused_where_one_is_needed(cluster, tmp_pat
         launcher.close()
 
 
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_nothing_but_the_time_to_begin_again(plain, cluster, tmp_path):
     launcher = LosingANode(cluster, tmp_path / "out" / "trial-1" / "st" / "metrics.jsonl", threads=1)
     compare(tmp_path / "out").fit(on=launcher)
@@ -113,6 +118,7 @@ def test_a_node_that_is_lost_costs_nothing_but_the_time_to_begin_again(plain, cl
     assert launcher.rows.read_text().splitlines()[0] == launcher.first, "a finished epoch was trained again"
 
 
+@pytest.mark.slow
 def test_an_interrupted_driver_saves_all_frees_the_cluster_and_is_resumed_without_it(plain, tmp_path):
     flags = "compare --methods st,fitnet --teacher resnet14 --student resnet8 --epochs 3 --teacher-epochs 1 --lr 0.02"
     flags += f" --batch-size 32 --device cpu -o train.precision=fp32 --data {DATA} --out out --on ray -o ray.threads=1"
@@ -140,6 +146,14 @@ def test_units_take_shares_of_a_gpu_by_their_lanes():
     whole = RayLauncher(workers=3)
     whole._on_gpu, whole._has = True, {"CPU": 32.0, "GPU": 4.0}
     assert whole.at_once(5) == 3
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(LaunchError, match=f"The Ray cluster '{address}' cannot be reached: .*refused.* 'ray start --head'"):
+            RayLauncher(address=address).open(Demand("cpu", "."))
 
 
 def test_options_are_checked():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -136,16 +138,16 @@ class RayLauncher(Launcher):
             return
         before = signal.getsignal(signal.SIGTERM)
         common: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+        address = self.options.address or os.environ.get("RAY_ADDRESS")
+        new = {} if address else {"include_dashboard": False, "object_store_memory": SMALL_STORE}
         try:
-            if self.options.address is not None:
-                ray.init(address=self.options.address, **common)
-            else:
-                ray.init(include_dashboard=False, **common, **_of_a_new_cluster())
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            where = self.options.address or "on this machine"
-            text = " ".join(str(error).split())
+            _knock_at(address or "")
+            ray.init(address=address or "local", **new, **common)
+        except (OSError, ValueError, RuntimeError) as error:
+            where = address or "on this machine"
+            text = " ".join(str(error).split()).rstrip(".")
             raise LaunchError(
-                f"The Ray cluster '{where}' cannot be reached: {text} Start one with 'ray start --head', and name its address "
+                f"The Ray cluster '{where}' cannot be reached: {text}. Start one with 'ray start --head', and name its address "
                 "with -o ray.address=HOST:6379, or leave the address out to use this machine."
             ) from error
         finally:
@@ -222,11 +224,11 @@ class RayLauncher(Launcher):
             return Outcome(unit.name, "lost", f"Ray lost it: {_first_line(error)}")
 
 
-def _of_a_new_cluster() -> dict[str, Any]:
-    """Options of a cluster on this machine; they are not allowed where RAY_ADDRESS names another one."""
-    import os
-
-    return {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": SMALL_STORE}
+def _knock_at(address: str) -> None:
+    """Fail at once where nobody listens, for which Ray would wait many minutes; other forms of addresses are left to Ray."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _first_line(error: BaseException) -> str:

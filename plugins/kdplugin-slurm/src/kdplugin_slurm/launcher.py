@@ -73,9 +73,9 @@ class SlurmLauncher(Launcher):
             self._executor = submitit.AutoExecutor(folder, cluster=self.options.cluster)
             self._executor.update_parameters(**self._parameters())
         except (RuntimeError, NameError, TypeError, ValueError) as error:
-            text = " ".join(str(error).split())
+            text = " ".join(str(error).split()).rstrip(".")
             raise LaunchError(
-                f"SLURM cannot be used here: {text} Start the comparison on a machine from which sbatch submits jobs, and "
+                f"SLURM cannot be used here: {text}. Start the comparison on a machine from which sbatch submits jobs, and "
                 "check the options with 'kdengine plugins show slurm'."
             ) from error
 
