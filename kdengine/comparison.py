@@ -50,8 +50,7 @@ class Comparison:
 
     Args:
         teacher: a model spec, or a trained module; or several, which teach together.
-        student: a model spec, or a module, of which copies are trained; or several, also label -> network, each of which
-            gets all lanes.
+        student: a model spec, or a module, of which copies are trained; or several, which get all lanes; or label -> network.
         methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
             label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
@@ -95,8 +94,7 @@ class Comparison:
         if assignment is None:
             weights = settings.pop("student_weights", None)
             assignment, students = assign_students(teacher, student, data, weights, **settings)
-        given = assignment.settings
-        self.assignment, self.latency = assignment, latency
+        self.assignment, self.latency, given = assignment, latency, assignment.settings
         self.students = list(students) or [StudentSpec(given.student, weights=given.student_weights)]
         self.start: Start = start or Fresh(None if out is None else folder_named(out))
         self.lanes = lanes_of_all(self.students, lane_specs(methods, assignment.registry))
@@ -192,8 +190,8 @@ class Comparison:
         with carried(on, self.assignment.registry, is_shown(progress)) as carriage:
             main = self._fit(Loaders(train_loader, val_loader), progress, carriage).runtime.is_main
         if main and self.latency and len(self.students) > 1:
-            labels = [student.label for student in self.students]
-            measure_students(self.folder / "trial-1", labels, self.assignment.settings.train.device)
+            labels, device = [student.label for student in self.students], self.assignment.settings.train.device
+            measure_students(self.folder / "trial-1", labels, device)
         board = Leaderboard.of([self.folder])
         for warning in board.warnings if main else ():
             log.warning("%s", warning)

@@ -26,6 +26,8 @@ SIZE_COLUMNS = ("parameters", "MFLOPs", "ms, batch 1")
 class FamilyBoard(Leaderboard):
     """The boards of several students of one teacher as one; the smallest student is first.
 
+    An interrupted comparison may have trained one of them so far.
+
     Rows are those of each student's own board, in ``students``, with ``student`` (its label) and ``network`` (its name), and
     with ``parameters``, ``flops`` and ``latency_ms`` (of one image, in milliseconds) of the network that the lane deploys; what
     is not known is None. A gain is one over the plain lane of the same student. ``costs`` is empty.
@@ -43,7 +45,7 @@ class FamilyBoard(Leaderboard):
             groups.setdefault(run.of_student, []).append(run)
         sizes = {label: _Sizes(group) for label, group in groups.items()}
         labels = sorted(groups, key=lambda label: (sizes[label].plain["parameters"] or math.inf, label))
-        boards = {label: Leaderboard.of_runs(groups[label]) for label in labels}
+        boards = {label: Leaderboard.of_lanes(groups[label]) for label in labels}
         rows = [
             {"student": label, "network": groups[label][0].settings.student, **row, **sizes[label].of(row["method"])}
             for label in labels

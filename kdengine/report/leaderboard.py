@@ -70,15 +70,24 @@ class Leaderboard:
 
     @classmethod
     def of_runs(cls, runs: Sequence[PastRun]) -> Leaderboard:
-        """From runs that have been read.
+        """From runs that have been read; of lanes of a comparison of several students, a board of all of these.
 
         Raises:
             SettingsError: they have different tasks.
         """
-        if len({run.of_student for run in runs}) > 1:
+        if any(run.of_student for run in runs):
             from kdengine.report.family import FamilyBoard  # it is a board itself
 
             return FamilyBoard.of_students(runs)
+        return Leaderboard.of_lanes(runs)
+
+    @staticmethod
+    def of_lanes(runs: Sequence[PastRun]) -> Leaderboard:
+        """From the runs of one student.
+
+        Raises:
+            SettingsError: they have different tasks.
+        """
         scoring = common_scoring(runs)
         headline = scoring.headline
         lanes: dict[str, list[PastRun]] = {}
@@ -96,7 +105,7 @@ class Leaderboard:
         text = " ".join(
             [f"{runs[0].settings.student} on {caption(runs[:1])}", *([machines(list(costs.values()))] if costs else [])]
         )
-        return cls(rows, teacher, text, scoring, costs, verdict)
+        return Leaderboard(rows, teacher, text, scoring, costs, verdict)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -170,7 +170,9 @@ class Page:
         tradeoff = Tradeoff.of(Leaderboard.of_runs(self.runs)) if of_one else None
         if tradeoff is None:
             return ""
-        return f"<h2>{text(tradeoff.title)}</h2>\n{figure(to_svg(tradeoff.figure(), 'tradeoff', tradeoff.title))}"
+        drawn = figure(to_svg(tradeoff.figure(), "tradeoff", tradeoff.title))
+        note = tag("p", "Whiskers are one standard deviation to each side.", class_="quiet") if self.plot.trials > 1 else ""
+        return f"<h2>{text(tradeoff.title)}</h2>\n{drawn}{note}"
 
     def classes_section(self) -> str:
         """The classes of a single run, if they have been counted."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdengine.report.columns import axis_label
 from kdengine.report.drawing import Style, dress, new_figure, plain_text
@@ -110,10 +110,9 @@ class Tradeoff:
         latencies, scores = [point.latency for point in points], [point.score for point in points]
         axes.plot(latencies, scores, gid=f"method-{number}", **style.line)
         for point in points:
-            marker = {"marker": self.markers[point.student], "markersize": 7, "color": style.colour}
-            edge = {"markeredgecolor": GROUND, "linestyle": "none"}
-            whisker = {"ecolor": style.colour, "elinewidth": 0.9, "capsize": 2.5}
-            axes.errorbar([point.latency], [point.score], yerr=point.spread or None, **marker, **edge, **whisker)
+            look: dict[str, Any] = {"marker": self.markers[point.student], "markersize": 7, "color": style.colour}
+            look |= {"markeredgecolor": GROUND, "linestyle": "none", "elinewidth": 0.9, "capsize": 2.5}
+            axes.errorbar([point.latency], [point.score], yerr=point.spread or None, **look)
 
     def _draw_teacher(self, axes: Axes) -> None:
         """A line at its score, and a star at its latency, as far as they are known."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kdengine.errors import KDError
+from kdengine.errors import cause
 from kdengine.shipping.benchmark import benchmark
 from kdengine.storage.names import BENCHMARK
 from kdengine.storage.runfolder import RunFolder
@@ -36,8 +36,8 @@ def measure_students(trial: Path, labels: Sequence[str], device: str) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             benchmark(chosen, batch=1, device=device, trust=True)  # this process has just run the code that they name
-    except KDError as error:
-        log.warning("The latency of the students was not measured: %s", error)
+    except Exception as error:  # of any type: all that was trained is already in its folder
+        log.warning("The latency of the students was not measured: %s", cause(error))
 
 
 def _different(folders: Sequence[Path]) -> Iterator[Path]:

@@ -35,7 +35,7 @@ def benchmark(student, teacher=None):
 
 @pytest.fixture
 def family(run_folder, tmp_path):
-    """Two trials of two students with two lanes; the big one has a lane that failed, too, and one that ships another network."""
+    """Two trials of two students and two lanes; the big one has a lane that failed, and one that ships another network."""
     for label, lanes in SCORES.items():
         for lane, scores in lanes.items():
             for trial, score in enumerate(scores, 1):
@@ -103,6 +103,13 @@ def test_the_table_has_students_sizes_and_the_teacher_and_csv_one_number_in_a_ce
     assert {len(row) for row in table.rows} == {len(table.columns)}
     assert {len(row) for row in table.sheet.rows} == {len(table.sheet.columns)}
     assert "| small | 1,000 | 1.0 | 1.00 | st | 2 |" in str(Leaderboard.of([family]))
+
+
+def test_a_family_of_which_one_student_was_trained_so_far_is_one_already(family):
+    board = Leaderboard.of([family / "trial-1" / "big"])
+    assert list(board.students) == ["big"]
+    assert {row["student"] for row in board.rows} == {"big"}
+    assert board.columns[0] == "student"
 
 
 def test_in_a_console_it_is_one_line_about_every_student(family):

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.page import write_page
+from kdengine.report.page import Page
+from kdengine.report.pastrun import find_runs
 from kdengine.report.pictures import leave_pictures
 from kdengine.report.tradeoff import Tradeoff, draw_tradeoff
 
@@ -49,7 +50,7 @@ def test_the_axes_hold_all_networks_and_the_teacher_is_a_line_with_its_latency(f
     assert len(markers) == len(TIMES)
 
 
-def test_it_stands_on_the_page_and_in_the_folder(family, tmp_path):
+def test_it_stands_on_the_page_and_in_the_folder_and_without_a_latency_nowhere(family):
     leave_pictures(family)
     assert (family / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     page = (family / "report.html").read_text(encoding="utf-8")
@@ -57,9 +58,8 @@ def test_it_stands_on_the_page_and_in_the_folder(family, tmp_path):
     assert 'id="tradeoff-method-1"' in page
     for file in family.rglob("benchmark.json"):
         file.unlink()
-    write_page(tmp_path / "page.html", [family])
-    assert "over latency" not in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert draw_tradeoff([family]) is None
+    assert Page(find_runs([family]), []).tradeoff_section() == ""
 
 
 def test_one_student_and_runs_of_no_comparison_have_no_such_picture(run_folder, tmp_path):
@@ -67,5 +67,4 @@ def test_one_student_and_runs_of_no_comparison_have_no_such_picture(run_folder, 
     (tmp_path / "one" / "comparison.json").write_text("{}")
     assert draw_tradeoff([tmp_path / "one"]) is None
     assert draw_tradeoff([one]) is None
-    leave_pictures(tmp_path / "one")
-    assert not (tmp_path / "one" / "tradeoff.png").exists()
+    assert Page(find_runs([tmp_path / "one"]), []).tradeoff_section() == ""
