@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from kdengine.plugins.registry import Registry
     from kdengine.plugins.run_view import LaneView, ResultView, RunView
     from kdengine.runs.result import Result
+    from kdengine.storage.scores import Measure, Scoring
     from kdengine.taps import Anatomy, Recorder, Trace
-    from kdengine.tasks.task import Task
+    from kdengine.tasks.task import DataInfo, Task
 
 
 _HOME = {
@@ -56,6 +57,7 @@ _HOME = {
     "Curriculum": "methods.curriculum",
     "Data": "data.dataset",
     "DataError": "errors",
+    "DataInfo": "tasks.task",
     "Demand": "launchers.unit",
     "Distiller": "methods.distiller",
     "Engine": "engine",
@@ -64,6 +66,7 @@ _HOME = {
     "LaneView": "plugins.run_view",
     "LaunchError": "errors",
     "Launcher": "launchers.launcher",
+    "Measure": "storage.scores",
     "ModelError": "errors",
     "ModuleView": "methods.head",
     "Names": "config.settings",
@@ -78,6 +81,7 @@ _HOME = {
     "Result": "runs.result",
     "ResultView": "plugins.run_view",
     "RunView": "plugins.run_view",
+    "Scoring": "storage.scores",
     "SettingsError": "errors",
     "Split": "data.dataset",
     "Step": "methods.step",
@@ -109,6 +113,7 @@ __all__ = [
     "Curriculum",
     "Data",
     "DataError",
+    "DataInfo",
     "Demand",
     "Distiller",
     "Engine",
@@ -117,6 +122,7 @@ __all__ = [
     "LaneView",
     "LaunchError",
     "Launcher",
+    "Measure",
     "ModelError",
     "ModuleView",
     "Names",
@@ -131,6 +137,7 @@ __all__ = [
     "Result",
     "ResultView",
     "RunView",
+    "Scoring",
     "SettingsError",
     "Split",
     "Step",

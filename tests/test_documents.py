@@ -40,6 +40,18 @@ def test_the_example_of_a_method_takes_about_15_lines():
     assert sum(bool(line.strip()) for line in code.splitlines()) <= 15
 
 
+@pytest.mark.parametrize("document", ["README.md", pytest.param("docs/writing-a-method.md", marks=pytest.mark.slow)])
+def test_the_example_of_a_method_keeps_the_contract(document, tmp_path, capsys):
+    (code,) = (code for code in blocks(ROOT / document, "python") if "(Distiller):" in code)
+    file = tmp_path / "my_kd.py"
+    file.write_text(code)
+    assert main(["plugins", "check", str(file)]) == 0, capsys.readouterr().out
+
+
+def test_the_example_of_a_task_keeps_the_contract(age, capsys):
+    assert main(["plugins", "check", age]) == 0, capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_example_of_a_test_passes_as_it_stands(tmp_path):
     method, test = (code for code in blocks(ROOT / "docs" / "writing-a-method.md", "python") if "_kd.py\n" in code)
@@ -83,7 +95,7 @@ def test_every_link_to_a_file_leads_somewhere(document):
 @pytest.fixture
 def age(tmp_path):
     """The file with the example of a task."""
-    (code,) = blocks(ROOT / "docs" / "writing-a-task.md", "python")
+    (code,) = (code for code in blocks(ROOT / "docs" / "writing-a-task.md", "python") if "(Task):" in code)
     assert len(code.splitlines()) <= 60
     file = tmp_path / "age.py"
     file.write_text(code)

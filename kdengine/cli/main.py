@@ -25,18 +25,22 @@ OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno
 TRAINING = ("run", "train", "compare", "sweep")
 LOOKING = ("inspect", "plugins", "models", "data", "settings")
 AFTERWARDS = ("evaluate", "report", "export", "predict", "benchmark")
-COMMANDS = (*TRAINING, *LOOKING, *AFTERWARDS)
+AUTHORING = ("new-plugin",)
+COMMANDS = (*TRAINING, *LOOKING, *AFTERWARDS, *AUTHORING)
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules of the same names; plugins may add further ones."""
+    """A group whose commands are modules of the same names; plugins may add further ones.
+
+    The object of its context says whether ``--debug`` was given.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = import_module(f"kdengine.cli.{cmd_name}").command
+            command: click.Command = import_module(f"kdengine.cli.{cmd_name.replace('-', '_')}").command
             return with_line_breaks(command)
         return self._from_plugins(ctx, cmd_name)
 
@@ -50,6 +54,8 @@ class LazyGroup(click.Group):
 def with_line_breaks(command: click.Command) -> click.Command:
     r"""Let ``\b`` in a raw docstring keep the line breaks of a paragraph, as click does for a real backspace."""
     command.help = command.help and command.help.replace(r"\b", "\b")
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        with_line_breaks(inner)
     return command
 
 
@@ -68,12 +74,15 @@ with_line_breaks(cli)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 an error of the user, 130 interrupted; a bug is raised."""
+    """Run the command line and return its exit code; a bug is raised.
+
+    0: done; 1: a check failed; 2: an error of the user; 130: interrupted.
+    """
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != DEBUG]
     debug = len(arguments) < len(given)
     try:
-        code = cli.main(arguments, prog_name="kdengine", standalone_mode=False)
+        code = cli.main(arguments, prog_name="kdengine", standalone_mode=False, obj=debug)
     except (KeyboardInterrupt, click.Abort) as error:
         if not isinstance(error.__cause__, Stopped):  # else the observers of the run have reported it
             click.echo("kdengine: interrupted", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdengine.cli.check import command as check_command
 from kdengine.cli.options import as_json
 from kdengine.errors import PluginError, did_you_mean
 
@@ -26,7 +27,7 @@ __all__ = ["command"]
 @click.option("--check", is_flag=True, help="Exit with status 2 if an installed plugin is broken or shadowed.")
 @click.pass_context
 def command(context: click.Context, as_json: bool, group: str | None, as_markdown: bool, check: bool) -> None:
-    """List the installed plugins, the methods of a group, or one method."""
+    """List the installed plugins or the methods of a group; show a method, or check a plugin of one's own."""
     from kdengine.cli.catalogue import markdown
 
     if context.invoked_subcommand:
@@ -67,6 +68,9 @@ def show(name: str, as_json: bool) -> None:
         _print_method(method)
     if not methods:
         click.echo(f"{name} is not a method: it observes runs that select it with --plugin {name}.")
+
+
+command.add_command(check_command)
 
 
 def _loaded() -> Registry:

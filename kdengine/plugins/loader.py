@@ -15,7 +15,7 @@ from kdengine.errors import PluginError, cause
 from kdengine.plugins import hookspecs
 from kdengine.plugins.discovery import GROUP, Plugin, Registrar, distillers_in, import_file
 
-__all__ = ["PluginLoader", "api_fault", "isolated", "make_manager"]
+__all__ = ["PluginLoader", "api_fault", "hooks_in", "isolated", "make_manager"]
 
 
 class PluginLoader:
@@ -32,13 +32,17 @@ class PluginLoader:
         """Import and register the plugin of an entry point, once; a failure is recorded in its status."""
         if plugin.status == "found":
             with isolated(plugin):
-                module = EntryPoint(plugin.name, plugin.target, GROUP).load()
-                fault = api_fault(module)
-                if fault:
-                    plugin.status, plugin.reason = "incompatible", fault
-                    return
-                self._register(plugin, module)
-                plugin.status = "loaded"
+                self.load_or_raise(plugin)
+
+    def load_or_raise(self, plugin: Plugin) -> None:
+        """Import and register the plugin of an entry point; whatever it raises is raised."""
+        module = EntryPoint(plugin.name, plugin.target, GROUP).load()
+        fault = api_fault(module)
+        if fault:
+            plugin.status, plugin.reason = "incompatible", fault
+            return
+        self._register(plugin, module)
+        plugin.status = "loaded"
 
     def load_file(self, path: Path) -> Plugin:
         """Load a plugin from a single file; if it registers nothing itself, its distillers are registered.
@@ -120,3 +124,9 @@ def make_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
+
+
+def hooks_in(module: Any) -> list[str]:
+    """The names of what a module, or an object, marks as implementations of hooks."""
+    manager = make_manager()
+    return [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]

@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-COMMANDS = ["run", "train", "inspect", "plugins", "models", "data", "evaluate", "report", "export", "predict", "benchmark"]
+COMMANDS = [
+    "run",
+    "train",
+    "inspect",
+    "plugins",
+    "models",
+    "data",
+    "evaluate",
+    "report",
+    "export",
+    "predict",
+    "benchmark",
+    "new-plugin",
+]
 
 
 def test_help_lists_every_command_and_does_not_import_torch(python):
