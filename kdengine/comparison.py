@@ -16,17 +16,18 @@ from torch import nn
 
 from kdengine.config.settings import Settings
 from kdengine.data.dataset import Data
-from kdengine.errors import SettingsError
+from kdengine.dispatch.carriage import Carrier, carriage_by, carried
+from kdengine.launchers.launcher import Launcher
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.progress import with_progress
+from kdengine.progress import is_shown, with_progress
 from kdengine.report.ending import announce
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
-from kdengine.runs.comparison_folder import check_new, proposed_folder
+from kdengine.runs.comparison_folder import check_new, locked, proposed_folder
 from kdengine.runs.comparison_note import ComparisonNote
 from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
-from kdengine.runs.members import Member, members_of
+from kdengine.runs.members import Member, members_of, shared_by
 from kdengine.runs.named_observers import select_observers, without_names
 from kdengine.runs.resume import changed_settings
 from kdengine.runs.session import Session
@@ -34,13 +35,11 @@ from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.store_forecast import Forecast, forecast_of
 from kdengine.runs.students import Students, StudentSpec, assign_students, check_students, lanes_of_all
-from kdengine.runs.trials import Trials
-from kdengine.runs.tuning import Probes, Tuning
+from kdengine.runs.trials import Trials, check_counts
+from kdengine.runs.tuning import Probes, Tuning, check_can_probe
 from kdengine.shipping.of_students import measure_students
-from kdengine.storage.locks import FolderLock
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import folder_named
-from kdengine.storage.writing import remove_leftovers
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "StudentSpec", "lane_specs"]
@@ -90,12 +89,9 @@ class Comparison:
         start: Start | None = None,
         **settings: Unpack[RunOptions],
     ) -> None:
-        for name, count in (("trials", trials), ("at_once", at_once)):
-            if count is not None and count < 1:
-                raise SettingsError(f"{name} = {count} is not allowed: it must be at least 1.")
+        check_counts(trials=trials, at_once=at_once)
         if assignment is None:
-            weights = settings.pop("student_weights", None)
-            assignment, students = assign_students(teacher, student, data, weights, **settings)
+            assignment, students = assign_students(teacher, student, data, settings.pop("student_weights", None), **settings)
         self.assignment, observers = without_names(assignment)
         self.latency, given = latency, assignment.settings
         self.students = list(students) or [StudentSpec(given.student, weights=given.student_weights)]
@@ -107,7 +103,6 @@ class Comparison:
         self.note |= select_observers(observers or self.note.get("observers", ()), self.assignment.registry)
         self.folder = proposed_folder(self.start, self.students)
         self.forecast: Forecast | None = None
-        self._lock: FolderLock | None = None
 
     @property
     def tuned(self) -> Mapping[str, Any] | None:
@@ -126,7 +121,7 @@ class Comparison:
         tune_lr: Tuning | None = None,
         **tools: Any,
     ) -> Comparison:
-        """Create a comparison from complete settings; their ``methods`` are ignored.
+        """A comparison from complete settings; their ``methods`` are ignored.
 
         Args:
             settings: settings shared by all lanes.
@@ -178,21 +173,27 @@ class Comparison:
         return cls(methods=note.lanes, **known, assignment=assignment)
 
     def fit(
-        self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
+        self,
+        train_loader: Batchable | None = None,
+        val_loader: Batchable | None = None,
+        *,
+        progress: bool | None = None,
+        on: str | Launcher | None = None,
     ) -> Leaderboard:
         """Train all lanes of all trials; teachers without weights are trained first. Takes what Engine.fit takes.
+
+        This process trains them, unless ``on`` is a launcher or the name of one, which carries them to other processes.
 
         Raises:
             KDError: for anything the user can fix; a failure of a single lane is not raised, but shown in the table.
             KeyboardInterrupt: training was interrupted; the state after the last step has been saved.
         """
-        main = self._fit(Loaders(train_loader, val_loader), progress).runtime.is_main
+        with carried(on, self.assignment.registry, is_shown(progress)) as carriage:
+            main = self._fit(Loaders(train_loader, val_loader), progress, carriage).runtime.is_main
         if main and self.latency and len(self.students) > 1:
-            labels, device = [student.label for student in self.students], self.assignment.settings.train.device
-            measure_students(self.folder / "trial-1", labels, device)
+            labels = [student.label for student in self.students]
+            measure_students(self.folder / "trial-1", labels, self.assignment.settings.train.device)
         board = Leaderboard.of([self.folder])
-        for warning in board.warnings if main else ():
-            log.warning("%s", warning)
         if main:
             announce(board, self.folder, self.assignment.registry, self.assignment.observers)
         return board
@@ -208,55 +209,70 @@ class Comparison:
             KDError: for anything the user can fix.
         """
         self._check()
-        session = self.assignment.session(Loaders(train_loader, val_loader))
-        return [row for member in self._members(session) for row in member.plan()]
+        members = self._members(self.assignment.session(Loaders(train_loader, val_loader)))
+        return [row for member in members for row in member.plan()]
 
-    def _fit(self, loaders: Loaders, progress: bool | None) -> Session:
+    def units(self, on: str | Launcher) -> list[dict[str, Any]]:
+        """The units of work that a launcher, or the one of that name, would carry; trains and writes nothing.
+
+        Returns:
+            for each its name, ``unit``; ``trial``, ``lanes``, ``teacher_pass``, ``threads``, ``gpus``, ``memory`` in bytes.
+        """
+        self._check()
+        members = self._members(session := self.assignment.session())
+        with carriage_by(on, self.assignment.registry) as carriage:
+            carriage.open(self.assignment, members, None)
+            return carriage.describe(self._all_trials, session, members)
+
+    @property
+    def _all_trials(self) -> Trials:
+        """All trials; with the command that resumes the comparison."""
+        command = "sweep" if "axes" in self.note else "compare"
+        advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
+        return Trials(self.folder, self.trials, self.at_once, advice, self.start.override)
+
+    def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carrier) -> Session:
         """Train everything, then free the folder."""
         self._check()
         session = with_progress(self.assignment, progress, many=True).session(loaders)
-        if self.tuning is not None and session.data.dataset is None:
-            raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")
+        check_can_probe(self.tuning, session.data)
         members = self._members(session)
         self._take_over(members)
-        try:
-            self._begin(session.runtime)
-            trials = Trials(self.folder, self.trials, self.at_once, self._advice, self.start.override)
-            trials.train(session, self._tuned(members, progress))
-        finally:
-            if self._lock is not None:
-                self._lock.free()
+        self.folder = session.runtime.same(self.folder)
+        carriage.check(self.assignment, members)
+        with locked(self.folder, session.runtime):
+            carriage.open(self.assignment, members, self.folder)
+            self._write_note(session.runtime)
+            members = self._tuned(members, progress, carriage)
+            carriage.train(self._all_trials, session, members)
         session.runtime.same(None)  # wait until the first process has written everything
         return session
 
     def _members(self, session: Session) -> list[Member]:
         """The students with their lanes, after a check of what they need of the teacher store."""
         members = members_of(session, self.students, self.lanes)
-        self.forecast = forecast_of(members[0].session, [lane for member in members for lane in member.lanes], self.trials)
+        self.forecast = forecast_of(members[0].session, self.lanes, self.trials)
         return members
 
     def _take_over(self, members: Sequence[Member]) -> None:
         """Record the lanes and the training settings of the members, so that a resumed comparison has the same ones."""
         self.lanes = [lane for member in members for lane in member.lanes]
-        settings = members[0].settings
-        if len(members) > 1:
-            settings = self.assignment.settings.model_copy(update={"teacher_train": settings.teacher_train})
-            self.students = [member.student.with_train_of(member.settings, settings) for member in members]
+        settings, self.students = shared_by(members, self.assignment.settings)
         self.assignment = replace(self.assignment, settings=settings)
 
-    def _tuned(self, members: list[Member], progress: bool | None) -> list[Member]:
+    def _tuned(self, members: list[Member], progress: bool | None, carriage: Carrier) -> list[Member]:
         """Probe learning rates for each student, unless that is not wanted or was done before; gives all what was chosen."""
         for number, member in enumerate(members if self.tuning is not None else ()):
             label, known = member.student.label, self.tuned or {}
             if label in known or (known and not label):
                 continue
-            outcome, members[number] = self._probed(member, progress)
+            outcome, members[number] = self._probed(member, progress, carriage)
             self.note["tuned"] = {**known, label: outcome} if label else outcome
             self._take_over(members)
             self._write_note(member.session.runtime)
         return members
 
-    def _probed(self, member: Member, progress: bool | None) -> tuple[dict[str, Any], Member]:
+    def _probed(self, member: Member, progress: bool | None, carriage: Carrier) -> tuple[dict[str, Any], Member]:
         """What the probes for one student come to, and that student at what was chosen."""
         assert self.tuning is not None
         probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
@@ -267,15 +283,10 @@ class Comparison:
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}
         assignment = replace(self.assignment, settings=probes.settings, modules=modules)
         lanes, note = [replace(lane, student="") for lane in probes.lanes], {"tunes": str(self.folder)}
-        Comparison(methods=lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)._fit(Loaders(), progress)
+        probing = Comparison(methods=lanes, at_once=self.at_once, note=note, assignment=assignment, start=start)
+        probing._fit(Loaders(), progress, carriage)
         outcome = probes.outcome(folder / "trial-1", session.task.scoring)
         return outcome, member.with_settings(probes.settings_at(outcome), probes.lanes_at(outcome))
-
-    @property
-    def _advice(self) -> str:
-        """The command that resumes the comparison."""
-        command = "sweep" if "axes" in self.note else "compare"
-        return f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
 
     def _check(self) -> None:
         """Refuse a folder in use, options of unused methods, and invalid methods before any work is done."""
@@ -283,18 +294,7 @@ class Comparison:
         check_lanes(self.lanes, self.assignment.settings, self.assignment.registry)
         check_students(self.students[1:], self.assignment.settings, self.assignment.modules, self.assignment.registry)
 
-    def _begin(self, runtime: Runtime) -> None:
-        """Create and lock the folder, and write ``comparison.json``."""
-        self.folder = runtime.same(self.folder)
-        if not runtime.is_main:
-            return
-        self._lock = FolderLock(self.folder)
-        self._lock.take()
-        remove_leftovers(self.folder)
-        self._write_note(runtime)
-
     def _write_note(self, runtime: Runtime) -> None:
         if runtime.is_main:
-            students = self.students if len(self.students) > 1 else ()
-            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, students, self.note)
+            note = ComparisonNote(self.lanes, self.assignment.settings, self.trials, self.at_once, self.students, self.note)
             note.write(self.folder, self.assignment.registry)

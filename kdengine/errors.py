@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 __all__ = [
     "DataError",
     "KDError",
+    "LaunchError",
     "ModelError",
     "PluginError",
     "SettingsError",
@@ -46,6 +47,10 @@ class DataError(KDError):
 
 class TapError(KDError):
     """A tap that matches nothing, is ambiguous, did not fire, or was overwritten."""
+
+
+class LaunchError(KDError):
+    """Work that cannot be carried to other processes: no worker, one that is not fit, or a setup that cannot travel."""
 
 
 class TrainingError(KDError):

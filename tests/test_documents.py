@@ -184,3 +184,26 @@ def test_the_example_of_an_optimizer_of_ones_own_runs_as_it_stands():
     names = {}
     exec(code, names)
     assert names["engine"].settings.factories == {"optimizer": "factory:adam", "scheduler": "factory:halving"}
+
+
+def test_the_example_of_a_launcher_keeps_the_contract(tmp_path, monkeypatch):
+    code, test = blocks(ROOT / "docs" / "scaling.md", "python")
+    (tmp_path / "one_by_one.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {}
+    exec(test, names)
+    checks = [name for name in dir(names["TestOneByOne"]) if name.startswith("test_")]
+    assert len(checks) == 8
+    for number, name in enumerate(checks):
+        check = getattr(names["TestOneByOne"](), name)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        check(folder) if "tmp_path" in check.__code__.co_varnames else check()
+
+
+@pytest.mark.parametrize("name", ["local"])
+def test_the_options_of_the_built_in_launchers_stand_in_the_document(name):
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for option, facts in Registry().launcher(name).describe()["options"].items():
+        default = "none" if facts["default"] is None else f"`{facts['default']}`"
+        assert f"| `{option}` | {default} | {facts['help']} |" in text

@@ -1,4 +1,4 @@
-"""Every first-party package, of methods or of an observer, is described and listed like every other."""
+"""Every first-party package, of methods, of an observer or of a launcher, is described and listed like every other."""
 
 import re
 import tomllib
@@ -47,13 +47,17 @@ def methods(folder):
     return [method for plugin in plugins(folder).values() for method in plugin.methods.values()]
 
 
+def launchers(folder):
+    return [launcher for plugin in plugins(folder).values() for launcher in plugin.launchers.values()]
+
+
 def shown(default):
     """A default as the table of options writes it: TOML's words, lists without their brackets."""
     if isinstance(default, bool):
         default = str(default).lower()
     if isinstance(default, tuple):
         default = ", ".join(map(str, default))
-    return "none" if default in (None, "") else f"`{default}`"
+    return "none" if default in (None, "", {}) else f"`{default}`"
 
 
 def rows(method):
@@ -68,12 +72,17 @@ def test_every_entry_point_offers_something(folder):
     offered = plugins(folder)
     assert project(folder)["name"] == folder.name
     assert list(offered) == sorted(project(folder)["entry-points"]["kdengine"]), "install it: pip install -e FOLDER"
-    useful = [*observers(folder), *(name for name, plugin in offered.items() if plugin.selectable or plugin.adapters)]
+    useful = [name for name, plugin in offered.items() if plugin.selectable or plugin.adapters or plugin.launchers]
+    useful += observers(folder)
     assert {name: plugin.reason for name, plugin in offered.items() if name not in useful} == {}
 
 
 def test_every_option_stands_in_the_readme_with_its_default(folder):
-    assert [row for method in methods(folder) for row in rows(method) if row not in readme(folder)] == []
+    expected = [row for method in methods(folder) for row in rows(method)]
+    for launcher in launchers(folder):
+        options = launcher.describe()["options"].items()
+        expected += [f"| `{name}` | {shown(option['default'])} | {option['help']} |" for name, option in options]
+    assert [row for row in expected if row not in readme(folder)] == []
 
 
 def test_the_readme_names_the_source(folder):
@@ -100,9 +109,12 @@ def test_every_method_with_a_loss_is_in_a_group_by_what_it_compares_and_in_one_b
         assert named & {"classic", "modern"} == {"classic" if year <= 2020 else "modern"}, method.name
 
 
-def test_it_is_installed_with_everything(folder):
+def test_it_is_installed_with_everything_or_by_an_extra_of_its_own(folder):
     root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert folder.name in root["project"]["optional-dependencies"]["all"]
+    extras = root["project"]["optional-dependencies"]
+    # a launcher brings a cluster's software along, which few need: it has an extra of its own
+    own = [extras.get(launcher.name, []) for launcher in launchers(folder)]
+    assert all(folder.name in extra for extra in own or [extras["all"]])
 
 
 def test_its_methods_stand_in_the_table_of_the_first_page_and_in_the_catalogue(folder):

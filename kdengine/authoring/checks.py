@@ -17,8 +17,8 @@ from kdengine.plugins.loader import PluginLoader, make_manager
 
 __all__ = ["Check", "checks"]
 
-OTHERS = ("compositions", "adapters", "models", "datasets", "recipes")
-"""What a plugin may offer that has no contract."""
+OTHERS = ("compositions", "adapters", "models", "datasets", "launchers", "recipes")
+"""What a plugin may offer that is not checked here."""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,11 @@ class SingleFile:
 
 
 def _offers(plugin: Plugin) -> str:
-    kinds = [name for name in ("compositions", "adapters", "models", "datasets", "tasks", "recipes") if getattr(plugin, name)]
+    kinds = [
+        name
+        for name in ("compositions", "adapters", "models", "datasets", "tasks", "launchers", "recipes")
+        if getattr(plugin, name)
+    ]
     return ", ".join(kinds or hooks_in(plugin.module))
 
 

@@ -13,6 +13,7 @@ from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
+    from kdengine.launchers.launcher import Launcher
     from kdengine.runs.lane_specs import LaneSpec
 
 __all__ = ["command"]
@@ -37,6 +38,7 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
     kdengine compare --methods st,fitnet,rkd --trials 3 --teacher timm:resnet32 --student resnet8
     kdengine compare --methods st,rkd --teacher timm:resnet32 --student resnet8 --student resnet14
     kdengine compare --methods modern,st,fitnet+st --teacher timm:resnet32 --student resnet8
+    kdengine compare --methods all --trials 5 --teacher timm:resnet32 --student resnet8 --on local -o local.workers=4
     """
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
@@ -45,14 +47,14 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
 
     show_log()
     registry = Registry()
-    act = _print_plan if dry_run else _fit_and_print
+    act, launcher = _print_plan if dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
-        act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags.as_json)
+        act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags.as_json, launcher)
         return
     lanes, tuning = lane_specs(methods or "", registry), Tuning.of(tune_lr)
     if not lanes:
         raise SettingsError("There are no methods. Name some, for example --methods st,rkd, or --methods all.")
-    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning, latency=not no_latency), flags.as_json)
+    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning, latency=not no_latency), flags.as_json, launcher)
 
 
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
@@ -60,14 +62,17 @@ def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
 
 
-def _print_plan(comparison: Comparison, as_json: bool) -> None:
-    """Print what every lane would be, as a table or as JSON."""
+def _print_plan(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
+    """Print what every lane would be, and the units that a launcher would carry, as tables or as JSON."""
+    from kdengine.cli.planning import print_units
     from kdengine.cli.tables import print_table
 
     rows = comparison.plan()
+    units = None if launcher is None else comparison.units(launcher)
     if as_json:
         store = {} if comparison.forecast is None else {"teacher_store": comparison.forecast.describe()}
-        click.echo(json_text({"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}))
+        facts = {"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}
+        click.echo(json_text({**facts, **({} if units is None else {"units": units})}))
         return
     columns = {"student": "student"} if len(comparison.students) > 1 else {}
     columns |= {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
@@ -79,17 +84,19 @@ def _print_plan(comparison: Comparison, as_json: bool) -> None:
     click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
     if comparison.forecast is not None:
         click.echo(str(comparison.forecast))
+    if units is not None and launcher is not None:
+        print_units(units, launcher.name)
     click.echo(f"The folder would be {comparison.folder}")
 
 
-def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
+def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.pictures import leave_pictures
     from kdengine.report.tuning import tuning_table
     from kdengine.training.runtime import is_first_process
 
-    board = comparison.fit(progress=True)
+    board = comparison.fit(progress=True, on=launcher)
     if not is_first_process():
         return
     leave_pictures(comparison.folder)

@@ -24,11 +24,15 @@ from kdengine.cli.options import (
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
+    from kdengine.launchers.launcher import Launcher
     from kdengine.plugins.registry import Registry
     from kdengine.runs.lane_specs import LaneSpec
     from kdengine.runs.tuning import Tuning
 
 __all__ = ["Comparing", "comparing_options"]
+
+OF_SETTINGS = ("values", "carried_by")
+"""Fields that are made of the flags which become settings."""
 
 
 WEIGHTS = {
@@ -42,7 +46,9 @@ class Comparing:
     """The flags that ``compare`` and ``sweep`` share.
 
     Attributes:
+        on: the launcher that carries the lanes, if any.
         values: the flags that become settings, ``-o`` among them.
+        carried_by: the ``-o`` options of the launcher.
     """
 
     trials: int | None
@@ -54,7 +60,25 @@ class Comparing:
     trust: bool
     as_json: bool
     observers: tuple[str, ...]
+    on: str | None
     values: Mapping[str, Any]
+    carried_by: Sequence[str] = ()
+
+    def launcher(self, registry: Registry) -> Launcher | None:
+        """The launcher that ``--on`` names, with its options.
+
+        Args:
+            registry: finds launchers.
+
+        Raises:
+            KDError: there is no such launcher, or one of its options is invalid.
+        """
+        if self.on is None:
+            return None
+        from kdengine.config.settings import from_assignments
+        from kdengine.dispatch.carriage import launcher_named
+
+        return launcher_named(self.on, registry, from_assignments(self.carried_by).get("options", {}).get(self.on))
 
     def resumed(self, registry: Registry, latency: bool = True, **of_the_folder: Any) -> Comparison:
         """The comparison in the folder that ``--resume`` names.
@@ -159,15 +183,18 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         ),
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
+        click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def gathered(**given: Any) -> None:
             mine = {name: given.pop(name) for name in own}
-            shared = {name: given.pop(name) for name in Comparing.__dataclass_fields__ if name != "values"}
+            shared = {name: given.pop(name) for name in Comparing.__dataclass_fields__ if name not in OF_SETTINGS}
             refuse_without_resume(shared["override"] and not shared["resume"])
-            command(flags=Comparing(**shared, values=given), **mine)
+            own_options = tuple(text for text in given["assignments"] if _table_of(text) == shared["on"])
+            given["assignments"] = tuple(text for text in given["assignments"] if text not in own_options)
+            command(flags=Comparing(**shared, values=given, carried_by=own_options), **mine)
 
         decorated = training_options(gathered)
         for option in reversed(options):
@@ -175,3 +202,9 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         return decorated
 
     return decorate
+
+
+def _table_of(assignment: str) -> str | None:
+    """``ray`` of ``ray.gpus_per_lane=0.25``; None without a dot."""
+    name = assignment.partition("=")[0]
+    return name.partition(".")[0].strip() if "." in name else None

@@ -1,13 +1,13 @@
-"""Printing the plan of a run."""
+"""Printing the plan of a run, and the units of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["print_plan"]
+__all__ = ["print_plan", "print_units"]
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
@@ -41,6 +41,28 @@ def print_plan(plan: Mapping[str, Any]) -> None:
     click.echo(f"\nMemory: {lane} for networks and connectors with their training state; taps hold up to {taps} per image")
     if "teacher_store" in plan:
         click.echo(in_words(plan["teacher_store"]))
+
+
+def print_units(units: Sequence[Mapping[str, Any]], launcher: str) -> None:
+    """Print what a launcher would carry, as a table with a line for each unit."""
+    from kdengine.cli.tables import print_table
+
+    columns = ("unit", "lanes", "teacher passes", "threads", "GPUs", "memory")
+    rows = [
+        [
+            unit["unit"],
+            ", ".join(unit["lanes"]),
+            str(int(unit["teacher_pass"])),
+            str(unit["threads"]),
+            f"{unit['gpus']:g}",
+            "" if unit["memory"] is None else _size(unit["memory"]),
+        ]
+        for unit in units
+    ]
+    click.echo()
+    print_table(columns, rows)
+    passes = sum(unit["teacher_pass"] for unit in units)
+    click.echo(f"{len(units)} units by the launcher '{launcher}', in {passes} of which the teacher runs.")
 
 
 def _network_row(role: str, network: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from kdengine.cli.options import as_json
 from kdengine.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from kdengine.launchers.launcher import Launcher
     from kdengine.plugins.discovery import Composition
     from kdengine.plugins.registry import Registry
 
@@ -49,10 +50,17 @@ def command(context: click.Context, as_json: bool, group: str | None, as_markdow
 @click.argument("name")
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show a method: its source, taps, presets, and options with their defaults."""
+    """Show a method: its source, taps, presets, and options with their defaults; or a launcher."""
+    from kdengine.launchers import BUILT_IN
     from kdengine.plugins.registry import Registry
 
-    methods = [method.describe() for method in Registry().methods(name)]
+    registry = Registry()
+    launcher: type[Launcher] | None = BUILT_IN.get(name)
+    methods = [] if launcher else [method.describe() for method in registry.methods(name)]
+    launcher = launcher or next((plugin.launchers[name] for plugin in registry.plugins if name in plugin.launchers), None)
+    if launcher is not None and not methods:
+        _show_launcher(launcher.describe(), as_json)
+        return
     if as_json:
         click.echo(json.dumps(methods[0] if len(methods) == 1 else methods, default=str))
         return
@@ -85,6 +93,7 @@ def _as_data(registry: Registry) -> dict[str, Any]:
             "compositions": {name: list(part.methods) for name, part in plugin.compositions.items()},
             "adapters": {name: adapter.form for name, adapter in sorted(plugin.adapters.items())},
             "models": sorted(plugin.models),
+            "launchers": [launcher.describe() for _, launcher in sorted(plugin.launchers.items())],
         }
         for plugin in registry.plugins
     ]
@@ -137,6 +146,7 @@ def _print_group(registry: Registry, group: str, as_json: bool) -> None:
 
 def _print(registry: Registry) -> None:
     from kdengine.cli.tables import print_table
+    from kdengine.launchers import BUILT_IN
     from kdengine.plugins.groups import groups
 
     rows = [
@@ -146,7 +156,9 @@ def _print(registry: Registry) -> None:
     print_table(["plugin", "distribution", "version", "status", "offers"], rows)
     sizes = [f"{name} ({len(methods)})" for name, methods in groups(registry).items()]
     click.echo(f"\nGroups: {', '.join(sizes)}; --group NAME lists the methods of one.")
-    click.echo("'kdengine plugins show NAME' shows a method and its options.")
+    names = [*BUILT_IN, *registry.offered("launchers")]
+    click.echo(f"Launchers, for --on: {', '.join(names)}.")
+    click.echo("'kdengine plugins show NAME' shows a method or a launcher and its options.")
 
 
 def _offers(plugin: Any) -> str:
@@ -155,13 +167,21 @@ def _offers(plugin: Any) -> str:
     methods = [f"{name} ({method.category})" for name, method in sorted(plugin.methods.items())]
     compositions = [f"{name} = {' + '.join(parts.methods)}" for name, parts in plugin.compositions.items()]
     networks = [f"{len(plugin.models)} networks"] if plugin.models else []
+    launchers = [f"{name} (launcher)" for name in sorted(plugin.launchers)]
     recipes = [f"{sum(len(list(folder.glob('*.toml'))) for folder in plugin.recipes)} recipes"] if plugin.recipes else []
-    return ", ".join([*methods, *compositions, *forms_of([plugin]), *networks, *recipes])
+    return ", ".join([*methods, *compositions, *forms_of([plugin]), *networks, *launchers, *recipes])
+
+
+def _show_launcher(launcher: Mapping[str, Any], as_json: bool) -> None:
+    """Print a launcher with its options, or as JSON."""
+    if as_json:
+        click.echo(json.dumps(launcher, default=str))
+        return
+    click.echo(f"{launcher['name']} (launcher): {launcher['summary']}\n")
+    _print_options(launcher)
 
 
 def _print_method(method: Mapping[str, Any]) -> None:
-    from kdengine.cli.tables import print_table
-
     click.echo(f"{method['name']} ({method['category']}): {method['summary']}")
     click.echo(f"Source: {method['source']}" if method["source"] else "Source: not given")
     click.echo(f"Groups: {', '.join(method['groups']) or 'none'}")
@@ -169,8 +189,14 @@ def _print_method(method: Mapping[str, Any]) -> None:
     for name, values in method["presets"].items():
         click.echo(f"Preset {name}: {', '.join(f'{key}={value}' for key, value in values.items())}")
     click.echo()
+    _print_options(method)
+
+
+def _print_options(owner: Mapping[str, Any]) -> None:
+    from kdengine.cli.tables import print_table
+
     rows = [
-        [f"-o {method['name']}.{name}=", json.dumps(option["default"], default=str), option["type"], option["help"]]
-        for name, option in method["options"].items()
+        [f"-o {owner['name']}.{name}=", json.dumps(option["default"], default=str), option["type"], option["help"]]
+        for name, option in owner["options"].items()
     ]
     print_table(["option", "default", "type", "meaning"], rows)

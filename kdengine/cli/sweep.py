@@ -12,6 +12,7 @@ from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.comparison import Comparison
+    from kdengine.launchers.launcher import Launcher
 
 __all__ = ["command"]
 
@@ -34,17 +35,18 @@ def command(flags: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) 
 
     show_log()
     registry = Registry()
+    launcher = flags.launcher(registry)
     if flags.resume:
-        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags.as_json)
+        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags.as_json, launcher)
         return
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags.as_json)
+    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags.as_json, launcher)
 
 
-def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
+def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
     """Train all cells, write table and picture into the folder, and print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.grid import Grid
@@ -53,7 +55,7 @@ def _fit_and_print(comparison: Comparison, as_json: bool) -> None:
     from kdengine.storage.writing import replacing, write_text
     from kdengine.training.runtime import is_first_process
 
-    comparison.fit(progress=True)
+    comparison.fit(progress=True, on=launcher)
     if not is_first_process():
         return
     leave_pictures(comparison.folder)

@@ -9,7 +9,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,10 @@ from importlib_metadata import distributions
 from kdengine.config.settings import Settings, Strict
 from kdengine.errors import PluginError, cause
 from kdengine.plugins.adapters import MethodAdapter
+from kdengine.plugins.plugin import Composition, Plugin
 
 if TYPE_CHECKING:
+    from kdengine.launchers.launcher import Launcher
     from kdengine.methods.distiller import Distiller
     from kdengine.tasks.task import Task
 
@@ -37,75 +38,6 @@ __all__ = [
 ]
 
 GROUP = "kdengine"
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Several methods used together under one name.
-
-    Attributes:
-        methods: names of methods or compositions, in order.
-        summary: what it does, in one sentence.
-        source: the publication.
-    """
-
-    methods: tuple[str, ...]
-    summary: str = ""
-    source: str = ""
-
-
-@dataclass
-class Plugin:
-    """One entry point of one distribution, with its status and what it offers.
-
-    Attributes:
-        name: name of the entry point.
-        distribution: the distribution that ships it.
-        version: version of the distribution.
-        target: the module that the entry point names.
-        status: ``found``, ``loaded``, ``broken``, ``incompatible``, ``blocked`` or ``shadowed``.
-        reason: why it cannot be used.
-        methods: name -> distiller.
-        compositions: name -> methods used together.
-        adapters: name -> what makes methods of ``name:TEXT``.
-        models: name -> factory.
-        datasets: name -> factory.
-        tasks: name -> task.
-        recipes: folders with TOML files.
-        module: the imported module.
-        selected: whether a run selected it, so that its hooks are called.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    target: str
-    status: str = "found"
-    reason: str = ""
-    methods: dict[str, type[Distiller]] = field(default_factory=dict)
-    compositions: dict[str, Composition] = field(default_factory=dict)
-    adapters: dict[str, MethodAdapter] = field(default_factory=dict)
-    models: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    datasets: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    tasks: dict[str, type[Task]] = field(default_factory=dict)
-    recipes: list[Path] = field(default_factory=list)
-    module: Any = None
-    selected: bool = False
-
-    @property
-    def title(self) -> str:
-        """Distribution and version."""
-        return f"{self.distribution} {self.version}".strip()
-
-    @property
-    def selectable(self) -> dict[str, Any]:
-        """The compositions and methods, which a run may select by name."""
-        return {**self.compositions, **self.methods}
-
-    def withdraw(self) -> None:
-        """Remove everything it registered before it failed."""
-        for offers in (self.methods, self.compositions, self.adapters, self.models, self.datasets, self.tasks, self.recipes):
-            offers.clear()
 
 
 class Registrar:
@@ -171,6 +103,27 @@ class Registrar:
         if not (isinstance(task, type) and issubclass(task, Task)) or inspect.isabstract(task):
             raise PluginError(f"registry.task() takes a subclass of kdengine.Task without abstract methods, got {task!r}.")
         self._plugin.tasks[_checked_name("task", task.name, task)] = task
+
+    def launcher(self, name: str, launcher: type[Launcher]) -> None:
+        """Register a launcher: ``--on NAME`` carries the units of a comparison by it.
+
+        Args:
+            name: the ``name`` of the class.
+            launcher: a subclass of ``kdengine.Launcher`` without abstract methods.
+        """
+        from kdengine.launchers.launcher import Launcher
+
+        if not (isinstance(launcher, type) and issubclass(launcher, Launcher)) or inspect.isabstract(launcher):
+            raise PluginError(
+                f"registry.launcher() takes a subclass of kdengine.Launcher without abstract methods, got {launcher!r}."
+            )
+        if getattr(launcher, "name", None) != name:
+            raise PluginError(
+                f"The launcher '{name}' is called {getattr(launcher, 'name', None)!r} in its class: name it alike."
+            )
+        if not issubclass(launcher.Options, Launcher.Options):
+            raise PluginError(f"The Options of the launcher '{name}' must derive from Launcher.Options.")
+        self._plugin.launchers[_checked_name("launcher", name, launcher)] = launcher
 
     def recipes(self, folder: str | Path) -> None:
         """Register every ``NAME.toml`` in a folder as a recipe."""

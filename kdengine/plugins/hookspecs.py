@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def kdengine_register(registry: Registrar) -> None:
-    """Register methods, compositions, adapters, networks, data sets, tasks or recipes.
+    """Register methods, compositions, adapters, networks, data sets, tasks, launchers or recipes.
 
     Called once, when the plugin is loaded::
 

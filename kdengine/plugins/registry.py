@@ -7,7 +7,7 @@ stops a run that does not use it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,10 +19,12 @@ from kdengine.plugins.adapters import AdaptedMethods, forms_of
 from kdengine.plugins.discovery import Composition, Plugin, canonical, check_method, discover
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.loader import PluginLoader, isolated, make_manager
+from kdengine.plugins.unknown import UNUSABLE, unknown_plugin, unusable_plugin
 
 if TYPE_CHECKING:
     import click
 
+    from kdengine.launchers.launcher import Launcher
     from kdengine.methods.distiller import Distiller
     from kdengine.tasks.task import Task
 
@@ -30,8 +32,6 @@ __all__ = ["ALLOW", "Registry"]
 
 ALLOW = "KDENGINE_LOAD_PLUGINS"
 """The environment variable with the names of the plugins that may be loaded."""
-UNUSABLE = ("broken", "incompatible", "blocked")
-"""Statuses of plugins that cannot be used."""
 
 
 class Registry:
@@ -81,12 +81,20 @@ class Registry:
         """
         from kdengine.tasks import BUILT_IN
 
-        task: Any = BUILT_IN.get(name) or self._search("tasks", name)
-        if task is None:
-            known = [*BUILT_IN, *self.offered("tasks")]
-            near = did_you_mean(name, known) or f"Available: {', '.join(known)}."
-            raise PluginError(f"There is no task '{name}'. {near}")
-        return cast("type[Task]", task)
+        return cast("type[Task]", self._named("task", BUILT_IN, name))
+
+    def launcher(self, name: str) -> type[Launcher]:
+        """The launcher with this name: built in, or a plugin's.
+
+        Raises:
+            PluginError: there is no such launcher, or its plugin is broken.
+        """
+        from kdengine.launchers import BUILT_IN
+
+        if name not in BUILT_IN:
+            for plugin in [plugin for plugin in self.plugins if plugin.name == name]:
+                self._load(plugin, needed=True)
+        return cast("type[Launcher]", self._named("launcher", BUILT_IN, name))
 
     def recipe(self, name: str) -> Path:
         """The file of a recipe.
@@ -169,6 +177,15 @@ class Registry:
                 return item
         return None
 
+    def _named(self, word: str, built_in: Mapping[str, Any], name: str) -> Any:
+        """What is built in under a name, or else a plugin's."""
+        item = built_in.get(name) or self._search(f"{word}s", name)
+        if item is None:
+            known = [*built_in, *self.offered(f"{word}s")]
+            near = did_you_mean(name, known) or f"Available: {', '.join(known)}."
+            raise PluginError(f"There is no {word} '{name}'. {near}")
+        return item
+
     @property
     def _everything(self) -> list[Plugin]:
         return [*self.plugins, *self.files.values()]
@@ -191,7 +208,7 @@ class Registry:
         owners = [plugin for plugin in self.plugins if canonical(plugin.distribution) == canonical(head)]
         if colon:
             if not owners and not named:
-                raise self._unknown(head)
+                raise unknown_plugin(self._everything, head)
             return self._choose(owners or named, head, method, within)
         for plugin in named:
             self._load(plugin, needed=len(named) == 1)
@@ -202,7 +219,7 @@ class Registry:
             self.load_all()
             selection = self._offer(text)
         if selection is None:
-            raise self._unknown(text)
+            raise unknown_plugin(self._everything, text)
         return self._expand(text, selection, within)
 
     def _adapt(self, text: str) -> type[Distiller] | None:
@@ -260,16 +277,6 @@ class Registry:
         but = f", but not '{method}'" if method else ""
         raise PluginError(f"{plugins[0].title} offers {len(offered)} methods{but}. {fix}")
 
-    def _unknown(self, text: str) -> PluginError:
-        names = {name for plugin in self._everything for name in (plugin.name, plugin.distribution, *plugin.selectable)}
-        installed = ", ".join(sorted(self.offered("methods")))
-        unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in self.plugins if plugin.status in UNUSABLE]
-        none = "" if unusable else "No methods are installed; pip install 'kdengine[all]' installs them all."
-        near = did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
-        hint = f" Not usable: {', '.join(unusable)}." if unusable else ""
-        answer = f"There is no plugin '{text}'. {near}{hint} 'kdengine plugins' lists all plugins."
-        return PluginError(answer.replace("  ", " "))
-
     def _block_all_but(self, allowed: set[str]) -> None:
         for plugin in self.plugins:
             if not {canonical(plugin.name), canonical(plugin.distribution)} & allowed:
@@ -279,14 +286,7 @@ class Registry:
         """Import and register a plugin once; a failure is recorded, and raised only if the plugin is needed."""
         self._loader.load(plugin)
         if needed and plugin.status in UNUSABLE:
-            fix = (
-                f"Reinstall or update it: pip install -U {plugin.distribution}."
-                if plugin.status != "blocked"
-                else f"Add '{plugin.name}' to {ALLOW}."
-            )
-            raise PluginError(
-                f"The plugin '{plugin.name}' of {plugin.title} is {plugin.status}: {plugin.reason.rstrip('.')}. {fix}"
-            )
+            raise unusable_plugin(plugin, f"Add '{plugin.name}' to {ALLOW}.")
 
     def _load_file(self, path: Path) -> Plugin:
         """The plugin in a single file, loaded once."""

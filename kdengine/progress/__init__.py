@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kdengine.runs.assignment import Assignment
 
-__all__ = ["with_progress"]
+__all__ = ["is_display", "is_shown", "with_progress"]
 
 
 def with_progress(assignment: Assignment, progress: bool | None, many: bool = False) -> Assignment:
@@ -21,13 +21,27 @@ def with_progress(assignment: Assignment, progress: bool | None, many: bool = Fa
             notebook only.
         many: whether many lanes train side by side.
     """
-    if progress is False:
+    if not is_shown(progress):
         return assignment
     from kdengine.progress.bar import ProgressBar
     from kdengine.progress.lanes import LanesProgress
-    from kdengine.progress.screen import is_watched
 
-    if progress is None and not is_watched():
-        return assignment
     make: Callable[[], object] = LanesProgress if many else ProgressBar
     return replace(assignment, observers=(make(), *assignment.observers))
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether progress is shown; None shows it on a terminal and in a notebook only."""
+    if progress is None:
+        from kdengine.progress.screen import is_watched
+
+        return is_watched()
+    return progress
+
+
+def is_display(observer: object) -> bool:
+    """Whether an observer only shows progress, so that nothing is lost without it."""
+    from kdengine.progress.bar import ProgressBar
+    from kdengine.progress.lanes import LanesProgress
+
+    return isinstance(observer, ProgressBar | LanesProgress)

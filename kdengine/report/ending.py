@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from kdengine.plugins.registry import Registry
 from kdengine.report.leaderboard import Leaderboard
 
 __all__ = ["Ending", "announce"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Ending:
 
 
 def announce(board: Leaderboard, folder: Path, registry: Registry, observers: Iterable[object]) -> None:
-    """Tell the observers of a comparison that it has ended.
+    """Say what makes the numbers of a comparison mean nothing, and tell its observers that it has ended.
 
     Args:
         board: its table.
@@ -41,6 +44,8 @@ def announce(board: Leaderboard, folder: Path, registry: Registry, observers: It
         registry: knows the observers that are plugins.
         observers: other objects with hooks.
     """
+    for warning in board.warnings:
+        log.warning("%s", warning)
     table = board.table()
     ending = Ending(folder, table.caption, table.columns, table.rows, board.rows)
     registry.hooks(observers).kdengine_after_comparison(comparison=ending)

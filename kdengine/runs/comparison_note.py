@@ -29,7 +29,7 @@ class ComparisonNote:
         settings: shared by all lanes.
         trials: number of repetitions.
         at_once: number of lanes to train side by side, if it was given.
-        students: the students, if there are several; each lane then names its own.
+        students: the students; if there are several, each lane names its own, and the file lists them.
         more: further entries, such as the axes of a sweep.
     """
 
@@ -78,7 +78,7 @@ class ComparisonNote:
             registry: finds methods.
         """
         lanes = [_without_student(noted(lane, self._options(lane, registry), registry)) for lane in self.lanes]
-        students = {"students": [vars(student) for student in self.students]} if self.students else {}
+        students = {"students": [vars(student) for student in self.students]} if len(self.students) > 1 else {}
         counts = {"trials": self.trials, "at_once": self.at_once}
         settings = self.settings.model_dump(mode="json", exclude_none=True)
         write_json(folder / NOTE, {"lanes": lanes, **students, **counts, "settings": settings, **self.more})

@@ -138,7 +138,9 @@ def check_lanes(lanes: Sequence[LaneSpec], settings: Settings, registry: Registr
     used = {name for lane in lanes for name in names_of(lane.plugins, registry)}
     unused = [key for key in settings.options if not belongs_to(key, used)]
     if unused:
-        raise SettingsError(f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane.")
+        raise SettingsError(
+            f"No lane uses the options of {', '.join(unused)}. Remove them, or add such a lane; those of a launcher need --on."
+        )
     for lane in lanes:
         shared = [name for name in lane.train if name in SHARED]
         if shared:

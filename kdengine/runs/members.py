@@ -16,7 +16,7 @@ from kdengine.runs.remarks import remarks
 from kdengine.runs.session import Session
 from kdengine.runs.students import StudentSpec
 
-__all__ = ["Member", "members_of"]
+__all__ = ["Member", "members_of", "shared_by"]
 
 log = logging.getLogger(__name__)
 
@@ -85,3 +85,17 @@ def members_of(session: Session, students: Iterable[StudentSpec], lanes: Sequenc
         for text in remarks(member.settings):
             log.info(text)
     return [member.following() for member in members]
+
+
+def shared_by(members: Sequence[Member], settings: Settings) -> tuple[Settings, list[StudentSpec]]:
+    """The settings of a comparison whose members follow their networks, and its students with what differs from them.
+
+    Args:
+        members: the members.
+        settings: of the comparison, as given.
+    """
+    own = members[0].settings
+    if len(members) == 1:
+        return own, [members[0].student]
+    shared = settings.model_copy(update={"teacher_train": own.teacher_train})
+    return shared, [member.student.with_train_of(member.settings, shared) for member in members]

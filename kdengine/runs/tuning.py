@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from kdengine.config.settings import Settings, StoreSettings, TrainSettings
+from kdengine.data.datamodule import DataModule
 from kdengine.errors import SettingsError, TrainingError
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.names import PLAIN
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.scores import Scoring
 
-__all__ = ["Probes", "Tuning"]
+__all__ = ["Probes", "Tuning", "check_can_probe"]
 
 COUNT, MOST = 5, 20
 STEP = math.sqrt(10)
@@ -251,3 +252,17 @@ def _rank(row: Mapping[str, Any], scoring: Scoring) -> tuple[float, ...]:
     """Sorts the best held-out score first; the other measures break ties, which are common among few images."""
     values = [(measure, row.get(f"val_{measure.name}")) for measure in scoring.measures]
     return tuple(math.inf if value is None else -value if measure.higher_is_better else value for measure, value in values)
+
+
+def check_can_probe(tuning: Tuning | None, data: DataModule) -> None:
+    """Refuse to probe where no images can be held out.
+
+    Args:
+        tuning: which rates to probe, if any.
+        data: of the comparison.
+
+    Raises:
+        SettingsError: the data are loaders of the user's own.
+    """
+    if tuning is not None and data.dataset is None:
+        raise SettingsError("tune_lr cannot hold out images of your own loaders. Pass a data set, or set lr yourself.")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from kdengine.errors import SettingsError, StorageError
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "wait_until_free"]
 
 log = logging.getLogger(__name__)
 
@@ -66,3 +68,22 @@ class FolderLock:
         self._file.release(force=True)
         if not keep and os.name == "nt":
             shutil.rmtree(self.folder / "state", ignore_errors=True)
+
+
+def wait_until_free(folders: Iterable[Path], seconds: float) -> None:
+    """Wait until no other process holds the lock of any of the folders, but not longer than so many seconds in all.
+
+    Args:
+        folders: the folders; they need not exist.
+        seconds: whoever takes a lock after that is told that the folder is in use.
+    """
+    deadline = time.monotonic() + seconds
+    for folder in folders:
+        file = folder / "state" / "lock"
+        if not file.exists():
+            continue
+        try:
+            with FileLock(file, timeout=max(0.0, deadline - time.monotonic())):
+                pass
+        except (Timeout, NotImplementedError, OSError):  # in use, without locks, or finished and removed in the meantime
+            continue

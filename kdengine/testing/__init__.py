@@ -1,9 +1,19 @@
-"""Tools for plugin authors: hand-made steps, tiny networks, and the contracts of methods, tasks and observers."""
+"""Tools for plugin authors: hand-made steps, tiny networks, and the contracts of methods, tasks, observers and launchers."""
 
 from kdengine.testing.contract import DistillerContract
+from kdengine.testing.launcher_contract import LauncherContract
 from kdengine.testing.networks import tiny_pair, vit_pair
 from kdengine.testing.observer_contract import ObserverContract
 from kdengine.testing.steps import built, make_step
 from kdengine.testing.task_contract import TaskContract
 
-__all__ = ["DistillerContract", "ObserverContract", "TaskContract", "built", "make_step", "tiny_pair", "vit_pair"]
+__all__ = [
+    "DistillerContract",
+    "LauncherContract",
+    "ObserverContract",
+    "TaskContract",
+    "built",
+    "make_step",
+    "tiny_pair",
+    "vit_pair",
+]
