@@ -95,6 +95,15 @@ def test_local_workers_give_what_one_process_gives_bit_for_bit(plain, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_lanes_of_several_students_are_carried_too(tmp_path):
+    for name, on in (("alone", None), ("launched", LocalLauncher(workers=2, threads=1))):
+        students = {"small": "cnn2", "large": "resnet8"}
+        Comparison("resnet14", students, ["st"], DATA, out=tmp_path / name, **{**FAST, "epochs": 1}, latency=False).fit(on=on)
+    check_equal(tmp_path / "alone", tmp_path / "launched")
+    assert (tmp_path / "launched" / "trial-1" / "small" / "st" / "result.json").exists()
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_killed_goes_on_where_it_was(plain, tmp_path):
     launcher = Killing(1, True, tmp_path / "out", workers=1, threads=1)
     compare(tmp_path / "out").fit(on=launcher)
