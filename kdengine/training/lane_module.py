@@ -253,11 +253,8 @@ class LaneModule(nn.Module):
     def _run(self, x: Tensor, points: Mapping[str, TapPoint], stop: bool) -> Trace:
         if not self.phase.input_gradients:
             return self.forwards.record(x, points, stop)
-        with (
-            Recorder(self.preprocessed, points, stop=stop) as recorder,
-            torch.autocast(_casting(x), enabled=False),
-            twice_differentiable(),
-        ):
+        exact = torch.autocast(_casting(x), enabled=False)
+        with Recorder(self.preprocessed, points, stop=stop) as recorder, exact, twice_differentiable():
             return recorder(x.detach().requires_grad_())
 
     def _add_terms(self, terms: dict[str, Tensor], key: str, step: Step) -> None:

@@ -184,6 +184,7 @@ CHANGES = {
     "train.balanced_sampling = false": {"balanced_sampling": True},
     "train.second_view": {"second_view": "crop"},
     "train.channels_last = true": {"channels_last": False},
+    "train.fold_teacher = true": {"fold_teacher": False},
     "train.precision = fp32": {"precision": "bf16"},
     "data.train_images = 80": {"data": "digits@train=64@test=16"},
     "teacher_store.lossy = none": {"teacher_store": {"lossy": "half"}},

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdengine import Anatomy
+from kdengine.config.settings import TrainSettings
 from kdengine.storage.store_folder import StoreFolder
 from kdengine.testing import tiny_pair
 from kdengine.training.lossy import Exact, Half, TopK
@@ -16,6 +17,8 @@ from kdengine.training.teacher import FrozenTeacher
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 INDEX = torch.tensor([5, 2, 9, 7])
+UNFOLDED = TrainSettings(fold_teacher=False)
+"""Folding would run the model to see whether it is the same network, and then a copy of it."""
 
 
 class Kept:
@@ -24,7 +27,7 @@ class Kept:
     def __init__(self, folder, names=("logits", "embedding"), precision="fp32", codec=None, space=None, images=4):
         self.model = tiny_pair()[0]
         self.anatomy = Anatomy.of(self.model, (3, 32, 32))
-        self.teacher = FrozenTeacher(self.model, Runtime("cpu", precision))
+        self.teacher = FrozenTeacher(self.model, Runtime("cpu", precision), UNFOLDED)
         self.taps = [self.tap(name, codec, precision) for name in names]
         self.space = space or Space()
         self.shelf = Shelf(StoreFolder(folder), "t", 0, self.taps, images, "0-of-1", self.space, codec or Exact())
@@ -54,7 +57,7 @@ class Kept:
 def without(*names, precision="fp32"):
     model = tiny_pair()[0]
     points = Anatomy.of(model, (3, 32, 32)).resolve_all(names)
-    return FrozenTeacher(model, Runtime("cpu", precision)).trace(IMAGES, points)
+    return FrozenTeacher(model, Runtime("cpu", precision), UNFOLDED).trace(IMAGES, points)
 
 
 def alike(one, other, *names):
