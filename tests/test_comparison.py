@@ -191,6 +191,7 @@ def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_not
     assert [row["failure"] for row in board.rows] == ["", ""]
 
 
+@pytest.mark.slow
 def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path):
     from kdplugin_rkd import RKD
 

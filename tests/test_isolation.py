@@ -164,6 +164,7 @@ def test_a_run_leaves_the_process_as_it_was_however_it_ends(run, teacher, monkey
     assert changed(before) == []
 
 
+@pytest.mark.slow
 def test_the_random_states_of_a_fresh_process_are_left_alone_though_libraries_are_imported_on_the_way(python):
     code = """
     import random, numpy, torch
@@ -208,6 +209,7 @@ def in_threads(*works):
         return list(threads.map(work, range(len(works))))
 
 
+@pytest.mark.slow
 def test_engines_in_threads_have_the_numbers_of_the_same_engines_alone(teacher):
     alone = [dropping(seed, teacher, "alone") for seed in range(3)]
     before = process()
@@ -229,6 +231,7 @@ def test_an_engine_whose_images_are_read_by_workers_and_one_in_a_thread_do_not_d
     assert list(in_threads(partial(reading, "together"), partial(dropping, 1, teacher, "together"))) == list(alone)
 
 
+@pytest.mark.slow
 def test_a_loader_of_the_users_own_draws_from_the_users_random_state_beside_an_engine(teacher):
     """What a loader draws in this process must not come from the state that another engine has swapped in."""
     tensors = torch.rand(64, 3, 32, 32), torch.arange(64) % 10

@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     return where / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_run_folder_written_once(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == ["hint", "joint"]

@@ -29,6 +29,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(gpu, monkeypatch, capsys, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_every_table_is_measured(gpu, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(gpu, "METHODS", (None, "at"))
     monkeypatch.setattr(gpu, "AUGMENT", ("none", "crop-flip"))

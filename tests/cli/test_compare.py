@@ -131,6 +131,7 @@ def test_a_dry_run_lists_the_lanes_and_trains_nothing(kdengine, here):
 FAMILY = ["--methods", "st", "--teacher", "cnn2", "--student", "resnet8", "--student", "cnn2"]
 
 
+@pytest.mark.slow
 def test_several_students_are_compared_by_a_process_and_reported_from_their_folder(process, kdengine, here):
     """With one table, CSV, JSON and a picture; resumed, it trains and measures nothing anew."""
     said = process("compare", *FAMILY, *SMALL, "--out", here / "out", "--json")

@@ -197,6 +197,7 @@ def test_pictures_need_others_to_measure_on_and_a_class_each():
         pictures_of(Pairs(picture, 0), Pairs(picture))
 
 
+@pytest.mark.slow
 def test_a_run_on_pictures_trains_its_teacher_too_and_says_that_its_data_were_passed(digits_data):
     def pictures(split):
         images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images]

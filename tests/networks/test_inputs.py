@@ -219,6 +219,7 @@ def test_a_fit_that_never_reaches_the_teacher_would_be_noticed(tmp_path, monkeyp
 # Gradients with respect to the images
 
 
+@pytest.mark.slow
 def test_input_gradients_of_both_networks_are_those_of_the_common_batch(tmp_path):
     from kdengine import Distiller
 
@@ -340,6 +341,7 @@ def test_lanes_of_a_comparison_equal_the_same_runs_alone(pair, tmp_path):
         assert lane.result()["student"]["input"]["size"] == [3, 24, 28]
 
 
+@pytest.mark.slow
 def test_networks_on_the_way_and_peers_of_the_students_kind_receive_what_the_student_does(pair, tmp_path):
     sizes = set()
 

@@ -65,6 +65,7 @@ def test_the_teacher_of_the_main_job_is_the_network_of_the_zoo(create):
     assert count_parameters(model) == 472756  # SEEDS.md: 0.47 M
 
 
+@pytest.mark.slow
 def test_a_network_of_the_zoo_is_found_through_timm_before_anything_imported_the_zoo(python):
     code = """
         from kdengine import Registry

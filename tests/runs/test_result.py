@@ -48,6 +48,7 @@ def test_the_student_can_be_copied_and_pickled(result):
             assert torch.equal(twin(x), expected)
 
 
+@pytest.mark.slow
 def test_a_pickled_student_needs_no_kdengine(result, tmp_path):
     (tmp_path / "student.pickle").write_bytes(pickle.dumps(result.student))
     code = "import pickle, sys; pickle.load(open(sys.argv[1], 'rb')); print('kdengine' in sys.modules)"

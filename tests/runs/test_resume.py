@@ -106,6 +106,7 @@ def test_a_run_goes_on_with_more_epochs_where_that_is_overridden(stopped):
     assert RunFolder("run").settings().train.epochs == 3
 
 
+@pytest.mark.slow
 def test_more_epochs_of_the_student_are_no_other_teacher(stopped):
     taught = stopped.manifest()["teacher"]["fingerprint"]
     Engine.resume("run", changes={"train": {"epochs": 3}}, override=True).fit()
@@ -129,6 +130,7 @@ def test_a_run_that_was_finished_meanwhile_is_not_begun_anew(stopped, monkeypatc
     assert (stopped.path / "result.json").read_bytes() == result
 
 
+@pytest.mark.slow
 def test_a_run_of_modules_goes_on_with_the_same_modules(tmp_path, unheard_signals):
     from kdengine.networks.models import ModelSource
 
@@ -183,6 +185,7 @@ def test_a_damaged_state_is_told_with_what_can_be_done_and_the_rows_stay(stopped
     assert len(Engine.resume("run").fit().history) == 2
 
 
+@pytest.mark.slow
 def test_a_state_of_another_run_is_told(stopped, tmp_path):
     with pytest.raises(Stopped):
         Engine("resnet14", "resnet14", ["st"], out="other", observers=[Stop()], **FAST).fit()

@@ -54,6 +54,7 @@ def folder(settings, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_student_comes_closer_to_its_teacher_than_the_untrained_one(settings, folder, tmp_path):
     board = Comparison("resnet14", "resnet8", {"follow": [Follow()]}, out=tmp_path / "both", **settings).fit()
     scores = {label: similarity(tmp_path / "both" / "trial-1" / label) for label in ("plain", "follow")}

@@ -126,6 +126,7 @@ def test_balanced_weights_are_how_many_more_images_lack_a_label():
         Multilabel.of(data, TrainSettings(class_weights=(1.0, 2.0)))
 
 
+@pytest.mark.slow
 def test_a_student_learns_labels_from_a_teacher_by_sigmoids(tmp_path):
     result = Engine(
         "resnet8",

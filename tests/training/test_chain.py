@@ -113,6 +113,7 @@ def fit(tmp_path, epochs=2, **options):
     return engine.fit(), lanes[0]
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_student_and_keeps_the_assistants(tmp_path):
     result, lane = fit(tmp_path, between=("resnet14", "resnet8"))
     assert [row["chain_step"] for row in result.history] == [1, 1, 2, 2, 3, 3]

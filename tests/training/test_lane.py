@@ -99,6 +99,7 @@ def test_a_hint_stage_keeps_its_rate_and_the_schedule_is_that_of_the_joint_stage
     assert rates[2] > rates[3]
 
 
+@pytest.mark.slow
 def test_each_stage_begins_with_a_fresh_optimizer_unless_it_is_told_not_to():
     fresh, kept = (fit(["fitnet"], reset_optimizer=reset) for reset in (True, False))
     assert fresh.history[0]["terms"] == kept.history[0]["terms"]
@@ -126,6 +127,7 @@ def first_loss(plugins, **settings):
     return fit(plugins, data="digits@train=64@test=16", **settings).history[0]
 
 
+@pytest.mark.slow
 def test_the_task_weight_is_the_product_of_what_the_methods_want():
     plain = first_loss([])["terms"]["task"]
     assert first_loss([Weighing()])["terms"]["task"] == pytest.approx(plain / 4, rel=1e-6)

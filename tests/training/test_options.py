@@ -39,6 +39,7 @@ EVERYTHING = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_with_everything_on_a_resumed_run_ends_as_if_nothing_had_happened(precision, tmp_path, pull):
     settings = {**EVERYTHING, "precision": precision, "save_minutes": 1e-9}

@@ -74,6 +74,7 @@ def test_the_terms_of_a_method_are_averaged_over_its_teachers_to_the_last_bit(me
     assert not torch.allclose(weights[0], weights[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_three_teachers_count_a_third_each():
     members = [network("resnet14", seed) for seed in range(3)]
     one_step = {"data": "digits@train=32@test=16"}
@@ -111,6 +112,7 @@ class StopIn:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unheard_signals")
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(tmp_path):
     known = {"epochs": 2, "options": {"fitnet": {"hint_epochs": 1}}}
@@ -134,6 +136,7 @@ def test_resuming_with_other_teachers_is_refused():
         Engine.resume("cut", teacher=list(reversed(teachers()))).fit()
 
 
+@pytest.mark.slow
 def test_a_list_of_one_teacher_is_that_teacher():
     alone, listed = (fit(teacher, ["fitnet", "st"]) for teacher in (network(), [network()]))
     assert rows(alone) == rows(listed)
@@ -233,6 +236,7 @@ def _goes_with_several(method):
     return has_loss(method) and "classes" in method.serves and not ships
 
 
+@pytest.mark.slow
 def test_every_method_learns_from_two_teachers_of_other_widths_at_once():
     registry = Registry()
     registry.load_all()

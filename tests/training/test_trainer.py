@@ -85,6 +85,7 @@ def test_lanes_of_one_lab_begin_alike_and_end_differently(together):
     assert all(same_weights(fresh[0], lane) for lane in fresh[1:])
 
 
+@pytest.mark.slow
 def test_a_lane_with_dropout_draws_the_same_numbers_among_others_as_alone():
     def lane(lab, name):
         made = lab.lane(name)
@@ -283,6 +284,7 @@ class Long(Distiller):
         return {"loss": step.student.logits.square().mean()}
 
 
+@pytest.mark.slow
 def test_lanes_of_different_length_see_the_same_epochs_as_alone():
     lab, other = Lab(epochs=1), Lab(epochs=1)
     long, _ = lab.teach(lab.lane("long", [Long()]), lab.lane("plain"))

@@ -177,6 +177,7 @@ def rows(folder):
     return [{name: value for name, value in row.items() if "second" not in name} for row in found]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(workers, tmp_path, pull):
     def engine(name, *observers, **more):

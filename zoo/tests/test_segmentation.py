@@ -117,6 +117,7 @@ def test_options_reach_the_head_and_the_backbone(seg):
     assert len(seg("resnet18").head.laterals) == 4
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("teacher", "student"),
     [

@@ -318,6 +318,7 @@ def test_networks_of_two_to_four_stages_learn_from_one_of_three(count, distil):
     assert result.history[0]["terms"]["ab.boundary"] > 0
 
 
+@pytest.mark.slow
 def test_no_epochs_of_boundaries_is_plain_training(distil):
     result = distil(["ab"], data="digits@train=16@test=8", ab={"init_epochs": 0})
     assert [set(record["terms"]) for record in result.history] == [{"task"}]
@@ -335,6 +336,7 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
+@pytest.mark.slow
 def test_the_students_boundaries_come_closer_to_the_teachers_in_training(distil):
     result = distil(["ab"], data="digits@train=64@test=16", train={"batch_size": 16}, ab={"init_epochs": 4})
     losses = [record["terms"]["ab.boundary"] for record in result.history if record["phase"] == "init"]

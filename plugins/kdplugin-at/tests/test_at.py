@@ -139,6 +139,7 @@ def test_a_teacher_of_other_widths_needs_no_connector(one_step):
     assert terms["at.attention"] == pytest.approx(500 * loss_of(student["stage3"], teacher["stage3"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["at"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["at.attention"] for record in result.history]

@@ -237,6 +237,7 @@ def test_taps_of_five_axes_are_refused(leaf):
         built(CRD(), step)
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_tell_its_images_apart(distil):
     result = distil(["crd"], epochs=3, train={"batch_size": 16, "lr": 0.05}, crd={"negatives": 256})
     losses = [record["terms"]["crd.contrast"] for record in result.history]

@@ -309,11 +309,13 @@ def test_epochs_of_hints_are_a_number_or_a_share_of_the_run(distil, tmp_path):
     assert [record["phase"] for record in result.history] == ["hint", "hint", "joint", "joint", "joint"]
 
 
+@pytest.mark.slow
 def test_no_epochs_of_hints_is_plain_training(distil):
     result = distil(["fitnet"], data="digits@train=16@test=8", fitnet={"hint_epochs": 0})
     assert [set(record["terms"]) for record in result.history] == [{"task"}]
 
 
+@pytest.mark.slow
 def test_the_students_middle_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["fitnet"], train={"batch_size": 16, "lr": 0.1}, fitnet={"hint_epochs": 3})
     hints = [record["terms"]["fitnet.hint"] for record in result.history if record["phase"] == "hint"]

@@ -255,6 +255,7 @@ def test_a_run_learns_from_a_labelled_teacher_beside_the_task(distil):
         assert last[name] < 0.9 * first[name]
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_images_alone_and_comes_closer_to_its_teacher(distil, networks):
     (teacher,) = networks("resnet20")
     teacher.reset_classifier(0)

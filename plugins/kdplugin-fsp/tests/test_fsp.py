@@ -296,6 +296,7 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
+@pytest.mark.slow
 def test_the_students_flow_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["fsp"], train={"batch_size": 16}, fsp={"fsp_epochs": 3})
     flows = [record["terms"]["fsp.flow"] for record in result.history if record["phase"] == "fsp"]

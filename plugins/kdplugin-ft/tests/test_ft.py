@@ -97,6 +97,7 @@ def test_first_the_paraphraser_learns_while_the_student_waits_then_the_student_w
     assert isinstance(method.paraphrasers[0], Paraphraser)
 
 
+@pytest.mark.slow
 def test_the_paraphraser_learns_to_reconstruct(leaf):
     torch.manual_seed(0)
     network, maps = Paraphraser(4, 2), leaf(8, 4, 4, 4).detach()

@@ -167,6 +167,7 @@ def test_taps_of_five_axes_are_refused(leaf):
         built(ITRD(), step)
 
 
+@pytest.mark.slow
 def test_features_correlate_more_in_training(distil):
     result = distil(["itrd"], epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["itrd.correlation"] for record in result.history]

@@ -356,6 +356,7 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
+@pytest.mark.slow
 def test_the_students_gradients_turn_towards_the_teachers_in_training(distil, networks):
     options = {
         "teacher": networks("resnet8")[0],

@@ -285,6 +285,7 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
+@pytest.mark.slow
 def test_both_terms_fall_in_training(distil):
     result = distil(["mbd-delta"], epochs=3, train={"batch_size": 16, "lr": 0.05})
     first, last = (record["terms"] for record in (result.history[0], result.history[-1]))

@@ -167,6 +167,7 @@ def test_taps_that_hold_no_maps_are_refused(leaf):
         built(MGD(), step)
 
 
+@pytest.mark.slow
 def test_the_generated_maps_come_closer_to_the_teachers_in_training(distil):
     result = distil(["mgd"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["mgd.generation"] for record in result.history]

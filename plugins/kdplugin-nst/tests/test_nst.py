@@ -223,6 +223,7 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
     assert all(np.isfinite(value) and value > 0 for record in result.history for value in record["terms"].values())
 
 
+@pytest.mark.slow
 def test_selectivity_comes_closer_to_the_teachers_in_training(distil):
     result = distil(["nst"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["nst.selectivity"] for record in result.history]

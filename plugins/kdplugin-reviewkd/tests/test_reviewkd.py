@@ -196,6 +196,7 @@ def test_options_out_of_range_are_refused(option):
         ReviewKD(**option)
 
 
+@pytest.mark.slow
 def test_the_teacher_s_levels_come_closer_in_training(distil):
     result = distil(["reviewkd"], epochs=2, train={"batch_size": 16}, reviewkd={"warmup_epochs": 0})
     losses = [record["terms"]["reviewkd.review"] for record in result.history]

@@ -216,6 +216,7 @@ def test_used_twice_each_reads_its_own_taps_also_across_stages(one_step):
     assert terms["rkd-2.angle"] == pytest.approx(25 * angle_of(s, t), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_relations_come_closer_to_the_teachers_in_training(distil):
     result = distil(["rkd"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["rkd.angle"] for record in result.history]

@@ -230,6 +230,7 @@ def test_taps_that_hold_no_maps_are_refused(leaf):
         built(SemCKD(), step)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_ragged_last_batch_comes_closer_to_the_teacher(distil):
     result = distil(["semckd"], data="digits@train=65@test=16", epochs=2, train={"batch_size": 16}, semckd={"beta": 1.0})
     losses = [record["terms"]["semckd.calibration"] for record in result.history]

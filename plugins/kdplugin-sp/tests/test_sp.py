@@ -155,6 +155,7 @@ def test_a_run_whose_batches_hold_one_image_each_goes_through(distil):
     assert result.history[0]["terms"]["sp.similarity"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_similarities_come_closer_to_the_teachers_in_training(distil):
     result = distil(["sp"], epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["sp.similarity"] for record in result.history]

@@ -77,6 +77,7 @@ def test_scale_and_shift_of_either_network_change_nothing(leaf):
     assert after == pytest.approx(before, rel=1e-2)  # but for the 1e-4 of the variance
 
 
+@pytest.mark.slow
 def test_the_gradient_does_not_fade_as_the_two_come_closer(leaf, gradient):
     """That of a logarithm rises as 1 / distance, where that of the fourth power would fall as its cube."""
     teacher, direction = leaf(4, 3).detach(), leaf(4, 3, seed=1).detach()
@@ -135,6 +136,7 @@ def test_taps_of_five_axes_are_refused(leaf):
         built(SRD(), step)
 
 
+@pytest.mark.slow
 def test_features_come_closer_to_the_teachers_in_training(distil):
     result = distil(["srd"], epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["srd.distance"] for record in result.history]

@@ -134,6 +134,7 @@ def test_a_teacher_whose_logits_are_more_than_its_classifier_is_refused(doubled)
         Bench("srrl", (doubled(teacher).eval(), student))
 
 
+@pytest.mark.slow
 def test_a_run_compares_with_the_teachers_own_logits_and_comes_closer(one_step):
     method = SRRL()
     (terms,), student, teacher, _ = one_step([method], teacher_name="resnet8x4")

@@ -184,6 +184,7 @@ def test_used_twice_both_terms_count_and_the_weights_of_the_task_multiply(one_st
     assert terms["st-2.soft"] == pytest.approx(0.5 * kl(s, t, 1.0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_student_taught_by_soft_targets_alone_comes_closer_to_its_teacher(distil):
     result = distil(["st"], epochs=2, train={"batch_size": 16}, st={"alpha": 1.0})
     soft = [record["terms"]["st.soft"] for record in result.history]

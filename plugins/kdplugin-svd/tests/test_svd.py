@@ -472,6 +472,7 @@ def test_a_transformer_teaches_a_convolutional_student(distil):
     assert [adapter.mix.out_channels for adapter in method.adapters] == [12, 12, 12]
 
 
+@pytest.mark.slow
 def test_the_relations_come_closer_to_the_teachers_in_training(distil):
     result = distil(["svd"], epochs=2, train={"batch_size": 16}, svd={"clip_to_task": False, "beta": 100.0})
     losses = [record["terms"]["svd.relation"] for record in result.history]

@@ -112,6 +112,7 @@ def test_held_out_images_are_measured_too(distil):
     assert {"top1/val", "top5/val", "loss/val"} < set(found)
 
 
+@pytest.mark.slow
 def test_the_axis_runs_over_all_phases_and_their_beginnings_are_marked(distil):
     folder = distil(["fitnet", "tensorboard"], epochs=2, fitnet={"hint_epochs": 3}).folder
     found = logged(folder)
@@ -122,12 +123,14 @@ def test_the_axis_runs_over_all_phases_and_their_beginnings_are_marked(distil):
     assert curves(folder) == measured(folder)
 
 
+@pytest.mark.slow
 def test_a_chain_names_the_network_that_is_taught(engine):
     folder = engine(["takd", "tensorboard"], options={"takd": {"assistants": ["resnet14"]}}, epochs=1).fit().folder
     assert texts(folder) == [(1, "Phase 1 of 2: joint of resnet14"), (2, "Phase 2 of 2: joint of resnet8")]
     assert curves(folder) == measured(folder)
 
 
+@pytest.mark.slow
 def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
     result = engine(["rkd", "tensorboard"], options={"rkd": {"angle": 7.5, "taps": ["stage2", "stage3"]}}, seed=3).fit()
     found = logged(result.folder)
@@ -142,6 +145,7 @@ def test_the_end_says_what_was_chosen_and_what_came_of_it(engine):
     assert "train.ema" not in options, "what was left out is left out"
 
 
+@pytest.mark.slow
 def test_the_teachers_own_training_has_a_log_in_its_own_folder(engine, tmp_path, own_cache):
     result = engine(epochs=2).fit()
     (teacher,) = (tmp_path / "cache" / "teachers").glob("resnet14-*/")
@@ -151,6 +155,7 @@ def test_the_teachers_own_training_has_a_log_in_its_own_folder(engine, tmp_path,
     assert "teacher" not in chosen(teacher)
 
 
+@pytest.mark.slow
 def test_plain_training_is_logged(tmp_path):
     folder = Engine(None, "resnet8", ["tensorboard"], DATA, out=tmp_path / "run", epochs=1, **FAST).fit().folder
     assert curves(folder) == measured(folder)
@@ -172,6 +177,7 @@ def test_a_resumed_run_goes_on_with_its_log_and_no_epoch_stands_there_twice_or_n
     assert chosen(folder)["rkd.angle"] == 50
 
 
+@pytest.mark.slow
 def test_epochs_that_were_logged_but_whose_state_was_lost_are_dropped(engine, tmp_path):
     class KeepFirst:
         @hookimpl
@@ -190,6 +196,7 @@ def test_epochs_that_were_logged_but_whose_state_was_lost_are_dropped(engine, tm
     assert curves(folder) == measured(folder)
 
 
+@pytest.mark.slow
 def test_a_log_that_begins_late_gets_the_epochs_before_it(engine, tmp_path, own_cache):
     with pytest.raises(Break):
         engine(["rkd"], observers=[BreakOff(2, Break(), teachers=True)]).fit()
@@ -207,6 +214,7 @@ def test_after_an_error_of_the_run_the_log_is_closed_and_complete(engine, tmp_pa
     assert curves(tmp_path / "run") == measured(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_what_is_logged_can_be_seen_while_the_run_goes_on(engine, own_cache):
     seen = []
 

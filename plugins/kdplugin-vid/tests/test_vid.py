@@ -145,6 +145,7 @@ def test_taps_that_hold_no_maps_are_refused(leaf):
         built(VID(), step)
 
 
+@pytest.mark.slow
 def test_the_likelihood_rises_in_training(distil):
     result = distil(["vid"], epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["vid.likelihood"] for record in result.history]
