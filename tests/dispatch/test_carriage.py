@@ -16,6 +16,7 @@ from kdengine import Comparison, Distiller, LaunchError, hookimpl
 from kdengine.dispatch.handover import TEACHERS, take_teachers
 from kdengine.dispatch.unit_work import train_lanes
 from kdengine.launchers.local import LocalLauncher
+from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.writing import write_json, write_tensors
 
 DATA = "digits@train=192@test=64"
@@ -61,7 +62,7 @@ def plain(tmp_path_factory):
 
 
 class Killing(LocalLauncher):
-    """Kills a worker once it has begun, or once a lane has finished an epoch; as often as it is told."""
+    """Kills a worker once it has begun, or once a lane has saved a finished epoch; as often as it is told."""
 
     def __init__(self, times, after_epoch, folder, **options):
         super().__init__(**options)
@@ -70,7 +71,8 @@ class Killing(LocalLauncher):
     def wait(self, seconds):
         rows = self.folder / "trial-1" / "st" / "metrics.jsonl"
         begun = [worker for worker in self._workers if worker.unit is not None]
-        if self.times and begun and (not self.after_epoch or rows.exists()):
+        saved = RunFolder(rows.parent).state_file.exists()  # written after the row
+        if self.times and begun and (not self.after_epoch or saved):
             self.times -= 1
             self.first = rows.read_text().splitlines()[0] if rows.exists() else ""
             for worker in begun:
