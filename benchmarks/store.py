@@ -14,8 +14,9 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from unittest import mock
 
 import timm
 import torch
@@ -64,18 +65,14 @@ def engine(
 
 def measure(method: str | None, steps: int, precision: str, store: Path | None = None) -> tuple[float, float]:
     """Median seconds of a step of kdengine and of the plain loop; with a store, the teacher must not run."""
-    watch, whole = Alternation(PlainLoop(TEACHER, STUDENT), steps + WARM_UP), FrozenTeacher._forward
+    watch = Alternation(PlainLoop(TEACHER, STUDENT), steps + WARM_UP)
 
     def asked(*_: object, **__: object) -> None:
         raise Asked(f"{method} ran the teacher")
 
-    if store is not None:
-        setattr(FrozenTeacher, "_forward", asked)  # noqa: B010
-    try:
-        with tempfile.TemporaryDirectory() as folder, suppress(Enough):
-            engine(method, folder, BATCH * (steps + WARM_UP), store, precision, [watch]).fit()
-    finally:
-        setattr(FrozenTeacher, "_forward", whole)  # noqa: B010
+    guarded = nullcontext() if store is None else mock.patch.object(FrozenTeacher, "_forward", asked)
+    with guarded, tempfile.TemporaryDirectory() as folder, suppress(Enough):
+        engine(method, folder, BATCH * (steps + WARM_UP), store, precision, [watch]).fit()
     return statistics.median(watch.mine[WARM_UP:]), statistics.median(watch.theirs[WARM_UP:])
 
 

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from kdengine import __version__
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-
-from kdengine import __version__  # noqa: E402
 
 project = "kdengine"
 author = "kdengine contributors"

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -60,6 +61,24 @@ def pull() -> Callable[[int], object]:
 
 
 @pytest.fixture(scope="session")
+def interrupt() -> Callable[[int], object]:
+    """Makes an observer that interrupts training after so many rows, as Ctrl-C does."""
+    from kdengine import hookimpl
+
+    class Interrupt:
+        def __init__(self, after: int) -> None:
+            self.after = after
+
+        @hookimpl(trylast=True)
+        def kdengine_after_epoch(self) -> None:
+            self.after -= 1
+            if self.after == 0:
+                raise KeyboardInterrupt
+
+    return Interrupt
+
+
+@pytest.fixture(scope="session")
 def answered() -> Callable[..., object]:
     """Calls a function: gives what it returns, or the error of ours by which it refuses, whose message says something."""
     from kdengine import KDError
@@ -73,6 +92,38 @@ def answered() -> Callable[..., object]:
         return refusal
 
     return call
+
+
+class Said(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on standard output."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def said() -> type[Said]:
+    """The class, for other ways to run a command."""
+    return Said
+
+
+@pytest.fixture
+def kdengine(capfd) -> Callable[..., Said]:
+    """Runs ``kdengine ARGUMENTS`` in this process."""
+    from kdengine.cli.main import main
+
+    def run(*arguments: object) -> Said:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Said(code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

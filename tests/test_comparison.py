@@ -119,22 +119,9 @@ def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path):
     assert rows(tmp_path / "alone") == rows(lane)
 
 
-class Stop:
-    """Interrupts after so many rows."""
-
-    def __init__(self, after):
-        self.after = after
-
-    @hookimpl(trylast=True)
-    def kdengine_after_epoch(self):
-        self.after -= 1
-        if self.after == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("after", [4, 8])
-def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path):
+def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path, interrupt):
     """Stopped between two lanes of the first trial, and between two trials; the teacher comes from the cache."""
 
     def comparison(folder, *observers):
@@ -143,7 +130,7 @@ def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after
 
     whole = comparison("whole").fit()
     with pytest.raises(KeyboardInterrupt):
-        comparison("part", Stop(after)).fit()
+        comparison("part", interrupt(after)).fit()
     assert any("not finished" in row["failure"] for row in Leaderboard.of([tmp_path / "part"]).rows)
     board = Comparison.resume(tmp_path / "part").fit()
     keys = ("method", "top1", "best_top1", "gain", "epochs", "failure")
@@ -179,10 +166,10 @@ def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothi
     assert not (tmp_path / "part" / "state").exists()
 
 
-def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_nothing_else(tmp_path):
+def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_nothing_else(tmp_path, interrupt):
     settings = {"data": "digits@train=64@test=64", "out": tmp_path / "part", **FAST, "teacher_train": {"epochs": 1}}
     with pytest.raises(KeyboardInterrupt):
-        Comparison("resnet14", "resnet8", ["st"], observers=[Stop(2)], **settings).fit()
+        Comparison("resnet14", "resnet8", ["st"], observers=[interrupt(2)], **settings).fit()
     for override in (False, True):
         with pytest.raises(SettingsError, match=r"train.lr is 0.02, got 0.5.* trained with the same settings"):
             Comparison.resume(tmp_path / "part", changes={"train": {"lr": 0.5}}, override=override)
@@ -192,7 +179,7 @@ def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_not
 
 
 @pytest.mark.slow
-def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path):
+def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path, interrupt):
     from kdplugin_rkd import RKD
 
     settings = {"data": "digits@train=128@test=64", **FAST, "teacher_train": {"epochs": 1}}
@@ -203,7 +190,7 @@ def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path):
 
     comparison("whole").fit()
     with pytest.raises(KeyboardInterrupt):
-        comparison("part", Stop(3)).fit()
+        comparison("part", interrupt(3)).fit()
     Comparison.resume(tmp_path / "part").fit()
     hard = [tmp_path / folder / "trial-1" / "hard" for folder in ("whole", "part")]
     assert rows(hard[0]) == rows(hard[1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdengine import Comparison, Distiller, Engine, KDError, SettingsError, hookimpl
+from kdengine import Comparison, Distiller, Engine, KDError, SettingsError
 from kdengine.comparison import LaneSpec
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
@@ -142,20 +142,9 @@ def test_sizes_and_latency_of_every_student_stand_in_the_table_and_the_plan_says
     assert not (tmp_path / "plan").exists()
 
 
-class Stop:
-    """Interrupts after so many rows."""
-
-    def __init__(self, after):
-        self.after = after
-
-    @hookimpl(trylast=True)
-    def kdengine_after_epoch(self):
-        self.after -= 1
-        if self.after == 0:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_comparison_of_several_students_one_of_them_a_module_goes_on_to_the_same_end(tmp_path, monkeypatch):
+def test_an_interrupted_comparison_of_several_students_one_of_them_a_module_goes_on_to_the_same_end(
+    tmp_path, monkeypatch, interrupt
+):
     """Stopped between the students' lanes of one pass; the second one is a module, which is passed again."""
     monkeypatch.setattr("kdengine.comparison.measure_students", lambda *_: pytest.fail("latency was not wanted"))
 
@@ -166,7 +155,7 @@ def test_an_interrupted_comparison_of_several_students_one_of_them_a_module_goes
 
     compared("whole").fit()
     with pytest.raises(KeyboardInterrupt):
-        compared("part", Stop(3)).fit()
+        compared("part", interrupt(3)).fit()
     assert any("not finished" in row["failure"] for row in Leaderboard.of([tmp_path / "part"]).rows)
     modules = {"student 2": network("resnet8", 7)}
     board = Comparison.resume(tmp_path / "part", modules=modules, latency=False).fit()
@@ -179,14 +168,14 @@ def test_an_interrupted_comparison_of_several_students_one_of_them_a_module_goes
             assert same_weights(one, other)
 
 
-def test_what_is_left_open_follows_each_student_and_a_resumed_comparison_keeps_it(tmp_path):
+def test_what_is_left_open_follows_each_student_and_a_resumed_comparison_keeps_it(tmp_path, interrupt):
     """A network with attention has AdamW and warm-up beside a convolutional one with SGD."""
     settings = {**FAST, "epochs": 1, "teacher_train": {"epochs": 1, "optimizer": "sgd", "lr": 0.02}}
     del settings["lr"]
     vit = "timm:vit_tiny_patch16_224@img_size=32@patch_size=8@embed_dim=24@depth=1@num_heads=2"
     comparison = Comparison(network("resnet14"), {"vit": vit, "cnn": "cnn2"}, ["st"], DATA, out=tmp_path / "out", **settings)
     with pytest.raises(KeyboardInterrupt):
-        Comparison(**{**given(comparison), "assignment": watched(comparison.assignment, Stop(1))}).fit()
+        Comparison(**{**given(comparison), "assignment": watched(comparison.assignment, interrupt(1))}).fit()
     kept = {path.parent.name: RunFolder(path).settings().train for path in (tmp_path / "out" / "trial-1").glob("*/st")}
     assert (kept["vit"].optimizer, kept["cnn"].optimizer) == ("adamw", "sgd")
     resumed = Comparison.resume(tmp_path / "out", modules={"teacher": network("resnet14")}, latency=False)

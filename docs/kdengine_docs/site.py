@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def write_pages(app: Sphinx) -> None:
     """Write a page for every installed plugin and every notebook; git ignores both."""
-    installed = Installed.read()
-    app.kdengine_installed = installed  # type: ignore[attr-defined]
+    installed = _installed()
     installed.write(Path(app.srcdir) / "plugins", Links(REPOSITORY, installed.pages))
     for script in FOLDER.glob("*.py"):
         write_changed(script.with_suffix(".md"), as_page(script))
@@ -44,7 +44,7 @@ def write_pages(app: Sphinx) -> None:
 
 def change_source(app: Sphinx, page: str, source: list[str]) -> None:
     """Fill in what a page leaves to the build, and make its links into the repository links within the site."""
-    installed: Installed = app.kdengine_installed  # type: ignore[attr-defined]
+    installed = _installed()
     text, origin = source[0], None
     if file := FILE.search(text):
         text, origin = (REPOSITORY / file[1]).read_text(encoding="utf-8"), file[1]
@@ -55,6 +55,12 @@ def change_source(app: Sphinx, page: str, source: list[str]) -> None:
     text = text.replace("<!-- tables of settings -->", settings_tables()) if "tables of settings" in text else text
     text = text.replace("<!-- help of commands -->", commands_page()) if "help of commands" in text else text
     source[0] = Links(REPOSITORY, installed.pages).within_site(text, page, origin)
+
+
+@cache
+def _installed() -> Installed:
+    """What is installed, asked once a build."""
+    return Installed.read()
 
 
 def protect_colon(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

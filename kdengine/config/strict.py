@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -11,7 +14,7 @@ from kdengine.config.validation import faults_in
 from kdengine.config.values import split_names
 from kdengine.errors import SettingsError
 
-__all__ = ["MANY", "Names", "Strict"]
+__all__ = ["MANY", "Names", "Strict", "describe_fields"]
 
 MANY = 10_000_000
 """Largest number of epochs or of images in a batch, so that a typo is refused before it overflows a counter of torch."""
@@ -39,6 +42,34 @@ class Strict(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise SettingsError("\n".join(faults_in(cls, values, error.errors(), owner))) from None
+
+
+def describe_fields(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """For each field of a model its default, its help and the name of its type, as plain data."""
+    return {
+        name: {
+            "default": field.get_default(call_default_factory=True),
+            "help": " ".join((field.description or "").split()),
+            "type": _type_name(field),
+        }
+        for name, field in model.model_fields.items()
+    }
+
+
+def _type_name(field: Any) -> str:
+    annotation = _bare(field.annotation)
+    return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without its pydantic annotations."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bare(arguments[0])
+    if not arguments or origin is Literal:
+        return annotation
+    bare = tuple(map(_bare, arguments))
+    return reduce(or_, bare) if origin in (Union, UnionType) else origin[bare]
 
 
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)]

@@ -14,8 +14,8 @@ from torch import Tensor
 from kdengine.config.settings import TrainSettings
 from kdengine.config.train_settings import POLICIES
 from kdengine.data.draws import hashed, uniform
-from kdengine.data.transfer import moved
 from kdengine.seeds import seeded
+from kdengine.transfer import moved
 
 __all__ = ["Augmentation", "cropped", "flipped"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from kdengine.data.augmentation import Augmentation
 from kdengine.data.draws import hashed
 from kdengine.data.masks import apart, joined
-from kdengine.data.transfer import constant, moved
+from kdengine.transfer import constant, moved
 
 __all__ = [
     "Batch",

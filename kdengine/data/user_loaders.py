@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdengine.data.batches import CPU, Batch
-from kdengine.data.transfer import moved
 from kdengine.data.user_datasets import KEYS, DatasetLoader
 from kdengine.data.worker_batches import begun
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
+from kdengine.transfer import moved
 
 __all__ = ["UserBatches", "check_finite"]
 

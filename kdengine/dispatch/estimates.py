@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
 from kdengine.networks.network import Network
-from kdengine.plugins.selection import choose_distillers
-from kdengine.runs.lane_runs import Job
+from kdengine.runs.lane_runs import Job, chosen
 from kdengine.runs.lane_specs import name_of
 from kdengine.training.memory import bytes_of
 
@@ -57,8 +55,7 @@ class Estimates:
 
     def _built(self, job: Job) -> Estimate:
         session = job.session
-        settings = job.spec.settings_in(session.settings, session.registry)
-        distillers = choose_distillers(copy.deepcopy(list(job.spec.plugins)), settings.options, session.registry)
+        settings, distillers = chosen(job.spec, session)
         lane = session.lane(job.spec.label, session.twin(), distillers, settings)
         cost = teaching = 0.0
         for step in lane.chain:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdengine.plugins.hookspecs import hookimpl
-from kdengine.progress.lines import epoch_line, label_of_run
+from kdengine.progress.lines import epoch_line, label_of_run, news_of
 from kdengine.report.pastrun import scoring_in
 from kdengine.storage.jsontext import json_text
 
@@ -75,8 +75,7 @@ class EventWriter:
     @hookimpl
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
         """A lane failed, or was interrupted."""
-        stopped = isinstance(error, KeyboardInterrupt)
-        self.write(lane=label_of_run(run), ended="interrupted" if stopped else f"failed: {' '.join(str(error).split())}")
+        self.write(lane=label_of_run(run), ended=news_of(error))
 
 
 class EventReader:

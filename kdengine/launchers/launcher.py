@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from kdengine.config.strict import Strict
+from kdengine.config.strict import Strict, describe_fields
 from kdengine.launchers.unit import Demand, Outcome, Resources, Unit
 
 __all__ = ["Launcher"]
@@ -50,16 +50,8 @@ class Launcher(ABC):
     @classmethod
     def describe(cls) -> dict[str, Any]:
         """Name, summary, and options with default, type and help, as plain data."""
-        options = {
-            name: {
-                "default": field.get_default(call_default_factory=True),
-                "type": str(field.annotation).replace("typing.", "").removeprefix("<class '").removesuffix("'>"),
-                "help": field.description or "",
-            }
-            for name, field in cls.Options.model_fields.items()
-        }
         summary = (cls.__doc__ or "").strip().partition("\n")[0]
-        return {"name": cls.name, "summary": summary, "options": options}
+        return {"name": cls.name, "summary": summary, "options": describe_fields(cls.Options)}
 
     @property
     def threads(self) -> int | None:

@@ -14,6 +14,7 @@ from kdengine.launchers.fitness import unfit
 from kdengine.launchers.launcher import Launcher
 from kdengine.launchers.unit import Demand, Outcome, Resources, Unit
 from kdengine.launchers.worker import Worker
+from kdengine.machine import cores
 
 __all__ = ["LocalLauncher"]
 
@@ -47,11 +48,11 @@ class LocalLauncher(Launcher):
             return int(self.options.workers)
         if self._gpus:
             return max(1, self._gpus // int(self.options.gpus_per_worker))
-        return max(1, _cpus() // (self.threads or 1))
+        return max(1, cores() // (self.threads or 1))
 
     @property
     def _threads(self) -> int:
-        return self.threads or max(1, _cpus() // self._count)
+        return self.threads or max(1, cores() // self._count)
 
     def open(self, demand: Demand) -> None:
         """Choose the GPUs and threads of each worker.
@@ -117,12 +118,6 @@ class LocalLauncher(Launcher):
         for worker in self._workers:
             if self._waiting and worker.unit is None:
                 worker.begin(self._waiting.popleft())
-
-
-def _cpus() -> int:
-    """The CPUs that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not available on every platform
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _visible_gpus() -> list[str]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import or_
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from kdengine.config.settings import Names, Strict
+from kdengine.config.strict import describe_fields
 from kdengine.errors import SettingsError, did_you_mean
 from kdengine.methods.pair import Pair
 from kdengine.methods.step import Phase, Step
@@ -182,28 +180,5 @@ class Distiller(nn.Module, ABC):
             ],
             "needs": list(cls.needs),
             "presets": {name: dict(values) for name, values in cls.presets.items()},
-            "options": {
-                name: {
-                    "default": field.get_default(call_default_factory=True),
-                    "help": " ".join((field.description or "").split()),
-                    "type": _type_name(field),
-                }
-                for name, field in cls.Options.model_fields.items()
-            },
+            "options": describe_fields(cls.Options),
         }
-
-
-def _type_name(field: Any) -> str:
-    annotation = _bare(field.annotation)
-    return annotation.__name__ if type(annotation) is type else str(annotation).replace("typing.", "")
-
-
-def _bare(annotation: Any) -> Any:
-    """A type without its pydantic annotations."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _bare(arguments[0])
-    if not arguments or origin is Literal:
-        return annotation
-    bare = tuple(map(_bare, arguments))
-    return reduce(or_, bare) if origin in (Union, UnionType) else origin[bare]

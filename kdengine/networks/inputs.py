@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdengine.transfer import moved
+
 __all__ = ["ImageSpec", "Preprocess", "Preprocessed"]
 
 
@@ -93,10 +95,7 @@ class Preprocess:
         """Scale s / S and shift (m - M) / S, each [1, C, 1, 1], that turn (v - m) / s into (v - M) / S."""
         ends = [torch.tensor([spec.mean, spec.std], dtype=torch.float64) for spec in (self.given, self.wanted)]
         (m, s), (wanted_m, wanted_s) = ends
-        factors = torch.stack([s / wanted_s, (m - wanted_m) / wanted_s]).float()
-        if device.type == "cuda":
-            factors = factors.pin_memory()  # or the host would wait for the device
-        factors = factors.to(device, non_blocking=True)
+        factors = moved(torch.stack([s / wanted_s, (m - wanted_m) / wanted_s]).float(), device)
         scale, shift = factors.view(2, 1, -1, 1, 1)
         return scale, shift
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from kdengine.errors import ModelError
 from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
+from kdengine.storage.names import LAST, PUBLISHED
 
 __all__ = [
     "OtherHead",
@@ -29,8 +30,6 @@ __all__ = [
 
 HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts store the state dict in their checkpoints."""
-OF_A_FOLDER = ("student.safetensors", "model.safetensors")
-"""The weights in a run folder, and in one that ``kdengine push`` has made of it."""
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable that ``torch.load`` reads at every call."""
 WRAPPERS = ("module.", "_orig_mod.")
@@ -144,7 +143,7 @@ def file_of_weights(path: str | Path) -> Path:
     expanded = Path(os.path.expanduser(path))
     file = expanded
     if os.path.isdir(expanded):
-        file = next((expanded / name for name in OF_A_FOLDER if (expanded / name).is_file()), expanded / OF_A_FOLDER[0])
+        file = next((expanded / name for name in (LAST, PUBLISHED) if (expanded / name).is_file()), expanded / LAST)
     if not os.path.isfile(file):  # unlike Path.is_file, false for text that cannot be a path
         raise ModelError(
             f"There is no file of weights '{path}'. Give a safetensors or .pth file, or the folder of a finished run."

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kdengine.transfer import Arriving
+
 __all__ = ["Deferred"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Deferred:
-    """Named scalars on their way to the CPU.
+    """Named scalars on their way to the host.
 
-    On CUDA, the copy into pinned memory is only queued here; :meth:`read` waits for that copy, not for work queued after it.
-    By the time of the next reading it has long been made.
+    By the time of the next reading, the copy has long been made.
 
     Attributes:
         step: the step that they belong to.
         names: names of the scalars.
-        values: their values, [N], valid once ``ready`` has happened.
-        ready: when the copy is made; None if there is nothing to wait for.
+        values: their values, [N].
     """
 
     step: int
     names: tuple[str, ...]
-    values: Tensor
-    ready: torch.cuda.Event | None = field(default=None, repr=False)
+    values: Arriving
 
     @classmethod
     def of(cls, step: int, terms: Mapping[str, Tensor]) -> Deferred:
@@ -39,15 +38,8 @@ class Deferred:
             terms: the scalars by name.
         """
         stacked = torch.stack([value.float() for value in terms.values()]) if terms else torch.empty(0)
-        if stacked.device.type != "cuda":
-            return cls(step, tuple(terms), stacked)  # elsewhere the copy waits, so it is made on reading
-        values = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True).copy_(stacked, non_blocking=True)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        ready.record(torch.cuda.current_stream(stacked.device))
-        return cls(step, tuple(terms), values, ready)
+        return cls(step, tuple(terms), Arriving(stacked))
 
     def read(self) -> dict[str, float]:
         """The scalars as plain numbers."""
-        if self.ready is not None:
-            self.ready.synchronize()
-        return dict(zip(self.names, self.values.tolist(), strict=True))
+        return dict(zip(self.names, self.values.read().tolist(), strict=True))

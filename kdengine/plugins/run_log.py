@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from kdengine.plugins.run_view import RunView
-from kdengine.storage.names import NOTE, TUNING
+from kdengine.storage.lane_place import LanePlace
+from kdengine.storage.names import TUNING
 
 __all__ = ["RunInfo", "RunLog", "State"]
 
@@ -22,7 +23,8 @@ class RunInfo:
     """What a tracker is told of a run before it begins.
 
     Attributes:
-        name: a short name: that of the run folder; of a lane in a comparison its label and trial, ``st trial-1``.
+        name: a short name: that of the run folder; of a lane in a comparison its label and trial, ``st trial-1``, with its
+            student where there are several.
         group: what it is part of: the name of the comparison's folder; None for a run of its own.
         title: a line for people: ``resnet8 <- timm:resnet32 (rkd) on digits``.
         folder: the run folder, or that of the comparison.
@@ -48,13 +50,11 @@ class RunInfo:
             choices: its settings.
             known: the identity of its log, if it was begun before.
         """
-        folder = run.folder.path.resolve()
-        trial, comparison = folder.parents[0], folder.parents[1]
-        is_lane = (comparison / NOTE).is_file()
-        probes = comparison.name == TUNING
-        group = f"{comparison.parent.name} {TUNING}" if probes else comparison.name
-        name = f"{run.lane.name} {trial.name}" if is_lane else folder.name
-        return cls(name, group if is_lane else None, run.title, run.folder.path, "run", choices, known)
+        place, name, group = LanePlace.of(run.folder.path), run.folder.path.resolve().name, None
+        if place is not None:
+            name = " ".join(filter(None, (place.student, run.lane.name, place.trial)))
+            group = _group(place.comparison)
+        return cls(name, group, run.title, run.folder.path, "run", choices, known)
 
 
 class RunLog(ABC):
@@ -114,3 +114,12 @@ class RunLog(ABC):
             state: ``"finished"``, ``"failed"``, or ``"interrupted"``: it can be resumed, and the log is then opened again.
             summary: the scores of a finished run; of one that failed its ``reason``.
         """
+
+
+def _group(comparison: Path) -> str:
+    """The name of a comparison; of the probes before it, with the student that they are for where there are several."""
+    if comparison.name == TUNING:
+        return f"{comparison.parent.name} {TUNING}"
+    if comparison.parent.name == TUNING:
+        return f"{comparison.parents[1].name} {TUNING} {comparison.name}"
+    return comparison.name

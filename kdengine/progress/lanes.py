@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.progress.lane_table import LaneTable
-from kdengine.progress.lines import epoch_line, label_of_run, saved_part
+from kdengine.progress.lines import epoch_line, label_of_run, news_of, saved_part
 from kdengine.report.pastrun import scoring_in
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LanesProgress(LaneTable):
         """Say why a lane failed; after an interruption, how to resume."""
         stopped, label = isinstance(error, KeyboardInterrupt), label_of_run(run)
         text = f"interrupted; {saved_part(run, error)}" if stopped else f"failed: {error}"
-        if not self._end(label, "interrupted" if stopped else f"failed: {' '.join(str(error).split())}"):
+        if not self._end(label, news_of(error)):
             self._say(f"{label}: {text}")
         if stopped and not self._advised:
             self._advised = True  # one line for all lanes

@@ -11,7 +11,7 @@ from kdengine.training.signals import Stopped
 if TYPE_CHECKING:
     from kdengine.runs.run import Run
 
-__all__ = ["epoch_line", "final_scores", "label_of_run", "saved_part"]
+__all__ = ["epoch_line", "final_scores", "label_of_run", "news_of", "saved_part"]
 
 
 def epoch_line(run: Run, record: Mapping[str, Any], headline: Measure) -> str:
@@ -43,6 +43,11 @@ def saved_part(run: Run, error: BaseException) -> str:
     steps = run.lane.steps_done if isinstance(error, Stopped) and run.can_save_within_epochs else 0
     within = f" and {steps} steps of the next one" if steps else ""
     return f"{len(run.lane.history)} finished epochs{within} are saved"
+
+
+def news_of(error: BaseException) -> str:
+    """How an error ended a lane: ``interrupted``, or ``failed: REASON`` on one line."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {' '.join(str(error).split())}"
 
 
 def _terms(record: Mapping[str, Any]) -> str:

@@ -67,17 +67,9 @@ class FamilyBoard(Leaderboard):
         return (*shared, *own)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Titles of the columns of :meth:`table`."""
-        return ("student", *SIZE_COLUMNS, *super().columns)
-
-    @property
-    def sheet_columns(self) -> tuple[str, ...]:
-        """Those of its CSV, with a column for every number."""
-        place = 1 + len(SIZE_COLUMNS)
-        method, trials, last, best, gained, *others = self.columns[place:]
-        spreads = (last, f"{last} std", best, f"{best} std", gained, "gain low", "gain high")
-        return (*self.columns[:place], method, trials, *spreads, *others)
+    def leading(self) -> tuple[str, ...]:
+        """Titles of the columns before that of the method: the student, and what it costs."""
+        return ("student", *SIZE_COLUMNS)
 
     def table(self) -> Table:
         """The same as text: the teachers, then every student with its methods; what is not known stays empty."""

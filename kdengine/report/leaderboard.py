@@ -118,11 +118,17 @@ class Leaderboard:
         return MEANINGLESS if self.verdict.no_baseline else ""
 
     @property
+    def leading(self) -> tuple[str, ...]:
+        """Titles of the columns before that of the method; there are none."""
+        return ()
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Titles of the columns of :meth:`table`."""
         last, best, *others = score_columns(self.scoring)
         costs = cost_columns(self._batches) if self.costs else ()
-        return ("method", "trials", last, best, GAIN, *others, "s/epoch", "extra parameters", "epochs", *costs, "note")
+        ends = ("s/epoch", "extra parameters", "epochs", *costs, "note")
+        return (*self.leading, "method", "trials", last, best, GAIN, *others, *ends)
 
     @property
     def _batches(self) -> list[int]:
@@ -155,9 +161,9 @@ class Leaderboard:
     @property
     def sheet_columns(self) -> tuple[str, ...]:
         """Those of its CSV, with a column for every number."""
-        method, trials, last, best, gained, *others = self.columns
+        method, trials, last, best, gained, *others = self.columns[len(self.leading) :]
         spreads = (last, f"{last} std", best, f"{best} std", gained, "gain low", "gain high")
-        return (method, trials, *spreads, *others)
+        return (*self.leading, method, trials, *spreads, *others)
 
     def to_pandas(self) -> Any:
         """The rows as a pandas DataFrame.

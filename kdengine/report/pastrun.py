@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError, StorageError, cause
-from kdengine.storage.names import NOTE, PLAIN, TUNING
+from kdengine.storage.lane_place import LanePlace
+from kdengine.storage.names import PLAIN, TUNING
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.scores import CLASSIFICATION, Scoring
 
@@ -85,22 +87,16 @@ class PastRun:
     @property
     def comparison(self) -> Path | None:
         """The folder of the comparison that it is a lane of; None if it is none."""
-        return self._lane_of[0]
+        return None if self._place is None else self._place.comparison
 
     @property
     def of_student(self) -> str:
         """The label of its student in a comparison of several students; else empty."""
-        return self._lane_of[1]
+        return "" if self._place is None else self._place.student
 
-    @property
-    def _lane_of(self) -> tuple[Path | None, str]:
-        """The comparison, and the label of its student: it lies in ``trial-1/LANE``, or in ``trial-1/STUDENT/LANE``."""
-        above, trial, further = [*self.folder.resolve().parents, *[None] * 3][:3]
-        if trial is not None and (trial / NOTE).is_file():
-            return trial, ""
-        if above is not None and trial is not None and further is not None and trial.name.startswith("trial-"):
-            return (further, above.name) if (further / NOTE).is_file() else (None, "")
-        return None, ""
+    @cached_property
+    def _place(self) -> LanePlace | None:
+        return LanePlace.of(self.folder)
 
     @property
     def state(self) -> str:

@@ -22,7 +22,7 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.training.memory import CROWDED, bytes_of, free_bytes
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Job", "entered", "passes", "planned", "run_of"]
+__all__ = ["Job", "chosen", "entered", "passes", "planned", "run_of"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_of(job: Job, advice: str) -> Run | None:
         advice: the command that resumes the comparison.
     """
     spec, session, files = job.spec, job.session, RunFolder(job.folder)
-    settings, distillers = _chosen(spec, session)
+    settings, distillers = chosen(spec, session)
     try:
         lane = session.lane(spec.label, session.twin(), distillers, settings)
     except Exception as error:  # methods raise errors of any type; the other lanes continue
@@ -102,7 +102,7 @@ def planned(spec: LaneSpec, session: Session) -> dict[str, Any]:
         session: data, device and teacher.
     """
     facts = {"method": spec.label, "plugins": [name_of(plugin) for plugin in spec.plugins]}
-    settings, distillers = _chosen(spec, session)
+    settings, distillers = chosen(spec, session)
     try:
         lane = session.lane(spec.label, session.twin(), distillers, settings)
     except Exception as error:  # of any type, as in run_of
@@ -112,8 +112,13 @@ def planned(spec: LaneSpec, session: Session) -> dict[str, Any]:
     return {**facts, "phases": phases, "epochs": lane.total_epochs, "connector_parameters": extra}
 
 
-def _chosen(spec: LaneSpec, session: Session) -> tuple[Settings, dict[str, Distiller]]:
-    """The settings of a lane, and its distillers by id."""
+def chosen(spec: LaneSpec, session: Session) -> tuple[Settings, dict[str, Distiller]]:
+    """The settings of a lane, and its distillers by id.
+
+    Args:
+        spec: the lane.
+        session: has the settings of the comparison.
+    """
     settings = spec.settings_in(session.settings, session.registry)
     return settings, choose_distillers(copy.deepcopy(list(spec.plugins)), settings.options, session.registry)
 

@@ -23,17 +23,16 @@ from kdengine.networks.weights import load_weights
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
+from kdengine.storage.names import BEST, LAST, PUBLISHED
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 
-__all__ = ["PUBLISHED", "WEIGHTS", "PastStudent"]
+__all__ = ["WEIGHTS", "PastStudent"]
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = {"last": "student.safetensors", "best": "student-best.safetensors", "ema": "student-ema.safetensors"}
+WEIGHTS = {"last": LAST, "best": BEST, "ema": "student-ema.safetensors"}
 """The files of a run folder with the weights of the last and of the best epoch, and with their moving average."""
-PUBLISHED = "model.safetensors"
-"""The file with the weights in a folder that ``kdengine push`` has made of a run, which has no others."""
 
 
 @dataclass(frozen=True)

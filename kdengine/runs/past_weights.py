@@ -20,12 +20,13 @@ from kdengine.networks.network import Network
 from kdengine.networks.weights import OtherHead, load_weights, load_weights_of_body
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import Named, is_teacher, named_teachers
+from kdengine.storage.names import BEST, LAST, PUBLISHED
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 
 __all__ = ["check_classes", "check_networks", "input_of_run", "load_student", "load_teacher"]
 
-OF_A_STUDENT = ("student.safetensors", "student-best.safetensors", "model.safetensors")
+OF_A_STUDENT = (LAST, BEST, PUBLISHED)
 
 
 def input_of_run(weights: str, task: Task | None = None) -> InputSettings:

@@ -13,7 +13,7 @@ from kdengine.config.specs import Spec
 from kdengine.errors import KDError, ModelError
 from kdengine.runs.result_view import teachers_in
 from kdengine.runs.teachers import named_teachers
-from kdengine.storage.names import NOTE
+from kdengine.storage.lane_place import LanePlace
 from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["Origin", "Trial", "origin_of_student", "origins_of_teachers", "spread", "trials_of"]
@@ -94,12 +94,11 @@ def trials_of(folder: Path, result: Mapping[str, Any], headline: str) -> list[Tr
         result: the content of its ``result.json``.
         headline: name of the measure.
     """
-    place = folder.resolve()
-    comparison = place.parents[1]
-    if not (comparison / NOTE).is_file():
+    place = LanePlace.of(folder)
+    if place is None:
         return [_trial(result, headline)]
-    siblings = sorted(comparison.glob("trial-*"), key=lambda path: (len(path.name), path.name))
-    results = [_result(trial / place.name) for trial in siblings]
+    siblings = sorted(place.comparison.glob("trial-*"), key=lambda path: (len(path.name), path.name))
+    results = [_result(trial / place.student / folder.resolve().name) for trial in siblings]
     return [_trial(found, headline) for found in results if found is not None] or [_trial(result, headline)]
 
 

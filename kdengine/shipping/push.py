@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdengine.errors import SettingsError, StorageError
-from kdengine.runs.past_student import PUBLISHED, PastStudent
+from kdengine.runs.past_student import PastStudent
 from kdengine.shipping.hub import check_login, upload
 from kdengine.shipping.model_card import card_of, without_home
 from kdengine.shipping.publication import Publication, checked_repo
 from kdengine.shipping.timm_form import package_of, write_in_timm_form
+from kdengine.storage.names import PUBLISHED
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.writing import save_tensors
 

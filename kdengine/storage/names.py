@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARK", "NOTE", "PLAIN", "SAMPLES", "TUNING"]
+__all__ = ["BENCHMARK", "BEST", "LAST", "NOTE", "PLAIN", "PUBLISHED", "SAMPLES", "TUNING"]
 
 BENCHMARK = "benchmark.json"
 """The file of a run folder with what its student costs where it runs."""
+LAST, BEST = "student.safetensors", "student-best.safetensors"
+"""The files of a run folder with the weights of the last and of the best epoch."""
 NOTE = "comparison.json"
 """The file that marks the folder of a comparison, next to its trials."""
 PLAIN = "plain"
 """Label of the lane that trains the student without any method."""
+PUBLISHED = "model.safetensors"
+"""The file with the weights in a folder that ``kdengine push`` has made of a run, which has no others."""
 SAMPLES = "samples.png"
 """The file of a run folder with pictures of what its networks say: a row for each image."""
 TUNING = "tuning"

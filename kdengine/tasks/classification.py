@@ -92,9 +92,7 @@ class Classification(TaskOfClasses):
         """Cross-entropy, averaged over the batch."""
         if target is None:
             return None
-        # kept where it goes: to copy it in each step would wait for the device
-        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
-        return F.cross_entropy(output, target, weights, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(output, target, self.weights_beside(output), label_smoothing=self.label_smoothing)
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
         """Mixup and CutMix; targets become shares of classes [B, K]."""

@@ -16,8 +16,8 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import DataError, ModelError
 from kdengine.storage.chance import Chance
 from kdengine.storage.scores import Measure, Scoring
-from kdengine.tasks.shared import MeanLoss, class_weights, mixing
-from kdengine.tasks.task import DataInfo, Task
+from kdengine.tasks.shared import MeanLoss, Weighted, class_weights, mixing
+from kdengine.tasks.task import DataInfo
 
 __all__ = ["Multilabel"]
 
@@ -25,7 +25,7 @@ THRESHOLD = 0.5
 """Probability from which a label counts as given."""
 
 
-class Multilabel(Task):
+class Multilabel(Weighted):
     """Any number of K labels for each image, independent of one another: targets are [B, K], 0 or 1, or between if mixed.
 
     Args:
@@ -41,9 +41,8 @@ class Multilabel(Task):
     )
 
     def __init__(self, num_labels: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__(label_smoothing, weights)
         self.num_labels = num_labels
-        self.label_smoothing = label_smoothing
-        self.weights = weights
 
     @classmethod
     def of(cls, data: DataInfo, train: TrainSettings) -> Self:
@@ -107,9 +106,7 @@ class Multilabel(Task):
         if target is None:
             return None
         smooth = target.to(output.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        # kept where it goes: to copy it in each step would wait for the device
-        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
-        return F.binary_cross_entropy_with_logits(output, smooth, pos_weight=weights)
+        return F.binary_cross_entropy_with_logits(output, smooth, pos_weight=self.weights_beside(output))
 
     def mixing(self, train: TrainSettings) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
         """Mixup and CutMix; targets become shares of labels [B, K]."""

@@ -100,8 +100,7 @@ class Segmentation(TaskOfClasses):
         if target is None:
             return None
         target = target.long()
-        # kept where it goes: to copy it in each step would wait for the device
-        self.weights = weights = None if self.weights is None else self.weights.to(output.device)
+        weights = self.weights_beside(output)
         summed = F.cross_entropy(
             enlarged(output, target),
             target,

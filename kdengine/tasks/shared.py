@@ -15,10 +15,28 @@ from kdengine.config.settings import TrainSettings
 from kdengine.errors import SettingsError
 from kdengine.tasks.task import DataInfo, Task
 
-__all__ = ["Counting", "MeanLoss", "TaskOfClasses", "class_weights", "mixing", "quotient"]
+__all__ = ["Counting", "MeanLoss", "TaskOfClasses", "Weighted", "class_weights", "mixing", "quotient"]
 
 
-class TaskOfClasses(Task):
+class Weighted(Task):
+    """Base of tasks whose loss has weights and label smoothing.
+
+    Args:
+        label_smoothing: of the targets.
+        weights: of the outputs in the loss, [K]; None for equal weights.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        self.label_smoothing = label_smoothing
+        self.weights = weights
+
+    def weights_beside(self, output: Tensor) -> Tensor | None:
+        """The weights on the device of an output; they stay there, for to copy them in each step would wait for the device."""
+        self.weights = None if self.weights is None else self.weights.to(output.device)
+        return self.weights
+
+
+class TaskOfClasses(Weighted):
     """Base of tasks whose outputs are logits of K classes, [B, K] or [B, K, h, w].
 
     Args:
@@ -28,9 +46,8 @@ class TaskOfClasses(Task):
     """
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__(label_smoothing, weights)
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.weights = weights
 
     @property
     def num_outputs(self) -> int:

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from kdengine.machine import cores
+
 __all__ = ["busy_machine"]
 
 LOAD = Path("/proc/loadavg")
@@ -23,17 +25,9 @@ def busy_machine(threads: int) -> int | None:
         load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows has none
         return None
-    cores = _cores()
+    own = cores()
     running = load
     with suppress(OSError, ValueError, IndexError):
         running = min(load, int(LOAD.read_text(encoding="ascii").split()[3].partition("/")[0]) - 1)
-    crowded = running + threads > cores + max(1.0, cores / 4)
+    crowded = running + threads > own + max(1.0, own / 4)
     return round(running) if crowded and running >= 1 else None
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

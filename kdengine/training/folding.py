@@ -17,6 +17,7 @@ from kdengine.errors import TapError
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
+from kdengine.training.compiling import Forwards
 
 __all__ = ["Folding"]
 
@@ -41,6 +42,7 @@ class Folding:
     def __init__(self, original: nn.Module, network: nn.Module, images: Tensor) -> None:
         self.original = original
         self.network = network
+        self.forwards = Forwards(network, None)
         self._images = images
         self._shown: dict[TapPoint, bool] = {}
 

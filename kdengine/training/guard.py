@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from kdengine.transfer import Arriving
 
 __all__ = ["Guard", "Verdict"]
 
@@ -23,19 +24,12 @@ class Verdict:
     """
 
     def __init__(self, fine: Tensor) -> None:
-        new_event: Any = torch.cuda.Event
-        self._event = new_event() if fine.is_cuda else None
-        self._fine = torch.empty_like(fine, device="cpu", pin_memory=fine.is_cuda)
-        self._fine.copy_(fine, non_blocking=True)
-        if self._event is not None:
-            self._event.record()
+        self._fine = Arriving(fine)
 
     @property
     def is_fine(self) -> bool:
         """The answer; waits until the device has come to it, but not for what it was given to do since."""
-        if self._event is not None:
-            self._event.synchronize()
-        return bool(self._fine.numpy())
+        return bool(self._fine.read().numpy())
 
 
 class Guard:

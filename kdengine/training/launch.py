@@ -6,7 +6,6 @@ The variables are documented under "Environment variables" at https://pytorch.or
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from kdengine.errors import SettingsError
+from kdengine.machine import cores
 
 __all__ = ["Launch", "LaunchEnvironment"]
 
@@ -107,9 +107,7 @@ class Launch:
 
     def threads(self) -> int:
         """This process's share of the available CPUs."""
-        affinity = getattr(os, "sched_getaffinity", None)  # not available on every platform
-        cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-        return max(1, cpus // self.local_processes)
+        return max(1, cores() // self.local_processes)
 
 
 class LaunchEnvironment(ClusterEnvironment):

@@ -133,20 +133,19 @@ class FrozenTeacher:
             self._folding = Folding.of(self.model, images)
             self._folds = self._folding is not None
         if self._folding is None:
-            with torch.no_grad(), self.runtime.autocast():
-                return self._forwards.record(images, points, stop=not whole)
+            return self._seen(self._forwards, images, points, whole)
         shown = {name: point for name, point in points.items() if self._folding.shows(point)}
         hidden = {name: point for name, point in points.items() if name not in shown}
         if not hidden:
-            return self._seen(self._folding.network, images, points, whole)
+            return self._seen(self._folding.forwards, images, points, whole)
         # a point comes from the same network whatever else is read, so lanes do not change one another's numbers
-        trace = self._seen(self._folding.network, images, shown, whole) if shown or whole else Trace({}, inputs=images)
-        return trace.joined(self._seen(self.model, images, hidden, whole=False))
+        trace = self._seen(self._folding.forwards, images, shown, whole) if shown or whole else Trace({}, inputs=images)
+        return trace.joined(self._seen(self._forwards, images, hidden, whole=False))
 
-    def _seen(self, network: nn.Module, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
+    def _seen(self, forwards: Forwards, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         # no_grad, not inference_mode: connectors may multiply these tensors by parameters
-        with torch.no_grad(), self.runtime.autocast(), Recorder(network, points, stop=not whole) as recorder:
-            return recorder(images)
+        with torch.no_grad(), self.runtime.autocast():
+            return forwards.record(images, points, stop=not whole)
 
     def _differentiable(self, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
         """Run in float32, because input gradients of bf16 forwards are too coarse to compare."""

@@ -2,8 +2,6 @@
 
 import pytest
 
-from kdengine.cli.main import main
-
 METHOD = '''
 import torch.nn.functional as F
 from kdengine import Distiller
@@ -55,15 +53,3 @@ def my_kd(here):
         return file
 
     return write
-
-
-@pytest.fixture
-def kdengine(capfd):
-    """Runs ``kdengine ARGUMENTS`` in this process: exit code, output, errors."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
-
-    return run

@@ -1,33 +1,15 @@
 """Running the command line: as a function where that is enough, as a process where a process is the point."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 
-from kdengine.cli.main import main
-
 FAST = ["-o", "train.precision=fp32", "-o", "train.device=cpu", "-o", "train.batch_size=64", "-o", "train.lr=0.02"]
 SMALL = ["--data", "digits@train=128@test=64", "--epochs", "2", *FAST]
-
-
-@dataclass
-class Said:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        """The one JSON object on standard output."""
-        return json.loads(self.out)
 
 
 @pytest.fixture(autouse=True)
@@ -47,18 +29,6 @@ def own_cache(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def kdengine(capfd):
-    """Runs ``kdengine ARGUMENTS`` in this process."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Said(code, *capfd.readouterr())
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def small():
     """The flags of a run that takes a second."""
@@ -66,7 +36,7 @@ def small():
 
 
 @pytest.fixture(scope="session")
-def process():
+def process(said):
     """Runs ``python -m kdengine ARGUMENTS`` as a process; with ``interrupt_at``, a signal when standard error says that."""
 
     def run(*arguments, interrupt_at=None, signal_to_send=signal.SIGINT, **options):
@@ -83,7 +53,7 @@ def process():
                 time.sleep(0.05)
                 running.send_signal(signal_to_send)
             out, rest = running.communicate(timeout=300)
-        return Said(running.returncode, out, err + rest)
+        return said(running.returncode, out, err + rest)
 
     return run
 

@@ -97,7 +97,7 @@ def test_a_worker_that_is_not_fit_stops_everything(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_units_and_nothing_is_given_up(tmp_path, number):
+def test_a_signal_stops_all_units_and_nothing_is_given_up(tmp_path, number, unheard_signals):
     driver, units, launcher, given_up, _ = driven(tmp_path, {"one": [], "two": []})
     first = launcher.start
     launcher.start = lambda unit: (first(unit), unit.name == "two" and os.kill(os.getpid(), number))

@@ -9,7 +9,18 @@ import pytest
 import timm
 import torch
 
-from kdengine import Comparison, Distiller, Engine, RunLog, SettingsError, Tracking, TrainingError, epoch_numbers, hookimpl
+from kdengine import (
+    Comparison,
+    Distiller,
+    Engine,
+    RunInfo,
+    RunLog,
+    SettingsError,
+    Tracking,
+    TrainingError,
+    epoch_numbers,
+    hookimpl,
+)
 from kdengine.plugins.deferred import Deferred
 from kdengine.storage.runfolder import RunFolder
 
@@ -176,6 +187,24 @@ def test_only_the_first_process_logs(tracking, logs, tmp_path):
     tracking.kdengine_after_fit(other, None)
     tracking.kdengine_on_error(other, ValueError())
     assert logs == list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("comparison", "lane", "name", "group"),
+    [
+        ("study", "trial-2/st", "st trial-2", "study"),
+        ("study", "trial-2/resnet8/st", "resnet8 st trial-2", "study"),
+        ("study/tuning", "trial-1/st", "st trial-1", "study tuning"),
+        ("study/tuning/resnet8", "trial-1/st", "st trial-1", "study tuning resnet8"),
+    ],
+)
+def test_a_lane_is_told_by_its_student_and_trial_and_grouped_with_its_comparison(comparison, lane, name, group, tmp_path):
+    folder = tmp_path / comparison / lane
+    folder.mkdir(parents=True)
+    (tmp_path / comparison / "comparison.json").touch()
+    run = SimpleNamespace(folder=RunFolder(folder), lane=SimpleNamespace(name="st"), title="a title")
+    info = RunInfo.of(run, {}, None)
+    assert (info.name, info.group) == (name, group)
 
 
 def test_lanes_are_grouped_and_their_table_ends_the_comparison(tracking, logs, tmp_path):

@@ -16,7 +16,6 @@ from kdengine.runs.assignment import Assignment
 from kdengine.runs.teach import Filling
 from kdengine.storage.store_folder import StoreFolder
 from kdengine.training.signals import Stopped
-from kdengine.training.teacher import FrozenTeacher
 
 TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
 DATA = "digits@train=80@test=16"
@@ -38,25 +37,6 @@ def quiet(*_):
     """Hears of batches, and says nothing."""
 
 
-@pytest.fixture
-def forwards(monkeypatch):
-    """Counts how often teachers run in training."""
-    count, whole = [], FrozenTeacher._forward
-
-    def forward(self, *arguments, **named):
-        count.append(1)
-        return whole(self, *arguments, **named)
-
-    monkeypatch.setattr(FrozenTeacher, "_forward", forward)
-
-    def since():
-        found = len(count)
-        count.clear()
-        return found
-
-    return since
-
-
 def test_a_run_after_it_never_runs_the_teacher_and_a_second_filling_makes_nothing(tmp_path, forwards):
     facts = filling(tmp_path / "store", trials=2, views=2).run(quiet)
     assert (forwards(), facts["batches"], facts["seeds"]) == (2 * 2 * 2 * 3, 12, [0, 1])
@@ -72,7 +52,7 @@ def test_a_run_after_it_never_runs_the_teacher_and_a_second_filling_makes_nothin
     assert all(file.read_bytes() == content for file, content in files.items())
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path, forwards):
+def test_it_goes_on_where_it_was_interrupted(tmp_path, forwards, unheard_signals):
     heard = []
 
     def stop(seed, epoch, there, total):

@@ -14,7 +14,6 @@ from kdengine.networks.models import ModelSource
 from kdengine.runs.session import Session
 from kdengine.runs.store_identity import OF_TRAIN
 from kdengine.runs.teacher_store import TeacherStore
-from kdengine.training.teacher import FrozenTeacher
 
 DATA = "digits@train=80@test=16"
 TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
@@ -28,25 +27,6 @@ def engine(folder, methods, store=None, teacher=None, **more):
     given = {**TRAIN, "data": DATA, **more}
     stored = {} if store is None else {"teacher_store": store}
     return Engine(teacher or network("resnet14"), "resnet8", list(methods), out=folder, **stored, **given)
-
-
-@pytest.fixture
-def forwards(monkeypatch):
-    """Counts how often teachers run in training."""
-    count, whole = [], FrozenTeacher._forward
-
-    def forward(self, *arguments, **named):
-        count.append(1)
-        return whole(self, *arguments, **named)
-
-    monkeypatch.setattr(FrozenTeacher, "_forward", forward)
-
-    def since():
-        found = len(count)
-        count.clear()
-        return found
-
-    return since
 
 
 def rows(result):

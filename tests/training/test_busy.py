@@ -17,14 +17,14 @@ from kdengine.training import busy
 def test_threads_that_do_not_fit_beside_others_are_noticed(threads, cores, load, running, others, monkeypatch, tmp_path):
     (tmp_path / "loadavg").write_text(f"{load} 1.00 1.00 {running}/400 12345\n")
     monkeypatch.setattr(busy, "LOAD", tmp_path / "loadavg")
-    monkeypatch.setattr(busy, "_cores", lambda: cores)
+    monkeypatch.setattr(busy, "cores", lambda: cores)
     monkeypatch.setattr("os.getloadavg", lambda: (load, 1.0, 1.0))
     assert busy.busy_machine(threads) == others
 
 
 def test_without_proc_the_average_decides(monkeypatch, tmp_path):
     monkeypatch.setattr(busy, "LOAD", tmp_path / "nothing")
-    monkeypatch.setattr(busy, "_cores", lambda: 2)
+    monkeypatch.setattr(busy, "cores", lambda: 2)
     monkeypatch.setattr("os.getloadavg", lambda: (5.0, 1.0, 1.0))
     assert busy.busy_machine(2) == 5
 
@@ -35,11 +35,3 @@ def test_where_the_load_is_not_known_nothing_is_said(monkeypatch):
 
     monkeypatch.setattr("os.getloadavg", unknown)
     assert busy.busy_machine(8) is None
-
-
-def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
-    assert busy._cores() == 3
-    monkeypatch.delattr("os.sched_getaffinity")
-    monkeypatch.setattr("os.cpu_count", lambda: 5)
-    assert busy._cores() == 5

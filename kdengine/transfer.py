@@ -1,4 +1,4 @@
-"""Copies from the host to the device of a run."""
+"""Copies between the host and the device of a run, for which neither waits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-__all__ = ["constant", "moved"]
+__all__ = ["Arriving", "constant", "moved"]
 
 
 def moved(tensor: Tensor, device: torch.device, source: object = None) -> Tensor:
@@ -32,3 +32,28 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers as a tensor [N], created once per device; nobody may write to it."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)
+
+
+class Arriving:
+    """A tensor on its way to the host.
+
+    From a GPU, the copy into pinned memory is only queued here; whoever reads it waits for that copy, not for work queued after
+    it. Elsewhere the copy waits, so it is made on reading.
+
+    Args:
+        tensor: on any device; nobody may write to it until it has been read.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._ready: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._tensor = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._ready.record(torch.cuda.current_stream(tensor.device))
+
+    def read(self) -> Tensor:
+        """The tensor in the memory of the host."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._tensor.cpu()

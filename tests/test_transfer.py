@@ -1,6 +1,6 @@
 import torch
 
-from kdengine.data.transfer import constant, moved
+from kdengine.transfer import constant, moved
 
 
 def test_on_the_same_device_a_tensor_is_not_copied():
