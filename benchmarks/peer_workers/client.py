@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,15 @@ class Worker:
         return answer.get("seconds", [])
 
     def stop(self) -> None:
-        """End it."""
-        if self._process.poll() is None:
-            self._process.communicate(json.dumps({"do": "stop"}) + "\n")
+        """End it, dead or alive, and close its pipes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            print(json.dumps({"do": "stop"}), file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # what could not be written is still in its buffer
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
 
 
 def make_environment(folder: Path, torch: str) -> Path:
