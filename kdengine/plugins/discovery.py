@@ -203,8 +203,9 @@ def discover() -> Iterator[Plugin]:
             points = distribution.entry_points.select(group=GROUP)
             if not points:
                 continue  # before its name is read: to parse the metadata of every installed package would take a while
-            name = distribution.name
-            plugins = [Plugin(point.name, name, distribution.version, point.value) for point in points]
+            metadata = distribution.metadata  # parsed anew each time that it is asked for
+            name, version = metadata["Name"], metadata["Version"]
+            plugins = [Plugin(point.name, name, version, point.value) for point in points]
         except Exception:  # a damaged installation has no usable metadata
             continue
         if plugins and name:
