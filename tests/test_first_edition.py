@@ -1,6 +1,7 @@
 """Numbers of the first edition, made with commit 01e8bc4 and the command below, which every later change has to keep.
 
-Without augmentation, whose draws have since come to depend on each image's position alone."""
+Without augmentation, whose draws have since come to depend on each image's position alone; and without `rkd`, whose sums are
+now taken in another order, a few images at a time: its own tests hold it to the formula."""
 
 import hashlib
 import json
@@ -18,7 +19,7 @@ from kdengine.training.runtime import Runtime
 FIXTURE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 MEASURED = ("lr", "loss", "terms", "train_top1", "test_top1", "test_top5", "test_loss")
 COMMAND = (
-    "compare --teacher resnet20 --student resnet8 --methods st,fitnet,ab,rkd,takd,dml --data digits@train=640@test=320 "
+    "compare --teacher resnet20 --student resnet8 --methods st,fitnet,ab,takd,dml --data digits@train=640@test=320 "
     "--epochs 2 -o teacher_train.epochs=1 -o train.precision=fp32 -o train.device=cpu -o train.batch_size=32 -o train.lr=0.02 "
     "-o train.augment=none"
 )
@@ -43,7 +44,7 @@ def digest(folder):
 
 
 @pytest.mark.slow
-def test_seven_lanes_end_bit_for_bit_as_in_the_first_edition(tmp_path, monkeypatch):
+def test_six_lanes_end_bit_for_bit_as_in_the_first_edition(tmp_path, monkeypatch):
     if machine() != FIXTURE["machine"]:
         pytest.skip(f"the hashes are of {FIXTURE['machine']}, here is {machine()}")
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))

@@ -10,7 +10,7 @@ from kdplugin_rkd import RKD, angle_loss, distance_loss
 from kdengine import SettingsError, TapError
 from kdengine.testing import DistillerContract, built, make_step
 
-SHAPES = [((2, 3), (2, 3)), ((3, 4), (3, 9)), ((5, 6), (5, 2)), ((6, 8), (6, 5))]
+SHAPES = [((2, 3), (2, 3)), ((3, 4), (3, 9)), ((5, 6), (5, 2)), ((6, 8), (6, 5)), ((11, 3), (11, 2))]
 
 
 class TestContract(DistillerContract):

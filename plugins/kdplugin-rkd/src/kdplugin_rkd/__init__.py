@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize, pool_to_vectors
 
@@ -15,21 +17,18 @@ __all__ = ["RKD", "angle_loss", "distance_loss"]
 
 # B: images of a batch, D: length of an embedding; the two networks' D may differ.
 
-SHORTEST = 1e-12
-"""Square of the length below which a difference counts as zero."""
-
-
-def _differences(x_BD: Tensor) -> Tensor:
-    """x_i - x_j for all pairs: [B, D] -> [B, B, D]."""
-    return x_BD[:, None] - x_BD[None]
+CHUNK = 8
+"""Images whose angles a CPU compares at once: few enough for their B^2 cosines each to stay in its cache."""
+SHORTEST = 1e-6
+"""Distance below which two images count as one."""
 
 
 def _distances(x_BD: Tensor, count_diagonal: bool) -> Tensor:
     """Euclidean distances divided by their mean over all pairs of different images: [B, D] -> [B, B]."""
     count = len(x_BD)
-    itself_BB = torch.eye(count, dtype=torch.bool, device=x_BD.device)
-    # the clamp keeps the root differentiable where two images coincide
-    distances_BB = _differences(x_BD).square().sum(2).clamp(min=SHORTEST).sqrt().masked_fill(itself_BB, 0.0)
+    # from the differences, because by a product of matrices small distances are lost to rounding
+    distances_BB = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+    distances_BB = distances_BB.masked_fill(torch.eye(count, dtype=torch.bool, device=x_BD.device), 0.0)
     pairs = count**2 if count_diagonal else count * (count - 1)
     return distances_BB * pairs / distances_BB.sum()
 
@@ -47,17 +46,59 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
     return F.smooth_l1_loss(_distances(student_BD, count_diagonal), _distances(teacher_BD, count_diagonal))
 
 
-def _angles(x_BD: Tensor) -> Tensor:
-    """Cosine of the angle that images i and k make at image j: [B, D] -> [B(j), B(i), B(k)]."""
-    away_BBD = l2_normalize(_differences(x_BD))  # from j to i with the opposite sign, which cancels in the product of two
-    return torch.bmm(away_BBD, away_BBD.transpose(1, 2))
+def _directions(from_CD: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors to all images, [C, B, D], and the inverse distances, [C, B, 1]; both are zero where images coincide."""
+    away_CBD = x_BD - from_CD[:, None]
+    squared_CB1 = torch.linalg.vecdot(away_CBD, away_CBD).unsqueeze(2)
+    inverse_CB1 = torch.where(squared_CB1 > SHORTEST**2, squared_CB1, math.inf).rsqrt()
+    return away_CBD * inverse_CB1, inverse_CB1
+
+
+class _AngleLoss(torch.autograd.Function):
+    """Huber loss between the cosines of all angles and its gradient at once, for some images at a time.
+
+    The cosines at an image are the products of its directions, C = U U^T. Like them, the slope S of the loss is symmetric, so
+    the gradient by the directions is 2 S U; of that, what is along a direction is lost, because directions have length 1.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+        """The mean over all triplets; []."""
+        gradient_BD = torch.zeros_like(student_BD)
+        total = student_BD.new_zeros(())
+        size = CHUNK if student_BD.device.type == "cpu" else len(student_BD)
+        for start in range(0, len(student_BD), size):
+            here = slice(start, start + size)
+            student, inverse = _directions(student_BD[here], student_BD)
+            teacher, _ = _directions(teacher_BD[here], teacher_BD)
+            difference = torch.baddbmm(torch.bmm(teacher, teacher.mT), student, student.mT, beta=-1)
+            slope = difference.clamp(-1, 1)
+            total += (slope * (difference - slope / 2)).sum()
+            pull = torch.bmm(slope, student)
+            pull = (pull - student * torch.linalg.vecdot(pull, student).unsqueeze(2)) * inverse
+            gradient_BD += pull.sum(0)
+            gradient_BD[here] -= pull.sum(1)
+        count = len(student_BD) ** 3
+        ctx.save_for_backward(gradient_BD * (2 / count))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
+        """By the embeddings of the student, [B, D]; those of the teacher are constant."""
+        (gradient_BD,) = ctx.saved_tensors
+        return gradient_BD * weight, None
 
 
 def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """Huber loss between the cosines of the angles of all triplets, mean over B^3; []. Zero for a batch of one."""
+    """Huber loss between the cosines of the angles of all triplets, mean over B^3; []. Zero for a batch of one.
+
+    The teacher is a constant: no gradient reaches it.
+    """
     if len(student_BD) < 2:
         return 0.0 * student_BD.sum()
-    return F.smooth_l1_loss(_angles(student_BD), _angles(teacher_BD))
+    loss: Tensor = _AngleLoss.apply(student_BD, teacher_BD)
+    return loss
 
 
 class RKD(Distiller):
