@@ -119,7 +119,7 @@ def test_a_lanes_settings_repeat_it_alone_with_the_same_teacher(tmp_path):
     assert rows(tmp_path / "alone") == rows(lane)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [4, 8])
 def test_an_interrupted_comparison_is_readable_and_goes_on_to_the_same_end(after, tmp_path, interrupt):
     """Stopped between two lanes of the first trial, and between two trials; the teacher comes from the cache."""
@@ -243,7 +243,7 @@ class Company:
         self.done = True
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["at_once", "memory"])
 def test_lanes_for_which_there_is_no_room_follow_in_another_pass_with_the_same_numbers(limit, tmp_path, monkeypatch):
     def compared(name, **given):

@@ -171,6 +171,7 @@ def test_connectors_do_not_disturb_the_students_own_weights_nor_its_batches(plai
     assert same(weights(result.student), weights(plain.student))
 
 
+@pytest.mark.slow
 def test_a_distiller_object_gives_the_same_numbers_as_its_name_with_options():
     (method,) = Registry().methods("rkd")
     by_object, by_name = fit([method(angle=7.0)]), fit(["rkd"], options={"rkd": {"angle": 7.0}})

@@ -88,6 +88,7 @@ def test_the_teacher_runs_once_per_batch_for_all_students(family):
     assert images == [32] * (2 * 2)
 
 
+@pytest.mark.slow
 def test_lanes_are_those_of_a_comparison_of_one_student_and_of_a_lone_run(family, tmp_path):
     _, folder, _ = family
     student, teacher = STUDENTS[1], network("resnet14")
@@ -216,6 +217,7 @@ def test_weights_are_those_of_each_student_and_one_network_may_start_from_severa
     assert not same_weights(*(tmp_path / "o" / "trial-1" / label / "plain" for label in ("cnn2", "cnn2-2")))
 
 
+@pytest.mark.slow
 def test_every_student_gets_a_learning_rate_of_its_own(tmp_path):
     settings = {**FAST, "tune_lr": [1e-9, 0.02], "latency": False, "out": tmp_path / "out"}
     comparison = Comparison(network("resnet14"), STUDENTS, ["st"], "digits@train=96@test=32", **settings)

@@ -49,7 +49,7 @@ def assert_same(folder, other):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_within_an_epoch_ends_like_an_undisturbed_one(case, whole, pull):
     folder, networks, methods, settings = case
     with pytest.raises(RuntimeError, match="pulled the plug"):

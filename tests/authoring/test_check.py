@@ -134,6 +134,7 @@ def test_what_a_package_lacks_is_a_warning(kdengine, check, here):
     assert reasons == {}
 
 
+@pytest.mark.slow
 def test_the_tests_of_a_package_say_with_which_options_it_is_checked(kdengine, check, here, my_kd):
     kdengine("new-plugin", "--from", my_kd(("power: float = 2.0", "power: float")))
     folder = here / "kdplugin-mean"
@@ -163,6 +164,7 @@ def test_a_package_without_an_entry_point_or_anything_to_offer_fails(kdengine, c
     assert "[project.entry-points.kdengine]" in found["failed"]["has an entry point for kdengine"]
 
 
+@pytest.mark.slow
 def test_an_installed_plugin_is_checked_by_its_name(check, distribution, my_kd):
     source = my_kd().read_text() + "\n\nfrom kdengine import hookimpl\n\n@hookimpl\ndef kdengine_register(registry):\n"
     distribution("kdplugin-acme", source + "    registry.distiller(Mean)\n", entry="mean")

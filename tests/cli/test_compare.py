@@ -46,6 +46,7 @@ def test_numbers_that_mean_nothing_are_told_once_on_the_screen_in_the_table_and_
     ]
 
 
+@pytest.mark.slow
 def test_learning_rates_are_probed_first_and_the_choice_is_shown(kdengine):
     pair = ["--methods", "st", "--teacher", "cnn2", "--student", "cnn2", *SMALL, "-o", "teacher_train.lr=0.02"]
     said = kdengine("compare", *pair, "--out", "out", "--tune-lr", "1e-9,0.02")

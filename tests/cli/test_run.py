@@ -78,6 +78,7 @@ def test_the_students_weights_load_without_kdengine_and_give_the_reported_accura
     assert measured == reported
 
 
+@pytest.mark.slow
 def test_run_toml_repeats_the_run(finished, kdengine, here):
     _, folder = finished
     said = kdengine("run", folder / "run.toml", "--out", "again", "--json")
@@ -146,7 +147,7 @@ class Mine(Distiller):
 """
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_run_says_how_to_resume_and_can(number, process, small, kdengine, tmp_path):
     out = tmp_path / "stopped"

@@ -94,6 +94,7 @@ def test_the_folder_repeats_is_evaluated_benchmarked_and_reported(folder, kdengi
     assert "taught by resnet8 + resnet14" in (here / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_comparison_records_the_weights_of_each_teacher_and_lists_them(kdengine, small, here):
     said = kdengine("compare", "--methods", "st", *PAIR, *small, "--out", "all")
     assert said.code == 0, said.err

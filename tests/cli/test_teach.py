@@ -7,6 +7,7 @@ import pytest
 TEACHER = ["--teacher", "resnet8", "--teacher-epochs", "1"]
 
 
+@pytest.mark.slow
 def test_teach_fills_and_run_and_compare_read(here, kdengine, small, monkeypatch):
     planned = kdengine("teach", *TEACHER, *small, "--teacher-store", "store", "--dry-run", "--json")
     assert planned.json["teacher_store"]["missing"] > 0

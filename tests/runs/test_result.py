@@ -128,6 +128,7 @@ class Flipping(Distiller):
 """
 
 
+@pytest.mark.slow
 def test_the_network_that_is_shipped_is_the_one_that_is_measured_saved_and_evaluated_again(tmp_path):
     plugin, out, data = tmp_path / "flipping.py", tmp_path / "run", load_data(FAST["data"])
     plugin.write_text(FLIPPED, encoding="utf-8")

@@ -161,6 +161,7 @@ def test_other_weights_of_the_teacher_are_noticed(stopped, tmp_path):
     assert Engine.resume("run", changes=changes, override=True).fit().top1 >= 0
 
 
+@pytest.mark.slow
 def test_a_teacher_whose_file_was_replaced_is_noticed(tmp_path, monkeypatch, unheard_signals):
     monkeypatch.chdir(tmp_path)
     for seed in (1, 2):

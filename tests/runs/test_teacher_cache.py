@@ -90,6 +90,7 @@ class Stopping:
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_teacher_goes_on_where_it_stopped(cache, tmp_path):
     undisturbed = distil(teacher_train={"epochs": 3})
     kept_undisturbed = load_file(cache / kept(cache)[0] / "student.safetensors")

@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_is_the_same_to_the_last_bit_without_with_and_from_a_half_filled_store(case, precision, tmp_path, forwards):

@@ -100,6 +100,7 @@ def trained(tmp_path_factory):
     return engine.fit()
 
 
+@pytest.mark.slow
 def test_the_facts_of_several_teachers_are_those_of_the_ensemble(trained, digits):
     facts = trained.facts["teacher"]
     members = facts["members"]

@@ -152,6 +152,7 @@ def test_kdengine_takes_the_folder_as_it_takes_the_run(run, written, pictures, t
     assert torch.allclose(more.student.state_dict()["fc.weight"], kept["fc.weight"])
 
 
+@pytest.mark.slow
 def test_a_network_that_methods_deploy_is_what_is_pushed(tmp_path, written, pictures):
     run = Engine("timm:resnet14", "resnet8", ["simkd"], DATA, out=tmp_path / "run", **FAST).fit()
     facts, folder = written(run.folder)

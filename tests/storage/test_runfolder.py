@@ -69,7 +69,7 @@ def same_files(one, other):
         assert all(torch.equal(first[key], second[key]) for key in first), name
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("epoch", "minutes"), [(1, 10), (2, 1e-9)], ids=["after-an-epoch", "within-an-epoch"])
 def test_a_killed_run_goes_on_and_ends_bit_identical_to_an_undisturbed_one(epoch, minutes, tmp_path, teacher, undisturbed):
     out = tmp_path / "run"

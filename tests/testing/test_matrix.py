@@ -86,6 +86,7 @@ def test_a_method_that_does_not_fit_says_so_in_the_words_of_the_program_and_a_fa
     assert pairing.attempt(Clumsy()) == "ZeroDivisionError: oh"
 
 
+@pytest.mark.slow
 def test_a_network_is_made_for_the_smallest_images_it_takes():
     assert smallest_network("timm:resnet18")[1] == 64
     network, side = smallest_network("timm:crossvit_tiny_240")
@@ -104,7 +105,7 @@ def check_refusals(why):
     assert not [reason for reason in why.values() if re.match(r"\w+(Error|Exception|Interrupt): ", reason)], why
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(SMALLEST))
 def test_every_method_works_on_every_family(family, methods):
     """All methods in one lane; the families take turns in teaching a CNN, being taught by one, and teaching a transformer."""
@@ -121,7 +122,7 @@ def test_every_method_works_on_every_family(family, methods):
     check_refusals(refused(pairing, sorted(OF_CLASSIFIERS)))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SAMPLE)
 def test_a_sample_works_for_real(family, methods):
     if not timm.is_model(SMALLEST[family]):

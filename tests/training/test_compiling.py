@@ -96,6 +96,7 @@ def test_compiled_networks_learn_what_others_do_from_layers_inside_them(method, 
     assert theirs == pytest.approx(ours, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_lanes_are_compiled_together_and_a_resumed_run_ends_as_if_nothing_had_happened(tmp_path, pull, compiled):
     settings = {**FAST, "compile": True, "save_minutes": 1e-9, "options": {"at": {"taps": "2"}}}
     one, two, three, four = (small(seed) for seed in (1, 2, 2, 2))

@@ -67,7 +67,7 @@ def undisturbed(tmp_path_factory):
     return Engine("resnet14", "resnet8@drop_rate=0.5", ["st"], out=tmp_path_factory.mktemp("whole") / "run", **FAST).fit()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @BOTH
 @pytest.mark.parametrize("step", [1, 3], ids=["in-an-epoch", "at-its-end"])
 def test_a_run_that_is_stopped_goes_on_after_that_step_and_ends_as_if_nothing_had_happened(

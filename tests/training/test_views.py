@@ -64,6 +64,7 @@ def together():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "st", "mlld"])
 def test_a_lane_is_bit_identical_alone_and_beside_lanes_that_need_other_views(name, together):
     lab = Lab()
@@ -177,8 +178,7 @@ def rows(folder):
     return [{name: value for name, value in row.items() if "second" not in name} for row in found]
 
 
-@pytest.mark.sample(1)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(workers, tmp_path, pull):
     def engine(name, *observers, **more):
         teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)

@@ -119,6 +119,7 @@ def test_dropout_acts_before_the_classifier_in_training_alone(name):
     assert not torch.equal(network.forward_head(features), network.forward_head(features))
 
 
+@pytest.mark.slow
 def test_the_zoo_works_with_timm_alone(fresh):
     assert not fresh["kdengine"]
     assert fresh["classes"] == 7

@@ -83,6 +83,7 @@ def test_an_interrupted_run_is_marked_and_continued_under_its_id(engine, client,
     assert [step for step, _ in history(client, again, "loss/train")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_are_artifacts(client, tmp_path):
     from kdengine.runs.samples import Samples
 

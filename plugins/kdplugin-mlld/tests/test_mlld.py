@@ -187,6 +187,7 @@ def test_taps_that_are_no_logits_are_refused(leaf):
         built(MLLD(), step)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_both_views(distil):
     result = distil(["mlld"], epochs=3, train={"batch_size": 16, "lr": 0.05, "second_view": "rand-augment"})
     first, last = (result.history[n]["terms"] for n in (0, -1))

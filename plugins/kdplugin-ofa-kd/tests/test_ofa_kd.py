@@ -196,6 +196,7 @@ def test_the_widest_of_student_and_teacher_is_the_width_of_the_exits():
         assert [head.classifier.in_features for head in method.heads] == [width] * 3
 
 
+@pytest.mark.slow
 def test_a_run_teaches_the_exits_and_the_student(distil):
     result = distil(["ofa-kd"], epochs=3, train={"batch_size": 16, "lr": 0.05})
     first, last = (result.history[n]["terms"] for n in (0, -1))

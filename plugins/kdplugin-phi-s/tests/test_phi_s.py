@@ -208,6 +208,7 @@ def test_several_taps_are_summed(leaf, agree):
     agree(method(make_step(student, teacher))["mse"], sum(parts))
 
 
+@pytest.mark.slow
 def test_a_run_with_two_teachers_logs_a_term_for_each_and_learns_from_both(distil, networks):
     teachers = networks("resnet20", "resnet14")
     options = {"batches": 2}

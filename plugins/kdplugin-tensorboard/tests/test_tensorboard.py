@@ -161,7 +161,7 @@ def test_plain_training_is_logged(tmp_path):
     assert curves(folder) == measured(folder)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Break])
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_resumed_run_goes_on_with_its_log_and_no_epoch_stands_there_twice_or_never(epoch, kind, engine, tmp_path):
@@ -255,6 +255,7 @@ def test_of_several_processes_only_the_first_one_writes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_it_changes_nothing_of_what_is_computed(engine, tmp_path):
     def numbers(plugins, name):
         rows = engine(plugins, out=tmp_path / name, epochs=2).fit().history

@@ -115,6 +115,7 @@ def test_an_offline_run_holds_settings_numbers_and_tables(engine, tmp_path):
     assert (log["summary"]["state"], log["code"], log["preempted"]) == ("finished", [0], False)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_marked_and_continued_under_its_id(engine, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         engine([Stop()]).fit()
