@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdengine.errors import SettingsError
 from kdengine.methods.processes import ALONE, Processes
@@ -20,6 +22,12 @@ from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BUFFERS_BEFORE_FORWARDS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second in earlier versions of torch
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+"""What DDP calls sending the buffers of the first process to all before every forward."""
 ASYNCHRONOUS = frozenset({"cuda"})
 """Devices that work behind the host, which loses time if it waits for a number."""
 
@@ -117,9 +125,10 @@ class Runtime:
         """A tensor of the same shape in every process, from all of them: [...] -> [processes, ...]."""
         if self.processes == 1:
             return value[None]
-        stacked = self.fabric.all_gather(value)
-        assert isinstance(stacked, Tensor)
-        return stacked
+        value = value.detach().contiguous()
+        parts = [torch.empty_like(value) for _ in range(self.processes)]
+        torch.distributed.all_gather(parts, value)
+        return torch.stack(parts)
 
     def sharing(self, shares: tuple[int, ...]) -> Processes:
         """The processes that share a batch, as methods see them; ``shares`` are those of the batch."""
@@ -208,7 +217,8 @@ def _together(launch: Launch, accelerator: str) -> dict[str, Any]:
     devices: int | list[int] = [launch.gpu(torch.cuda.device_count())] if accelerator == "cuda" else 1
     # a phase trains only what lies below its deepest tap, so some parameters get no gradient
     # buffers meet once an update, not before every forward: see training/statistics.py
-    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    options: dict[str, Any] = {"find_unused_parameters": True, BUFFERS_BEFORE_FORWARDS: False}
+    strategy = DDPStrategy(**options)
     return {"devices": devices, "num_nodes": launch.processes, "strategy": strategy}
 
 
