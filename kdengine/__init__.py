@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps, vector_width
     from kdengine.methods.head import Head, ModuleView
     from kdengine.methods.pair import Pair
+    from kdengine.methods.processes import Processes
     from kdengine.methods.schedule import warmup
     from kdengine.methods.step import Phase, Step, TapPair
     from kdengine.methods.transform import StepTransform
@@ -79,6 +80,7 @@ _HOME = {
     "Pair": "methods.pair",
     "Phase": "methods.step",
     "PluginError": "errors",
+    "Processes": "methods.processes",
     "Recorder": "taps",
     "Registrar": "plugins.discovery",
     "Registry": "plugins.registry",
@@ -142,6 +144,7 @@ __all__ = [
     "Pair",
     "Phase",
     "PluginError",
+    "Processes",
     "Recorder",
     "Registrar",
     "Registry",

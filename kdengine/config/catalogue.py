@@ -50,6 +50,7 @@ TRAIN_GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Loss of the task": ("label_smoothing", "class_weights"),
     "Device and speed": ("device", "precision", "compile", "fold_teacher", "checkpointing", "channels_last", "workers"),
+    "Several processes": ("strategy", "sync_batchnorm"),
     "Saving": ("save_minutes", "keep_every", "log_every"),
 }
 """Which settings of ``train`` stand together; what is named nowhere follows under :data:`OTHER`."""

@@ -53,6 +53,8 @@ class TrainOptions(TypedDict, total=False):
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     channels_last: bool
     device: str
+    strategy: str
+    sync_batchnorm: bool
     workers: int
     reset_optimizer: bool
     save_minutes: float

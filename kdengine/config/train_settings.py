@@ -10,7 +10,7 @@ from kdengine.config.strict import MANY, Names, Strict
 
 __all__ = ["OF_THE_STUDENT", "OPEN", "ConcreteTrain", "TrainSettings"]
 
-OF_THE_STUDENT = {"freeze", "layer_decay", "head_lr", "backbone_lr", "checkpointing", "ema", "keep_every"}
+OF_THE_STUDENT = {"freeze", "layer_decay", "head_lr", "backbone_lr", "checkpointing", "ema", "keep_every", "sync_batchnorm"}
 """Train settings that the teacher's own training does not take over, because they are about the parts of one network."""
 
 OPEN = ("optimizer", "lr", "weight_decay", "warmup_epochs", "clip_grad")
@@ -30,6 +30,17 @@ def _augmentation(text: str) -> str:
             f"it must be one of {allowed}, or a crop and a policy joined by '+', such as resized-crop+rand-augment"
         )
     return text
+
+
+def _strategy(name: str) -> str:
+    """DDP; to shard a teacher, its forward would have to end in all processes at once, but it ends at the deepest tap."""
+    if name != "ddp":
+        raise ValueError(
+            "it must be 'ddp': every process holds teacher and student whole, because methods read inside networks, which is "
+            "not possible where their weights are sharded. If the teacher is too large, try train.fold_teacher=false, "
+            "train.precision=bf16, or a teacher store that 'kdengine teach' fills on a machine with room (docs/scaling.md)"
+        )
+    return name
 
 
 FOLLOWS = BeforeValidator(lambda value: None if value == "auto" else value)
@@ -131,6 +142,11 @@ class TrainSettings(Strict):
     """Whether forward passes use the channels-last memory layout; faster for convolutions on most hardware."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'mps'."""
+    strategy: Annotated[str, AfterValidator(_strategy)] = "ddp"
+    """How several processes train one network: 'ddp', each with both networks whole, is the only way."""
+    sync_batchnorm: bool = False
+    """Whether the student's batch normalisation takes its statistics over the whole batch that several processes share, and not
+    over each one's part; on GPUs alone."""
     workers: int = Field(2, ge=0, le=1024)
     """Processes that read images, for data that does not fit in memory."""
     reset_optimizer: bool = True

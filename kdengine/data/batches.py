@@ -39,12 +39,14 @@ class Batch:
         y: class indices, int64 [B]; or what the task of the data takes, such as masks, int64 [B, H, W].
         index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
         views: further augmentations of the same images, like ``x``, if methods need them.
+        shares: for each of the processes that share a batch, the images that it answers for; empty if that is not known.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor | None
     views: tuple[Tensor, ...] = ()
+    shares: tuple[int, ...] = ()
 
     def view(self, number: int) -> Tensor:
         """One view of the images; 0 is ``x``."""
@@ -84,7 +86,14 @@ class ShardedBatches:
         for batch in self.batches.epoch(number, start):
             share = mine if len(batch) >= self.processes else slice(None)
             index = None if batch.index is None else batch.index[share]
-            yield Batch(batch.x[share], batch.y[share], index, tuple(view[share] for view in batch.views))
+            views = tuple(view[share] for view in batch.views)
+            yield Batch(batch.x[share], batch.y[share], index, views, self._shares(len(batch)))
+
+    def _shares(self, images: int) -> tuple[int, ...]:
+        """How many of the images of a batch each process answers for: the first one alone for what all have."""
+        if images < self.processes:
+            return (images, *(0 for _ in range(self.processes - 1)))
+        return tuple(len(range(rank, images, self.processes)) for rank in range(self.processes))
 
 
 def generator_for(seed: int, epoch: int) -> torch.Generator:

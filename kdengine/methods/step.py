@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from torch import Tensor, nn
 
 from kdengine.errors import SettingsError
+from kdengine.methods.processes import ALONE, Processes
 from kdengine.taps import Trace
 
 __all__ = ["JOINT", "Phase", "Step", "TapPair", "tap_pairs"]
@@ -74,6 +75,7 @@ class Step:
         task: computes the task's loss. Methods call :meth:`task_loss`.
         others: the same step with each further teacher, for methods that read all of them.
         further: the same step on further views of the images, for methods that need them.
+        processes: those that share the batch, for methods that keep something of it: ``step.processes.gathered(rows)``.
     """
 
     x: Tensor
@@ -94,6 +96,7 @@ class Step:
     task: Callable[[], Tensor | None] | None = None
     others: tuple[Step, ...] = ()
     further: tuple[Step, ...] = ()
+    processes: Processes = ALONE
 
     @property
     def per_teacher(self) -> tuple[Step, ...]:

@@ -18,12 +18,13 @@ from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import Step
 from kdengine.testing.bench import Bench, installed
 from kdengine.testing.declarations import DeclarationChecks
+from kdengine.testing.kept import KeptChecks
 from kdengine.testing.networks import tiny_pair, vit_pair
 
 __all__ = ["DistillerContract"]
 
 
-class DistillerContract(DeclarationChecks):
+class DistillerContract(DeclarationChecks, KeptChecks):
     """What every method must satisfy, tested on pairs of tiny networks with different widths, map sizes and architectures.
 
     Inherit from it, and pytest runs every check::

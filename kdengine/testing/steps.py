@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdengine.methods.checks import check_contract, check_shapes
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.pair import Pair
+from kdengine.methods.processes import ALONE, Processes
 from kdengine.methods.step import JOINT, Step
 from kdengine.taps import Trace
 
@@ -33,6 +34,7 @@ def make_step(
     epoch: int = 0,
     progress: float = 0.0,
     rectified: Collection[str] = (),
+    processes: Processes = ALONE,
 ) -> Step:
     """A step from plain tensors: ``RKD()(make_step(student={"embedding": s}, teacher={"embedding": t}))``.
 
@@ -48,6 +50,7 @@ def make_step(
         epoch: epoch within the phase, from 0.
         progress: share of the phase that is done, in [0, 1].
         rectified: names of the teacher's taps that are outputs of a ReLU.
+        processes: those that share the batch, such as :func:`kdengine.testing.in_processes` gives.
 
     Raises:
         ValueError: no tensor is given, or one side has more taps than the other.
@@ -72,6 +75,7 @@ def make_step(
         progress=progress,
         names=list(zip(student, teacher, strict=True)) or [("logits", "logits")],
         rectified=rectified,
+        processes=processes,
         task=lambda: F.cross_entropy(shown.logits, targets),
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from kdengine.errors import TrainingError
+from kdengine.methods.processes import ALONE
 from kdengine.training.gradients import fault_of
 from kdengine.training.guard import Verdict
 from kdengine.training.lane_module import LaneModule, Progress
@@ -71,6 +72,7 @@ class Attempt:
         def again() -> Mapping[str, Tensor]:
             # the bare module: the wrapper would only allow its own backward, and might wait for other processes
             module.progress, randomness.state = self.progress, self.random_state
+            module.processes = ALONE
             with randomness.active(), runtime.autocast():
                 return dict(module(*self.inputs)[0])
 

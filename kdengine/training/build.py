@@ -26,6 +26,7 @@ from kdengine.training.lane import Lane
 from kdengine.training.lane_module import COPY, LaneModule, ResolvedPhase
 from kdengine.training.pair_networks import BuildingNetworks
 from kdengine.training.runtime import Runtime
+from kdengine.training.sync_batchnorm import check_sync_batchnorm, synchronise
 from kdengine.training.teacher import FrozenTeacher
 
 __all__ = ["make_lane", "make_phases"]
@@ -59,9 +60,13 @@ def make_lane(
     """
     active = {key: distiller for key, distiller in distillers.items() if distiller.options.weight > 0}
     _check_processes(active, runtime)
+    if settings.train.sync_batchnorm:
+        check_sync_batchnorm(runtime)
     _check_needs(active, context, settings)
     _check_teachers(active, context)
     links = chain(context, active)
+    for student in [link.student for link, _ in links] if settings.train.sync_batchnorm else ():
+        synchronise(student.module, runtime)
     steps_of_chain = [_chain_step(*link, settings, last=number == len(links)) for number, link in enumerate(links, 1)]
     curricula = [method for method in active.values() if isinstance(method, Curriculum)]
     teach_with = "last" if any(curriculum.teach_with == "last" for curriculum in curricula) else "best"

@@ -150,9 +150,11 @@ class Lane:
         start = time.perf_counter()
         updates = self._phase_epoch * self.steps + self.steps_done
         self.module.progress = Progress(self._phase_epoch, updates / (self.phase.epochs * self.steps))
+        self.module.processes = self.runtime.sharing(batch.shares)
         random_state = self.randomness.state
         inputs = self.inputs(batch, traces)
-        with self.randomness.active():
+        adding_up = self.runtime.adding_up(self._wrapped, self._optimizer_step.adds_up(updates))
+        with self.randomness.active(), adding_up:
             terms, logits = self._wrapped(*inputs)
             outcome = self._update(terms, updates)
             if outcome is Outcome.UPDATED:

@@ -17,6 +17,7 @@ from kdengine.methods.checks import views_of
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.head import classify
 from kdengine.methods.pairing import TapBinding
+from kdengine.methods.processes import ALONE
 from kdengine.methods.step import JOINT, Step
 from kdengine.methods.transform import StepTransform
 from kdengine.networks.inputs import Preprocess
@@ -24,6 +25,7 @@ from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.double_backward import twice_differentiable
 from kdengine.tasks.task import Task
+from kdengine.training.casting import casting, precision_of
 from kdengine.training.compiling import Forwards
 from kdengine.training.freezing import Frozen
 
@@ -99,6 +101,7 @@ class LaneModule(nn.Module):
 
     Attributes:
         factories: what makes optimizer and scheduler, if the caller passed that.
+        processes: those that share the batch of the step.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class LaneModule(nn.Module):
         self.phase = ResolvedPhase(JOINT, 1, task=True)
         self.progress = Progress()
         self.factories = Factories()
+        self.processes = ALONE
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, or with False to evaluation; frozen modules always stay in evaluation."""
@@ -166,10 +170,10 @@ class LaneModule(nn.Module):
         Returns:
             name -> weighted term []; the output [B, K].
         """
-        phase, precision = self.phase, _precision_of(_casting(x))
+        phase, precision = self.phase, precision_of(casting(x))
         traces = [self._record(images) for images in (x, *further)]
         terms: dict[str, Tensor] = {}
-        with torch.autocast(_casting(x), enabled=False):
+        with torch.autocast(casting(x), enabled=False):
             loss = self.task.loss(traces[0].logits, y) if phase.task and phase.task_weight else None
             if loss is not None:
                 terms["task"] = phase.task_weight * loss
@@ -207,6 +211,7 @@ class LaneModule(nn.Module):
                 teacher_taps=part.teacher_only,
                 classifier=self._classify if self.classifier else None,
                 task=lambda: self.task.loss(student.logits, batch[1]),
+                processes=self.processes,
             )
             for part in (binding, *binding.others)
         )
@@ -253,7 +258,7 @@ class LaneModule(nn.Module):
     def _run(self, x: Tensor, points: Mapping[str, TapPoint], stop: bool) -> Trace:
         if not self.phase.input_gradients:
             return self.forwards.record(x, points, stop)
-        exact = torch.autocast(_casting(x), enabled=False)
+        exact = torch.autocast(casting(x), enabled=False)
         with Recorder(self.preprocessed, points, stop=stop) as recorder, exact, twice_differentiable():
             return recorder(x.detach().requires_grad_())
 
@@ -285,15 +290,3 @@ class LaneModule(nn.Module):
                 shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise TrainingError(f"{key}.{name} must be a scalar tensor [], got {shape}. Reduce it, for example by .mean().")
             yield f"{owner}.{name}", distiller.options.weight * value.reshape(())
-
-
-def _casting(x: Tensor) -> str:
-    """The tensor's device type for autocast; ``cpu`` for devices without autocast, such as meta."""
-    kind = x.device.type
-    return kind if torch.amp.is_autocast_available(kind) else "cpu"
-
-
-def _precision_of(device: str) -> Callable[[], AbstractContextManager[object]]:
-    """A factory of contexts that restore the current autocast state."""
-    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)

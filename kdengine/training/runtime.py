@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,12 +14,20 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdengine.errors import SettingsError
+from kdengine.methods.processes import ALONE, Processes
 from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BUFFERS_BEFORE_FORWARDS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")  # the second in earlier versions of torch
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+"""What DDP calls sending the buffers of the first process to all before every forward."""
 ASYNCHRONOUS = frozenset({"cuda"})
 """Devices that work behind the host, which loses time if it waits for a number."""
 
@@ -110,6 +121,33 @@ class Runtime:
         """Broadcast the main process's value to all processes."""
         return value if self.processes == 1 else self.fabric.broadcast(value)
 
+    def stacked(self, value: Tensor) -> Tensor:
+        """A tensor of the same shape in every process, from all of them: [...] -> [processes, ...]."""
+        if self.processes == 1:
+            return value[None]
+        value = value.detach().contiguous()
+        parts = [torch.empty_like(value) for _ in range(self.processes)]
+        torch.distributed.all_gather(parts, value)
+        return torch.stack(parts)
+
+    def sharing(self, shares: tuple[int, ...]) -> Processes:
+        """The processes that share a batch, as methods see them; ``shares`` are those of the batch."""
+        return ALONE if self.processes == 1 else Processes(self.processes, shares, self.stacked)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace floating-point tensors by their mean over all processes; in one message for each type."""
+        for alike in _by_type(tensors) if self.processes > 1 else ():
+            packed = _packed(alike)
+            torch.distributed.all_reduce(packed)
+            _unpack(packed / self.processes, alike)
+
+    def take_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace floating-point tensors by those of the main process; in one message for each type."""
+        for alike in _by_type(tensors) if self.processes > 1 else ():
+            packed = _packed(alike)
+            torch.distributed.broadcast(packed, 0)
+            _unpack(packed, alike)
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device and memory format of the run."""
         if self.channels_last:
@@ -125,6 +163,7 @@ class Runtime:
     def setup(self, module: nn.Module) -> Any:
         """Wrap a trainable module so that its forward runs in the precision of the run, and its gradients meet, if several."""
         if self.processes > 1:
+            self.take_first([buffer for buffer in module.buffers() if buffer.is_floating_point()])
             return self.fabric.setup_module(module)
 
         def forward(*inputs: Any) -> Any:
@@ -133,6 +172,15 @@ class Runtime:
                 return module(*inputs)
 
         return forward
+
+    def adding_up(self, wrapped: Any, enabled: bool) -> AbstractContextManager[Any]:
+        """A context for a forward and its backward, whose gradients add up in each process and do not meet yet.
+
+        Args:
+            wrapped: what :meth:`setup` has returned.
+            enabled: whether it is so; else they meet, with those that have added up before.
+        """
+        return self.fabric.no_backward_sync(wrapped, enabled) if self.processes > 1 else nullcontext()
 
     def setup_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
         """Wrap an optimizer; in a single process, it is the same."""
@@ -168,8 +216,29 @@ def _together(launch: Launch, accelerator: str) -> dict[str, Any]:
         return {"devices": 1}
     devices: int | list[int] = [launch.gpu(torch.cuda.device_count())] if accelerator == "cuda" else 1
     # a phase trains only what lies below its deepest tap, so some parameters get no gradient
-    strategy = DDPStrategy(find_unused_parameters=True)
+    # buffers meet once an update, not before every forward: see training/statistics.py
+    options: dict[str, Any] = {"find_unused_parameters": True, BUFFERS_BEFORE_FORWARDS: False}
+    strategy = DDPStrategy(**options)
     return {"devices": devices, "num_nodes": launch.processes, "strategy": strategy}
+
+
+def _by_type(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors of each type of numbers."""
+    types = dict.fromkeys(tensor.dtype for tensor in tensors)
+    return [[tensor for tensor in tensors if tensor.dtype == kind] for kind in types]
+
+
+def _packed(tensors: Sequence[Tensor]) -> Tensor:
+    """The values of tensors of one type in a row, [N], at least float32."""
+    kind = torch.promote_types(tensors[0].dtype, torch.float32)
+    return torch.cat([tensor.detach().to(kind).flatten() for tensor in tensors])
+
+
+def _unpack(packed: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Write values in a row back to the tensors that they come from."""
+    with torch.no_grad():
+        for tensor, values in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view(tensor.shape))
 
 
 def _best_precision(device: str) -> str:

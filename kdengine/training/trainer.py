@@ -116,6 +116,7 @@ class Trainer:
             for kind, network in networks.items():
                 if network is not None:
                     scores |= {f"{kind}{name}": value for name, value in self._scores(network, lane).items()}
+        scores = lane.runtime.same(scores)  # all decide by them whether to go on, and with which weights
         return lane.end_epoch(scores, time.perf_counter() - start)
 
     def _scores(self, network: nn.Module, lane: Lane) -> dict[str, float]:

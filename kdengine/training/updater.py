@@ -19,6 +19,7 @@ from kdengine.training.lane_module import LaneModule
 from kdengine.training.optimizer import begin_momentum, make_optimizer, make_schedule
 from kdengine.training.parameter_groups import parameter_groups
 from kdengine.training.runtime import Runtime
+from kdengine.training.statistics import RunningStatistics, check_kept
 
 __all__ = ["OptimizerStep", "Outcome"]
 
@@ -67,6 +68,7 @@ class OptimizerStep:
         supported = self._scaler is None or getattr(self._bare, "_step_supports_amp_scaling", False)
         guarded = runtime.asynchronous and supported
         self._guard = Guard(self.parameters.values(), module.student.buffers()) if guarded else None
+        self._statistics = RunningStatistics(module, runtime)
         self._steps = 1
         self._is_between = False
 
@@ -94,6 +96,11 @@ class OptimizerStep:
                 if "lr_scale" in group:  # which only schedules apply
                     group["lr"] = self.settings.lr * group["lr_scale"]
 
+    def adds_up(self, done: int) -> bool:
+        """Whether the gradients of the step after so many of the phase are only a part of those of an update."""
+        place, count = self._place_in_update(done)
+        return place < count - 1
+
     def update(self, terms: Mapping[str, Tensor], done: int, epoch: int) -> Outcome:
         """Add the gradients of a step, and update the weights if it is the last of an update, unless they are not finite.
 
@@ -101,15 +108,22 @@ class OptimizerStep:
             terms: name -> weighted term [].
             done: earlier steps of the phase.
             epoch: epoch within the phase, from 0.
+
+        Raises:
+            TrainingError: of several processes, each keeps something of its own images alone.
         """
         place, count = self._place_in_update(done)
         self._is_between = place < count - 1
+        if done % self._steps == 0:
+            check_kept(self.module, self.runtime)
         if self._schedule is not None:
             self._schedule.step_update(done)
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
         if place == 0:
             self._optimizer.zero_grad()
         self._backward(terms, total, epoch, count)
+        if not self._is_between:  # after the backward, which reads them as the forward left them
+            self._statistics.share()
         if self._scaler is not None:
             return self._update_scaled(total.detach(), last=place == count - 1)
         norm = norm_of_gradients(self.parameters.values())

@@ -151,6 +151,7 @@ def test_processes_share_each_batch_without_overlap_and_see_the_same_images_as_o
         assert sorted(index.tolist()) == sorted(batch.index.tolist())
         for rank, share in enumerate(shares):
             assert torch.equal(share[number].x, batch.x[rank::processes])
+            assert share[number].shares == tuple(len(other[number]) for other in shares)
 
 
 def test_batches_without_an_index_are_shared_too():
@@ -165,5 +166,6 @@ def test_batches_without_an_index_are_shared_too():
 def test_a_last_batch_smaller_than_the_processes_goes_to_each_of_them():
     images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
     whole = MemoryBatches(images, torch.arange(5), (0.5,) * 3, (0.25,) * 3, 4)
-    last = [list(ShardedBatches(whole, rank, 2).epoch(0))[-1].index.tolist() for rank in range(2)]
-    assert last == [[4], [4]]
+    last = [list(ShardedBatches(whole, rank, 2).epoch(0))[-1] for rank in range(2)]
+    assert [batch.index.tolist() for batch in last] == [[4], [4]]
+    assert [batch.shares for batch in last] == [(1, 0), (1, 0)], "the first answers for it"

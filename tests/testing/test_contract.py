@@ -255,6 +255,16 @@ class AverageInAnAttribute(Good):
         return {"match": super().forward(step)["match"] * (1 + self.average)}
 
 
+class OwnImages(Good):
+    def build(self, pair):
+        super().build(pair)
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, step):
+        self.mean.copy_(step.teacher.logits.mean(0))
+        return super().forward(step)
+
+
 class ForeignGroup(Good):
     def parameter_groups(self):
         return [{"params": [nn.Parameter(torch.zeros(3))], "lr_scale": 0.1}]
@@ -267,6 +277,7 @@ FAULTS = [
     (Dependent, "it_works_without_the_teacher_that_it_does_not_require"),
     (Shipping, "what_it_ships_can_be_loaded_again"),
     (AverageInAnAttribute, "the_state_survives_a_restart"),
+    (OwnImages, "processes_keep_the_same"),
     (ForeignGroup, "the_optimizer_sees_everything_that_is_trained"),
     (NotFinite, "terms_are_finite_and_teach_the_student"),
     (Detached, "terms_are_finite_and_teach_the_student"),

@@ -7,7 +7,7 @@ from kdplugin_crd import CRD, Banks, Negatives, estimation, in_batch_loss
 from kdplugin_crd import banks as banks_module
 
 from kdengine import Pair, SettingsError, TapError
-from kdengine.testing import DistillerContract, built, make_step
+from kdengine.testing import DistillerContract, built, in_processes, make_step
 
 N, D, K, TAU = 12, 5, 7, 0.3
 INDEX = torch.tensor([3, 0, 9, 5])
@@ -216,13 +216,21 @@ def test_presets(preset, beta, mode):
     assert (options.beta, options.mode, options.negatives, options.temperature) == (beta, mode, 16384, 0.07)
 
 
-def test_several_processes_are_refused_with_what_works(leaf, monkeypatch):
-    step = make_step({"embedding": leaf(2, 3)}, {"embedding": leaf(2, 4)})
-    method = built(CRD(), step)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(SettingsError, match=r"2 processes\. Set crd\.mode=batch"):
-        method(step)
+def test_memories_of_two_processes_take_up_the_images_of_both_as_one_with_the_whole_batch_does(bank):
+    def one(rank, processes):
+        banks, ours, theirs, places = bank()
+        for shift in range(2):
+            mine = slice(rank, None, 2)
+            banks(*(x.detach()[mine].roll(shift, 1) for x in (ours, theirs)), INDEX[mine], draw_of(places), processes)
+        return banks
+
+    alone, ours, theirs, places = bank()
+    for shift in range(2):
+        alone(*(x.detach().roll(shift, 1) for x in (ours, theirs)), INDEX, draw_of(places))
+    for mine in in_processes(2, one):
+        assert torch.equal(mine.student_ND, alone.student_ND)
+        assert torch.equal(mine.teacher_ND, alone.teacher_ND)
+        assert torch.allclose(mine.log_z, alone.log_z, rtol=1e-6)
 
 
 @pytest.mark.parametrize("option", [{"negatives": 0}, {"momentum": 1}, {"temperature": 0}, {"mode": "queue"}])

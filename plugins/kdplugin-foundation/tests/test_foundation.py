@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from kdengine import Anatomy, Recorder, SettingsError, TapError
-from kdengine.testing import DistillerContract, built, make_step
+from kdengine.testing import DistillerContract, built, in_processes, make_step
 
 TAU = 0.07
 
@@ -265,3 +265,20 @@ def test_a_run_learns_from_images_alone_and_comes_closer_to_its_teacher(distil, 
     assert first["terms"].keys() == {"foundation.embedding", "foundation.patches", "foundation.queue"}
     assert last["terms"]["foundation.embedding"] < 0.5 * first["terms"]["foundation.embedding"]
     assert last["test_similarity"] > first["test_similarity"] > 0
+
+
+def test_the_queue_of_two_processes_is_that_of_one_with_the_whole_batch(leaf):
+    batches = [(leaf(count, 3, seed=1).detach(), leaf(count, 4, seed=seed).detach()) for seed, count in ((2, 4), (3, 5))]
+
+    def one(rank, processes):
+        queue = Prototypes(7, 4, TAU)
+        for _, teacher in batches:
+            queue(teacher[rank::2], teacher[rank::2], processes)
+        return queue
+
+    alone = Prototypes(7, 4, TAU)
+    for _, teacher in batches:
+        alone(teacher, teacher)
+    for queue in in_processes(2, one):
+        assert torch.equal(queue.entries_QD, alone.entries_QD)
+        assert queue.seen == 9

@@ -8,7 +8,7 @@ from kdplugin_ofd import OFD, Margin, margins_of_batch, margins_of_norm, partial
 from torch import nn
 
 from kdengine import ModuleView, Pair, SettingsError, TapError
-from kdengine.testing import DistillerContract, built, make_step
+from kdengine.testing import DistillerContract, built, in_processes, make_step
 
 SHAPES = [
     ((1, 3, 2, 2), (1, 3, 2, 2)),
@@ -228,3 +228,16 @@ def test_a_run_takes_the_margins_of_the_normalisations_that_end_the_teachers_sta
     assert all(torch.equal(norm.running_mean, kept) for norm, kept in zip(layers, statistics, strict=True))
     losses = [record["terms"]["ofd.distance"] for record in result.history]
     assert losses[-1] < losses[0]
+
+
+def test_margins_of_two_processes_are_those_of_one_with_the_whole_batch(leaf):
+    teacher = leaf(5, 3, 2, 2).detach()
+
+    def one(rank, processes):
+        margin = Margin(3, None)
+        margin(teacher[rank::2], processes)
+        return margin.values
+
+    alone = Margin(3, None)
+    alone(teacher)
+    assert all(torch.equal(values, alone.values) for values in in_processes(2, one))

@@ -11,7 +11,7 @@ from kdplugin_phi_s.rotation import evening
 
 from kdengine import Pair
 from kdengine.taps import Trace
-from kdengine.testing import DistillerContract, built, make_step
+from kdengine.testing import DistillerContract, built, in_processes, make_step
 
 
 class TestContract(DistillerContract):
@@ -216,3 +216,21 @@ def test_a_run_with_two_teachers_logs_a_term_for_each_and_learns_from_both(disti
     assert result.history[0]["terms"].keys() == {"task", "phi-s.mse_1", "phi-s.mse_2"}
     for name in ("phi-s.mse_1", "phi-s.mse_2"):
         assert 0 < result.history[-1]["terms"][name] < 0.48, "predicting the mean alone costs a half"
+
+
+def test_statistics_of_two_processes_are_those_of_one_with_the_whole_batch(leaf):
+    batches = [leaf(count, 3, seed=count).detach() for count in (5, 8)]
+
+    def one(rank, processes):
+        normalizer = Normalizer(3, len(batches))
+        for batch in batches:
+            normalizer(batch[rank::2], processes)
+        return dict(normalizer.named_buffers())
+
+    alone = Normalizer(3, len(batches))
+    for batch in batches:
+        alone(batch)
+    first, second = in_processes(2, one)
+    for name, value in alone.named_buffers():
+        assert torch.allclose(first[name], value, atol=1e-6), name
+        assert torch.equal(first[name], second[name]), name

@@ -11,7 +11,7 @@ from kdengine import Head, Pair, SettingsError
 from kdengine.data.load import load_data
 from kdengine.runs.evaluate_run import evaluate_folder
 from kdengine.shipping.export import export_student
-from kdengine.testing import DistillerContract, make_step
+from kdengine.testing import DistillerContract, in_processes, make_step
 
 
 class TestContract(DistillerContract):
@@ -127,6 +127,21 @@ def test_what_is_matched_is_decided_at_the_first_step_for_good_unless_it_is_said
     said = simkd(alike, match="embedding")
     said(alike)
     assert not bool(said.by_map)
+
+
+def test_what_is_matched_is_decided_by_the_images_of_all_processes(leaf):
+    maps = leaf(4, 4, 2, 2, seed=2).detach()
+    embedding = maps.mean((2, 3))
+    embedding[1] += 1  # an image of the second process
+
+    def one(rank, processes):
+        mine = slice(rank, None, 2)
+        step = replace(step_of(leaf(2, 3, 2, 2), maps[mine], embedding[mine]), processes=processes)
+        method = simkd(step)
+        method(step)
+        return bool(method.by_map)
+
+    assert in_processes(2, one) == [False, False]
 
 
 def test_a_map_of_another_width_than_the_embedding_gives_way_to_it_or_is_refused(leaf):

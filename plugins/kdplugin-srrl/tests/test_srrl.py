@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from kdplugin_srrl import SRRL
+from kdplugin_srrl import SRRL, Connector
 from torch import nn
 
 from kdengine import Head, ModelError, Pair, SettingsError, TapError
-from kdengine.testing import DistillerContract, make_step, tiny_pair
+from kdengine.testing import DistillerContract, in_processes, make_step, tiny_pair
 from kdengine.testing.bench import Bench
 
 
@@ -143,3 +143,17 @@ def test_a_run_compares_with_the_teachers_own_logits_and_comes_closer(one_step):
     made = np.maximum((mixed - mixed.mean(0)) / np.sqrt(mixed.var(0) + 1e-5), 0)
     assert terms["srrl.feature"] == pytest.approx(((made - teacher["embedding"]) ** 2).mean(), rel=1e-3)
     assert set(terms) == {"task", "srrl.feature", "srrl.logit"}
+
+
+def test_one_negative_feature_in_any_process_decides_for_all(leaf):
+    teacher = leaf(4, 3).detach().abs()
+    teacher[1, 0] = -1
+
+    def one(rank, processes):
+        connector = Connector(2, 3)
+        connector(leaf(2, 2), teacher[rank::2], processes)
+        return bool(connector.rectified)
+
+    assert in_processes(2, one) == [False, False]
+    teacher[1, 0] = 1
+    assert in_processes(2, one) == [True, True]

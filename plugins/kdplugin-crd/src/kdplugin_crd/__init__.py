@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl, vector_width
+from kdengine import Distiller, Pair, Registrar, Step, hookimpl, vector_width
 from kdplugin_crd.banks import Banks
 from kdplugin_crd.embeddings import Embeddings
 from kdplugin_crd.negatives import Negatives
@@ -98,8 +98,8 @@ class CRD(Distiller):
         return [in_batch_loss(*pair, self.options.temperature, labels) for pair in vectors]
 
     def _in_memory(self, step: Step, vectors: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        _refuse_processes()
-        return [bank(*pair, step.index, self._draw) for bank, pair in zip(self.banks, vectors, strict=True)]
+        banks = zip(self.banks, vectors, strict=True)
+        return [bank(*pair, step.index, self._draw, step.processes) for bank, pair in banks]
 
     def _draw(self, index_B: Tensor) -> Tensor:
         places: Tensor = self.negatives(index_B, self.options.negatives)
@@ -109,15 +109,6 @@ class CRD(Distiller):
 def _classes(targets: Tensor | None) -> Tensor | None:
     """Class indices [B], or None where there are none: without labels, or with shares of classes."""
     return targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
-
-
-def _refuse_processes() -> None:
-    spread = torch.distributed
-    if spread.is_available() and spread.is_initialized() and spread.get_world_size() > 1:
-        raise SettingsError(
-            f"crd keeps an embedding of every image, which works in a single process only; this run has "
-            f"{spread.get_world_size()} processes. Set crd.mode=batch."
-        )
 
 
 @hookimpl

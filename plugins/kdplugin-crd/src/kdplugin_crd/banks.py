@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdengine import l2_normalize
+from kdengine import Processes, l2_normalize
 from kdplugin_crd.estimation import contrast, log_normaliser, scores
 
 __all__ = ["Banks"]
@@ -19,6 +19,7 @@ __all__ = ["Banks"]
 ROWS = 128
 """Images whose scores are computed at a time, so that memory does not grow with the batch."""
 
+ALONE = Processes()
 Draw = Callable[[Tensor], Tensor]
 """Positions of images [B] -> the same in column 0, then those of their negatives, [B, 1 + K]."""
 
@@ -49,31 +50,37 @@ class Banks(nn.Module):
         self.register_buffer("log_z", torch.full((2,), math.nan))  # of the student's scores, and of the teacher's
         self._is_settled = False
 
-    def forward(self, student_BD: Tensor, teacher_BD: Tensor, index_B: Tensor, draw: Draw) -> Tensor:
-        """The loss of both directions, mean over the batch; []. The memories then take up the batch.
+    def forward(
+        self, student_BD: Tensor, teacher_BD: Tensor, index_B: Tensor, draw: Draw, processes: Processes = ALONE
+    ) -> Tensor:
+        """The loss of both directions, mean over the batch; []. The memories then take up the batch, that of all processes.
 
         Args:
             student_BD: unit vectors of the student.
             teacher_BD: unit vectors of the teacher.
             index_B: positions of the images in the training set.
             draw: gives the negatives.
+            processes: those that share the batch.
         """
-        loss: Tensor = _Contrast.apply(student_BD, teacher_BD, index_B, draw, self)
-        self.take_up(index_B, student_BD, teacher_BD)
+        loss: Tensor = _Contrast.apply(student_BD, teacher_BD, index_B, draw, self, processes)
+        self.take_up(*map(processes.gathered, (index_B, student_BD, teacher_BD)))
         return loss
 
     def sides(self, student_BD: Tensor, teacher_BD: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The anchors of each network, with the memory of the other that they are compared with."""
         return (student_BD, self.teacher_ND), (teacher_BD, self.student_ND)
 
-    def settle(self, student_BD: Tensor, teacher_BD: Tensor, places: Sequence[Tensor]) -> None:
-        """Take Z from this batch, unless it was taken before the run was interrupted."""
+    def settle(self, student_BD: Tensor, teacher_BD: Tensor, places: Sequence[Tensor], processes: Processes = ALONE) -> None:
+        """Take Z from this batch, of all processes, unless it was taken before the run was interrupted."""
         first = []
         for anchors, memory in self.sides(student_BD, teacher_BD):
             parts = [scores(part, memory, rows) for part, rows in zip(anchors.split(ROWS), places, strict=True)]
             first.append(log_normaliser(torch.cat(parts) / self.temperature, len(memory)))
+        images_P = processes.stacked(first[0].new_tensor(len(student_BD)))
+        # Z is a mean over all scores, and so that of the processes, each counted by its images
+        first_2 = (processes.stacked(torch.stack(first)) + (images_P / images_P.sum()).log()[:, None]).logsumexp(0)
         # chosen on the device, which a question on its values would make the step wait for
-        self.log_z.copy_(torch.where(self.log_z.isnan(), torch.stack(first), self.log_z))
+        self.log_z.copy_(torch.where(self.log_z.isnan(), first_2, self.log_z))
         self._is_settled = True
 
     @torch.no_grad()
@@ -88,10 +95,12 @@ class _Contrast(torch.autograd.Function):
     """Loss and gradients of both directions in one pass over the batch, some images at a time."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, index: Tensor, draw: Draw, banks: Banks) -> Tensor:
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, index: Tensor, draw: Draw, banks: Banks, processes: Processes
+    ) -> Tensor:
         places = [draw(part) for part in index.split(ROWS)]
         if not banks._is_settled:
-            banks.settle(student, teacher, places)
+            banks.settle(student, teacher, places, processes)
         total, slopes = student.new_zeros(()), []
         for (anchors, memory), log_z in zip(banks.sides(student, teacher), banks.log_z, strict=True):
             parts = [
@@ -106,4 +115,4 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         of_student, of_teacher = ctx.saved_tensors
-        return gradients[0] * of_student, gradients[0] * of_teacher, None, None, None
+        return gradients[0] * of_student, gradients[0] * of_teacher, None, None, None, None

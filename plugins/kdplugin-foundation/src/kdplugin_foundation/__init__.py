@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdengine import (
     Distiller,
     Pair,
+    Processes,
     Registrar,
     SettingsError,
     Step,
@@ -103,7 +104,7 @@ class Foundation(Distiller):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``embedding``, ``queue`` and ``patches``, as far as they have a weight; patches summed over the taps."""
         options, taps = self.options, list(step.pairs)
-        terms = self._of_embedding(taps.pop(0)) if self.reads_embedding else {}
+        terms = self._of_embedding(taps.pop(0), step.processes) if self.reads_embedding else {}
         if options.patches:
             losses = [
                 patch_loss(adapter, tap.student, tap.teacher, options.grid)
@@ -112,13 +113,13 @@ class Foundation(Distiller):
             terms["patches"] = options.patches * torch.stack(losses).sum()
         return terms
 
-    def _of_embedding(self, tap: TapPair) -> dict[str, Tensor]:
+    def _of_embedding(self, tap: TapPair, processes: Processes) -> dict[str, Tensor]:
         options, terms = self.options, {}
         predicted_BD, teacher_BD = self.projector(pool_to_vectors(tap.student)), pool_to_vectors(tap.teacher)
         if options.embedding:
             terms["embedding"] = options.embedding * embedding_loss(predicted_BD, teacher_BD, options.distance)
         if options.queue:
-            terms["queue"] = options.queue * self.prototypes(predicted_BD, teacher_BD)
+            terms["queue"] = options.queue * self.prototypes(predicted_BD, teacher_BD, processes)
         return terms
 
 

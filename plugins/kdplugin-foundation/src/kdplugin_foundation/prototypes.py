@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdengine import l2_normalize
+from kdengine import Processes, l2_normalize
 
 __all__ = ["Prototypes"]
 
 # B: images of a batch, D: channels of the teacher's embedding, Q: length of the queue.
 
+ALONE = Processes()
 NOWHERE = -1e9
 """Score of a place that is empty: finite, so that a queue of nothing but these still gives finite numbers."""
 
@@ -37,16 +38,17 @@ class Prototypes(nn.Module):
         self.register_buffer("entries_QD", torch.zeros(length, width))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))  # embeddings so far; the next place is seen mod Q
 
-    def forward(self, predicted_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-        """The loss [] of a batch against the queue, which then takes up the batch.
+    def forward(self, predicted_BD: Tensor, teacher_BD: Tensor, processes: Processes = ALONE) -> Tensor:
+        """The loss [] of a batch against the queue, which then takes up the batch, that of all processes.
 
         Args:
             predicted_BD: what the student predicts of the teacher's embeddings, [B, D].
             teacher_BD: the teacher's embeddings, [B, D].
+            processes: those that share the batch.
         """
         unit_BD = l2_normalize(teacher_BD)
         loss = self.compare(l2_normalize(predicted_BD), unit_BD)
-        self.take_up(unit_BD)
+        self.take_up(processes.gathered(unit_BD))
         return loss
 
     def compare(self, predicted_BD: Tensor, teacher_BD: Tensor) -> Tensor:

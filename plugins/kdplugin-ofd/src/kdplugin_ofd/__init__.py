@@ -65,7 +65,7 @@ class OFD(Distiller):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The term ``distance``, the weighted sum over all taps."""
         losses = [
-            partial_loss(connector(tap.student), margin(tap.teacher))
+            partial_loss(connector(tap.student), margin(tap.teacher, step.processes))
             for connector, margin, tap in zip(self.connectors, self.margins, step.pairs, strict=True)
         ]
         weighed = [self.options.scale * 0.5**above * loss for above, loss in enumerate(reversed(losses))]

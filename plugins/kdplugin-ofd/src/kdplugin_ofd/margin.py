@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kdengine import ModuleView
+from kdengine import ModuleView, Processes
 
 __all__ = ["Margin", "margins_of_batch", "margins_of_norm"]
 
+ALONE = Processes()
 RARE = 1e-3
 """Share of negative responses at and below which a channel counts as having none."""
 SMALLEST = 1e-12
@@ -67,16 +68,24 @@ class Margin(nn.Module):
         self.register_buffer("known", torch.tensor(False))
         self._ready = False  # spares every step but the first the wait for the device
 
-    def forward(self, teacher_BCHW: Tensor) -> Tensor:
-        """The teacher's responses [B, C, H, W], with those below the margin raised to it."""
+    def forward(self, teacher_BCHW: Tensor, processes: Processes = ALONE) -> Tensor:
+        """The teacher's responses [B, C, H, W], with those below the margin raised to it.
+
+        Args:
+            teacher_BCHW: before its ReLU.
+            processes: those that share the batch, of whose images the margins are measured.
+        """
         if not self._ready and not self.known.is_meta:  # where shapes alone are tried, there is nothing to ask
-            self._take(teacher_BCHW)
+            self._take(teacher_BCHW, processes)
         return torch.maximum(teacher_BCHW, self.values[:, None, None])
 
     @torch.no_grad()
-    def _take(self, teacher_BCHW: Tensor) -> None:
+    def _take(self, teacher_BCHW: Tensor, processes: Processes) -> None:
         if not self.known:
-            self.values.copy_(margins_of_batch(teacher_BCHW) if self.norm is None else _of(self.norm, self.values))
+            if self.norm is None:
+                self.values.copy_(margins_of_batch(processes.gathered(teacher_BCHW)))
+            else:
+                self.values.copy_(_of(self.norm, self.values))
             self.known.fill_(True)
         self._ready = True
 

@@ -9,7 +9,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, hookimpl, match_spatial, pool_to_vectors, projector, vector_width
+from kdengine import (
+    Distiller,
+    Pair,
+    Processes,
+    Registrar,
+    Step,
+    hookimpl,
+    match_spatial,
+    pool_to_vectors,
+    projector,
+    vector_width,
+)
 from kdplugin_phi_s.normalizer import Normalizer
 from kdplugin_phi_s.rotation import hadamard
 
@@ -67,14 +78,14 @@ class PhiS(Distiller):
         parts = iter(zip(self.adapters, self.normalizers, strict=True))
         terms = {}
         for number, one in enumerate(steps, 1):
-            losses = [_loss(*next(parts), *samples(tap.student, tap.teacher)) for tap in one.pairs]
+            losses = [_loss(*next(parts), *samples(tap.student, tap.teacher), step.processes) for tap in one.pairs]
             terms["mse" if len(steps) == 1 else f"mse_{number}"] = torch.stack(losses).sum() / len(steps)
         return terms
 
 
-def _loss(adapter: nn.Module, normalizer: nn.Module, student_NS: Tensor, teacher_ND: Tensor) -> Tensor:
+def _loss(adapter: nn.Module, normalizer: nn.Module, student_NS: Tensor, teacher_ND: Tensor, processes: Processes) -> Tensor:
     """Mean of the squared differences, over samples and channels; [], 0 while the statistics are being estimated."""
-    predicted_ND, target_ND = adapter(student_NS), normalizer(teacher_ND)
+    predicted_ND, target_ND = adapter(student_NS), normalizer(teacher_ND, processes)
     return 0.0 * predicted_ND.sum() if target_ND is None else F.mse_loss(predicted_ND, target_ND)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kdengine import Processes
 from kdplugin_phi_s.rotation import evening
 
 __all__ = ["Normalizer"]
 
+ALONE = Processes()
 ROUNDING = 1e-12
 """Share of the mean square that a variance must exceed to be more than the rounding of float32."""
 
@@ -42,13 +44,18 @@ class Normalizer(nn.Module):
         self.register_buffer("matrix", torch.eye(width))
         self.register_buffer("settled", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, x_ND: Tensor) -> Tensor | None:
-        """The samples, normalised, [N, D]; None as long as the statistics are being estimated."""
+    def forward(self, x_ND: Tensor, processes: Processes = ALONE) -> Tensor | None:
+        """The samples, normalised, [N, D]; None as long as the statistics are being estimated.
+
+        Args:
+            x_ND: the samples of this process.
+            processes: those that share the batch, of whose samples the statistics are.
+        """
         if x_ND.is_meta:  # shapes alone, which say nothing of statistics
             return (x_ND - self.mean) @ self.matrix.T
         if not self._is_settled:
             if not bool(self.settled):
-                self._observe(x_ND.detach())
+                self._observe(x_ND.detach(), processes)
             self._is_settled = bool(self.settled)  # asked on the device no more once it holds
         if not self._is_settled:
             return None
@@ -65,20 +72,26 @@ class Normalizer(nn.Module):
         return float(self.scatter.trace()) > ROUNDING * float(self.mean.square().sum() * self.samples)
 
     @torch.no_grad()
-    def _observe(self, x_ND: Tensor) -> None:
-        """Take in one batch (Chan's update of mean and scatter), and settle after the last."""
-        count, before = len(x_ND), int(self.samples)
+    def _observe(self, x_ND: Tensor, processes: Processes) -> None:
+        """Take in one batch, the share of each process after the other, and settle after the last."""
         mean_D = x_ND.mean(0)
-        away_ND, shift_D = x_ND - mean_D, mean_D - self.mean
-        self.scatter += away_ND.T @ away_ND + torch.outer(shift_D, shift_D) * (before * count / (before + count))
-        self.mean += shift_D * (count / (before + count))
-        self.samples += count
+        away_ND = x_ND - mean_D
+        shares = (self.samples.new_tensor(len(x_ND)), mean_D, away_ND.T @ away_ND)
+        for count, mean, scatter in zip(*map(processes.stacked, shares), strict=True):
+            self._merge(int(count), mean, scatter)
         self.batches_seen += 1
         if int(self.batches_seen) >= self.batches and self._varies:
             self.matrix.copy_(_matrix(self.covariance.cpu(), self.kind))
             self.settled.fill_(True)
             if self.kind == "none":
                 self.mean.zero_()
+
+    def _merge(self, count: int, mean_D: Tensor, scatter_DD: Tensor) -> None:
+        """Take in the samples of one share by what they have in sum (Chan's update of mean and scatter)."""
+        before, shift_D = int(self.samples), mean_D - self.mean
+        self.scatter += scatter_DD + torch.outer(shift_D, shift_D) * (before * count / (before + count))
+        self.mean += shift_D * (count / (before + count))
+        self.samples += count
 
 
 def _matrix(covariance_DD: Tensor, kind: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, SettingsError, Step, hookimpl, resize_maps
+from kdengine import Distiller, Pair, Processes, Registrar, SettingsError, Step, hookimpl, resize_maps
 from kdplugin_simkd.projector import Deployed, Projector
 
 __all__ = ["Deployed", "Projector", "SimKD"]
@@ -84,7 +84,7 @@ class SimKD(Distiller):
         (tap,) = step.pairs
         embedding_BD = step.teacher["embedding"]
         projected_BDHW = self.projector(resize_maps(tap.student, self._size))
-        if self._is_by_map(tap.teacher, embedding_BD):
+        if self._is_by_map(tap.teacher, embedding_BD, step.processes):
             loss = F.mse_loss(projected_BDHW, resize_maps(tap.teacher, self._size))
         else:
             loss = F.mse_loss(projected_BDHW.mean((2, 3)), embedding_BD)
@@ -104,14 +104,15 @@ class SimKD(Distiller):
             )
 
     @torch.no_grad()
-    def _is_by_map(self, teacher_BDHW: Tensor, embedding_BD: Tensor) -> bool:
+    def _is_by_map(self, teacher_BDHW: Tensor, embedding_BD: Tensor, processes: Processes) -> bool:
         """Whether the map is matched; if that was left open, the first batch decides."""
         if self.known.is_meta:  # where shapes alone are tried, there is nothing to ask
             return self.options.match != "embedding" and teacher_BDHW.shape[1] == embedding_BD.shape[1]
         if self._decided is None:
             if not self.known:
                 distance = (teacher_BDHW.mean((2, 3)) - embedding_BD).abs().max()
-                self.by_map.copy_(distance <= CLOSE * embedding_BD.abs().max())
+                furthest, largest = processes.stacked(torch.stack([distance, embedding_BD.abs().max()])).amax(0)
+                self.by_map.copy_(furthest <= CLOSE * largest)
                 self.known.fill_(True)
             self._decided = bool(self.by_map)
         return self._decided

@@ -59,7 +59,7 @@ class SRRL(Distiller):
         """The terms ``feature`` and ``logit``, each the sum over all taps."""
         features, logits = [], []
         for connector, tap in zip(self.connectors, step.pairs, strict=True):
-            student_BD, teacher_BD = connector(tap.student, tap.teacher), pool_to_vectors(tap.teacher)
+            student_BD, teacher_BD = connector(tap.student, tap.teacher, step.processes), pool_to_vectors(tap.teacher)
             features.append(F.mse_loss(student_BD, teacher_BD))
             logits.append(F.mse_loss(self.head(student_BD), self.head(teacher_BD)))
         return {

@@ -7,9 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kdengine import Adapter, pool_to_vectors
+from kdengine import Adapter, Processes, pool_to_vectors
 
 __all__ = ["Connector", "as_maps"]
+
+
+ALONE = Processes()
 
 
 def as_maps(features: Tensor) -> Tensor:
@@ -38,21 +41,22 @@ class Connector(nn.Module):
         self.register_buffer("known", torch.tensor(relu != "auto"))
         self._ready = False  # spares every step but the first the wait for the device
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, processes: Processes = ALONE) -> Tensor:
         """The student's features in the teacher's width, averaged over positions after the ReLU; [B, D].
 
         Args:
             student: vectors [B, C], tokens [B, N, C] or maps [B, C, H, W].
             teacher: the teacher's features, of any of these forms.
+            processes: those that share the batch, of whose images the first decide.
         """
         if not self._ready and not self.known.is_meta:  # where shapes alone are tried, there is nothing to look at
-            self._look(teacher)
+            self._look(teacher, processes)
         mixed_BDHW = self.change(as_maps(student))
         return pool_to_vectors(torch.where(self.rectified, mixed_BDHW.relu(), mixed_BDHW))
 
     @torch.no_grad()
-    def _look(self, teacher: Tensor) -> None:
+    def _look(self, teacher: Tensor, processes: Processes) -> None:
         if not self.known:
-            self.rectified.copy_(teacher.min() >= 0)
+            self.rectified.copy_(processes.stacked(teacher.min()).min() >= 0)
             self.known.fill_(True)
         self._ready = True
