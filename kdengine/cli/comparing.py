@@ -47,6 +47,7 @@ class Comparing:
 
     Attributes:
         on: the launcher that carries the lanes, if any.
+        pictures: formats of the pictures in the folder.
         values: the flags that become settings, ``-o`` among them.
         carried_by: the ``-o`` options of the launcher.
     """
@@ -61,6 +62,7 @@ class Comparing:
     as_json: bool
     observers: tuple[str, ...]
     on: str | None
+    pictures: Sequence[str]
     values: Mapping[str, Any]
     carried_by: Sequence[str] = ()
 
@@ -184,6 +186,13 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
         click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
+        click.option(
+            "--pictures",
+            default="png",
+            metavar="LIST",
+            callback=_formats,
+            help="Formats of the pictures in the folder: png, pdf, svg.  [default: png]",
+        ),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -202,6 +211,12 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         return decorated
 
     return decorate
+
+
+def _formats(context: click.Context, option: click.Parameter, text: str) -> Sequence[str]:
+    from kdengine.report.saving import checked_formats
+
+    return checked_formats(text)
 
 
 def _table_of(assignment: str) -> str | None:
