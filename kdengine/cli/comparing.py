@@ -157,6 +157,21 @@ class Comparing:
         return {**rest, **first}, listed.get("student", ()), listed.get("student_weights", ())
 
 
+def _formats(context: click.Context, option: click.Parameter, text: str) -> Sequence[str]:
+    from kdengine.report.saving import checked_formats
+
+    return checked_formats(text)
+
+
+pictures_option = click.option(
+    "--pictures",
+    default="png",
+    metavar="LIST",
+    callback=_formats,
+    help="Formats of the pictures in the folder: png, pdf, svg.  [default: png]",
+)
+
+
 def comparing_options(*own: str, many_students: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the flags of every command that trains many lanes; the command receives them as one argument, ``flags``.
 
@@ -186,13 +201,7 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
         click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
-        click.option(
-            "--pictures",
-            default="png",
-            metavar="LIST",
-            callback=_formats,
-            help="Formats of the pictures in the folder: png, pdf, svg.  [default: png]",
-        ),
+        pictures_option,
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -211,12 +220,6 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         return decorated
 
     return decorate
-
-
-def _formats(context: click.Context, option: click.Parameter, text: str) -> Sequence[str]:
-    from kdengine.report.saving import checked_formats
-
-    return checked_formats(text)
 
 
 def _table_of(assignment: str) -> str | None:

@@ -105,7 +105,7 @@ class Sentences:
             )
         if not gain.is_gain:
             return (
-                f"No {self.noun} is distinguishable from the plain student: the {label} of {best.label}, "
+                f"No {self.noun} is shown to beat the plain student: the {label} of {best.label}, "
                 f"{self._best_of()}, is {how} ({sure})."
             )
         return self._winner(best, gain)
@@ -178,4 +178,5 @@ class Sentences:
 
     def _best_of(self) -> str:
         count = len(self.standing.ranked)
-        return f"the best of {counted(count, self.noun)}" if count > 1 else f"the only {self.noun}"
+        only = f"the only {self.noun}{' that finished' if self.standing.unranked else ''}"
+        return f"the best of {counted(count, self.noun)}" if count > 1 else only

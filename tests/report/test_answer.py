@@ -76,19 +76,21 @@ def test_nothing_gains(board):
     assert "ahead" not in str(answer)
     one = answer_of(board({"plain": [70.0], "rkd": [70.0]}))
     assert one.lead == "No method gains: the top-1 of rkd, the only method, is equal to the plain student's (one trial)."
+    one = answer_of(board({"plain": [70.0], "rkd": [69.0], "st": [None]}))
+    assert "the top-1 of rkd, the only method that finished, is 1.00 points lower" in one.lead
 
 
 def test_a_gain_whose_interval_includes_zero_is_no_gain(board):
     answer = answer_of(board({"plain": PLAIN, "rkd": [69.0, 73.0, 76.0]}))
     assert answer.lead.startswith(
-        "No method is distinguishable from the plain student: the top-1 of rkd, the only method, is 1.67 points higher than "
+        "No method is shown to beat the plain student: the top-1 of rkd, the only method, is 1.67 points higher than "
     )
 
 
 def test_a_loss_whose_interval_includes_zero_is_no_loss_either(board):
     answer = answer_of(board({"plain": PLAIN, "rkd": [69.0, 71.5, 71.0]}))
     assert answer.lead.startswith(
-        "No method is distinguishable from the plain student: the top-1 of rkd, the only method, is 0.50 points lower than "
+        "No method is shown to beat the plain student: the top-1 of rkd, the only method, is 0.50 points lower than "
     )
 
 
