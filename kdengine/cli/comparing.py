@@ -163,6 +163,13 @@ def _formats(context: click.Context, option: click.Parameter, text: str) -> Sequ
     return checked_formats(text)
 
 
+observer_option = click.option(
+    "--observer",
+    "observers",
+    multiple=True,
+    metavar="NAME",
+    help="Plugin that observes every lane, such as tensorboard; repeatable.",
+)
 pictures_option = click.option(
     "--pictures",
     default="png",
@@ -191,13 +198,7 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--student-weights", multiple=many_students, metavar="FILE|RUN", help=WEIGHTS[many_students]),
         teacher_epochs_option,
         teacher_store_option,
-        click.option(
-            "--observer",
-            "observers",
-            multiple=True,
-            metavar="NAME",
-            help="Plugin that observes every lane, such as tensorboard; repeatable.",
-        ),
+        observer_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
         click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
