@@ -38,13 +38,14 @@ class Answer:
 
 
 def answer_of(board: Leaderboard, noun: str = METHOD) -> Answer | None:
-    """What the trials of a comparison say; None if it has no lane besides the plain student.
+    """What the trials of a comparison say; None if there are not two lanes to compare.
 
     Args:
         board: its table.
         noun: what its lanes are: ``method``, or ``combination`` in a sweep.
     """
-    parts = [(label, Sentences(standing, noun).answer) for label, standing in standings(board) if standing.entrants]
+    several = [(label, standing) for label, standing in standings(board) if len(standing.board.lanes) > 1]
+    parts = [(label, Sentences(standing, noun).answer) for label, standing in several]
     if not board.students:
         return parts[0][1] if parts else None
     return Answer(_best_of_family(board), (), tuple(parts)) if parts else None
