@@ -45,15 +45,15 @@ class Terms:
 
     @cached_property
     def longest(self) -> int:
-        """The last epoch of the longest series; panels of all series end there."""
-        return max((curve.epochs[-1] for one in self.series for curve in one.terms().values() if curve.epochs), default=1)
+        """The last epoch of the longest student; a teacher may have trained for longer, and its panel then ends later."""
+        return max((_last_epoch(one) for one in self.series if one.role != "teacher"), default=1)
 
     @property
     def note(self) -> str:
         """Whether the panels can be compared by height."""
         if len(self.series) < 2:
             return ""
-        return "All panels have the same axes." if self.common else "The vertical axes differ."
+        return "All panels have the same vertical axis." if self.common else "The vertical axes differ."
 
     def figure(self, series: Series) -> Figure:
         """The panel of one series alone."""
@@ -72,7 +72,7 @@ class Terms:
                 draw_mean(axes, part, line, label="" if number else plain_text(name))
         for epoch in starts:
             axes.axvline(epoch - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-        axes.set_xlim(0.5, self.longest + 0.5)
+        axes.set_xlim(0.5, max(self.longest, _last_epoch(series)) + 0.5)
         (self.common or Scale.of(curves.values())).apply(axes)
         _draw_legend(axes, small)
 
@@ -115,6 +115,10 @@ class Scale:
             return
         room = 0.05 * (self.high - self.low) or 0.5
         axes.set_ylim(self.low - room, self.high + room)
+
+
+def _last_epoch(series: Series) -> int:
+    return max((curve.epochs[-1] for curve in series.terms().values() if curve.epochs), default=1)
 
 
 def _draw_legend(axes: Axes, small: bool) -> None:

@@ -22,15 +22,21 @@ def test_all_panels_have_the_same_axes(panels):
     (one, other), note = panels()
     assert one.get_ylim() == other.get_ylim()
     assert one.get_xlim() == other.get_xlim() == (0.5, 3.5)
-    assert note == "All panels have the same axes."
+    assert note == "All panels have the same vertical axis."
     assert one.get_ylim()[0] < 2.0 / 3 < 4.0 < one.get_ylim()[1]
+
+
+def test_a_longer_training_of_the_teacher_does_not_press_the_students_together(run_folder):
+    teacher = run_folder("t", [float(value) for value in range(1, 31)], method="plain", student="resnet32")
+    plot = Plot(find_runs([run_folder("a"), teacher]))
+    assert [plot.terms(index).axes[0].get_xlim()[1] for index in (0, 1)] == [2.5, 30.5]
 
 
 def test_terms_that_differ_widely_share_a_logarithmic_axis(panels):
     (one, other), note = panels(0.01)
     assert one.get_yscale() == other.get_yscale() == "log"
     assert one.get_ylim() == other.get_ylim()
-    assert note == "All panels have the same axes."
+    assert note == "All panels have the same vertical axis."
 
 
 def test_terms_that_would_be_flat_lines_on_one_axis_have_axes_of_their_own_and_the_note_says_so(panels):
