@@ -1,7 +1,7 @@
 # make demo   the main job on embedded data       make test      the tests of every change, minutes on two cores
 # make lint   style, types and the rooms          make test-all  the slow tests too
 # make bench  speed, measured                     make setup     only install
-# make docs   the site, in docs/_build/html       make notebooks the notebooks, from their scripts
+# make docs   the site, in docs/_build/html       make notebooks the notebooks, run from their scripts
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := . zoo $(sort $(wildcard plugins/kdplugin-*))

@@ -202,10 +202,10 @@ def run_folder(tmp_path) -> Callable[..., Path]:
     def others(scoring: Scoring, score: float) -> dict[str, float]:
         return {measure.name: score + 20 for measure in scoring.measures[1:] if measure.name != "loss"}
 
-    def rows(method: str, scores: Sequence[float], hint: int, scoring: Scoring, loss: float) -> Iterator[dict]:
+    def rows(method: str, scores: Sequence[float], hint: int, scoring: Scoring, loss: float, seconds: float) -> Iterator[dict]:
         name = scoring.headline.name
         for epoch in range(1, hint + len(scores) + 1):
-            row = {"lane": method, "epoch": epoch, "seconds": 2.0, "images_per_second": 9.0, "lr": 0.1}
+            row = {"lane": method, "epoch": epoch, "seconds": seconds, "images_per_second": 9.0, "lr": 0.1}
             if epoch <= hint:
                 yield {**row, "phase": "hint", "phase_epoch": epoch, "loss": 0.5, "terms": {f"{method}.hint": 0.5 / epoch}}
                 continue
@@ -233,6 +233,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
         data: str = "digits",
         task: Scoring | None = None,
         loss: float = 4.0,
+        seconds: float = 2.0,
         chance: Chance | None = None,
         warnings: Sequence[str] = (),
         **settings: object,
@@ -245,7 +246,7 @@ def run_folder(tmp_path) -> Callable[..., Path]:
         given = {"student": "resnet8", "data": data, "methods": [] if plain else [method]}
         given |= {} if plain else {"teacher": "resnet32"}
         folder.begin(Settings.checked({**given, **settings}), {**machine, "data": known, **named, **guessed})
-        measured = list(rows(method, scores, hint, scoring, loss))
+        measured = list(rows(method, scores, hint, scoring, loss, seconds))
         folder.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in measured))
         if failed is not None:
             folder.write_json("failed.json", {"error": failed, "epoch": len(measured) + 1})

@@ -36,7 +36,11 @@ class Cosine(Distiller):
 # The plan shows what is read and what is built, without training anything.
 
 # %%
-Engine("resnet14", "resnet8", plugins=[Cosine(scale=2.0)], data="digits", epochs=5).plan()
+plan = Engine("resnet14", "resnet8", plugins=[Cosine(scale=2.0)], data="digits", epochs=5).plan().describe()
+for tap in plan["phases"][0]["taps"]:
+    print("reads", tap["student_place"], tap["student_shape"], "and", tap["teacher_place"], tap["teacher_shape"])
+for method in plan["methods"]:
+    print("builds", method["connectors"])
 
 # %% [markdown]
 # ## Train

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from kdengine.authoring.form import Advice, advice_on_package, advice_on_plugin
@@ -17,7 +19,7 @@ from kdengine.plugins.loader import PluginLoader, make_manager
 
 __all__ = ["Check", "checks"]
 
-OTHERS = ("compositions", "adapters", "models", "datasets", "launchers", "recipes")
+OTHERS = ("compositions", "adapters", "models", "datasets", "recipes")
 """What a plugin may offer that is not checked here."""
 
 
@@ -112,7 +114,8 @@ def _raised(base: type, attribute: str, contract: type) -> BaseException | None:
     """What a check raises; a plugin's own version of a check is not asked."""
     check: Any = getattr(base, attribute)
     try:
-        check(contract())
+        with TemporaryDirectory() as folder:
+            check(contract(), **({"tmp_path": Path(folder)} if "tmp_path" in signature(check).parameters else {}))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a plugin may raise anything

@@ -80,6 +80,15 @@ _ALL = (
         "observer",
         _observer,
     ),
+    PluginKind(
+        "launcher",
+        "processes on this machine that give way to others",
+        "Processes that give way to others, a launcher for kdengine",
+        ("pydantic>=2.10",),
+        "LauncherContract",
+        "launcher",
+        lambda plugin: plugin.launchers,
+    ),
 )
 KINDS: Mapping[str, PluginKind] = {kind.name: kind for kind in _ALL}
 """All kinds, by name."""

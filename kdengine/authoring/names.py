@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 from kdengine.config.settings import Settings
 from kdengine.errors import PluginError
+from kdengine.launchers import BUILT_IN as LAUNCHERS
 from kdengine.plugins.discovery import canonical
 from kdengine.plugins.registry import Registry
 from kdengine.tasks import BUILT_IN
@@ -42,20 +43,22 @@ def check_free(name: str, registry: Registry) -> None:
     """Refuse a name that is taken here.
 
     Args:
-        name: of a package without its prefix, of a method or of a task.
+        name: of a package without its prefix, of a method, of a task or of a launcher.
         registry: has what is installed; every plugin that is not blocked is loaded.
 
     Raises:
         PluginError: says by what.
     """
     registry.load_all()
-    if name in BUILT_IN:
-        raise PluginError(f"'{name}' is a task of kdengine itself. Choose another name.")
+    for what, own in (("task", BUILT_IN), ("launcher", LAUNCHERS)):
+        if name in own:
+            raise PluginError(f"'{name}' is a {what} of kdengine itself. Choose another name.")
     for plugin in registry.plugins:
         offers: dict[str, Collection[str]] = {
             "method": plugin.methods,
             "composition": plugin.compositions,
             "task": plugin.tasks,
+            "launcher": plugin.launchers,
         }
         kinds = [kind for kind, offered in offers.items() if name in offered]
         if kinds or name == plugin.name or canonical(plugin.distribution) == f"{PREFIX}{name}":
@@ -78,7 +81,7 @@ def class_name_of(name: str, kind: str, text: str) -> str:
 
     Args:
         name: of the plugin.
-        kind: method or task.
+        kind: method, task, observer or launcher.
         text: all code that the class will stand in.
     """
     plain = "".join(part.capitalize() for part in name.split("-"))

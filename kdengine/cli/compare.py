@@ -49,12 +49,12 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
     registry = Registry()
     act, launcher = _print_plan if dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
-        act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags.as_json, launcher)
+        act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags, launcher)
         return
     lanes, tuning = lane_specs(methods or "", registry), Tuning.of(tune_lr)
     if not lanes:
         raise SettingsError("There are no methods. Name some, for example --methods st,rkd, or --methods all.")
-    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning, latency=not no_latency), flags.as_json, launcher)
+    act(flags.started(registry, lanes, _plugins(lanes), tune_lr=tuning, latency=not no_latency), flags, launcher)
 
 
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
@@ -62,14 +62,14 @@ def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
 
 
-def _print_plan(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
+def _print_plan(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:
     """Print what every lane would be, and the units that a launcher would carry, as tables or as JSON."""
     from kdengine.cli.planning import print_units
     from kdengine.cli.tables import print_table
 
     rows = comparison.plan()
     units = None if launcher is None else comparison.units(launcher)
-    if as_json:
+    if flags.as_json:
         store = {} if comparison.forecast is None else {"teacher_store": comparison.forecast.describe()}
         facts = {"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}
         click.echo(json_text({**facts, **({} if units is None else {"units": units})}))
@@ -89,7 +89,7 @@ def _print_plan(comparison: Comparison, as_json: bool, launcher: Launcher | None
     click.echo(f"The folder would be {comparison.folder}")
 
 
-def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
+def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:
     """Train all lanes, then print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.pictures import leave_pictures
@@ -99,8 +99,8 @@ def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | N
     board = comparison.fit(progress=True, on=launcher)
     if not is_first_process():
         return
-    leave_pictures(comparison.folder)
-    if as_json:
+    leave_pictures(comparison.folder, flags.pictures)
+    if flags.as_json:
         facts: dict[str, Any] = {"methods": list(board.rows), "teacher": board.teacher, "folder": str(comparison.folder)}
         facts |= {"tuned": comparison.tuned} if comparison.tuned else {}
         facts |= {"warnings": list(board.warnings)} if board.warnings else {}

@@ -47,6 +47,7 @@ class Comparing:
 
     Attributes:
         on: the launcher that carries the lanes, if any.
+        pictures: formats of the pictures in the folder.
         values: the flags that become settings, ``-o`` among them.
         carried_by: the ``-o`` options of the launcher.
     """
@@ -61,6 +62,7 @@ class Comparing:
     as_json: bool
     observers: tuple[str, ...]
     on: str | None
+    pictures: Sequence[str]
     values: Mapping[str, Any]
     carried_by: Sequence[str] = ()
 
@@ -155,6 +157,28 @@ class Comparing:
         return {**rest, **first}, listed.get("student", ()), listed.get("student_weights", ())
 
 
+def _formats(context: click.Context, option: click.Parameter, text: str) -> Sequence[str]:
+    from kdengine.report.saving import checked_formats
+
+    return checked_formats(text)
+
+
+observer_option = click.option(
+    "--observer",
+    "observers",
+    multiple=True,
+    metavar="NAME",
+    help="Plugin that observes every lane, such as tensorboard; repeatable.",
+)
+pictures_option = click.option(
+    "--pictures",
+    default="png",
+    metavar="LIST",
+    callback=_formats,
+    help="Formats of the pictures in the folder: png, pdf, svg.  [default: png]",
+)
+
+
 def comparing_options(*own: str, many_students: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the flags of every command that trains many lanes; the command receives them as one argument, ``flags``.
 
@@ -174,16 +198,11 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--student-weights", multiple=many_students, metavar="FILE|RUN", help=WEIGHTS[many_students]),
         teacher_epochs_option,
         teacher_store_option,
-        click.option(
-            "--observer",
-            "observers",
-            multiple=True,
-            metavar="NAME",
-            help="Plugin that observes every lane, such as tensorboard; repeatable.",
-        ),
+        observer_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
         click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
+        pictures_option,
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

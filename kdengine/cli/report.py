@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from kdengine.report.table import Table
 
 __all__ = ["command"]
+
+NEEDED = {
+    "gains": "comparison in which a method and the plain student have finished a trial. Name the folder of one.",
+    "tradeoff": "comparison of several students whose latency is known. Name the folder of one; 'kdengine benchmark FOLDER' "
+    "measures what was not measured.",
+    "sweep": "sweep. Name a folder of 'kdengine sweep'.",
+}
+"""What a picture needs, by the option that asks for it."""
 
 
 @click.command("report")
@@ -32,9 +40,9 @@ __all__ = ["command"]
 @click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, loss terms, settings.")
 @click.option("--png", metavar="FILE", help="Also write the curves as a PNG.")
 @click.option("--figure", metavar="FILE", help="Also write the curves as FILE.pdf, FILE.svg or FILE.png.")
-@click.option(
-    "--tradeoff", metavar="FILE", help="Also write score over latency, of several students, as FILE.pdf, FILE.svg or FILE.png."
-)
+@click.option("--gains", metavar="FILE", help="Also write the gains of a comparison with their intervals, likewise.")
+@click.option("--tradeoff", metavar="FILE", help="Also write score over latency, of several students, likewise.")
+@click.option("--sweep", metavar="FILE", help="Also write the grid of a sweep, likewise.")
 @click.option("--mixed", is_flag=True, help="Put runs with different data or training settings into one table.")
 @as_json
 def command(
@@ -43,7 +51,9 @@ def command(
     html: str | None,
     png: str | None,
     figure: str | None,
+    gains: str | None,
     tradeoff: str | None,
+    sweep: str | None,
     mixed: bool,
     as_json: bool,
 ) -> None:
@@ -55,53 +65,36 @@ def command(
     \b
     kdengine report runs/st runs/rkd --html report.html
     """
-    from kdengine.report.curves import draw_curves
     from kdengine.report.grouped import tables_of
     from kdengine.report.page import write_page
+    from kdengine.report.saving import format_of, save_figure
 
-    kind, drawn = _kind(figure), _tradeoff(tradeoff, folders)
+    wanted = {"curves": figure, "gains": gains, "tradeoff": tradeoff, "sweep": sweep}
+    kinds = {file: format_of(file) for file in wanted.values() if file}
+    drawn = [(file, _drawn(name, file, folders)) for name, file in wanted.items() if file]
     tables = tables_of(folders, mixed)
     if png:
-        _write(png, lambda: draw_curves(folders).savefig(png, format="png"))
+        curves = _drawn("curves", png, folders)
+        _write(png, lambda: save_figure(curves, png, "png"))
     if html:
         _write(html, lambda: write_page(html, folders, tables))
-    if figure:
-        _write(figure, lambda: draw_curves(folders).savefig(figure, format=kind))
-    if tradeoff and drawn:
-        _write(tradeoff, lambda: drawn.savefig(tradeoff, format=_kind(tradeoff)))
+    for file, picture in drawn:
+        _write(file, partial(save_figure, picture, file, kinds[file]))
     _print(tables, "json" if as_json else form)
 
 
-def _kind(figure: str | None) -> str:
-    """The format of the figure, by the end of its name.
+def _drawn(name: str, file: str, folders: Sequence[str]) -> Figure:
+    """A picture of run folders.
 
     Raises:
-        SettingsError: it is none of those that can be written.
+        SettingsError: the folders have nothing that it shows.
     """
     from kdengine.errors import SettingsError
+    from kdengine.report.pictures import drawings
 
-    kind = Path(figure or "curves.pdf").suffix.lower().removeprefix(".")
-    if kind not in ("pdf", "svg", "png"):
-        raise SettingsError(f"'{figure}' is no figure that can be written. Name a file that ends in .pdf, .svg or .png.")
-    return kind
-
-
-def _tradeoff(file: str | None, folders: Sequence[str]) -> Figure | None:
-    """The picture of score over latency, if it is wanted.
-
-    Raises:
-        SettingsError: the folders hold no several students of known latency, or it is no file that can be written.
-    """
-    from kdengine.errors import SettingsError
-    from kdengine.report.tradeoff import draw_tradeoff
-
-    _kind(file)
-    drawn = draw_tradeoff(folders) if file else None
-    if file and drawn is None:
-        raise SettingsError(
-            f"--tradeoff {file}: '{' '.join(folders)}' is no comparison of several students whose latency is known. Name the "
-            "folder of one; 'kdengine benchmark FOLDER' measures what was not measured."
-        )
+    drawn = drawings()[name](folders)
+    if drawn is None:
+        raise SettingsError(f"--{name} {file}: '{' '.join(folders)}' is no {NEEDED[name]}")
     return drawn
 
 

@@ -37,35 +37,32 @@ def command(flags: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) 
     registry = Registry()
     launcher = flags.launcher(registry)
     if flags.resume:
-        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags.as_json, launcher)
+        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags, launcher)
         return
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags.as_json, launcher)
+    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags, launcher)
 
 
-def _fit_and_print(comparison: Comparison, as_json: bool, launcher: Launcher | None) -> None:
-    """Train all cells, write table and picture into the folder, and print the table, or the rows as JSON."""
+def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:
+    """Train all cells, write tables and pictures into the folder, and print the table, or the rows as JSON."""
     from kdengine.cli.tables import print_table
     from kdengine.report.grid import Grid
-    from kdengine.report.heatmap import draw_heatmap
     from kdengine.report.pictures import leave_pictures
-    from kdengine.storage.writing import replacing, write_text
+    from kdengine.storage.writing import write_text
     from kdengine.training.runtime import is_first_process
 
     comparison.fit(progress=True, on=launcher)
     if not is_first_process():
         return
-    leave_pictures(comparison.folder)
+    leave_pictures(comparison.folder, flags.pictures)
     grid = Grid.of(comparison.folder)
     table = grid.table()
     write_text(comparison.folder / "sweep.csv", table.to_csv())
     write_text(comparison.folder / "sweep.md", table.to_markdown())
-    with replacing(comparison.folder / "sweep.png") as file:
-        draw_heatmap(grid, file)
-    if as_json:
+    if flags.as_json:
         facts = {"cells": list(grid.board.rows), "teacher": grid.board.teacher, "folder": str(comparison.folder)}
         click.echo(json_text(facts))
         return

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdengine.report.columns import axis_label, decimals, number
-from kdengine.report.drawing import draw_mean, dress, make_logarithmic, new_figure, plain_text, styles_of, term_colours
+from kdengine.report.drawing import draw_mean, dress, new_figure, plain_text, styles_of
 from kdengine.report.palette import GROUND, INK, MUTED
 from kdengine.report.pastrun import FAILED, FINISHED, UNFINISHED, PastRun, find_runs
 from kdengine.report.series import Curve, Series, series_of
+from kdengine.report.terms import Terms
 from kdengine.storage.scores import Measure
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ FEW = 15
 """Up to this many epochs, each is marked by a point."""
 LONG = 20
 """From this many epochs on, the vertical axis leaves out the first part of the curves."""
-WIDE_RANGE = 30
-"""Terms that differ by more than this factor are drawn on a logarithmic axis."""
 COLUMNS = 4
+PANEL = 2.4
+"""Inches of a row of panels of loss terms."""
 ENDS: Mapping[str, Mapping[str, Any]] = {
     FINISHED: {"marker": "o", "markersize": 5},
     UNFINISHED: {"marker": "o", "markersize": 5},
@@ -62,6 +63,7 @@ class Plot:
         self.series = series_of(runs)
         self.headline = self.series[0].headline
         self.styles = styles_of(self.series)
+        self.loss = Terms(self.series)
         self.teachers = _teachers(runs, self.headline)
 
     @property
@@ -95,11 +97,13 @@ class Plot:
         below = self.with_terms if len(self.with_terms) > 1 else []
         rows = math.ceil(len(below) / COLUMNS)
         top = max(3.9, 0.19 * (len(self.series) + len(self.teachers)) + 0.5)
-        figure = new_figure(13.2, top + 1.9 * rows, dpi=120)
-        upper, lower = figure.subfigures(2, 1, height_ratios=[top, 1.9 * rows], squeeze=False).flat if rows else (figure, None)
+        figure = new_figure(13.2, top + PANEL * rows, dpi=120)
+        upper, lower = (
+            figure.subfigures(2, 1, height_ratios=[top, PANEL * rows], squeeze=False).flat if rows else (figure, None)
+        )
         if lower is None and self.with_terms:
             *panels, beside = upper.subplots(1, 3)
-            self.draw_terms(beside, self.with_terms[0], "Terms of the loss")
+            self.loss.draw(beside, self.series[self.with_terms[0]], "Terms of the loss")
         else:
             panels = upper.subplots(1, 2, width_ratios=[1.45, 1])
         for panel, split in zip(panels, (TEST, TRAIN), strict=True):
@@ -107,7 +111,7 @@ class Plot:
         self._draw_legend(upper)
         for index, panel in enumerate(lower.subplots(rows, COLUMNS, squeeze=False).flat if lower is not None else ()):
             if index < len(below):
-                self.draw_terms(panel, below[index], self.series[below[index]].label, small=True)
+                self.loss.draw(panel, self.series[below[index]], self.series[below[index]].label, small=True)
             else:
                 panel.set_axis_off()
         return figure
@@ -120,9 +124,7 @@ class Plot:
 
     def terms(self, index: int) -> Figure:
         """The loss terms of one series alone."""
-        figure = new_figure(3.0, 2.05)
-        self.draw_terms(figure.add_subplot(), index, small=True)
-        return figure
+        return self.loss.figure(self.series[index])
 
     def draw_scores(self, axes: Axes, split: str, title: str = "") -> None:
         """Curves of all series; on test images, the teachers as horizontal lines."""
@@ -135,27 +137,6 @@ class Plot:
                 axes.axhline(score, color=MUTED, linestyle=(0, (6, 3)), linewidth=1.2, zorder=1)
         self._set_epochs(axes, split)
         axes.set_ylim(*self._range(edge))
-
-    def draw_terms(self, axes: Axes, index: int, title: str = "", small: bool = False) -> None:
-        """Every loss term of one series; a vertical line where a phase begins."""
-        dress(axes, title, small)
-        series = self.series[index]
-        curves, starts = series.terms(), series.phase_starts()
-        colours = term_colours(list(curves))
-        for name, curve in curves.items():
-            for part_number, part in enumerate(curve.split(starts)):
-                line = {"color": colours[name], "linewidth": 1.4, "marker": "." if len(part.epochs) == 1 else ""}
-                draw_mean(axes, part, line, label="" if part_number else plain_text(name))
-        for epoch in starts:
-            axes.axvline(epoch - 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-        if len(series.runs[0].rows) == 1:
-            axes.set_xlim(0.5, 1.5)
-        values = [value for curve in curves.values() for value in curve.mean]
-        if values and min(values) > 0 and max(values) > WIDE_RANGE * min(values):
-            make_logarithmic(axes)
-        axes.legend(
-            fontsize=7.5 if small else 9, frameon=False, labelcolor=INK, handlelength=1.2, borderaxespad=0.1, labelspacing=0.25
-        )
 
     def _draw_series(self, axes: Axes, index: int, curve: Curve, edge: float | None) -> None:
         """A line with its band, and at its end a point: solid, hollow if unfinished, a cross if failed."""

@@ -86,16 +86,15 @@ def dress(axes: Axes, title: str, small: bool = False) -> None:
     axes.tick_params(colors=MUTED, labelcolor=MUTED, labelsize=size, length=3)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=5 if small else 8))
-    if not small:
-        axes.set_xlabel("epoch", fontsize=size, color=MUTED)
+    axes.set_xlabel("epoch", fontsize=size - 0.5 if small else size, color=MUTED)
 
 
-def make_logarithmic(axes: Axes) -> None:
-    """A logarithmic vertical axis: powers of ten as plain numbers, no ticks between them."""
+def make_logarithmic(axes: Axes, ticks: Sequence[float] = (1.0,)) -> None:
+    """A logarithmic vertical axis: these multiples of powers of ten as plain numbers, no ticks between them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_major_locator(LogLocator(subs=ticks, numticks=6))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -15,15 +15,15 @@ from kdengine.report.columns import gain, other_measures, rank, score_columns
 from kdengine.report.differences import common_scoring
 from kdengine.report.judging import Judge, Verdict
 from kdengine.report.markup import table, tag, text
+from kdengine.report.paired import Difference
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.runs.result_view import teachers_in
 from kdengine.storage.names import PLAIN
-from kdengine.storage.scores import CLASSIFICATION, Scoring
+from kdengine.storage.scores import CLASSIFICATION, Measure, Scoring
 
-__all__ = ["Leaderboard"]
+__all__ = ["Leaderboard", "scores_by_seed"]
 
-CONFIDENCE = 0.95
 GAIN = "gain over plain"
 MEANINGLESS = " (!)"
 """Mark of a gain over a plain student that is no baseline."""
@@ -49,6 +49,7 @@ class Leaderboard:
         costs: what the network of each method costs, in the first trial that was benchmarked.
         verdict: what is wrong with the comparison.
         students: of several students, label -> the board of that student; empty for one.
+        lanes: method -> its runs, in any state; empty for several students, whose boards have them.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -58,6 +59,7 @@ class Leaderboard:
     costs: Mapping[str, Benchmark] = field(default_factory=dict)
     verdict: Verdict = field(default=Verdict(), repr=False)
     students: Mapping[str, Leaderboard] = field(default_factory=dict, repr=False)
+    lanes: Mapping[str, Sequence[PastRun]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, folders: Sequence[str | Path]) -> Leaderboard:
@@ -93,8 +95,7 @@ class Leaderboard:
         lanes: dict[str, list[PastRun]] = {}
         for run in runs:
             lanes.setdefault(run.method, []).append(run)
-        finished = [run for run in lanes.get(PLAIN, ()) if run.state == FINISHED]
-        plain = {run.settings.seed: run.student.get(headline.name) for run in finished}
+        plain = scores_by_seed(lanes.get(PLAIN, ()), headline)
         teacher = next((run.teacher for run in runs if run.teacher), None)
         verdict = Judge(lanes, teacher, headline).verdict()
         rows = [
@@ -105,7 +106,7 @@ class Leaderboard:
         text = " ".join(
             [f"{runs[0].settings.student} on {caption(runs[:1])}", *([machines(list(costs.values()))] if costs else [])]
         )
-        return Leaderboard(rows, teacher, text, scoring, costs, verdict)
+        return Leaderboard(rows, teacher, text, scoring, costs, verdict, lanes=lanes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -192,23 +193,28 @@ class Leaderboard:
         return tag("p", text(board.caption)) + table(board.columns, board.rows)
 
 
-def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float | None], scoring: Scoring) -> dict[str, Any]:
+def scores_by_seed(runs: Sequence[PastRun], headline: Measure) -> dict[int, float]:
+    """The last headline score of every finished run that has one, by its seed."""
+    scores = {run.settings.seed: run.student.get(headline.name) for run in runs if run.state == FINISHED}
+    return {seed: score for seed, score in scores.items() if score is not None}
+
+
+def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float], scoring: Scoring) -> dict[str, Any]:
     """One method over its trials; ``plain`` holds the plain student's last headline score by seed."""
     headline, name = scoring.headline, scoring.headline.name
     done = [run for run in runs if run.state == FINISHED]
     students = [run.student for run in done]
     pairs = [(run.student.get(name), plain.get(run.settings.seed)) for run in done] if label != PLAIN else []
-    gains = [gain(headline, score, baseline) for score, baseline in pairs if score is not None and baseline is not None]
-    low, high = interval(gains)
+    gained = Difference.of([gain(headline, score, base) for score, base in pairs if score is not None and base is not None])
     return {
         "method": label,
         "trials": len(done),
         **_spread(name, (student.get(name) for student in students)),
         **_spread(f"best_{name}", (student.get(f"best_{name}") for student in students)),
         **{other.name: _mean(_known(student.get(other.name) for student in students)) for other in other_measures(scoring)},
-        "gain": _mean(gains),
-        "gain_low": low,
-        "gain_high": high,
+        "gain": gained and gained.mean,
+        "gain_low": gained and gained.low,
+        "gain_high": gained and gained.high,
         "seconds_per_epoch": _mean([sum(row["seconds"] for row in run.rows) / len(run.rows) for run in runs if run.rows]),
         "extra_parameters": students[0]["training_parameters"] - students[0]["parameters"] if students else None,
         "epochs": students[0]["epochs"] if students else None,
@@ -225,17 +231,6 @@ def _trouble(run: PastRun) -> str:
     if run.state == FINISHED:
         return ""
     return run.failure or f"not finished: {len(run.rows)} epochs are done"
-
-
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """Ends of the confidence interval of a mean by Student's t, mean +- t s / sqrt(n); None for fewer than two values."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return None, None
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
 
 
 def _spread(name: str, scores: Iterable[float | None]) -> dict[str, float | None]:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdengine._version import __version__
-from kdengine.config.values import flat
 from kdengine.report.classes import class_section
 from kdengine.report.columns import axis_label, in_words, number, with_low_best
 from kdengine.report.curves import TEST, TRAIN, Plot
-from kdengine.report.differences import common_scoring, differing, obstacles
+from kdengine.report.differences import common_scoring, obstacles
+from kdengine.report.first_screen import first_screen
 from kdengine.report.grid import Grid
 from kdengine.report.grouped import tables_of
 from kdengine.report.leaderboard import Leaderboard
-from kdengine.report.markup import figure, heat_table, shared_list, table, tag, text
+from kdengine.report.markup import figure, heat_table, table, tag, text
 from kdengine.report.palette import SHADES
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
+from kdengine.report.settings_section import settings_section
 from kdengine.report.svg import to_svg
 from kdengine.report.table import Table
 from kdengine.report.tradeoff import Tradeoff
@@ -32,7 +33,6 @@ __all__ = ["write_page"]
 
 ASSETS = Path(__file__).with_name("assets")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-MACHINE = ("device_name", "device", "precision", "threads", "processes", "python", "platform", "versions", "git_commit")
 
 
 def write_page(path: str | Path, folders: Sequence[str | Path], tables: Sequence[Table] | None = None) -> None:
@@ -74,8 +74,8 @@ class Page:
         title = text(self.title)
         sections = [self.grid_section(), self.results_section(), self.tradeoff_section(), self.classes_section()]
         sections += [self.samples_section(), self.curves_section(), self.terms_section()]
-        body = [tag("h1", title), self.caption(), self.warning(), *sections]
-        body += [self.settings_section(), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
+        body = [tag("h1", title), self.answer(), self.caption(), *sections]
+        body += [settings_section(self.plot.series, self.runs), tag("p", f"kdengine {text(__version__)}", class_="quiet")]
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -84,12 +84,6 @@ class Page:
             + "\n".join(filter(None, body))
             + f"\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
         )
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """The label of each run: that of its series."""
-        named = {id(run): series.label for series in self.plot.series for run in series.runs}
-        return [named[id(run)] for run in self.runs]
 
     @property
     def title(self) -> str:
@@ -100,6 +94,17 @@ class Page:
             for role in ("student", "taught_by", "data")
         )
         return f"{students} taught by {teachers} on {data}" if teachers else f"{students} on {data}"
+
+    @cached_property
+    def board(self) -> Leaderboard | None:
+        """The table of the comparison whose lanes the runs are, if they are those of one."""
+        of_one = self.runs[0].comparison is not None and len({run.comparison for run in self.runs}) == 1
+        return Leaderboard.of_runs(self.runs) if of_one else None
+
+    def answer(self) -> str:
+        """Of a comparison, what it has found, in words and one figure; what makes numbers mean nothing stands between them."""
+        answer, drawn = first_screen(self.board, self.grid is not None) if self.board else ("", "")
+        return "\n".join(filter(None, (answer, self.warning(), drawn)))
 
     def caption(self) -> str:
         """What the one table is about; each of several tables has its own caption above it."""
@@ -123,8 +128,8 @@ class Page:
 
     def _warnings(self) -> list[str]:
         """Those of the comparison, or else of every run, with its folder."""
-        if self.runs[0].comparison and len({run.comparison for run in self.runs}) == 1:
-            return list(Leaderboard.of_runs(self.runs).warnings)
+        if self.board is not None:
+            return list(self.board.warnings)
         return [f"{run.folder}: {warning}" for run in self.runs for warning in run.warnings]
 
     def grid_section(self) -> str:
@@ -166,11 +171,10 @@ class Page:
 
     def tradeoff_section(self) -> str:
         """Score over latency, if the runs are a comparison of several students that were measured."""
-        of_one = self.runs[0].comparison is not None and len({run.comparison for run in self.runs}) == 1
-        tradeoff = Tradeoff.of(Leaderboard.of_runs(self.runs)) if of_one else None
+        tradeoff = Tradeoff.of(self.board) if self.board else None
         if tradeoff is None:
             return ""
-        drawn = figure(to_svg(tradeoff.figure(), "tradeoff", tradeoff.title))
+        drawn = tag("div", figure(to_svg(tradeoff.figure(narrow=True), "tradeoff", tradeoff.title)), class_="gains")
         note = tag("p", "Whiskers are one standard deviation to each side.", class_="quiet") if self.plot.trials > 1 else ""
         return f"<h2>{text(tradeoff.title)}</h2>\n{drawn}{note}"
 
@@ -209,60 +213,9 @@ class Page:
         ]
         if not panels:
             return ""
-        note = tag(
-            "p", "Means over an epoch, weighted as in the sum. A dotted line marks the start of a phase.", class_="quiet"
-        )
+        said = f"Means over an epoch, weighted as in the sum. A dotted line marks the start of a phase. {self.plot.loss.note}"
+        note = tag("p", said.rstrip(), class_="quiet")
         return f"<h2>Terms of the loss over epochs</h2>\n{note}{tag('div', ''.join(panels), class_='small')}"
-
-    def settings_section(self) -> str:
-        """Settings, options of the methods, versions and hardware: what all runs share, and what differs."""
-        options = [(series.label, _options(series.runs[0])) for series in self.plot.series if series.role == "method"]
-        return (
-            f"<h2>Settings</h2>\n{self._compared(_settings)}"
-            + (f"<h2>Options of the methods</h2>\n{table(('method', 'options'), options)}" if options else "")
-            + f"<h2>Versions and hardware</h2>\n{self._compared(_machine)}"
-        )
-
-    def _compared(self, facts_of: Callable[[PastRun], Mapping[str, Any]]) -> str:
-        facts = [facts_of(run) for run in self.runs]
-        other = differing(facts)
-        shared = {name: value for name, value in facts[0].items() if name not in other and value is not None}
-        rows = [(name, value, who) for name in other for value, who in self._who(facts, name)]
-        unlike = tag("h3", "Different") + table(("name", "value", "in"), rows) if rows else ""
-        return (tag("h3", "The same in all runs") if rows else "") + shared_list(shared) + unlike
-
-    def _who(self, facts: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, str]]:
-        """Every value of a name with the labels of the runs that have it."""
-        labels: dict[str, dict[str, None]] = {}
-        for item, label in zip(facts, self.labels, strict=True):
-            labels.setdefault(_word(item.get(name)), {})[label] = None
-        everyone = len(set(self.labels))
-        return [(value, ", ".join(who) if len(who) < everyone else "all") for value, who in labels.items()]
-
-
-def _settings(run: PastRun) -> dict[str, Any]:
-    settings = flat(run.settings.model_dump(mode="json", exclude={"methods", "options"}))
-    given = {name: value for name, value in settings.items() if value is not None or "_input." not in name}
-    known = ("num_classes", "input_size", "train_images", "test_images", "fingerprint")
-    return given | {f"data.{name}": run.data[name] for name in known if name in run.data}
-
-
-def _options(run: PastRun) -> str:
-    """``alpha = 0.9, temperature = 4.0``; with several methods, each option is prefixed with its method."""
-    options = run.settings.options
-    named = flat(options) if len(options) > 1 else next(iter(options.values()), {})
-    return ", ".join(f"{name} = {_word(value)}" for name, value in named.items())
-
-
-def _machine(run: PastRun) -> dict[str, Any]:
-    return flat({name: run.manifest[name] for name in MACHINE if name in run.manifest})
-
-
-def _word(value: Any) -> str:
-    """A value as the command line writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "not set" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _variables() -> str:

@@ -93,17 +93,22 @@ class Tradeoff:
         styles = {method: _style(number) for number, method in enumerate(others)}
         return {**styles, **({PLAIN_LANE: Style(PLAIN, width=2.2)} if PLAIN_LANE in self.lines else {})}
 
-    def figure(self) -> Figure:
-        """The whole picture, with a legend of methods and students."""
-        figure = new_figure(8.4, 4.2, dpi=120)
+    def figure(self, narrow: bool = False) -> Figure:
+        """The whole picture, with a legend of methods and students.
+
+        Args:
+            narrow: no title, and the legend below, so that it can be read on a narrow screen.
+        """
+        entries = len(self.lines) + len(self.markers) + (self.board.teacher is not None)
+        figure = new_figure(5.4, 3.5 + 0.1 * (entries + 1)) if narrow else new_figure(8.4, 4.2, dpi=120)
         axes = figure.add_subplot()
-        dress(axes, self.title)
+        dress(axes, "" if narrow else self.title)
         for number, (method, points) in enumerate(self.lines.items()):
             self._draw_line(axes, number, self.styles[method], points)
         self._draw_teacher(axes)
         axes.set_ylabel(axis_label(self.board.scoring.headline), fontsize=9.5, color=MUTED)
         self._set_latency(axes)
-        self._draw_legend(figure)
+        self._draw_legend(figure, narrow)
         return figure
 
     def _draw_line(self, axes: Axes, number: int, style: Style, points: Sequence[Point]) -> None:
@@ -137,7 +142,7 @@ class Tradeoff:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("latency of one image, ms (logarithmic)", fontsize=9.5, color=MUTED)
 
-    def _draw_legend(self, figure: Figure) -> None:
+    def _draw_legend(self, figure: Figure, below: bool) -> None:
         from matplotlib.lines import Line2D
 
         handles = [Line2D([], [], **self.styles[method].line) for method in self.lines]
@@ -149,7 +154,8 @@ class Tradeoff:
         for label, marker in self.markers.items():
             handles.append(Line2D([], [], color=INK, marker=marker, linestyle="none", markersize=6))
             labels.append(label)
-        place = {"loc": "outside right upper", "alignment": "left", "frameon": False, "handlelength": 2.6}
+        place: dict[str, Any] = {"loc": "outside lower left", "ncols": 2} if below else {"loc": "outside right upper"}
+        place |= {"alignment": "left", "frameon": False, "handlelength": 2.6}
         figure.legend(handles, [plain_text(label) for label in labels], fontsize=9, labelcolor=INK, **place)
 
 

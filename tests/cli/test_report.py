@@ -63,6 +63,22 @@ def test_a_figure_of_another_kind_is_refused_before_anything_is_written(run_fold
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(("option", "reason"), [("gains", "no comparison in which"), ("sweep", "no sweep. Name a folder of")])
+def test_a_picture_that_the_folder_has_not_is_refused(option, reason, run_folder, kdengine, here):
+    said = kdengine("report", run_folder("a"), f"--{option}", "file.pdf", "--html", "page.html")
+    assert said.code == 2
+    assert reason in said.err
+    assert not list(here.iterdir())
+
+
+def test_the_gains_of_a_comparison_are_a_figure(run_folder, kdengine, here, tmp_path):
+    for method, score in (("plain", 40.0), ("st", 42.0)):
+        run_folder(f"all/trial-1/{method}", [score], method=method)
+    (tmp_path / "all" / "comparison.json").write_text("{}")
+    assert kdengine("report", tmp_path / "all", "--gains", "gains.svg").code == 0
+    assert "gain in top-1, points" in (here / "gains.svg").read_text()
+
+
 def test_a_folder_without_a_run_is_told(kdengine, here):
     said = kdengine("report", here)
     assert said.code == 2

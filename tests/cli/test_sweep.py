@@ -8,14 +8,17 @@ PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
 
 def test_a_grid_is_trained_and_left_as_table_and_picture(kdengine, here):
     grids = ["--grid", "st.alpha=0.1,0.9", "--grid", "st.temperature=1,4"]
-    said = kdengine("sweep", "--plugin", "st", *grids, *PAIR, *SMALL, "--out", "out")
+    said = kdengine("sweep", "--plugin", "st", *grids, *PAIR, *SMALL, "--out", "out", "--pictures", "png,svg")
     assert said.code == 0, said.err
     with open(here / "out" / "sweep.csv", encoding="utf-8") as file:
         header, *lines = csv.reader(file)
     assert header == ["st.alpha", "temperature=1", "temperature=4"]
     assert [line[0] for line in lines] == ["0.1", "0.9"]
     assert all(0 <= float(cell.rstrip("*")) <= 100 for line in lines for cell in line[1:])
-    assert (here / "out" / "sweep.png").is_file()
+    pictures = {file.name for file in (here / "out").iterdir() if file.suffix in (".png", ".svg", ".pdf")}
+    assert pictures == {f"{name}.{kind}" for name in ("curves", "gains", "sweep") for kind in ("png", "svg")}
+    assert kdengine("report", "out", "--sweep", "grid.svg").code == 0
+    assert (here / "grid.svg").read_bytes() == (here / "out" / "sweep.svg").read_bytes()
     assert "temperature=4" in said.out
 
 

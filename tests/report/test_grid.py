@@ -6,7 +6,7 @@ import pytest
 from kdengine import SettingsError
 from kdengine.config.settings import Settings
 from kdengine.report.grid import Grid
-from kdengine.report.heatmap import draw_heatmap
+from kdengine.report.heatmap import draw_heatmap, draw_sweep
 from kdengine.report.page import write_page
 from kdengine.runs.grid_search import parse_axis
 from kdengine.storage.runfolder import RunFolder
@@ -49,9 +49,21 @@ def test_the_table_has_rows_and_columns_and_a_star_for_the_best_of_each_column(s
     assert "plain student 60.00 %, teacher 70.00 %" in table.caption
 
 
-def test_the_picture_is_a_png_of_the_accuracies(swept, tmp_path):
-    draw_heatmap(Grid.of(swept), tmp_path / "sweep.png")
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+def test_the_picture_has_a_cell_for_every_score_the_best_deepest_and_bold(swept, tmp_path):
+    (axes,) = draw_sweep([swept]).axes
+    texts = {text.get_text(): text for text in axes.texts}
+    assert list(texts) == ["61.00", "62.00", "", "59.00", "63.00", "64.00"]
+    assert [text for text in texts if texts[text].get_fontweight() == "bold"] == ["64.00"]
+    cells = dict(zip(texts, axes.patches, strict=True))
+    blue = {text: 1 - cell.get_facecolor()[0] for text, cell in cells.items()}
+    assert sorted((text for text in blue if text), key=blue.get) == ["59.00", "61.00", "62.00", "63.00", "64.00"]
+    assert blue["59.00"] == blue[""] == 0
+    assert (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()) == (
+        "Last test top-1, %",
+        "st.temperature",
+        "st.alpha",
+    )
+    assert draw_sweep([swept / "trial-1" / "plain"]) is None
 
 
 def test_the_page_of_a_sweep_shows_the_grid_with_the_best_cell_deepest(swept, tmp_path):
@@ -92,8 +104,9 @@ def test_where_a_low_score_is_better_the_star_and_the_deepest_cell_are_the_lowes
     cells = re.findall(r"--line-1\) (\d+)%[^>]*>([^/]+)<", page[page.index("<h2>Grid") : page.index("<h2>Results")])
     assert cells == [("0", "0.5000"), ("55", "<b>0.2500")]
     assert "Last RMSE on the test images; an empty cell" in page
-    draw_heatmap(grid, tmp_path / "sweep.png")
-    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = draw_heatmap(grid).axes
+    assert [text.get_fontweight() for text in axes.texts] == ["normal", "bold"]
+    assert [cell.get_facecolor()[0] == 1 for cell in axes.patches] == [True, False]
 
 
 def test_the_lowest_of_a_column_has_the_star_where_low_is_better(run_folder, depth, tmp_path):

@@ -7,7 +7,8 @@ from scipy import stats
 
 from kdengine import SettingsError
 from kdengine.config.settings import Settings
-from kdengine.report.leaderboard import Leaderboard, interval
+from kdengine.report.leaderboard import Leaderboard
+from kdengine.report.paired import interval
 from kdengine.storage.runfolder import RunFolder
 
 TEACHER = {"name": "resnet32", "top1": 78.5, "best_top1": 79.0, "top5": 95.0, "parameters": 464154}
