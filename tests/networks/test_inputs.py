@@ -174,7 +174,9 @@ def check(plugins, out, **settings):
     assert teacher[True] == []
 
 
-@pytest.mark.parametrize("plugins", [["st"], ["fitnet", "rkd"], pytest.param(["jacobian"], marks=pytest.mark.slow)], ids="+".join)
+@pytest.mark.parametrize(
+    "plugins", [["st"], ["fitnet", "rkd"], pytest.param(["jacobian"], marks=pytest.mark.slow)], ids="+".join
+)
 def test_teacher_and_student_each_get_what_they_were_made_for_from_one_batch(plugins, tmp_path):
     check(plugins, tmp_path / "run", options={"fitnet": {"hint_epochs": 0}} if "fitnet" in plugins else {})
 
