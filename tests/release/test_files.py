@@ -59,12 +59,10 @@ def test_the_image_runs_the_command_and_not_as_root(steps, ours):
     assert dict(step for step in steps if step[0] == "ARG")["ARG"] == "EXTRAS=all"
 
 
-def test_its_commands_are_shell(steps, root):
+def test_its_commands_are_shell(steps):
     for name, arguments in steps:
         if name == "RUN":
             subprocess.run(["sh", "-n", "-c", arguments], check=True)
-    loop = next(arguments for name, arguments in steps if "ours.txt" in arguments).split(";")[1:4]
-    assert len(loop) == 3, "the loop that names our wheels"
 
 
 @pytest.mark.slow
@@ -90,9 +88,8 @@ def test_a_workflow_runs_what_there_is(name, root):
     made = {word for line in lines for word in shlex.split(line, comments=True)[1:]}
     assert made
     assert made <= targets
-    assert [
-        step["uses"] for step in steps if step.get("uses", "").startswith("./") and not (root / step["uses"]).is_dir()
-    ] == []
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert [action for action in used if action.startswith("./") and not (root / action).is_dir()] == []
     needed = {job["needs"] for job in jobs.values() if "needs" in job}
     assert needed <= jobs.keys()
 
