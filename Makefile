@@ -2,19 +2,20 @@
 # make lint   style, types and the rooms          make test-all  the slow tests too
 # make bench  speed, measured                     make setup     only install
 # make docs   the site, in docs/_build/html       make notebooks the notebooks, run from their scripts
+# make wheels all distributions, in dist/         make test-wheels  the quickstart, with them alone
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := . zoo $(sort $(wildcard plugins/kdplugin-*))
 PROJECTS := $(addsuffix /pyproject.toml,$(PACKAGES))
 
-.PHONY: setup demo test test-slow test-all coverage lint bench docs notebooks clean
+.PHONY: setup demo test test-slow test-all coverage lint bench docs notebooks wheels test-wheels clean
 
 setup: .venv/installed
 
 .venv/installed: $(PROJECTS)
 	@echo "== Creating .venv and installing kdengine, the zoo and every plugin (torch is large: this can take minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev,docs]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,trackers,dev,docs]' $(addprefix -e ./,$(filter-out .,$(PACKAGES)))
 	@touch $@
 
 demo: setup
@@ -52,5 +53,12 @@ docs: setup
 notebooks: setup
 	PYTHONPATH=docs $(BIN)/python -m kdengine_docs.notebooks
 
+wheels: setup
+	PYTHONPATH=release $(BIN)/python -m kdengine_release build
+
+# an empty environment that sees the dependencies of .venv, but of ours only the wheels
+test-wheels: wheels
+	KDENGINE_DIST=dist $(BIN)/python -m pytest tests/release/test_distributions.py tests/release/test_wheels.py
+
 clean:
-	rm -rf .venv runs docs/_build docs/plugins
+	rm -rf .venv runs dist docs/_build docs/plugins

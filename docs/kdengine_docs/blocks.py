@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Block", "Command", "blocks_of"]
+__all__ = ["Block", "Command", "blocks_of", "to_run"]
 
 FENCE = re.compile(
     r"^(?P<space> *)(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=space)(?P=fence) *$", re.MULTILINE | re.DOTALL
@@ -82,6 +82,12 @@ def blocks_of(text: str) -> list[Block]:
     blank = FENCE.sub(lambda match: re.sub(r"[^\n]", "x", match[0]), text)
     found += [(match.start(), _indented(text, match)) for match in INDENTED.finditer(blank)]
     return [block for _, block in sorted(found, key=lambda one: one[0])]
+
+
+def to_run(text: str) -> list[tuple[int, Command]]:
+    """The commands of a page that nothing marks and that leave nothing to the reader, each with the line of its block."""
+    blocks = [block for block in blocks_of(text) if not block.not_run and not block.output_of]
+    return [(block.line, command) for block in blocks for command in block.commands if not command.elided]
 
 
 def _fenced(text: str, match: re.Match[str]) -> Block:

@@ -13,7 +13,7 @@ from kdengine.methods.distiller import Distiller
 __all__ = ["requirement", "values_of_file"]
 
 REGISTER = "kdengine_register"
-LOWEST = {"torch": "torch>=2.8", "torchvision": "torchvision>=0.23", "timm": "timm>=1.0.20", "pydantic": "pydantic>=2.10"}
+LOWEST = {"torch": "torch>=2.8", "torchvision": "torchvision>=0.23", "timm": "timm>=1.0.21", "pydantic": "pydantic>=2.10.1"}
 """The oldest versions that kdengine itself works with."""
 
 

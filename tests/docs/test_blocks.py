@@ -1,4 +1,4 @@
-from kdengine_docs.blocks import blocks_of
+from kdengine_docs.blocks import blocks_of, to_run
 
 PAGE = """\
 # A page
@@ -62,3 +62,15 @@ def test_commands_are_split_as_a_shell_splits_them():
 
 def test_a_block_with_output_is_told_from_one_of_commands_alone():
     assert [block.printed for block in blocks_of(PAGE)] == [False, False, False, False, False, True]
+
+
+def test_what_is_to_be_run_is_not_marked_and_leaves_nothing_out():
+    found = [(line, command.words[:2]) for line, command in to_run(PAGE)]
+    assert found == [
+        (5, ("kdengine", "run")),
+        (5, ("digits@train=64",)),
+        (5, ("git", "clone")),
+        (5, ("cd", "there")),
+        (12, ("kdengine", "data")),
+        (30, ("kdengine", "settings")),
+    ]

@@ -1,4 +1,6 @@
-"""Every command that a page tells readers to run is run: the quick ones always, the others in little, or as printed.
+"""Every command that a page tells readers to run is run: the quick ones always, the others in little.
+
+Those of the quickstart are run as printed, with the packages that are built: tests/release/test_wheels.py.
 
 A block with ``<!-- not run: REASON -->`` above it is not run, nor is one with ``<!-- output of: COMMAND -->``, whose
 numbers were measured; but their options exist all the same.
@@ -10,14 +12,12 @@ import itertools
 import os
 import re
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import click
 import pytest
-from kdengine_docs.blocks import blocks_of
+from kdengine_docs.blocks import blocks_of, to_run
 from PIL import Image
 
 from kdengine.cli.main import COMMANDS, cli, main
@@ -55,8 +55,7 @@ def page_blocks(page):
 
 def runnable(page):
     """The commands of ours on a page that nothing marks, with the line of their block."""
-    blocks = [block for block in page_blocks(page) if not block.not_run and not block.output_of]
-    return [(block.line, command) for block in blocks for command in block.commands if not command.elided]
+    return to_run(page.read_text(encoding="utf-8"))
 
 
 def quick(command):
@@ -162,22 +161,3 @@ def test_the_commands_of_a_page_run_in_little_and_in_order(page, home, monkeypat
             monkeypatch.setenv(command.assigned, words[0])
         elif words[0] == "kdengine":
             assert main(in_little(words[1:])) == 0, f"line {line}: {' '.join(command.words)}"
-
-
-@pytest.mark.slow
-def test_the_quickstart_runs_as_printed_in_an_empty_folder(tmp_path):
-    """In processes of their own, then its Python in one more."""
-    page = ROOT / "docs" / "quickstart.md"
-    environment = {**os.environ, "KDENGINE_CACHE": str(tmp_path / "cache")}
-    folder = tmp_path / "empty"
-    folder.mkdir()
-    for line, command in runnable(page):
-        run = [sys.executable, "-m", *command.words]
-        done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"line {line}: {done.stderr}"
-    code = "\n".join(block.text for block in page_blocks(page) if block.language == "python")
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| plain |" in done.stdout
