@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,12 +39,20 @@ class Batch:
         y: class indices, int64 [B]; or what the task of the data takes, such as masks, int64 [B, H, W].
         index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
         views: further augmentations of the same images, like ``x``, if methods need them.
+        weight: what a mean over these images counts for in the mean of all processes; 1 if all have as many.
+        is_counted: whether they count in metrics; false if another process has the same ones and counts them.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor | None
     views: tuple[Tensor, ...] = ()
+    weight: float = 1.0
+    is_counted: bool = True
+
+    def weighed(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Loss terms of these images as processes have to average them, so that each image counts the same."""
+        return terms if self.weight == 1 else {name: value * self.weight for name, value in terms.items()}
 
     def view(self, number: int) -> Tensor:
         """One view of the images; 0 is ``x``."""
@@ -82,9 +90,12 @@ class ShardedBatches:
         """This process's share; if a last batch has fewer images than there are processes, each gets all of it."""
         mine = slice(self.rank, None, self.processes)
         for batch in self.batches.epoch(number, start):
-            share = mine if len(batch) >= self.processes else slice(None)
+            is_divided = len(batch) >= self.processes
+            share = mine if is_divided else slice(None)
             index = None if batch.index is None else batch.index[share]
-            yield Batch(batch.x[share], batch.y[share], index, tuple(view[share] for view in batch.views))
+            x, views = batch.x[share], tuple(view[share] for view in batch.views)
+            weight = len(x) * self.processes / len(batch) if is_divided else 1.0
+            yield Batch(x, batch.y[share], index, views, weight, is_divided or self.rank == 0)
 
 
 def generator_for(seed: int, epoch: int) -> torch.Generator:

@@ -154,7 +154,7 @@ class Lane:
         inputs = self.inputs(batch, traces)
         with self.randomness.active():
             terms, logits = self._wrapped(*inputs)
-            outcome = self._update(terms, updates)
+            outcome = self._update(batch.weighed(terms), updates)
             if outcome is Outcome.UPDATED:
                 self.module.after_update()
         verdict = self._optimizer_step.verdict() if terms else None

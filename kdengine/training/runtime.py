@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-from kdengine.errors import SettingsError
+from kdengine.errors import KDError, SettingsError
 from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
+from kdengine.training.peers import Peers
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ASYNCHRONOUS = frozenset({"cuda"})
 """Devices that work behind the host, which loses time if it waits for a number."""
+T = TypeVar("T")
 
 __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
@@ -53,6 +58,8 @@ class Runtime:
 
     Attributes:
         asynchronous: whether the device works behind the host: steps then never wait for it.
+        peers: the processes of the run; None if it is the only one.
+        launcher: the beginning of a command that starts as many processes; empty for one.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -67,7 +74,7 @@ class Runtime:
     def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True, alone: bool = False) -> None:
         self.channels_last = channels_last
         launch = Launch() if alone else Launch.of(os.environ)
-        self.processes = launch.processes
+        self.processes, self.launcher = launch.processes, launch.command
         try:
             with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning warns about accelerators that are not used
@@ -88,6 +95,7 @@ class Runtime:
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
         self.asynchronous = self.device.type in ASYNCHRONOUS
+        self.peers = Peers() if self.processes > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -108,7 +116,32 @@ class Runtime:
 
     def same(self, value: Any) -> Any:
         """Broadcast the main process's value to all processes."""
-        return value if self.processes == 1 else self.fabric.broadcast(value)
+        return value if self.peers is None else self.peers.share(value)
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What a function returns that only the main process calls; an error of the user is raised in all of them."""
+        if self.peers is None:
+            return function()
+        value: Any = None
+        try:
+            value = function() if self.is_main else None
+        except KDError as error:
+            self.same(error)
+            raise
+        value = self.same(value)
+        if isinstance(value, KDError):
+            raise value
+        returned: T = value
+        return returned
+
+    def now(self) -> float:
+        """Seconds by a clock that all processes read alike at the same step, however far apart they are."""
+        return time.monotonic() if self.peers is None else self.peers.seconds
+
+    def level(self, network: nn.Module) -> None:
+        """Give a network the buffers that it has in the main process, as before every step: those of each saw other images."""
+        for buffer in network.buffers() if self.peers is not None else ():
+            dist.broadcast(buffer, src=0)
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device and memory format of the run."""

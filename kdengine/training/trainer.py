@@ -21,6 +21,7 @@ from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
 from kdengine.training.shelf import Place
 from kdengine.training.signals import Stop
+from kdengine.training.steady import check_complete, steady
 
 __all__ = ["Trainer", "TrainingObserver", "ask_teachers", "laid_out"]
 
@@ -74,7 +75,7 @@ class Trainer:
         for lane in lanes:
             lane.begin_epoch()
         start = min(lane.steps_done for lane in lanes)
-        batches = self.data.training(max(lane.phase.views for lane in lanes))
+        batches, done = steady(self.data.training(max(lane.phase.views for lane in lanes)), self.stop), start
         for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
             self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
@@ -85,6 +86,7 @@ class Trainer:
                 if lane.failure is None:
                     self.observer.after_step(lane, done, len(self.data.train))
             self.stop.check()
+        check_complete(done, self.data.train, self.stop)
         trained = [lane for lane in lanes if lane.failure is None and lane.settle()]
         check_teachers(trained)
         for lane in trained:
@@ -104,6 +106,7 @@ class Trainer:
         """Evaluate a lane, if its phase has the task, and close its epoch; returns its row, or None if the lane failed."""
         start = time.perf_counter()
         scores: dict[str, float] = {}
+        _level(lane)
         if lane.phase.task:
             try:
                 networks = {
@@ -119,13 +122,16 @@ class Trainer:
         return lane.end_epoch(scores, time.perf_counter() - start)
 
     def _scores(self, network: nn.Module, lane: Lane) -> dict[str, float]:
-        """The metrics of a network by split and name, such as ``test_top1``."""
+        """The metrics of a network by split and name, such as ``test_top1``; the same in all processes."""
         scores: dict[str, float] = {}
+        shared = self.data.dataset is not None  # the user's own loaders may give each process other batches
+        check = self.stop.check if shared or not self.stop.is_shared else _unasked
         for split, batches in (("val", self.data.validation), ("test", self.data.test)):
             if batches is not None:
-                values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
+                values = evaluate(network, steady(batches, self.stop), lane.task, lane.runtime, check, together=shared)
                 scores |= {f"{split}_{name}": value for name, value in values.items()}
-        return scores
+        same: dict[str, float] = lane.runtime.same(scores)
+        return same
 
     def _release_ended(self) -> None:
         """Report and remove the lanes that have finished or failed."""
@@ -152,6 +158,17 @@ def ask_teachers(lanes: Sequence[Lane], batch: Batch, place: Place | None = None
         where = place and place.of_view(query.view)
         traces[query] = query.teacher.trace(batch.view(query.view), points, query.input_gradients, where)
     return traces
+
+
+def _level(lane: Lane) -> None:
+    """Let all processes measure, keep and teach with one network, whatever images each has seen."""
+    average = lane.deployment.average
+    for network in (lane.learner, *(() if average is None else (average.network,))):
+        lane.runtime.level(network)
+
+
+def _unasked() -> None:
+    """In place of a check that not all processes would make equally often."""
 
 
 def laid_out(batch: Batch, runtime: Runtime) -> Batch:
