@@ -2,10 +2,10 @@
 
     python benchmarks/kills_processes.py
 
-``torchrun`` starts the processes. In turn, the first, the last or all of them are killed with SIGKILL, at moments spread
-over the whole run, and the command is resumed until it ends. After every kill the folder must be readable, and its state must
-be that of all processes. At the end all weights, and every number of every row except times must be those of an undisturbed
-run over as many processes, bit for bit.
+``torchrun`` starts the processes. In turn, the first, the last or all of them are killed with SIGKILL while they train, at
+moments drawn at random, and the command is resumed until it ends. After every kill the folder must be readable, and its state
+must be that of all processes. At the end all weights, and every number of every row except times must be those of an
+undisturbed run over as many processes, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ COMMAND = [
     *(part for name, value in OPTIONS.items() for part in ("-o", f"train.{name}={value}")),
 ]
 VICTIMS = {"the first": lambda ranks: ranks[:1], "the last": lambda ranks: ranks[-1:], "all": lambda ranks: ranks}
+SAVES = 12
+"""A process is killed after so many saves at most; with the fraction of one, at some point of the next, or between the two."""
+SAVING = 0.4
+"""Seconds from one save to the next, about."""
 PATIENCE = 60.0
 """Seconds after a kill in which everything must have ended: torchrun waits for up to 30."""
 
@@ -62,14 +66,14 @@ def main() -> None:
         folder = work / f"killed-{runs}"
         while not ended(folder) and done < arguments.kills:
             torchrun = started(start_or_resume("run", command, folder), arguments.processes)
-            moment, victim = moments.uniform(0, length), next(victims)
-            if not killed(torchrun, moment, victim):
+            saves, victim = moments.uniform(1, SAVES), next(victims)
+            if not killed(torchrun, folder, saves, victim):
                 continue
             done += 1
             check_readable(folder)
             where = stopped_at(folder, arguments.processes)
             within += "step" in where
-            print(f"killed {victim} after {moment:.1f} s: {where}", flush=True)
+            print(f"killed {victim} after {saves:.1f} saves: {where}", flush=True)
         if not ended(folder):
             finish(started(start_or_resume("run", command, folder), arguments.processes))
         check_equal(work / "undisturbed", folder)
@@ -96,22 +100,30 @@ def finish(torchrun: subprocess.Popen[bytes]) -> None:
         raise SystemExit(errors.decode())
 
 
-def killed(torchrun: subprocess.Popen[bytes], after: float, victim: str) -> bool:
-    """Kill processes of a command after the given seconds; returns whether they were still running."""
-    try:
-        torchrun.communicate(timeout=after)
-    except subprocess.TimeoutExpired:
-        pass
-    else:
+def killed(torchrun: subprocess.Popen[bytes], folder: Path, saves: float, victim: str) -> bool:
+    """Kill processes of a command after the given number of saves; returns whether they were still running."""
+    file = folder / "state" / "lane.pt"
+    seen, saved = 0, written(file)
+    while seen < int(saves) and torchrun.poll() is None:
+        now = written(file)
+        seen, saved = seen + (now != saved), now
+        time.sleep(0.005)
+    time.sleep(saves % 1 * SAVING)
+    if torchrun.poll() is not None or not (running := workers(torchrun.pid)):
         finish(torchrun)
         return False
-    chosen = VICTIMS[victim](workers(torchrun.pid))
-    for process in chosen:
+    for process in VICTIMS[victim](running):
         os.kill(process, signal.SIGKILL)
-    if not chosen:  # torchrun has not started them yet
-        torchrun.kill()
     torchrun.communicate(timeout=PATIENCE)
     return True
+
+
+def written(file: Path) -> int:
+    """When a file was written; 0 if there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def workers(torchrun: int) -> list[int]:

@@ -141,8 +141,11 @@ class StateGiver:
         self._timer.restart(run)
 
     @hookimpl
-    def kdengine_after_step(self, run: Run) -> None:
-        """Take part in a save within an epoch."""
+    def kdengine_after_step(self, run: Run, done: int) -> None:
+        """Take part in a save within an epoch, and learn of a step that was not finite when the first process does."""
+        every = run.settings.train.log_every
+        if every is not None and done % every == 0:
+            run.lane.settle()
         if self._timer.is_due(run):
             self._give(run)
 

@@ -182,10 +182,15 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> Non
         lane.step(batch, traces)
     except Exception as error:  # an error in one lane must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
-            raise  # other processes may not see this error, and would wait for this one forever
-        if len(batch.x) == 1 and isinstance(error, ValueError):
-            error = TrainingError(
-                f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
-                "smaller than the others: choose another train.batch_size."
-            )
-        lane.fail(error)
+            raise _told(lane, batch, error) from None  # others may not see it, and would wait for this process forever
+        lane.fail(_told(lane, batch, error))
+
+
+def _told(lane: Lane, batch: Batch, error: Exception) -> Exception:
+    """An error of a step, or of the batch that the step was given."""
+    if len(batch.x) > 1 or not isinstance(error, ValueError):
+        return error
+    return TrainingError(
+        f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
+        "smaller than the others: choose another train.batch_size."
+    )
