@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from kdengine.plugins.hookspecs import hookimpl
+from kdengine.runs.whole_state import PARTS, whole_state
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.steplog import StepLog
@@ -18,7 +18,23 @@ if TYPE_CHECKING:
     from kdengine.runs.result import Result
     from kdengine.runs.run import Run
 
-__all__ = ["FolderRecorder"]
+__all__ = ["FolderRecorder", "StateGiver"]
+
+
+class SaveTimer:
+    """When the state of a run is to be saved within an epoch; all processes of the run come to the same answer."""
+
+    def __init__(self) -> None:
+        self._saved_at = 0.0
+
+    def restart(self, run: Run) -> None:
+        """Count from now on."""
+        self._saved_at = run.runtime.now()
+
+    def is_due(self, run: Run) -> bool:
+        """Whether so many minutes have passed as the settings say."""
+        minutes = run.settings.train.save_minutes
+        return bool(minutes and run.can_save_within_epochs and run.runtime.now() - self._saved_at >= 60 * minutes)
 
 
 class FolderRecorder:
@@ -30,25 +46,25 @@ class FolderRecorder:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self._saved_at = time.monotonic()
+        self._timer = SaveTimer()
         self._checked = False
+        self._parts: list[Any] = []
         self._steps = StepLog(folder.path / "steps.jsonl")
 
     @hookimpl(tryfirst=True)
     def kdengine_before_fit(self, run: Run) -> None:
         """Start the save timer, and forget logged steps that come again."""
-        self._saved_at = time.monotonic()
+        self._timer.restart(run)
         self._steps.rewind(len(run.lane.history), run.lane.steps_done)
 
     @hookimpl(tryfirst=True)
     def kdengine_after_step(self, run: Run, done: int, terms: Mapping[str, Tensor]) -> None:
-        """Save the state periodically during long epochs, and log steps; multi-process runs save only between epochs."""
+        """Save the state periodically during long epochs, and log steps."""
         every = run.settings.train.log_every
         if every is not None and done % every == 0 and run.lane.settle():
             row = {"epoch": len(run.lane.history) + 1, "step": done, "lr": run.lane.lr}
             self._steps.append({**row, "terms": {name: float(value) for name, value in terms.items()}})
-        minutes = run.settings.train.save_minutes
-        if minutes and run.can_save_within_epochs and time.monotonic() - self._saved_at >= 60 * minutes:
+        if self._timer.is_due(run):
             self.save(run)
 
     @hookimpl(wrapper=True, tryfirst=True)
@@ -60,7 +76,7 @@ class FolderRecorder:
             return (yield)
         finally:
             if json_text(record) != before:
-                self._write(run)
+                self._write(run, again=True)
 
     @hookimpl(tryfirst=True)
     def kdengine_after_fit(self, run: Run, result: Result) -> None:
@@ -87,17 +103,64 @@ class FolderRecorder:
         elif isinstance(error, Stopped) and run.can_save_within_epochs:
             self.save(run)
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: Run, again: bool = False) -> None:
         lane, every = run.lane, run.settings.train.keep_every
         if every is not None and lane.learner is lane.student and len(lane.history) % every == 0:
             self.folder.write_weights(f"student-epoch-{len(lane.history)}.safetensors", lane.deployment.measured.state_dict())
         self.folder.write_rows(lane.history)
-        self.save(run)
+        self.save(run, again)
 
-    def save(self, run: Run) -> None:
-        """Save the state to resume from, unless its last step failed; the first one is read back as a check."""
+    def save(self, run: Run, again: bool = False) -> None:
+        """Save the state to resume from, unless its last step failed; the first one is read back as a check.
+
+        Args:
+            run: the run; of several processes, all must save now.
+            again: the other processes have given their parts, and have not taken a step since.
+        """
         if not run.lane.settle():
             return
-        self.folder.write_state(run.lane.state_dict(), check=not self._checked)
+        state = whole_state(run.lane, self._parts if again else None)
+        self._parts = state.get(PARTS, [])
+        self.folder.write_state(state, check=not self._checked)
         self._checked = True
-        self._saved_at = time.monotonic()
+        self._timer.restart(run)
+
+
+class StateGiver:
+    """What the processes of a run do for its folder that do not write it: they give what the state in it has of them.
+
+    Its hooks are called after the same steps as those of :class:`FolderRecorder`.
+    """
+
+    def __init__(self) -> None:
+        self._timer = SaveTimer()
+
+    @hookimpl
+    def kdengine_before_fit(self, run: Run) -> None:
+        """Start the save timer."""
+        self._timer.restart(run)
+
+    @hookimpl
+    def kdengine_after_step(self, run: Run, done: int) -> None:
+        """Take part in a save within an epoch, and learn of a step that was not finite when the first process does."""
+        every = run.settings.train.log_every
+        if every is not None and done % every == 0:
+            run.lane.settle()
+        if self._timer.is_due(run):
+            self._give(run)
+
+    @hookimpl
+    def kdengine_after_epoch(self, run: Run) -> None:
+        """Take part in the save after an epoch."""
+        self._give(run)
+
+    @hookimpl
+    def kdengine_on_error(self, run: Run, error: BaseException) -> None:
+        """Take part in the save of a run that was asked to stop."""
+        if run.lane.failure is None and isinstance(error, Stopped) and run.can_save_within_epochs:
+            self._give(run)
+
+    def _give(self, run: Run) -> None:
+        if run.lane.settle():
+            whole_state(run.lane)
+            self._timer.restart(run)

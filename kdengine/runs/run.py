@@ -59,7 +59,7 @@ class Run:
             modules = ", ".join(f"{role}={_places(passed[role])}" for role in as_modules)
             return f'Engine.resume("{self.folder.path}", {modules}).fit() with the same modules as before'
         trust = " --trust" if names_code(self.settings.model_dump()) else ""
-        return (self.advice or f"kdengine run --resume {self.folder.path}") + trust
+        return self.runtime.launcher + (self.advice or f"kdengine run --resume {self.folder.path}") + trust
 
     @property
     def total_epochs(self) -> int:
@@ -81,8 +81,8 @@ class Run:
 
     @property
     def can_save_within_epochs(self) -> bool:
-        """Whether an epoch can be resumed midway: requires a single process and reproducible batches."""
-        return self.runtime.processes == 1 and self.data is not None
+        """Whether an epoch can be resumed midway: requires reproducible batches."""
+        return self.data is not None
 
 
 def _places(specs: Sequence[str]) -> str:

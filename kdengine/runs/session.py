@@ -26,10 +26,10 @@ from kdengine.networks.weights import fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
 from kdengine.plugins.registry import Registry
 from kdengine.runs.past_weights import check_networks, input_of_run, load_student, load_teacher
-from kdengine.runs.recorder import FolderRecorder
+from kdengine.runs.recorder import FolderRecorder, StateGiver
 from kdengine.runs.remarks import remark_on
 from kdengine.runs.run import Run
-from kdengine.runs.source import Loaders, batches_of, suited, warn_of_data
+from kdengine.runs.source import Loaders, batches_of, check_even, suited, warn_of_data
 from kdengine.runs.teachers import TEACHER_SEED, Named, Teacher, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
@@ -105,6 +105,7 @@ class Session:
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
         check_networks(settings, modules, registry)
         batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
+        check_even(batches, runtime)
         if not alone:  # a teacher that is trained first need not repeat it
             warn_of_data(settings, batches)
         if runtime.is_main and not alone:
@@ -168,7 +169,7 @@ class Session:
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), frozen)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:
-        """Create the run of a lane with the hooks of its observers; only the main process has observers.
+        """Create the run of a lane with the hooks of its observers; only in the main process are they the user's.
 
         Args:
             settings: settings of the lane, as resolved.
@@ -176,7 +177,7 @@ class Session:
             folder: the run folder.
             advice: custom resume instructions.
         """
-        observers = [*self.observers, FolderRecorder(folder)] if self.runtime.is_main else []
+        observers = [*self.observers, FolderRecorder(folder)] if self.runtime.is_main else [StateGiver()]
         hooks: Hooks = self.registry.hooks(observers)
         return Run(settings, lane, self.data.dataset, self.runtime, folder, hooks, advice)
 

@@ -15,7 +15,7 @@ from kdengine.data.datamodule import DataModule, left_out
 from kdengine.data.dataset import Data
 from kdengine.data.load import load_data
 from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
-from kdengine.errors import SettingsError
+from kdengine.errors import DataError, SettingsError
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import is_teacher
 from kdengine.tasks.task import Task
@@ -83,6 +83,22 @@ def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.
     sizes = {role: (settings.teacher_input if is_teacher(role) else settings.student_input).size for role in modules}
     networks = [(module, sizes[role]) for role, module in modules.items()]
     return DataModule.of_loaders(train, test, runtime.device, networks)
+
+
+def check_even(data: DataModule, runtime: Runtime) -> None:
+    """Refuse loaders of the user's own that give the processes of a run different numbers of batches.
+
+    Raises:
+        DataError: a process with fewer batches would let the others wait forever.
+    """
+    if runtime.peers is None or data.dataset is not None:
+        return
+    counts = runtime.peers.everyone(len(data.train))
+    if len(set(counts)) > 1:
+        raise DataError(
+            f"train_loader gives the {len(counts)} processes different numbers of batches ({', '.join(map(str, counts))}), but "
+            "they take every step together. Give each as many, as torch's DistributedSampler with drop_last does."
+        )
 
 
 def warn_of_data(settings: Settings, data: DataModule) -> None:

@@ -12,8 +12,10 @@ import torch
 from kdengine.config.settings import Settings
 from kdengine.errors import SettingsError, cause
 from kdengine.runs.run import Run
+from kdengine.runs.whole_state import processes_of, state_of_rank
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.sameness import check_same
+from kdengine.training.runtime import Runtime
 
 __all__ = ["OF_BATCHES", "Fresh", "Resume", "Start", "enter", "start_in"]
 
@@ -63,9 +65,11 @@ class Fresh:
 
     def enter(self, run: Run, facts: Mapping[str, Any]) -> None:
         """Create the folder and write the settings, and ``facts`` to the manifest."""
-        if run.runtime.is_main:
-            run.folder.begin(run.settings, facts)
-            run.folder.forget_failure()
+        run.runtime.from_first(lambda: self._begin(run, facts))
+
+    def _begin(self, run: Run, facts: Mapping[str, Any]) -> None:
+        run.folder.begin(run.settings, facts)
+        run.folder.forget_failure()
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,15 @@ class Resume:
             SettingsError: the run is finished, another process is using its folder, or something it depends on has changed.
             StorageError: the state cannot be read.
         """
+        state, before = run.runtime.from_first(lambda: self._open(run, facts))  # by one, so that all have the same state
+        if state:
+            _load(run, state)
+        run.runtime.from_first(lambda: self._take_over(run, facts, state, before))
+
+    def _open(self, run: Run, facts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Lock the folder; the state and the manifest in it, checked."""
         folder = run.folder
-        if run.runtime.is_main:
-            folder.take()
+        folder.take()
         if folder.result() is not None:
             raise SettingsError(
                 f"The run in '{folder.path}' was finished by another process in the meantime. Nothing is left to resume."
@@ -103,9 +113,12 @@ class Resume:
         if state:
             check_same(before, facts, folder.path, self.override)
             _check_batches(folder, run.settings, state)
-            _load(run, state)
-        if not run.runtime.is_main:
-            return
+            _check_processes(folder, run.runtime, state)
+        return state, before
+
+    def _take_over(self, run: Run, facts: Mapping[str, Any], state: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+        """Write what is new about the run into its folder."""
+        folder = run.folder
         if not state:
             folder.begin(run.settings, facts, fresh=False)
         else:
@@ -155,9 +168,24 @@ def _check_batches(folder: RunFolder, new: Settings, state: Mapping[str, Any]) -
         )
 
 
+def _check_processes(folder: RunFolder, runtime: Runtime, state: Mapping[str, Any]) -> None:
+    """Refuse to resume mid-epoch with another number of processes: each has drawn and measured for itself."""
+    before = processes_of(state)
+    if before != runtime.processes and state["meter"]["steps"]:
+        command = (
+            "without torchrun or srun"
+            if before == 1
+            else f"over {before}: torchrun --nproc-per-node {before} -m kdengine run --resume {folder.path}"
+        )
+        raise SettingsError(
+            f"'{folder.path}' was stopped within an epoch of {before} process{'es' * (before > 1)}, so their number cannot "
+            f"change to {runtime.processes} now. Resume it {command}."
+        )
+
+
 def _load(run: Run, state: Mapping[str, Any]) -> None:
     try:
-        run.lane.load_state_dict(state)
+        run.lane.load_state_dict(state_of_rank(state, run.runtime))
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -64,7 +64,7 @@ class Filling:
         """
         self.forecast.check()
         facts = ready_teachers(self.session, True, partial(train_teacher, self.session))
-        with listening(self.session.runtime.processes) as stop:
+        with listening() as stop:  # of several processes, each keeps what it has written, wherever it stops
             try:
                 for seed in self.store.seeds:
                     self._fill(self.session.for_seed(seed), facts, stop, told)

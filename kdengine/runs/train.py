@@ -20,6 +20,7 @@ from kdengine.runs.start import Start, enter, start_in
 from kdengine.runs.store_forecast import Forecast, read_of_teacher
 from kdengine.runs.taught import measured_by_teacher
 from kdengine.training.lane import Lane
+from kdengine.training.peers import told_by_peer
 from kdengine.training.rng import gaussian_kept
 from kdengine.training.signals import Stopped, listening
 from kdengine.training.trainer import Trainer
@@ -71,7 +72,7 @@ def train_one(run: Run, data: DataModule, teacher: Mapping[str, Any] | None) -> 
     failure = run.lane.failure
     if failure is not None:
         if run.lane.history:
-            changed = " --override -o NAME=VALUE" if run.again.startswith("kdengine ") else ""
+            changed = " --override -o NAME=VALUE" if " --resume " in run.again else ""
             failure.add_note(f"{_saved_epochs(run)} To resume with changed settings: {run.again}{changed}")
         raise failure
     return results[run.lane]
@@ -88,22 +89,27 @@ def train_all(runs: Sequence[Run], data: DataModule, teacher: Mapping[str, Any] 
     Returns:
         lane -> result, for the runs that did not fail.
     """
-    board = _Board(runs, data, teacher)
+    board, peers = _Board(runs, data, teacher), runs[0].runtime.peers if runs else None
     try:
-        with gaussian_kept(), listening(runs[0].runtime.processes if runs else 1) as stop:
+        with gaussian_kept(), listening(peers) as stop:
             for run in runs:
                 run.hooks.kdengine_before_fit(run=run)
             try:
                 Trainer([run.lane for run in runs], data, board, stop).fit()
-            except DataError as error:
-                if not stop.asked:
+            except DataError as fault:
+                if not stop.asked or stop.is_shared:
                     raise
-                raise Stopped from error  # the signal that asked this process to stop also ended its data workers
-    except BaseException as error:
+                raise Stopped from fault  # the signal that asked this process to stop also ended its data workers
+    except BaseException as raised:
+        error = raised if peers is None else told_by_peer(raised)
         unfinished = [run for run in runs if run.lane not in board.results and run.lane.failure is None]
         secondary = [failure for run in unfinished if (failure := _report_error(run, error)) is not None]
+        if peers is not None and isinstance(error, Stopped):
+            peers.part()  # a launcher ends all processes as soon as one has ended
         if secondary and isinstance(error, Stopped):
-            raise secondary[0] from error  # the state could not be saved
+            raise told_by_peer(secondary[0]) from error  # the state could not be saved
+        if error is not raised:
+            raise error from raised
         raise
     finally:
         for run in runs:

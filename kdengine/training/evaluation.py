@@ -25,6 +25,7 @@ def evaluate(
     runtime: Runtime,
     check: Callable[[], None] = lambda: None,
     further: MetricCollection | None = None,
+    together: bool = False,
 ) -> dict[str, float]:
     """Compute the metrics of a task in fp32, so that any other program can reproduce them.
 
@@ -35,6 +36,7 @@ def evaluate(
         runtime: device and precision.
         check: called before each batch; it may raise to abort.
         further: more metrics to update in the same pass; the caller computes them.
+        together: whether processes share out the batches, each as a whole. All must call this, with the same network.
 
     Returns:
         metric name -> value.
@@ -44,11 +46,15 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    metrics, seen = on_device(task.metrics(), runtime.device), 0
+    rank, processes = (runtime.rank, runtime.processes) if together and len(batches) >= runtime.processes else (0, 1)
+    metrics, seen = on_device(task.metrics(), runtime.device, share=processes > 1), 0
     collections = [metrics] if further is None else [metrics, on_device(further, runtime.device)]
     try:
-        for batch in batches.epoch(0):
-            check()
+        for number, batch in enumerate(batches.epoch(0)):
+            if number % processes == 0:
+                check()
+            if number % processes != rank:
+                continue
             with torch.no_grad(), Recorder(model, {}) as recorder:
                 output = recorder(runtime.layout(batch.x)).logits
             seen += len(batch.x)

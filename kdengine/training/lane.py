@@ -156,7 +156,7 @@ class Lane:
         adding_up = self.runtime.adding_up(self._wrapped, self._optimizer_step.adds_up(updates))
         with self.randomness.active(), adding_up:
             terms, logits = self._wrapped(*inputs)
-            outcome = self._update(terms, updates)
+            outcome = self._update(batch.weighed(terms), updates)
             if outcome is Outcome.UPDATED:
                 self.module.after_update()
         verdict = self._optimizer_step.verdict() if terms else None

@@ -35,6 +35,7 @@ class Launch:
         address: address of the process with rank 0.
         port: port that it listens on.
         may_hide_gpus: whether the launcher may make only one GPU visible to each process.
+        command: what stands before ``kdengine`` in a command that starts as many processes again; empty for one process.
     """
 
     processes: int = 1
@@ -44,6 +45,7 @@ class Launch:
     address: str = LOOPBACK
     port: int = TORCH_PORT
     may_hide_gpus: bool = False
+    command: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Launch:
@@ -73,13 +75,20 @@ class Launch:
     @classmethod
     def _torchrun(cls, environment: Mapping[str, str]) -> Launch:
         processes = _number(environment, ("WORLD_SIZE",), 1)
+        local = _number(environment, ("LOCAL_WORLD_SIZE",), processes)
+        nodes = (
+            f"--nnodes {environment['GROUP_WORLD_SIZE']} ... "
+            if local < processes and "GROUP_WORLD_SIZE" in environment
+            else ""
+        )
         return cls(
             processes=processes,
             rank=_number(environment, ("RANK",), 0),
             local_rank=_number(environment, ("LOCAL_RANK", "RANK"), 0),
-            local_processes=_number(environment, ("LOCAL_WORLD_SIZE",), processes),
+            local_processes=local,
             address=environment.get("MASTER_ADDR", LOOPBACK),
             port=_number(environment, ("MASTER_PORT",), TORCH_PORT),
+            command=f"torchrun {nodes}--nproc-per-node {local} -m " if processes > 1 else "",
         )
 
     @classmethod
@@ -99,6 +108,7 @@ class Launch:
             or (LOOPBACK if nodes == 1 else SLURMEnvironment.resolve_root_node_address(listed)),
             port=_number(environment, ("MASTER_PORT",), port),
             may_hide_gpus=True,
+            command=f"srun --ntasks {processes} " if processes > 1 else "",
         )
 
     def gpu(self, visible: int) -> int:

@@ -82,13 +82,13 @@ class Meter:
 
     def note(self, batch: Batch, terms: Mapping[str, Tensor], output: Tensor | None) -> None:
         """Add a step: its weighted terms, each [], and the student's output, if the phase has the task."""
-        count = len(batch.x)
+        count = len(batch.x) if batch.is_counted else 0
         self.steps += 1
         self._seen += count
         self.step_terms = {name: value.detach() for name, value in terms.items()}
         for name, value in self.step_terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value * count
-        if output is not None:
+        if output is not None and count:
             update(self._metrics, output.detach(), batch.y)
 
     def row(self, scored: bool) -> dict[str, Any]:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdengine.errors import SettingsError
+from kdengine.errors import KDError, SettingsError
 from kdengine.methods.processes import ALONE, Processes
 from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
+from kdengine.training.peers import Peers
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BUFFERS_BEFORE_FORWARDS = next(
@@ -30,6 +33,7 @@ BUFFERS_BEFORE_FORWARDS = next(
 """What DDP calls sending the buffers of the first process to all before every forward."""
 ASYNCHRONOUS = frozenset({"cuda"})
 """Devices that work behind the host, which loses time if it waits for a number."""
+T = TypeVar("T")
 
 __all__ = ["Runtime", "is_first_process", "native_bf16"]
 
@@ -64,6 +68,8 @@ class Runtime:
 
     Attributes:
         asynchronous: whether the device works behind the host: steps then never wait for it.
+        peers: the processes of the run; None if it is the only one.
+        launcher: the beginning of a command that starts as many processes; empty for one.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -78,7 +84,7 @@ class Runtime:
     def __init__(self, device: str = "auto", precision: str = "auto", channels_last: bool = True, alone: bool = False) -> None:
         self.channels_last = channels_last
         launch = Launch() if alone else Launch.of(os.environ)
-        self.processes = launch.processes
+        self.processes, self.launcher = launch.processes, launch.command
         try:
             with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning warns about accelerators that are not used
@@ -99,6 +105,7 @@ class Runtime:
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
         self.asynchronous = self.device.type in ASYNCHRONOUS
+        self.peers = Peers() if self.processes > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -119,7 +126,27 @@ class Runtime:
 
     def same(self, value: Any) -> Any:
         """Broadcast the main process's value to all processes."""
-        return value if self.processes == 1 else self.fabric.broadcast(value)
+        return value if self.peers is None else self.peers.share(value)
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """What a function returns that only the main process calls; an error of the user is raised in all of them."""
+        if self.peers is None:
+            return function()
+        value: Any = None
+        try:
+            value = function() if self.is_main else None
+        except KDError as error:
+            self.same(error)
+            raise
+        value = self.same(value)
+        if isinstance(value, KDError):
+            raise value
+        returned: T = value
+        return returned
+
+    def now(self) -> float:
+        """Seconds by a clock that all processes read alike at the same step, however far apart they are."""
+        return time.monotonic() if self.peers is None else self.peers.seconds
 
     def stacked(self, value: Tensor) -> Tensor:
         """A tensor of the same shape in every process, from all of them: [...] -> [processes, ...]."""
@@ -127,7 +154,7 @@ class Runtime:
             return value[None]
         value = value.detach().contiguous()
         parts = [torch.empty_like(value) for _ in range(self.processes)]
-        torch.distributed.all_gather(parts, value)
+        dist.all_gather(parts, value)
         return torch.stack(parts)
 
     def sharing(self, shares: tuple[int, ...]) -> Processes:
@@ -138,14 +165,14 @@ class Runtime:
         """Replace floating-point tensors by their mean over all processes; in one message for each type."""
         for alike in _by_type(tensors) if self.processes > 1 else ():
             packed = _packed(alike)
-            torch.distributed.all_reduce(packed)
+            dist.all_reduce(packed)
             _unpack(packed / self.processes, alike)
 
     def take_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace floating-point tensors by those of the main process; in one message for each type."""
         for alike in _by_type(tensors) if self.processes > 1 else ():
             packed = _packed(alike)
-            torch.distributed.broadcast(packed, 0)
+            dist.broadcast(packed, 0)
             _unpack(packed, alike)
 
     def place(self, model: nn.Module) -> nn.Module:

@@ -21,6 +21,7 @@ from kdengine.training.lane import Lane
 from kdengine.training.runtime import Runtime
 from kdengine.training.shelf import Place
 from kdengine.training.signals import Stop
+from kdengine.training.steady import check_complete, steady
 
 __all__ = ["Trainer", "TrainingObserver", "ask_teachers", "laid_out"]
 
@@ -74,7 +75,7 @@ class Trainer:
         for lane in lanes:
             lane.begin_epoch()
         start = min(lane.steps_done for lane in lanes)
-        batches = self.data.training(max(lane.phase.views for lane in lanes))
+        batches, done = steady(self.data.training(max(lane.phase.views for lane in lanes)), self.stop), start
         for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
             self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
@@ -85,6 +86,7 @@ class Trainer:
                 if lane.failure is None:
                     self.observer.after_step(lane, done, len(self.data.train))
             self.stop.check()
+        check_complete(done, self.data.train, self.stop)
         trained = [lane for lane in lanes if lane.failure is None and lane.settle()]
         check_teachers(trained)
         for lane in trained:
@@ -120,13 +122,16 @@ class Trainer:
         return lane.end_epoch(scores, time.perf_counter() - start)
 
     def _scores(self, network: nn.Module, lane: Lane) -> dict[str, float]:
-        """The metrics of a network by split and name, such as ``test_top1``."""
+        """The metrics of a network by split and name, such as ``test_top1``; the same in all processes."""
         scores: dict[str, float] = {}
+        shared = self.data.dataset is not None  # the user's own loaders may give each process other batches
+        check = self.stop.check if shared or not self.stop.is_shared else _unasked
         for split, batches in (("val", self.data.validation), ("test", self.data.test)):
             if batches is not None:
-                values = evaluate(network, batches, lane.task, lane.runtime, self.stop.check)
+                values = evaluate(network, steady(batches, self.stop), lane.task, lane.runtime, check, together=shared)
                 scores |= {f"{split}_{name}": value for name, value in values.items()}
-        return scores
+        same: dict[str, float] = lane.runtime.same(scores)
+        return same
 
     def _release_ended(self) -> None:
         """Report and remove the lanes that have finished or failed."""
@@ -155,6 +160,10 @@ def ask_teachers(lanes: Sequence[Lane], batch: Batch, place: Place | None = None
     return traces
 
 
+def _unasked() -> None:
+    """In place of a check that not all processes would make equally often."""
+
+
 def laid_out(batch: Batch, runtime: Runtime) -> Batch:
     """The batch in the memory format of the run."""
     return replace(batch, x=runtime.layout(batch.x), views=tuple(map(runtime.layout, batch.views)))
@@ -166,10 +175,15 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> Non
         lane.step(batch, traces)
     except Exception as error:  # an error in one lane must not end the others
         if lane.runtime.processes > 1 and not isinstance(error, KDError):
-            raise  # other processes may not see this error, and would wait for this one forever
-        if len(batch.x) == 1 and isinstance(error, ValueError):
-            error = TrainingError(
-                f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
-                "smaller than the others: choose another train.batch_size."
-            )
-        lane.fail(error)
+            raise _told(lane, batch, error) from None  # others may not see it, and would wait for this process forever
+        lane.fail(_told(lane, batch, error))
+
+
+def _told(lane: Lane, batch: Batch, error: Exception) -> Exception:
+    """An error of a step, or of the batch that the step was given."""
+    if len(batch.x) > 1 or not isinstance(error, ValueError):
+        return error
+    return TrainingError(
+        f"{lane.name}: the network cannot be trained on a batch of one image: {error} The last batch of an epoch is "
+        "smaller than the others: choose another train.batch_size."
+    )

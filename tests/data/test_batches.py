@@ -169,3 +169,20 @@ def test_a_last_batch_smaller_than_the_processes_goes_to_each_of_them():
     last = [list(ShardedBatches(whole, rank, 2).epoch(0))[-1] for rank in range(2)]
     assert [batch.index.tolist() for batch in last] == [[4], [4]]
     assert [batch.shares for batch in last] == [(1, 0), (1, 0)], "the first answers for it"
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_mean_over_processes_is_that_of_the_whole_batch_though_their_shares_differ(processes):
+    values = torch.arange(20, dtype=torch.float64) ** 2
+    whole = MemoryBatches(torch.zeros(20, 3, 8, 8, dtype=torch.uint8), torch.arange(20), (0.5,) * 3, (0.25,) * 3, 8)
+    shares = [list(ShardedBatches(whole, rank, processes).epoch(0)) for rank in range(processes)]
+    for number, batch in enumerate(whole.epoch(0)):
+        parts = [share[number].weighed({"task": values[share[number].index].mean()})["task"] for share in shares]
+        assert sum(parts) / processes == pytest.approx(values[batch.index].mean())
+
+
+def test_only_one_process_counts_images_that_all_of_them_see():
+    whole = MemoryBatches(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5), (0.5,) * 3, (0.25,) * 3, 4)
+    counted = [[batch.is_counted for batch in ShardedBatches(whole, rank, 3).epoch(0)] for rank in range(3)]
+    assert counted == [[True, True], [True, False], [True, False]]
+    assert all(batch.weight == 1 for batch in list(ShardedBatches(whole, 2, 3).epoch(0))[1:])

@@ -60,6 +60,14 @@ def test_torchrun_inside_srun_goes_before_it():
     assert Launch.of({**SRUN, **TORCHRUN, **MASTER}).rank == 3
 
 
+def test_the_command_that_starts_as_many_again_is_known():
+    one_node = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"}
+    assert Launch.of(one_node).command == "torchrun --nproc-per-node 2 -m "
+    assert Launch.of({**one_node, "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}).command.startswith("torchrun --nnodes 2 ... ")
+    assert Launch.of(SRUN).command == "srun --ntasks 5 "
+    assert Launch.of({}).command == Launch.of({"WORLD_SIZE": "1", "RANK": "0"}).command == ""
+
+
 @pytest.mark.parametrize("missing", ["SLURM_PROCID", "SLURM_STEP_ID"])
 def test_a_shell_or_batch_script_of_an_allocation_runs_alone(missing):
     assert Launch.of({name: value for name, value in SRUN.items() if name != missing}) == Launch()

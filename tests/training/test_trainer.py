@@ -1,4 +1,5 @@
 import weakref
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -6,12 +7,13 @@ import torch
 
 from kdengine import Distiller, Phase, Registry, TrainingError
 from kdengine.config.settings import Settings
+from kdengine.data.batches import Batch
 from kdengine.data.datamodule import DataModule
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.selection import choose_distillers
 from kdengine.runs.session import Session
 from kdengine.training.signals import Stop
-from kdengine.training.trainer import Trainer
+from kdengine.training.trainer import Trainer, _step
 
 SETTINGS = {
     "student": "resnet8",
@@ -21,6 +23,21 @@ SETTINGS = {
 }
 TIMES = ("seconds", "images_per_second")
 METHODS = ["plain", "st", "fitnet", "at", "rkd", "ab", "takd", "dml", "jacobian", "svd"]
+
+
+class Alone:
+    """One of two processes, whose share of the last batch is too small for the network."""
+
+    name = "plain"
+    runtime = SimpleNamespace(processes=2)
+
+    def step(self, batch, traces):
+        raise ValueError("Expected more than 1 value per channel when training")
+
+
+def test_a_share_of_one_image_ends_a_process_with_the_way_out_instead_of_leaving_the_others_to_wait():
+    with pytest.raises(TrainingError, match=r"batch of one image: .*train.batch_size"):
+        _step(Alone(), Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1), None), {})
 
 
 class Lab:
