@@ -54,7 +54,7 @@ notebooks: setup
 	PYTHONPATH=docs $(BIN)/python -m kdengine_docs.notebooks
 
 wheels: setup
-	PYTHONPATH=release $(BIN)/python -m kdengine_release build
+	PYTHONPATH=.ci $(BIN)/python -m kdengine_release build
 
 # an empty environment that sees the dependencies of .venv, but of ours only the wheels
 test-wheels: wheels

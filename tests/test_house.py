@@ -18,7 +18,7 @@ FILES = sorted(
         "zoo/src/**/*.py",
         "benchmarks/**/*.py",
         "docs/kdengine_docs/*.py",
-        "release/kdengine_release/*.py",
+        ".ci/kdengine_release/*.py",
     )
     for file in ROOT.glob(pattern)
 )

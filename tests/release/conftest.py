@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "release"), str(ROOT / "docs")]
+sys.path[:0] = [str(ROOT / ".ci"), str(ROOT / "docs")]
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def texts(folder):
 
 
 def test_every_package_has_the_version_of_the_engine_and_requires_it_of_the_others(ours):
-    """Mended by: PYTHONPATH=release python -m kdengine_release version X.Y.Z."""
+    """Mended by: PYTHONPATH=.ci python -m kdengine_release version X.Y.Z."""
     assert versions.faults() == []
     assert str(versions.current()) == kdengine.__version__
     assert len(ours) > 40

@@ -1,4 +1,4 @@
-"""``PYTHONPATH=release python -m kdengine_release``: build all distributions, or give all of them a new version."""
+"""``PYTHONPATH=.ci python -m kdengine_release``: build all distributions, or give all of them a new version."""
 
 from __future__ import annotations
 
