@@ -129,7 +129,9 @@ class StoreFolder:
         """Refuse a folder in which something else lies."""
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--teacher-store '{self.path}' is a file. Name a folder.")
-        others = [file.name for file in self.path.iterdir() if not file.name.startswith(".")] if self.path.exists() else []
+        names = [file.name for file in self.path.iterdir()] if self.path.exists() else []
+        # another process may have written the note since it was looked for
+        others = [name for name in names if not name.startswith(".") and name != NOTE]
         if others:
             raise SettingsError(
                 f"--teacher-store '{self.path}' is no teacher store: it holds {others[0]}. Name an empty or a new folder."

@@ -42,7 +42,7 @@ def test_a_file_passes_and_is_told_what_others_would_miss_and_its_badge(kdengine
     assert (code, err) == (0, "")
     assert "  passed   every tap is read\n" in out
     assert "  warning  declares the version of the contract: write KDENGINE_API = 1 in its module" in out
-    assert "21 passed, 0 failed, 1 warning\n" in out
+    assert "22 passed, 0 failed, 1 warning\n" in out
     assert out.endswith("![kdengine contract: passed](https://img.shields.io/badge/kdengine_contract-passed-brightgreen)\n")
 
 
@@ -64,7 +64,7 @@ def test_planted_faults_are_reported_by_their_names(kdengine, my_kd):
     }
     assert "Mean" not in err
     assert "the class docstring must contain 'Source: ...'" in out
-    assert "17 passed, 4 failed, 1 warning" in out
+    assert "18 passed, 4 failed, 1 warning" in out
     assert "badge" not in out
     assert "--debug shows where." in out
 

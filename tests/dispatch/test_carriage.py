@@ -86,6 +86,7 @@ def columns(table):
     return [row[:place] + row[place + 1 :] for row in table.rows]
 
 
+@pytest.mark.slow
 def test_local_workers_give_what_one_process_gives_bit_for_bit(plain, tmp_path):
     folder, table = plain
     launched = compare(tmp_path / "out").fit(on=LocalLauncher(workers=2, threads=1))

@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_changes_of_several_writers_are_all_kept(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(24)))
     assert StoreFolder(tmp_path / "store").note()["seeds"] == list(range(24))
+
+
+def test_a_note_that_another_has_written_meanwhile_is_nothing_foreign(tmp_path, monkeypatch):
+    folder = StoreFolder(tmp_path / "store")
+    folder.change(lambda note: note.update(NOTE))
+    monkeypatch.setattr(Path, "is_file", lambda self: False)  # as it was when the note was looked for
+    assert folder.note() == {}
 
 
 def test_a_change_that_is_refused_changes_nothing(tmp_path):
