@@ -76,7 +76,7 @@ def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 def settings(steps: int, precision: str, folder: str) -> dict[str, object]:
     """What all of them are trained with."""
-    data = random_data(steps + WARM_UP + 1)
+    data = random_data(BATCH * (steps + WARM_UP + 1))
     shared = {"epochs": 1, "batch_size": BATCH, "precision": precision, "options": OPTIONS}
     return {"data": data, "out": f"{folder}/run", **shared}
 
