@@ -90,8 +90,9 @@ def _print_plan(comparison: Comparison, flags: Comparing, launcher: Launcher | N
 
 
 def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:
-    """Train all lanes, then print the table, or the rows as JSON."""
+    """Train all lanes, then print the table and what it says, or the rows as JSON."""
     from kdengine.cli.tables import print_table
+    from kdengine.report.answer import answer_of
     from kdengine.report.pictures import leave_pictures
     from kdengine.report.tuning import tuning_table
     from kdengine.training.runtime import is_first_process
@@ -115,4 +116,6 @@ def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher 
     table = board.table()
     click.echo(table.caption + "\n")
     print_table(table.columns, table.rows)
+    answer = answer_of(board)
+    click.echo(f"{answer}\n" if answer else "", nl=False)
     click.echo(f"Folder: {comparison.folder}")

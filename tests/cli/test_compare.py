@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ def test_methods_are_compared_and_printed_with_the_plain_student_and_the_teacher
     lines = [line.split() for line in said.out.splitlines()]
     assert {"plain", "st", "fitnet+st", "teacher"} <= {line[0] for line in lines if line}
     assert "one trial: no interval" in said.out
+    assert re.search(r"^(In one trial, \S+ has the best|No (method )?gain)", said.out, re.M), "the answer follows the table"
     assert "trial-1 fitnet+st: epoch 2/2" in said.err
     assert "resnet14: training" in said.err
     assert (here / "out" / "trial-1" / "plain" / "student.safetensors").is_file()
