@@ -47,6 +47,7 @@ class Comparing:
 
     Attributes:
         on: the launcher that carries the lanes, if any.
+        dry_run: whether to show the plan only.
         pictures: formats of the pictures in the folder.
         values: the flags that become settings, ``-o`` among them.
         carried_by: the ``-o`` options of the launcher.
@@ -62,6 +63,7 @@ class Comparing:
     as_json: bool
     observers: tuple[str, ...]
     on: str | None
+    dry_run: bool
     pictures: Sequence[str]
     values: Mapping[str, Any]
     carried_by: Sequence[str] = ()
@@ -202,6 +204,7 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
         click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
+        click.option("--dry-run", is_flag=True, help="Check all lanes and list them, and the units with --on; train nothing."),
         pictures_option,
     ]
 
