@@ -28,10 +28,9 @@ __all__ = ["command"]
     flag_value="5",
     help="Probe learning rates on the plain student first: 5 around train.lr, or 0.01,0.03,0.1; 'each' for every lane.",
 )
-@click.option("--dry-run", is_flag=True, help="Check the comparison and list its lanes, without training.")
 @click.option("--no-latency", is_flag=True, help="Of several students, do not measure at the end how long each takes.")
-@comparing_options("methods", "tune_lr", "dry_run", "no_latency", many_students=True)
-def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run: bool, no_latency: bool) -> None:
+@comparing_options("methods", "tune_lr", "no_latency", many_students=True)
+def command(flags: Comparing, methods: str | None, tune_lr: str | None, no_latency: bool) -> None:
     r"""Compare methods on one pair of networks: same student, same batches, one teacher pass; or on several students at once.
 
     \b
@@ -40,6 +39,7 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
     kdengine compare --methods modern,st,fitnet+st --teacher timm:resnet32 --student resnet8
     kdengine compare --methods all --trials 5 --teacher timm:resnet32 --student resnet8 --on local -o local.workers=4
     """
+    from kdengine.cli.lane_plan import print_lanes
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.runs.lane_specs import lane_specs
@@ -47,7 +47,7 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
 
     show_log()
     registry = Registry()
-    act, launcher = _print_plan if dry_run else _fit_and_print, flags.launcher(registry)
+    act, launcher = print_lanes if flags.dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
         act(flags.resumed(registry, not no_latency, methods=methods, tune_lr=tune_lr), flags, launcher)
         return
@@ -60,33 +60,6 @@ def command(flags: Comparing, methods: str | None, tune_lr: str | None, dry_run:
 def _plugins(lanes: Sequence[LaneSpec]) -> tuple[str, ...]:
     """The plugins that the lanes use, each once."""
     return tuple(dict.fromkeys(str(plugin) for lane in lanes for plugin in lane.plugins))
-
-
-def _print_plan(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:
-    """Print what every lane would be, and the units that a launcher would carry, as tables or as JSON."""
-    from kdengine.cli.planning import print_units
-    from kdengine.cli.tables import print_table
-
-    rows = comparison.plan()
-    units = None if launcher is None else comparison.units(launcher)
-    if flags.as_json:
-        store = {} if comparison.forecast is None else {"teacher_store": comparison.forecast.describe()}
-        facts = {"methods": rows, "trials": comparison.trials, "folder": str(comparison.folder), **store}
-        click.echo(json_text({**facts, **({} if units is None else {"units": units})}))
-        return
-    columns = {"student": "student"} if len(comparison.students) > 1 else {}
-    columns |= {"method": "method", "epochs": "epochs", "connector_parameters": "connectors", "problem": "note"}
-    cells = [[f"{value:,}" if isinstance(value := row.get(key, ""), int) else value for key in columns] for row in rows]
-    print_table(list(columns.values()), cells)
-    failing = sum("problem" in row for row in rows)
-    pair = "its pair" if len(comparison.students) > 1 else "this pair"
-    note = f", {failing} of which cannot run on {pair}" if failing else ""
-    click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
-    if comparison.forecast is not None:
-        click.echo(str(comparison.forecast))
-    if units is not None and launcher is not None:
-        print_units(units, launcher.name)
-    click.echo(f"The folder would be {comparison.folder}")
 
 
 def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kdengine.cli.launching import launcher_for, on_option, own_options
 from kdengine.cli.options import (
     override_option,
     refuse_with_resume,
@@ -47,6 +48,7 @@ class Comparing:
 
     Attributes:
         on: the launcher that carries the lanes, if any.
+        dry_run: whether to show the plan only.
         pictures: formats of the pictures in the folder.
         values: the flags that become settings, ``-o`` among them.
         carried_by: the ``-o`` options of the launcher.
@@ -62,6 +64,7 @@ class Comparing:
     as_json: bool
     observers: tuple[str, ...]
     on: str | None
+    dry_run: bool
     pictures: Sequence[str]
     values: Mapping[str, Any]
     carried_by: Sequence[str] = ()
@@ -75,12 +78,7 @@ class Comparing:
         Raises:
             KDError: there is no such launcher, or one of its options is invalid.
         """
-        if self.on is None:
-            return None
-        from kdengine.config.settings import from_assignments
-        from kdengine.dispatch.carriage import launcher_named
-
-        return launcher_named(self.on, registry, from_assignments(self.carried_by).get("options", {}).get(self.on))
+        return launcher_for(self.on, self.carried_by, registry)
 
     def resumed(self, registry: Registry, latency: bool = True, **of_the_folder: Any) -> Comparison:
         """The comparison in the folder that ``--resume`` names.
@@ -201,7 +199,8 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         observer_option,
         click.option("--resume", metavar="FOLDER", help="Resume the interrupted comparison or sweep in this folder."),
         override_option,
-        click.option("--on", metavar="LAUNCHER", help="Train in other processes: local, or ray, slurm ... of plugins."),
+        on_option,
+        click.option("--dry-run", is_flag=True, help="Check all lanes and list them, and the units with --on; train nothing."),
         pictures_option,
     ]
 
@@ -211,9 +210,8 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
             mine = {name: given.pop(name) for name in own}
             shared = {name: given.pop(name) for name in Comparing.__dataclass_fields__ if name not in OF_SETTINGS}
             refuse_without_resume(shared["override"] and not shared["resume"])
-            own_options = tuple(text for text in given["assignments"] if _table_of(text) == shared["on"])
-            given["assignments"] = tuple(text for text in given["assignments"] if text not in own_options)
-            command(flags=Comparing(**shared, values=given, carried_by=own_options), **mine)
+            own_of_launcher, given["assignments"] = own_options(given["assignments"], shared["on"])
+            command(flags=Comparing(**shared, values=given, carried_by=own_of_launcher), **mine)
 
         decorated = training_options(gathered)
         for option in reversed(options):
@@ -221,9 +219,3 @@ def comparing_options(*own: str, many_students: bool = False) -> Callable[[Calla
         return decorated
 
     return decorate
-
-
-def _table_of(assignment: str) -> str | None:
-    """``ray`` of ``ray.gpus_per_lane=0.25``; None without a dot."""
-    name = assignment.partition("=")[0]
-    return name.partition(".")[0].strip() if "." in name else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-__all__ = ["print_plan", "print_units"]
+__all__ = ["print_plan", "print_seeds", "print_units"]
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
@@ -53,8 +53,7 @@ def print_units(units: Sequence[Mapping[str, Any]], launcher: str) -> None:
             unit["unit"],
             ", ".join(unit["lanes"]),
             str(int(unit["teacher_pass"])),
-            str(unit["threads"]),
-            f"{unit['gpus']:g}",
+            *_resources(unit),
             "" if unit["memory"] is None else _size(unit["memory"]),
         ]
         for unit in units
@@ -63,6 +62,21 @@ def print_units(units: Sequence[Mapping[str, Any]], launcher: str) -> None:
     print_table(columns, rows)
     passes = sum(unit["teacher_pass"] for unit in units)
     click.echo(f"{len(units)} units by the launcher '{launcher}', in {passes} of which the teacher runs.")
+
+
+def print_seeds(units: Sequence[Mapping[str, Any]], launcher: str) -> None:
+    """Print which seeds of a teacher store a launcher would carry, as a table with a line for each unit."""
+    from kdengine.cli.tables import print_table
+
+    rows = [[unit["unit"], str(unit["seed"]), *_resources(unit)] for unit in units]
+    click.echo()
+    print_table(("unit", "seed", "threads", "GPUs"), rows)
+    click.echo(f"{len(units)} units by the launcher '{launcher}'. Nothing was filled.")
+
+
+def _resources(unit: Mapping[str, Any]) -> list[str]:
+    """Threads and GPUs of a unit."""
+    return [str(unit["threads"]), f"{unit['gpus']:g}"]
 
 
 def _network_row(role: str, network: Mapping[str, Any]) -> list[str]:

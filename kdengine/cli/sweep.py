@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -29,21 +30,22 @@ def command(flags: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) 
     \b
     kdengine sweep --plugin st --grid st.alpha=0.1,0.5,0.9 --grid st.temperature=1,4,10 --teacher resnet20 --student resnet8
     """
+    from kdengine.cli.lane_plan import print_lanes
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.runs.grid_search import cells, parse_axis
 
     show_log()
     registry = Registry()
-    launcher = flags.launcher(registry)
+    act, launcher = partial(print_lanes, called="cells") if flags.dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
-        _fit_and_print(flags.resumed(registry, plugin=plugins, grid=grids), flags, launcher)
+        act(flags.resumed(registry, plugin=plugins, grid=grids), flags, launcher)
         return
     if not plugins:
         raise SettingsError("There is no method. Name one, for example --plugin st.")
     axes = [parse_axis(text) for text in grids]
     note = {"axes": [{"name": axis.name, "values": list(axis.values)} for axis in axes]}
-    _fit_and_print(flags.started(registry, cells(plugins, axes), plugins, note), flags, launcher)
+    act(flags.started(registry, cells(plugins, axes), plugins, note), flags, launcher)
 
 
 def _fit_and_print(comparison: Comparison, flags: Comparing, launcher: Launcher | None) -> None:

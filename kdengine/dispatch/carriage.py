@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdengine.dispatch.connecting import connect
 from kdengine.dispatch.driver import Driver
 from kdengine.dispatch.estimates import Estimates
-from kdengine.dispatch.handover import lay_teachers, lay_token
+from kdengine.dispatch.handover import lay_teachers
 from kdengine.dispatch.in_process import InProcess
 from kdengine.dispatch.plan import PlannedUnit, plan_units
-from kdengine.dispatch.travel import carried_environment, check_can_travel, files_of
-from kdengine.errors import LaunchError
-from kdengine.launchers.fitness import expectation
+from kdengine.dispatch.travel import carried_environment, check_can_travel
 from kdengine.launchers.launcher import Launcher
-from kdengine.launchers.unit import Demand, Unit
+from kdengine.launchers.unit import Unit
 from kdengine.plugins.registry import Registry
 from kdengine.progress.units import UnitsProgress
 from kdengine.runs.assignment import Assignment
@@ -125,21 +123,7 @@ class Carriage:
         if self._expected is not None:
             return
         self.check(assignment, members)
-        session = members[0].session
-        place, token = Path(tempfile.gettempdir()) / "kdengine-plan", None
-        if folder is not None:
-            place = folder / FOLDER
-            place.mkdir(exist_ok=True)
-            token = lay_token(place)
-        plugins = session.registry.plugins
-        own = [plugin.distribution for plugin in plugins if plugin.selected or self.launcher.name in plugin.launchers]
-        self._expected = expectation(own, [os.getcwd(), *files_of(session)], token)
-        try:
-            self.launcher.open(Demand(session.runtime.device.type, str(place.absolute()), self._expected))
-        except LaunchError:
-            if folder is not None:
-                shutil.rmtree(place, ignore_errors=True)
-            raise
+        self._expected = connect(self.launcher, members[0].session, None if folder is None else folder / FOLDER)
 
     def plan(self, trials: Trials, session: Session, members: Sequence[Member]) -> list[PlannedUnit]:
         """The units for all lanes that are not finished."""

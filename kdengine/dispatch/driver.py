@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from kdengine.dispatch.events import EventReader
-from kdengine.dispatch.plan import PlannedUnit
 from kdengine.errors import LaunchError
 from kdengine.launchers.launcher import Launcher
 from kdengine.launchers.unit import Outcome, Unit
-from kdengine.progress.units import UnitsProgress
-from kdengine.storage.runfolder import RunFolder
 from kdengine.training.signals import Stopped, listening
 
-__all__ = ["Driver"]
+__all__ = ["Display", "Driver", "Planned"]
 
 TICK = 0.25
 """Seconds between two looks at launcher and events."""
@@ -24,18 +22,38 @@ GRACE = 300.0
 """Seconds that units have to save their states once they are asked to stop."""
 
 
+class Planned(Protocol):
+    """What a unit is for."""
+
+    def has_ended(self, outcome: Outcome) -> bool:
+        """Whether all of it is done, or has failed for good, once its worker has ended so."""
+
+
+class Display(Protocol):
+    """Shows what becomes of units."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def tell(self, unit: str, event: Mapping[str, Any]) -> None:
+        """Show what the worker of a unit says."""
+
+
+Work = TypeVar("Work", bound=Planned)
+
+
 @dataclass
-class _Open:
+class _Open(Generic[Work]):
     """A unit that has not ended."""
 
-    planned: PlannedUnit
+    planned: Work
     unit: Unit
     events: EventReader
     losses: int = 0
 
 
 @dataclass
-class Driver:
+class Driver(Generic[Work]):
     """Carries units by a launcher until all have ended.
 
     Attributes:
@@ -45,11 +63,11 @@ class Driver:
     """
 
     launcher: Launcher
-    progress: UnitsProgress
-    give_up: Callable[[PlannedUnit, str], None]
-    _open: dict[str, _Open] = field(default_factory=dict, init=False)
+    progress: Display
+    give_up: Callable[[Work, str], None]
+    _open: dict[str, _Open[Work]] = field(default_factory=dict, init=False)
 
-    def run(self, units: Mapping[str, tuple[PlannedUnit, Unit, Path]]) -> None:
+    def run(self, units: Mapping[str, tuple[Work, Unit, Path]]) -> None:
         """Carry all units.
 
         Args:
@@ -87,18 +105,18 @@ class Driver:
         if outcome.kind == "refused":
             del self._open[outcome.unit]
             return outcome.reason
-        done = all(RunFolder(job.folder).ended for job in each.planned.jobs)
+        done = each.planned.has_ended(outcome)
         if outcome.kind in ("lost", "stopped") and not done:
             self._lost(each, outcome)
             return None
         del self._open[outcome.unit]
         if not done:
-            reason = outcome.reason or "its unit ended without training it"
+            reason = outcome.reason or "its unit ended without doing it"
             self.progress.say(f"{outcome.unit}: failed: {reason}")
             self.give_up(each.planned, reason)
         return None
 
-    def _lost(self, each: _Open, outcome: Outcome) -> None:
+    def _lost(self, each: _Open[Work], outcome: Outcome) -> None:
         """Try a unit again, if that was not done often enough."""
         each.losses += 1
         most = int(self.launcher.options.retries)

@@ -9,7 +9,9 @@ from typing import Any
 
 from kdengine.dispatch.estimates import Estimate, Estimates
 from kdengine.launchers.launcher import Launcher
+from kdengine.launchers.unit import Outcome
 from kdengine.runs.lane_runs import Job
+from kdengine.storage.runfolder import RunFolder
 
 __all__ = ["PlannedUnit", "plan_units"]
 
@@ -38,6 +40,10 @@ class PlannedUnit:
     def labels(self) -> list[str]:
         """Its lanes as their folders are named within the trial: ``st``, or ``resnet8/st``."""
         return ["/".join(filter(None, (job.spec.student, job.spec.label))) for job in self.jobs]
+
+    def has_ended(self, outcome: Outcome) -> bool:
+        """Whether each of its lanes has a result or a failure, whatever its worker says."""
+        return all(RunFolder(job.folder).ended for job in self.jobs)
 
     def describe(self) -> dict[str, Any]:
         """Convert to plain data."""

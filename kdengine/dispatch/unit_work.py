@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import socket
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kdengine.dispatch.events import EventWriter
+from kdengine.dispatch.duty import on_duty
 from kdengine.dispatch.handover import take_teachers
-from kdengine.errors import LaunchError
-from kdengine.launchers.fitness import unfit, unfit_worker
 from kdengine.plugins.registry import Registry
 from kdengine.runs.assignment import Assignment
 from kdengine.runs.comparison_note import ComparisonNote
@@ -32,7 +24,14 @@ PATIENCE = 120.0
 
 
 def train_lanes(
-    folder: str, trial: int, lanes: Sequence[str], files: str, expected: Mapping[str, Any], argv: Sequence[str], **trials: Any
+    folder: str,
+    trial: int,
+    lanes: Sequence[str],
+    files: str,
+    expected: Mapping[str, Any],
+    argv: Sequence[str],
+    events: str = "events.jsonl",
+    **trials: Any,
 ) -> None:
     """Train some lanes of one trial, from their saved states if there are any.
 
@@ -40,28 +39,22 @@ def train_lanes(
         folder: the folder of the comparison.
         trial: number of the trial, from 1.
         lanes: folders of the lanes within that of the trial.
-        files: the folder with the teachers; events go into a file there.
+        files: the folder with the teachers.
         expected: what must be true here; see :func:`kdengine.launchers.fitness.unfit`.
         argv: the command of the driver, for the manifests.
-        **trials: further fields of :class:`kdengine.runs.trials.Trials`, and ``events``, the name of the file for events.
+        events: the name of the file for events in ``files``.
+        **trials: further fields of :class:`kdengine.runs.trials.Trials`.
 
     Raises:
         LaunchError: this worker is not fit for the work.
         KDError: for anything the user can fix.
     """
-    faults = unfit(expected)
-    if faults:
-        raise LaunchError(unfit_worker(socket.gethostname(), faults))
-    _log()
-    sys.argv = list(argv)
-    events = EventWriter(Path(files) / trials.pop("events"))
-    events.write(started=socket.gethostname())
-    try:
+    with on_duty(expected, argv, Path(files) / events) as writer:
         note = ComparisonNote.read(Path(folder), trust=True)  # the driver asked for trust, or wrote it
         settings = note.settings.model_copy(update={"methods": ()})
         registry = Registry()
         select_observers(note.more.get("observers", ()), registry)
-        session = Assignment.complete(settings, registry=registry, observers=[events]).session()
+        session = Assignment.complete(settings, registry=registry, observers=[writer]).session()
         students = list(note.students) or [StudentSpec(settings.student, weights=settings.student_weights)]
         members = members_of(session, students, lanes_of_all(students, note.lanes))
         facts = take_teachers(session, Path(files))
@@ -72,15 +65,3 @@ def train_lanes(
         wait_until_free([job.folder for job in wanted], PATIENCE)
         if wanted:
             work.train_jobs(own, wanted, lambda needed: facts, work.store(members))
-    finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _log() -> None:
-    """Write what kdengine says into the log of the unit."""
-    logger = logging.getLogger("kdengine")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,7 +28,7 @@ class FillingProgress:
         self.epochs, self.batches = epochs, batches
         self.done = 0
         """Batches that are there."""
-        self._of_epoch = 0
+        self._there: dict[tuple[int, int], int] = {}
         self._bar: Progress | None = None
         if can_redraw(self.console) and not quiet:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
@@ -42,10 +44,29 @@ class FillingProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line, above the bar."""
+        self.console.print(text, soft_wrap=True)
+
+    def tell(self, unit: str, event: Mapping[str, Any]) -> None:
+        """Show what a worker says.
+
+        Args:
+            unit: name of its unit.
+            event: where it was started, or what this object is called with; others are ignored.
+        """
+        if "started" in event:
+            self.say(f"{unit}: started on {event['started']}")
+        elif {"seed", "epoch", "there", "total"} <= event.keys():
+            self(event["seed"], event["epoch"], event["there"], event["total"])
+
     def __call__(self, seed: int, epoch: int, there: int, total: int) -> None:
         """So many of the batches of an epoch, counted from 0, are there."""
-        self.done += there - self._of_epoch
-        self._of_epoch = 0 if there == total else there
+        before = self._there.get((seed, epoch), 0)
+        if there <= before:  # a worker that follows a lost one tells again what is there
+            return
+        self.done += there - before
+        self._there[seed, epoch] = there
         text = f"seed {seed}, epoch {epoch + 1}/{self.epochs}"
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self.done, description=text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from kdengine.training.shelf import Place, Shelf
 from kdengine.training.signals import Stop, Stopped, listening
 from kdengine.training.trainer import laid_out
 
-__all__ = ["Filling"]
+__all__ = ["Filling", "Told"]
 
 Told = Callable[[int, int, int, int], None]
 """Hears after every batch: the seed, the epoch from 0, how many of its batches are there, and of how many."""
@@ -63,16 +63,33 @@ class Filling:
             Stopped: it was interrupted; what was written is kept.
         """
         self.forecast.check()
-        facts = ready_teachers(self.session, True, partial(train_teacher, self.session))
+        self.fill(self.store.seeds, ready_teachers(self.session, True, partial(train_teacher, self.session)), told)
+        self.session.runtime.same(None)  # wait until all processes have written their share
+        return self.facts()
+
+    def fill(self, seeds: Sequence[int], facts: Mapping[str, Any] | None, told: Told) -> None:
+        """Fill some of the seeds, for which the teachers are ready.
+
+        Args:
+            seeds: some of those of the store.
+            facts: what is known about the teachers.
+            told: hears after every batch.
+
+        Raises:
+            KDError: for anything the user can fix.
+            Stopped: it was interrupted; what was written is kept.
+        """
         with listening() as stop:  # of several processes, each keeps what it has written, wherever it stops
             try:
-                for seed in self.store.seeds:
+                for seed in seeds:
                     self._fill(self.session.for_seed(seed), facts, stop, told)
             except DataError as error:
                 if not stop.asked:
                     raise
                 raise Stopped from error  # the signal also ended the data workers
-        self.session.runtime.same(None)  # wait until all processes have written their share
+
+    def facts(self) -> dict[str, Any]:
+        """What the store holds once it is filled."""
         folder, counts = self.store.folder, {"epochs": self.epochs, "batches": self.batches, "views": self.views}
         seeds, teachers = list(self.store.seeds), [teacher.network.name for teacher in self.session.teachers]
         return {"folder": str(folder.path), "teachers": teachers, "seeds": seeds, **counts, "bytes": folder.size}

@@ -27,6 +27,7 @@ def test_a_dry_run_shows_the_units_and_leaves_no_trace(kdengine, here):
         (["--on", "lokal"], "There is no launcher 'lokal'. Did you mean 'local'?"),
         (["--on", "local", "-o", "local.worker=2"], "There is no option 'local.worker'. Did you mean 'workers'"),
         (["--on", "local", "-o", "local.workers=0"], "local.workers = 0: it must be greater than or equal to 1"),
+        (["-o", "nonsense=1"], "There is no setting 'nonsense'"),
         (
             ["-o", "local.workers=2"],
             "No lane uses the options of local. Remove them, or add such a lane; those of a launcher need",
@@ -49,6 +50,13 @@ def test_launchers_are_listed_and_shown_with_their_options(kdengine):
     assert shown["options"]["gpus_per_lane"]["default"] is None
     plugins = {plugin["name"]: plugin for plugin in kdengine("plugins", "--json").json["plugins"]}
     assert [launcher["name"] for launcher in plugins["slurm"]["launchers"]] == ["slurm"]
+
+
+def test_a_setting_without_a_table_counts_with_and_without_a_launcher(kdengine, here):
+    for flags in ([], LOCAL):
+        said = kdengine("compare", "--methods", "st", *PAIR, *SMALL, *flags, "-o", "seed=-1", "--dry-run")
+        assert said.code == 2, said.out
+        assert "seed" in said.err
 
 
 @pytest.mark.slow

@@ -22,6 +22,24 @@ def test_a_grid_is_trained_and_left_as_table_and_picture(kdengine, here):
     assert "temperature=4" in said.out
 
 
+def test_a_dry_run_shows_the_combinations_and_the_units_and_leaves_no_trace(kdengine, here):
+    grids = ["--grid", "st.alpha=0.1,0.9", "--grid", "st.temperature=1,4"]
+    plan = ["sweep", "--plugin", "st", *grids, *PAIR, *SMALL, "--out", "out", "--dry-run"]
+    cells = ["alpha=0.1,temperature=1", "alpha=0.1,temperature=4", "alpha=0.9,temperature=1", "alpha=0.9,temperature=4"]
+    said = kdengine(*plan)
+    assert said.code == 0, said.err
+    assert [line.split()[0] for line in said.out.splitlines()[1:] if "=" in line.split()[0]] == cells
+    assert "5 lanes; trials: 1. Nothing was trained." in said.out
+    assert "units" not in said.out
+    found = kdengine(*plan, "--on", "local", "-o", "local.workers=1", "--trials", "2", "--json").json
+    assert [row["method"] for row in found["cells"]] == ["plain", *cells]
+    assert [(unit["unit"], unit["lanes"]) for unit in found["units"]] == [
+        ("trial-1", ["plain", *cells]),
+        ("trial-2", ["plain", *cells]),
+    ]
+    assert list(here.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_training_settings_make_lanes_that_differ(kdengine):
     grid = ["--grid", "train.lr=0.1,0.0001"]

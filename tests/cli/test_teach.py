@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 TEACHER = ["--teacher", "resnet8", "--teacher-epochs", "1"]
 
@@ -47,6 +48,41 @@ def test_what_is_missing_or_does_not_fit_is_said(flags, message, kdengine, small
     said = kdengine("teach", *flags, *small)
     assert said.code == 2
     assert message in " ".join(said.err.split())
+
+
+def test_a_plan_shows_a_unit_for_each_seed_and_leaves_no_trace(here, kdengine, small):
+    plan = ["teach", *TEACHER, *small, "--teacher-store", "store", "--trials", "2", "--seed", "3", "--dry-run"]
+    plan += ["--on", "local", "-o", "local.workers=2", "-o", "local.threads=1"]
+    units = kdengine(*plan, "--json").json["units"]
+    assert [(unit["unit"], unit["seed"], unit["threads"], unit["gpus"]) for unit in units] == [
+        ("seed-3", 3, 1, 0),
+        ("seed-4", 4, 1, 0),
+    ]
+    assert "2 units by the launcher 'local'. Nothing was filled." in kdengine(*plan).out
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_workers_fill_it_as_one_process_does_bit_for_bit(here, kdengine, small, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    flags = ["teach", *TEACHER, *small, "--trials", "2", "--teacher-store"]
+    alone = kdengine(*flags, "alone")
+    torch.set_num_threads(before)
+    said = kdengine(*flags, "launched", "--on", "local", "-o", "local.workers=2")
+    assert (alone.code, said.code) == (0, 0), said.err
+    assert "8 batches are there: 2 epochs of seed 0, 1." in said.out
+    assert "seed 1, epoch 2/2: 2 batches" in said.err
+    assert contents(here / "launched") == contents(here / "alone")
+    assert len(contents(here / "alone")) == 2 * 2 * 2  # seeds, epochs, and taps
+    assert not list((here / "launched").glob(".units-*"))
+
+
+def contents(store):
+    """Every file that was kept, by its name."""
+    assert json.loads((store / "store.json").read_text())["seeds"] == [0, 1]
+    return {file.relative_to(store): file.read_bytes() for file in store.rglob("epoch-*/*")}
 
 
 @pytest.mark.slow
