@@ -1,5 +1,6 @@
 import shutil
 import sys
+import time
 from types import SimpleNamespace
 
 import kdplugin_tensorboard as plugin
@@ -54,6 +55,12 @@ class Exploding(Distiller):
 def read(folder):
     found = EventAccumulator(str(folder / "tensorboard"), size_guidance=STORE_EVERYTHING_SIZE_GUIDANCE)
     return found.Reload()
+
+
+def resumed(folder):
+    """The engine that goes on, a second later: TensorBoard reads files by their names, and names them by the second."""
+    time.sleep(1)
+    return Engine.resume(folder)
 
 
 def logged(folder):
@@ -169,7 +176,7 @@ def test_a_resumed_run_goes_on_with_its_log_and_no_epoch_stands_there_twice_or_n
         engine(observers=[BreakOff(epoch, kind())]).fit()
     assert plugin._writers == {}, "the log is closed"
     assert [step for step, _ in logged(tmp_path / "run").get("loss", [])] == list(range(1, epoch))
-    folder = Engine.resume(tmp_path / "run").fit().folder
+    folder = resumed(tmp_path / "run").fit().folder
     assert logged(folder)["phase"] == [(1, 1), (2, 1), (3, 1)]
     assert texts(folder) == [(1, "Phase 1 of 1: joint")]
     assert curves(folder) == measured(folder)
@@ -192,7 +199,7 @@ def test_epochs_that_were_logged_but_whose_state_was_lost_are_dropped(engine, tm
     assert [step for step, _ in before] == [1, 2]
     shutil.rmtree(folder / "state")
     shutil.move(tmp_path / "kept", folder / "state")
-    Engine.resume(folder).fit()
+    resumed(folder).fit()
     assert curves(folder) == measured(folder)
 
 
