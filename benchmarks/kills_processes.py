@@ -69,6 +69,8 @@ def main() -> None:
             saves, victim = moments.uniform(1, SAVES), next(victims)
             if not killed(torchrun, folder, saves, victim):
                 continue
+            if ended(folder):  # killed between its result and its end
+                break
             done += 1
             check_readable(folder)
             where = stopped_at(folder, arguments.processes)
