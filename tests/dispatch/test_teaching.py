@@ -31,7 +31,7 @@ class Here(Launcher):
     def __init__(self, script=None, **options):
         super().__init__(**options)
         self.script = {name: list(kinds) for name, kinds in (script or {}).items()}
-        self.waiting, self.tries = deque(), []
+        self.waiting, self.tries, self.cancelled = deque(), [], False
 
     def open(self, demand):
         self.demand = demand
@@ -46,8 +46,10 @@ class Here(Launcher):
         self.waiting.append(unit)
 
     def wait(self, seconds):
-        if not self.waiting:
-            return []
+        if self.cancelled or not self.waiting:
+            stopped = [Outcome(unit.name, "stopped", "it had not begun") for unit in self.waiting]
+            self.waiting.clear()
+            return stopped
         unit = self.waiting.popleft()
         self.tries.append(unit.name)
         kind = self.script.get(unit.name, []) and self.script[unit.name].pop(0)
@@ -60,7 +62,7 @@ class Here(Launcher):
         return [Outcome(unit.name, kind or "done")]
 
     def cancel(self):
-        self.waiting.clear()
+        self.cancelled = True
 
     def close(self):
         pass
