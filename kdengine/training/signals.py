@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kdengine.training.peers import Peers
+if TYPE_CHECKING:  # the command line listens too, and need not wait until torch is imported
+    from kdengine.training.peers import Peers
 
 __all__ = ["Stop", "Stopped", "listening"]
 

@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from kdengine import DataError, Engine, ModelError, SettingsError
 from kdengine.config.settings import TrainSettings
+from kdengine.data.batches import Batch
 from kdengine.data.load import load_data
 from kdengine.tasks import Multilabel
 from kdengine.training.metrics import Meter, computed, update
@@ -64,7 +65,7 @@ def test_without_targets_there_is_neither_loss_nor_measure(answers):
 def test_half_an_epoch_of_training_metrics_is_saved_and_restored(answers):
     output, target = answers
     runtime = Runtime("cpu", "fp32")
-    batch = type("Batch", (), {"x": output, "y": target})
+    batch = Batch(output, target, index=None)
     first, second = (Meter(runtime, Multilabel(LABELS)) for _ in range(2))
     first.note(batch, {}, output)
     second.load_state_dict(first.state_dict())
