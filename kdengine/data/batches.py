@@ -40,8 +40,7 @@ class Batch:
         index: position of each image in the data set, int64 [B]; None if a loader of the user's own does not give it.
         views: further augmentations of the same images, like ``x``, if methods need them.
         shares: for each of the processes that share a batch, the images that it answers for; empty if that is not known.
-        weight: what a mean over these images counts for in the mean of all processes; 1 if all have as many.
-        is_counted: whether they count in metrics; false if another process has the same ones and counts them.
+        rank: which of these processes this is.
     """
 
     x: Tensor
@@ -49,8 +48,19 @@ class Batch:
     index: Tensor | None
     views: tuple[Tensor, ...] = ()
     shares: tuple[int, ...] = ()
-    weight: float = 1.0
-    is_counted: bool = True
+    rank: int = 0
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the images count in metrics; false if another process has the same ones and answers for them."""
+        return not self.shares or self.shares[self.rank] > 0
+
+    @property
+    def weight(self) -> float:
+        """What a mean over the images counts for in the mean of all processes; 1 if all have as many."""
+        if not self.shares or 0 in self.shares:
+            return 1.0
+        return self.shares[self.rank] * len(self.shares) / sum(self.shares)
 
     def weighed(self, terms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Loss terms of these images as processes have to average them, so that each image counts the same."""
@@ -92,13 +102,10 @@ class ShardedBatches:
         """This process's share; if a last batch has fewer images than there are processes, each gets all of it."""
         mine = slice(self.rank, None, self.processes)
         for batch in self.batches.epoch(number, start):
-            is_divided = len(batch) >= self.processes
-            share = mine if is_divided else slice(None)
+            share = mine if len(batch) >= self.processes else slice(None)
             index = None if batch.index is None else batch.index[share]
-            x, views = batch.x[share], tuple(view[share] for view in batch.views)
-            weight = len(x) * self.processes / len(batch) if is_divided else 1.0
-            counted = is_divided or self.rank == 0
-            yield Batch(x, batch.y[share], index, views, self._shares(len(batch)), weight, counted)
+            views = tuple(view[share] for view in batch.views)
+            yield Batch(batch.x[share], batch.y[share], index, views, self._shares(len(batch)), self.rank)
 
     def _shares(self, images: int) -> tuple[int, ...]:
         """How many of the images of a batch each process answers for: the first one alone for what all have."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import Tensor, nn
+
+from kdengine.storage.contents import contents
 
 __all__ = ["fingerprint"]
 
@@ -18,5 +19,5 @@ def fingerprint(model: nn.Module) -> str:
             continue  # a module's extra state
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         if not tensor.is_meta:
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            digest.update(contents(tensor))
     return digest.hexdigest()[:16]

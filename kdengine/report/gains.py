@@ -12,7 +12,6 @@ from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.palette import GRID, GROUND, INK, LINES, MUTED
 from kdengine.report.standing import Entrant, standings
 from kdengine.report.wording import signed_number
-from kdengine.storage.names import NOTE
 from kdengine.storage.scores import Measure
 
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ def draw_gains(folders: Sequence[str | Path]) -> Figure | None:
     Raises:
         SettingsError: the folder holds no run, or the runs have different tasks.
     """
-    if len(folders) != 1 or not (Path(folders[0]) / NOTE).is_file():
-        return None
-    gains = Gains.of(Leaderboard.of(folders))
+    board = Leaderboard.of_comparison(folders)
+    gains = None if board is None else Gains.of(board)
     return None if gains is None else gains.figure()
 
 

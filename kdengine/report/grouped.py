@@ -11,7 +11,6 @@ from kdengine.report.differences import alike, trained_like
 from kdengine.report.leaderboard import GAIN, Leaderboard
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, results_table
-from kdengine.storage.names import NOTE
 
 __all__ = ["joined", "tables_of"]
 
@@ -29,8 +28,9 @@ def tables_of(folders: Sequence[str | Path], mixed: bool = False) -> list[Table]
     Raises:
         SettingsError: a folder holds no run, or the runs of one table have different tasks.
     """
-    if len(folders) == 1 and (Path(folders[0]) / NOTE).is_file():
-        return [Leaderboard.of(folders).table()]
+    board = Leaderboard.of_comparison(folders)
+    if board is not None:
+        return [board.table()]
     runs = find_runs(folders)
     groups = [("", runs)] if mixed else alike(runs)
     return [_table(title, group, mixed, several=len(groups) > 1) for title, group in groups]

@@ -19,7 +19,7 @@ from kdengine.report.paired import Difference
 from kdengine.report.pastrun import FINISHED, PastRun, find_runs
 from kdengine.report.table import Table, caption
 from kdengine.runs.result_view import teachers_in
-from kdengine.storage.names import PLAIN
+from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.scores import CLASSIFICATION, Measure, Scoring
 
 __all__ = ["Leaderboard", "scores_by_seed"]
@@ -69,6 +69,15 @@ class Leaderboard:
             SettingsError: they hold no run, or runs of different tasks.
         """
         return cls.of_runs(find_runs(folders))
+
+    @classmethod
+    def of_comparison(cls, folders: Sequence[str | Path]) -> Leaderboard | None:
+        """From the folder of a comparison; None if there are several folders, or if it is another one.
+
+        Raises:
+            SettingsError: it holds no run, or runs of different tasks.
+        """
+        return cls.of(folders) if len(folders) == 1 and (Path(folders[0]) / NOTE).is_file() else None
 
     @classmethod
     def of_runs(cls, runs: Sequence[PastRun]) -> Leaderboard:

@@ -12,7 +12,6 @@ from kdengine.report.columns import axis_label
 from kdengine.report.drawing import Style, dress, new_figure, plain_text
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.palette import DASHES, GROUND, INK, LINES, MUTED, PLAIN
-from kdengine.storage.names import NOTE
 from kdengine.storage.names import PLAIN as PLAIN_LANE
 
 if TYPE_CHECKING:
@@ -44,9 +43,8 @@ def draw_tradeoff(folders: Sequence[str | Path]) -> Figure | None:
     Raises:
         SettingsError: the folder holds no run, or the runs have different tasks.
     """
-    if len(folders) != 1 or not (Path(folders[0]) / NOTE).is_file():
-        return None
-    tradeoff = Tradeoff.of(Leaderboard.of(folders))
+    board = Leaderboard.of_comparison(folders)
+    tradeoff = None if board is None else Tradeoff.of(board)
     return None if tradeoff is None else tradeoff.figure()
 
 

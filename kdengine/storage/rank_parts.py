@@ -1,7 +1,7 @@
 """The states of several processes as one: that of the first, and of each other what differs from it.
 
 Most of what processes that train together hold is the same in all of them, weights above all. What is not, such as random
-states and the statistics of batch normalisation, is found by comparing, so that nobody has to know where it lies.
+states and gradients that still add up, is found by comparing, so that nobody has to know where it lies.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from kdengine.storage.contents import contents
 
 __all__ = ["digests", "own_part", "with_part"]
 
@@ -76,7 +77,7 @@ def _digest(leaf: Any) -> bytes:
 def _add(summed: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         summed.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        summed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        summed.update(contents(value))
     elif isinstance(value, tuple | list):
         summed.update(f"{len(value)} in a {type(value).__name__}".encode())
         for inner in value:

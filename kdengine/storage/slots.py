@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdengine.storage.contents import contents
+
 __all__ = ["Damaged", "SlotFile", "is_dense"]
 
 CPU = torch.device("cpu")
@@ -96,7 +98,7 @@ class SlotFile:
         """
         dense = is_dense(tensor)
         flat = tensor.as_strided((tensor.numel(),), (1,)) if dense else tensor.contiguous().flatten()
-        data = flat.detach().cpu().to(self.dtype).view(torch.uint8).numpy().data
+        data = contents(flat.detach().cpu().to(self.dtype))
         rest = (0,) * (DIMENSIONS - tensor.ndim)
         shape = (*tensor.shape, *rest, *tensor.stride(), *rest)
         head = bytearray(SIZE)

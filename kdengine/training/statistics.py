@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from kdengine.errors import TrainingError
+from kdengine.storage.contents import contents
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.runtime import Runtime
 
@@ -29,7 +30,8 @@ class RunningStatistics:
 
     def __init__(self, module: LaneModule, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._norms = [part for part in module.modules() if _is_running(part) and not isinstance(part, nn.SyncBatchNorm)]
+        norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+        self._norms = [part for part in norms if not isinstance(part, nn.SyncBatchNorm)]
         others = [part for part in module.student.modules() if not isinstance(part, _NormBase)]
         buffers = [buffer for part in others for buffer in part.buffers(recurse=False)]
         self._others = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -67,7 +69,9 @@ def check_kept(module: LaneModule, runtime: Runtime) -> None:
     kept = kept_by(module) if runtime.processes > 1 else []
     if not kept:
         return
-    sums = runtime.stacked(torch.tensor([_checksum(buffer) for _, buffer in kept], dtype=torch.int64, device=runtime.device))
+    sums = runtime.stacked(
+        torch.tensor([zlib.crc32(contents(buffer)) for _, buffer in kept], dtype=torch.int64, device=runtime.device)
+    )
     differing = [name for (name, _), values in zip(kept, sums.T.tolist(), strict=True) if len(set(values)) > 1]
     if differing:
         raise TrainingError(
@@ -77,13 +81,6 @@ def check_kept(module: LaneModule, runtime: Runtime) -> None:
         )
 
 
-def _is_running(part: nn.Module) -> bool:
-    return isinstance(part, _NormBase) and part.running_mean is not None
-
-
-def _running(norm: nn.Module) -> list[Tensor]:
-    return [norm.running_mean, norm.running_var]  # type: ignore[list-item]
-
-
-def _checksum(buffer: Tensor) -> int:
-    return zlib.crc32(buffer.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+def _running(norm: _NormBase) -> list[Tensor]:
+    """Its running mean and variance; nothing if it keeps none."""
+    return [value for value in (norm.running_mean, norm.running_var) if value is not None]

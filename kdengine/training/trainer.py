@@ -122,7 +122,7 @@ class Trainer:
         return lane.end_epoch(scores, time.perf_counter() - start)
 
     def _scores(self, network: nn.Module, lane: Lane) -> dict[str, float]:
-        """The metrics of a network by split and name, such as ``test_top1``; the same in all processes."""
+        """The metrics of a network by split and name, such as ``test_top1``."""
         scores: dict[str, float] = {}
         shared = self.data.dataset is not None  # the user's own loaders may give each process other batches
         check = self.stop.check if shared or not self.stop.is_shared else _unasked
@@ -130,8 +130,7 @@ class Trainer:
             if batches is not None:
                 values = evaluate(network, steady(batches, self.stop), lane.task, lane.runtime, check, together=shared)
                 scores |= {f"{split}_{name}": value for name, value in values.items()}
-        same: dict[str, float] = lane.runtime.same(scores)
-        return same
+        return scores
 
     def _release_ended(self) -> None:
         """Report and remove the lanes that have finished or failed."""

@@ -113,7 +113,7 @@ class OptimizerStep:
             TrainingError: of several processes, each keeps something of its own images alone.
         """
         place, count = self._place_in_update(done)
-        self._is_between = place < count - 1
+        self._is_between = self.adds_up(done)
         if done % self._steps == 0:
             check_kept(self.module, self.runtime)
         if self._schedule is not None:
@@ -125,11 +125,11 @@ class OptimizerStep:
         if not self._is_between:  # after the backward, which reads them as the forward left them
             self._statistics.share()
         if self._scaler is not None:
-            return self._update_scaled(total.detach(), last=place == count - 1)
+            return self._update_scaled(total.detach(), last=not self._is_between)
         norm = norm_of_gradients(self.parameters.values())
         if not self._is_finite(total.detach() + norm):
             return Outcome.REFUSED
-        if place < count - 1:
+        if self._is_between:
             return Outcome.POSTPONED
         self._clip(norm)
         with nullcontext() if self._guard is None else self._guard.undoing():

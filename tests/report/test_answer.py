@@ -19,7 +19,7 @@ def board(run_folder, tmp_path):
     """The board of lanes with a score for each trial; None is one that failed, and an empty list one that is not finished."""
     numbers = itertools.count()
 
-    def make(lanes, seconds={}, hint={}, student="", **facts):  # noqa: B006
+    def make(lanes, seconds=None, hint=None, student="", **facts):
         out = tmp_path / ("family" if student else f"out-{next(numbers)}")
         out.mkdir(exist_ok=True)
         (out / "comparison.json").write_text("{}")
@@ -28,7 +28,13 @@ def board(run_folder, tmp_path):
                 place = "/".join(filter(None, (out.name, f"trial-{seed + 1}", student, label)))
                 state = {"failed": "nan"} if score is None else {"finished": False} if score == [] else {}
                 measured = [] if score in (None, []) else [score]
-                lane = {"seconds": seconds.get(label, 2.0), "hint": hint.get(label, 0), "seed": seed, **state, **facts}
+                lane = {
+                    "seconds": (seconds or {}).get(label, 2.0),
+                    "hint": (hint or {}).get(label, 0),
+                    "seed": seed,
+                    **state,
+                    **facts,
+                }
                 run_folder(place, measured, label, **({"student": student} if student else {}), **lane)
         return Leaderboard.of([out])
 

@@ -44,7 +44,7 @@ def test_it_goes_on_from_a_state_as_if_nothing_had_happened():
 
 def test_images_that_another_process_counts_are_a_step_and_nothing_more():
     twice = filled(meter())
-    twice.note(replace(batch(LABELS[1]), is_counted=False), {"task": torch.tensor(9.0)}, torch.eye(3)[:1])
+    twice.note(replace(batch(LABELS[1]), shares=(1, 0), rank=1), {"task": torch.tensor(9.0)}, torch.eye(3)[:1])
     row, expected = twice.row(scored=True), filled(meter()).row(scored=True)
     assert (twice.steps, row["terms"], row["train_top1"]) == (3, expected["terms"], expected["train_top1"])
 
