@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -112,9 +113,15 @@ class Family:
         return [method for method in self.methods if any(method not in cells[role] for role in ROLES)]
 
     def complete(self, patience: float) -> None:
-        """Try the methods without results; what was too large once is not tried with real tensors again."""
+        """Try the methods without results, on the meta device if that was so for the others, too.
+
+        Args:
+            patience: the longest plain step with real tensors, in seconds, if nothing is known; 0 for none at all.
+        """
         known = self.read()
-        row = tried(SMALLEST[self.name], self.missing, 0 if known["meta"] else patience)
+        if patience and known["where"]:
+            patience = 0 if known["meta"] else math.inf
+        row = tried(SMALLEST[self.name], self.missing, patience)
         cells = {role: {**known["cells"][role], **row["cells"][role]} for role in ROLES}
         write_json(self.file, {**row, "where": sorted({*known["where"], row["where"]}), "cells": cells})
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -92,7 +93,10 @@ def test_a_family_that_fails_for_good_leaves_its_log_and_the_others_their_result
     assert (tmp_path / "resnet.json").exists()
 
 
-def test_of_a_family_with_results_only_the_methods_without_are_tried(compatibility, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("meta", "given", "taken"), [(True, 3.0, 0), (False, 3.0, math.inf), (False, 0.0, 0)])
+def test_of_a_family_with_results_only_the_methods_without_are_tried_as_those(
+    compatibility, tmp_path, monkeypatch, meta, given, taken
+):
     asked = []
 
     def tried(model, methods, patience):
@@ -100,11 +104,11 @@ def test_of_a_family_with_results_only_the_methods_without_are_tried(compatibili
         return {**result(methods=methods), "where": "another machine"}
 
     monkeypatch.setattr(compatibility, "tried", tried)
-    (tmp_path / "resnet.json").write_text(json.dumps(result("no map", meta=True)))
+    (tmp_path / "resnet.json").write_text(json.dumps(result("no map", meta)))
     family = compatibility.Family("resnet", tmp_path, ["rkd", "st"])
     assert family.missing == ["rkd"]
-    family.complete(3.0)
-    assert asked == [(compatibility.SMALLEST["resnet"], ["rkd"], 0)]  # it was too large once
+    family.complete(given)
+    assert asked == [(compatibility.SMALLEST["resnet"], ["rkd"], taken)]
     assert not family.missing
     assert family.read()["where"] == ["a machine", "another machine"]
     assert family.read()["cells"]["teaches a CNN"] == {"st": "no map", "rkd": None}
