@@ -16,6 +16,7 @@ from kdengine.taps.grammar import Tap, parse
 from kdengine.taps.map_outputs import activation_behind, find_classifier
 from kdengine.taps.maps import MapOutput, layout_of
 from kdengine.taps.paths import expand, is_pattern
+from kdengine.taps.pooled_map import find_pooled_map
 from kdengine.taps.probe import Call, Probe, probe
 from kdengine.taps.tensors import AS_IS, Layout
 
@@ -104,7 +105,7 @@ class Anatomy:
         for number, stage in enumerate(self._stages, 1):
             points[f"stage{number}"] = _point(stage)
             points[f"stage{number}.pre"] = self._before_activation(stage)
-        embedding = {} if self.labels_pixels else {"embedding": self._embedding()}
+        embedding = {} if self.labels_pixels else {**self._pooled_map(), "embedding": self._embedding()}
         return {**points, **embedding, "logits": TapPoint("", "out", 0, overwritten=False)}
 
     def resolve(self, text: str) -> dict[str, TapPoint]:
@@ -180,6 +181,13 @@ class Anatomy:
             return TapPoint(call.path, "in", call.number, call.input_overwritten, layout)
         layout = _layout_of_output(self.probe)
         return TapPoint("", "out", 0, overwritten=False, layout=layout)
+
+    def _pooled_map(self) -> dict[str, TapPoint]:
+        """``embedding.map``, if there are maps; a network without a classifier pools its last one."""
+        call, stages = self._classifier, self._stages
+        width = 0 if call is None else self.tensor(self._embedding()).shape[1]
+        found = find_pooled_map(stages, call, width, self.probe) if call is not None else stages[-1] if stages else None
+        return {} if found is None else {"embedding.map": _point(found)}
 
     def _expand(self, tap: Tap) -> list[Tap]:
         """The taps that a path with globs and negative indices matches."""

@@ -2,8 +2,8 @@
 
 PATH is a module path (negative indices and globs allowed: ``layer4.-1``, ``blocks.*``), a module path ending in a
 functional activation (``layer1.0.relu()``), or a canonical name that works on any network: ``stem``, ``stage2``,
-``stage-1``, ``stages``, ``stage2.pre``, ``stages.pre``, ``embedding``, ``logits``. A canonical name takes neither a side nor
-a call; if a module has the same name, ``stem:out`` means the module.
+``stage-1``, ``stages``, ``stage2.pre``, ``stages.pre``, ``embedding``, ``embedding.map``, ``logits``. A canonical name takes
+neither a side nor a call; if a module has the same name, ``stem:out`` means the module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Tap", "parse", "split_pair"]
 
 GRAMMAR = "PATH[:in|:out][#CALL], for example 'stage2', 'layer2.0.conv1:in' or 'relu#1'"
 _TAP = re.compile(r"(?P<path>[^\s:#=]{1,1000})(?::(?P<side>in|out))?(?:#(?P<call>[0-9]{1,9}))?")
-_CANONICAL = re.compile(r"stem|stages(?:\.pre)?|embedding|logits|stage(?P<number>-?[1-9][0-9]{0,8})(?P<pre>\.pre)?")
+_CANONICAL = re.compile(r"stem|stages(?:\.pre)?|embedding(?:\.map)?|logits|stage(?P<number>-?[1-9][0-9]{0,8})(?P<pre>\.pre)?")
 
 
 @dataclass(frozen=True)

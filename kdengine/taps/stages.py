@@ -14,6 +14,7 @@ from torch import nn
 
 from kdengine.taps.intermediates import from_intermediates
 from kdengine.taps.maps import MapOutput, layout_of
+from kdengine.taps.pooled_map import GLOBAL_POOL
 from kdengine.taps.probe import PROBE_BATCH, Call, Probe
 from kdengine.taps.tensors import AS_IS, Layout
 
@@ -21,7 +22,6 @@ __all__ = ["find_stages"]
 
 _STEM_NAME = re.compile(r"(.*\.)?(\w+_)?(stem|patch_embed)(_\w+)?(\.|$)")
 _TIMM_STEM_NAME = re.compile(r"(conv1|act1|bn1)(\.|$)")
-_GLOBAL_POOL = re.compile(r"(Adaptive|Select|Global|Attention).*Pool.*")
 
 
 def find_stages(model: nn.Module, probe: Probe, classifier: Call | None) -> tuple[MapOutput | None, list[MapOutput]]:
@@ -108,9 +108,9 @@ def _body(probe: Probe, classifier: Call | None) -> list[Call]:
         ends = [number for number, call in enumerate(trunk) if _area(call, probe) == smallest]
         trunk = trunk[: ends[-1] + 1] if ends else trunk
     for number, call in enumerate(trunk):
-        if _GLOBAL_POOL.fullmatch(call.kind) and not any(_is_wide(later, probe) for later in trunk[number:]):
+        if GLOBAL_POOL.fullmatch(call.kind) and not any(_is_wide(later, probe) for later in trunk[number:]):
             return trunk[:number]
-    return [call for call in trunk if not _GLOBAL_POOL.fullmatch(call.kind)]
+    return [call for call in trunk if not GLOBAL_POOL.fullmatch(call.kind)]
 
 
 def _is_wide(call: Call, probe: Probe) -> bool:

@@ -106,6 +106,7 @@ def test_the_canonical_names_of_the_zoo_and_of_timm():
         "stage2.pre": "layer2.0.act2:in",
         "stage3": "layer3",
         "stage3.pre": "layer3.0.act2:in",
+        "embedding.map": "layer3",
         "embedding": "fc:in",
         "logits": "the network",
     }
@@ -119,6 +120,7 @@ def test_a_flat_network_of_functions_has_its_stages():
         "stage1.pre": "relu():in#1",
         "stage2": "relu()#3",
         "stage2.pre": "relu():in#3",
+        "embedding.map": "relu()#3",
         "embedding": "fc:in",
         "logits": "the network",
     }
@@ -138,6 +140,7 @@ def test_a_nested_network_of_functions_has_its_stages():
         "stage2.pre": (16, 16, 16),
         "stage3": (32, 8, 8),
         "stage3.pre": (32, 8, 8),
+        "embedding.map": (32, 8, 8),
         "embedding": (32,),
         "logits": (10,),
     }
@@ -341,9 +344,13 @@ def test_a_module_that_passes_no_tensor_cannot_be_tapped():
 def test_taps_that_come_straight_from_a_relu_are_known():
     anatomy = Anatomy.of(Nested(), (3, 32, 32))
     rectified = {name for name, point in anatomy.canonical.items() if anatomy.rectified(point)}
-    assert rectified == {"stem", "stage1", "stage2", "stage3"}
+    assert rectified == {"stem", "stage1", "stage2", "stage3", "embedding.map"}
     anatomy = Anatomy.of(Nested(PreBlock), (3, 32, 32))
-    assert {name for name, point in anatomy.canonical.items() if anatomy.rectified(point)} == {"stem", "stage3"}
+    assert {name for name, point in anatomy.canonical.items() if anatomy.rectified(point)} == {
+        "stem",
+        "stage3",
+        "embedding.map",
+    }
 
 
 def test_an_anatomy_keeps_no_network_and_no_memory():

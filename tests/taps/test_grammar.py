@@ -35,7 +35,8 @@ def test_what_is_no_tap_is_refused_with_the_grammar(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["stem", "stage1", "stage12", "stage-1", "stages", "stage2.pre", "stage-1.pre", "embedding", "logits"]
+    "text",
+    ["stem", "stage1", "stage12", "stage-1", "stages", "stage2.pre", "stage-1.pre", "embedding", "embedding.map", "logits"],
 )
 def test_canonical_names_are_known(text):
     assert parse(text).canonical is not None

@@ -11,7 +11,9 @@ from kdengine.taps import Anatomy, Tap, parse, split_pair
 from kdengine.taps.paths import expand
 
 DIGITS = st.sampled_from(["0", "1", "2", "-1", "-2", "9" * 30, "-" + "9" * 5000, "٣", "²", "007"])
-WORDS = st.sampled_from(["layer1", "layer2", "layer*", "conv1", "relu()", "stem", "stages", "embedding", "logits", "fc", "pre"])
+WORDS = st.sampled_from(
+    ["layer1", "layer2", "layer*", "conv1", "relu()", "stem", "stages", "embedding", "logits", "fc", "pre", "map"]
+)
 MARKS = st.sampled_from([".", ":", "#", "=", ":in", ":out", "#0", " ", "stage", "*", "?", "[", "]", "!", "[!a]", "[z-a]", "()"])
 NEAR_TAPS = st.lists(st.one_of(WORDS, DIGITS, MARKS), max_size=7).map("".join)
 PATHS = st.text(st.characters(blacklist_categories=["Z", "C"], blacklist_characters=":#="), min_size=1, max_size=20)

@@ -72,9 +72,9 @@ def heads():
 def step_of(student, teacher, heads, width=None):
     """A step on last maps, with the student's classifier and both embeddings."""
     ours, theirs = student.mean((2, 3)), torch.zeros(len(teacher), width or teacher.shape[1])
-    step = make_step({"stage-1": student, "embedding": ours}, {"stage-1": teacher, "embedding": theirs})
+    step = make_step({"embedding.map": student, "embedding": ours}, {"embedding.map": teacher, "embedding": theirs})
     classifier: Callable = lambda features: classify(heads[0], features, isinstance(heads[0], nn.Conv2d))  # noqa: E731
-    return replace(step, names=[("stage-1", "stage-1")], classifier=classifier)
+    return replace(step, names=[("embedding.map", "embedding.map")], classifier=classifier)
 
 
 def cat_kd(step, heads, **options):

@@ -55,7 +55,7 @@ class CATKD(Distiller):
     name = "cat-kd"
     category = "multi-connection"
     groups = ("maps", "modern")
-    taps = ("stage-1",)
+    taps = ("embedding.map",)
     student_taps = ("embedding",)
     teacher_taps = ("embedding",)
     takes = "maps"
@@ -120,7 +120,7 @@ def _check(side: str, name: str, maps_BDHW: Tensor, embedding_BD: Tensor) -> Non
         raise TapError(
             f"cat-kd: at '{name}' the {side} has a map of {maps_BDHW.shape[1]} channels, and its classifier takes "
             f"{embedding_BD.shape[1]}. Choose the map whose mean over positions its classifier receives, with "
-            "cat-kd.taps='STUDENT=TEACHER'; a network that has none cannot be used with this method."
+            "cat-kd.taps='STUDENT=TEACHER'; a network with layers behind the pooling has none."
         )
 
 
