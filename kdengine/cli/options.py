@@ -19,6 +19,7 @@ __all__ = [
     "override_option",
     "refuse_with_resume",
     "refuse_without_resume",
+    "resume_option",
     "set_option",
     "settings_from",
     "show_log",
@@ -76,6 +77,7 @@ weights_option = click.option(
     help="Weights of the last or of the best epoch, or their moving average.",
     show_default=True,
 )
+resume_option = click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
 override_option = click.option("--override", is_flag=True, help="With --resume: allow changed settings, data or teacher.")
 
 

@@ -10,6 +10,7 @@ from kdengine.cli.options import (
     override_option,
     refuse_with_resume,
     refuse_without_resume,
+    resume_option,
     settings_from,
     show_log,
     teacher_epochs_option,
@@ -44,7 +45,7 @@ __all__ = ["command", "fit_and_print", "show_plan"]
 @teacher_epochs_option
 @teacher_store_option
 @click.option("--probe", metavar="SPEC", help="Afterwards, see how well the embedding tells the classes of this data apart.")
-@click.option("--resume", metavar="FOLDER", help="Resume the interrupted run in this folder.")
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
 @override_option
 @training_options

@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from kdengine.cli.options import settings_from, show_log, training_options, warn_of_changes
+from kdengine.cli.options import (
+    override_option,
+    refuse_with_resume,
+    refuse_without_resume,
+    resume_option,
+    settings_from,
+    show_log,
+    training_options,
+    values_from,
+    warn_of_changes,
+)
 
 __all__ = ["command"]
 
@@ -16,10 +26,14 @@ __all__ = ["command"]
 @click.option("--model", "student", metavar="SPEC", help="Network to train.")
 @click.option("--weights", "student_weights", metavar="FILE|RUN", help="Weights to start from; a head of another size is new.")
 @click.option("--plugin", "methods", multiple=True, metavar="NAME", help="Observer, such as tensorboard; repeatable.")
+@resume_option
 @click.option("--dry-run", is_flag=True, help="Check the run and show what it would do, without training.")
+@override_option
 @training_options
 def command(
     config: str | None,
+    resume: str | None,
+    override: bool,
     dry_run: bool,
     recipe: str | None,
     out: str | None,
@@ -32,6 +46,7 @@ def command(
     \b
     kdengine train --model resnet8 --data digits
     kdengine train --model timm:resnet50@pretrained=true --data imagefolder:~/flowers
+    kdengine train --resume runs/resnet8-20261121-101500
     """
     from kdengine.cli.run import fit_and_print, show_plan
     from kdengine.engine import Engine
@@ -41,10 +56,16 @@ def command(
     from kdengine.runs.samples import Samples
 
     show_log()
-    registry = Registry()
-    settings = settings_from(registry, config, recipe, trust=trust, **flags)
-    if settings.teacher or any(registry.methods(name) for name in settings.methods):
+    registry, observers = Registry(), [Samples(), Pictures()]
+    if resume:
+        refuse_with_resume(recipe=recipe, out=out)
+        changes = values_from(config, trust=trust, **flags)
+        engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
+    else:
+        refuse_without_resume(override)
+        settings = settings_from(registry, config, recipe, trust=trust, **flags)
+        warn_of_changes(config, settings)
+        engine = Engine.of(settings, out, registry, observers)
+    if engine.settings.teacher or any(registry.methods(name) for name in engine.settings.methods):
         raise SettingsError("'kdengine train' trains without a teacher; use 'kdengine run' to distil.")
-    warn_of_changes(config, settings)
-    engine = Engine.of(settings, out, registry, [Samples(), Pictures()])
     (show_plan if dry_run else fit_and_print)(engine, as_json)

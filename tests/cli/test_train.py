@@ -1,6 +1,10 @@
 import json
 import shutil
 
+import pytest
+
+from kdengine import Engine
+
 
 def test_a_network_is_trained_by_itself(kdengine, small, here):
     said = kdengine("train", "--model", "resnet8", *small, "--out", "alone", "--json")
@@ -48,6 +52,22 @@ def test_it_starts_from_the_weights_of_a_run_and_warns_where_a_repetition_would_
     shutil.copy(here / "two" / "student.safetensors", here / "one" / "student.safetensors")
     repeated = kdengine("train", "two/run.toml", "--out", "three")
     assert "The weights in 'one' have changed since the run in two" in " ".join(repeated.err.split())
+
+
+def test_a_run_that_was_cut_off_goes_on_and_one_with_a_teacher_is_refused(kdengine, here, pull):
+    settings = {"data": "digits@train=48@test=16", "batch_size": 16, "epochs": 2, "precision": "fp32", "device": "cpu"}
+    with pytest.raises(RuntimeError, match="plug"):
+        Engine(None, "resnet8", out="one", observers=[pull(4)], **settings).fit()
+    text = (here / "one" / "run.toml").read_text(encoding="utf-8")
+    (here / "one" / "run.toml").write_text(f'teacher = "resnet8"\n{text}', encoding="utf-8")
+    refused = kdengine("train", "--resume", "one")
+    assert refused.code == 2
+    assert "'kdengine run'" in refused.err
+    (here / "one" / "run.toml").write_text(text, encoding="utf-8")
+    resumed = kdengine("train", "--resume", "one")
+    assert resumed.code == 0, resumed.err
+    rows = [json.loads(line) for line in (here / "one" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_a_dry_run_says_how_a_network_is_trained_and_why(kdengine, small, here):
