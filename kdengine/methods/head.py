@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["Head", "ModuleView", "classify"]
+__all__ = ["Head", "MeanOf", "ModuleView", "classify"]
 
 
 def classify(classifier: Callable[[Tensor], Tensor], features: Tensor, convolution: bool) -> Tensor:
@@ -60,6 +61,22 @@ class Head(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Head:
         """Copies read the same teacher."""
         return Head(self._owner)
+
+
+class MeanOf(nn.Module):
+    """The mean of what several modules make of the same input, such as the two heads of a network that was itself distilled.
+
+    Args:
+        parts: the modules.
+    """
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[...] -> what each part returns, averaged."""
+        return torch.stack([part(inputs) for part in self.parts]).mean(0)
 
 
 class ShippedHead(nn.Module):

@@ -94,6 +94,15 @@ class Anatomy:
         return self._classifier.path if self._classifier else None
 
     @property
+    def classifiers(self) -> tuple[str, ...]:
+        """Paths of the modules that read the same embedding as the classifier and make as many outputs, itself included."""
+        known = self._classifier
+        if known is None or known.output is None:
+            return ()
+        alike = [call for call in self.calls if call.kind == known.kind and call.input is known.input]
+        return tuple(call.path for call in alike if call.output is not None and call.output.shape == known.output.shape)
+
+    @property
     def labels_pixels(self) -> bool:
         """Whether the logits are those of pixels, [B, K, H, W]; the network then has no embedding, a vector of each image."""
         return self._classifier is not None and self.probe.logits.ndim == 4

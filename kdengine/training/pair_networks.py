@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdengine.errors import ModelError, SettingsError, TapError
-from kdengine.methods.head import Head, ModuleView
+from kdengine.methods.head import Head, MeanOf, ModuleView
 from kdengine.networks.network import Network
 from kdengine.seeds import seeded
 from kdengine.taps import Recorder
@@ -35,7 +35,7 @@ class BuildingNetworks:
     teacher: Network | None
 
     def teacher_head(self) -> Head:
-        """The teacher's classifier, frozen but differentiable.
+        """The teacher's classifier, frozen but differentiable; of several that read the same embedding, the mean.
 
         Raises:
             ModelError: it has none, or the logits are more than what that makes of the embedding.
@@ -46,10 +46,16 @@ class BuildingNetworks:
             raise ModelError(
                 f"{teacher.name} has no classifier that a method could use. Use another teacher, or another method."
             )
-        module = teacher.module
-        head = Head(lambda: module.get_submodule(path))
-        _check_head(head, teacher, path)
-        return head
+        module, paths = teacher.module, teacher.anatomy.classifiers
+        heads = [Head(lambda: module.get_submodule(path))]
+        heads += [Head(lambda: MeanOf([module.get_submodule(each) for each in paths]))] if len(paths) > 1 else []
+        fitting = _fitting(heads, teacher)
+        if fitting is None:
+            raise ModelError(
+                f"The logits of {teacher.name} are more than what its classifier '{path}' makes of the embedding, so a method "
+                "cannot use that alone. Use another teacher, or another method."
+            )
+        return fitting
 
     def teacher_module(self, tap: str, kind: type[nn.Module] | None) -> ModuleView:
         """Read-only access to the module at a tap, or to the last one of a kind before it.
@@ -80,23 +86,24 @@ class BuildingNetworks:
         return self.teacher
 
 
-def _check_head(head: Head, network: Network, path: str) -> None:
-    """Compare the logits of noise images with what the head makes of their embedding, where the network has values."""
+def _fitting(heads: Sequence[Head], network: Network) -> Head | None:
+    """The first head that makes the logits of noise images out of their embedding; the first of all without values."""
     points = network.anatomy.resolve_all(("embedding", "logits"))
     parameter = next(network.module.parameters())
     if any(value.is_meta for value in network.module.parameters()):
-        return
+        return heads[0]
     was_training = network.module.training
     with seeded(0), torch.no_grad(), Recorder(network.module.eval(), points) as recorder:
         images = torch.randn(2, *network.input_size).to(parameter.device, parameter.dtype)
         trace = recorder(images)
+        found = (head for head in heads if _agree(head(trace["embedding"]), trace.logits))
+        fitting = next(found, None)
     network.module.train(was_training)
-    logits = head(trace["embedding"])
-    if logits.shape != trace.logits.shape or (logits - trace.logits).abs().max() > TOLERANCE * trace.logits.abs().max():
-        raise ModelError(
-            f"The logits of {network.name} are more than what its classifier '{path}' makes of the embedding, so a method "
-            "cannot use that alone. Use another teacher, or another method."
-        )
+    return fitting
+
+
+def _agree(made: Tensor, logits: Tensor) -> bool:
+    return made.shape == logits.shape and bool((made - logits).abs().max() <= TOLERANCE * logits.abs().max())
 
 
 def _last_of(kind: type[nn.Module], point: TapPoint, network: Network) -> str:

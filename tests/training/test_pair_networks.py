@@ -43,6 +43,28 @@ def test_the_head_makes_the_logits_of_the_embedding(name):
     assert torch.allclose(networks(teacher).teacher_head()(trace["embedding"]), trace.logits, atol=1e-5)
 
 
+class TwoHeads(nn.Module):
+    """A network that was itself distilled: its logits are what two classifiers make of the same embedding."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.body, self.pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+        self.head, self.head_dist, self.join = nn.Linear(4, 10), nn.Linear(4, 10), join
+
+    def forward(self, images):
+        embedding = self.pool(self.body(images)).flatten(1)
+        return self.join(self.head(embedding), self.head_dist(embedding))
+
+
+def test_of_two_classifiers_of_the_same_embedding_it_is_the_mean():
+    teacher = TwoHeads(lambda one, other: (one + other) / 2)
+    head, trace = networks(teacher).teacher_head(), recorded(teacher, "embedding", "logits")
+    assert torch.allclose(head(trace["embedding"]), trace.logits, atol=1e-6)
+    assert torch.allclose(head.copied()(trace["embedding"]), trace.logits, atol=1e-6)
+    with pytest.raises(ModelError, match="more than what its classifier"):
+        networks(TwoHeads(torch.maximum)).teacher_head()
+
+
 def test_on_a_map_it_classifies_every_position_and_their_mean_is_the_logits():
     teacher = tiny_pair()[0].eval()
     head, trace = networks(teacher).teacher_head(), recorded(teacher, "stage3", "embedding", "logits")
