@@ -29,7 +29,7 @@ def network(name="resnet14", seed=5, classes=10):
 @pytest.fixture(scope="module")
 def sets():
     """Real digits, normalised by hand: 160 for training, 80 for testing."""
-    data = load_data("digits@train=160@test=80")
+    data = load_data("digits@train=40@test=20")
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     return [TensorDataset((part.images.float() / 255 - mean) / std, part.labels) for part in (data.train, data.test)]
 
@@ -224,18 +224,18 @@ def warnings_in(caplog):
 
 def test_a_batch_larger_than_the_data_is_said_once(caplog, tmp_path):
     with caplog.at_level("WARNING", "kdengine"):
-        Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=33, **FAST).session()
+        Engine(None, "resnet8", data="digits@train=8@test=16", batch_size=9, **FAST).session()
     assert warnings_in(caplog) == ["train.batch_size = 33 is more than the 32 training images, so every epoch is a single step"]
     caplog.clear()
-    Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=32, **FAST).session()
+    Engine(None, "resnet8", data="digits@train=8@test=16", batch_size=8, **FAST).session()
     assert warnings_in(caplog) == []
 
 
 def test_a_share_to_hold_out_is_not_taken_from_data_with_a_validation_split_and_that_is_said(caplog):
-    data = load_data("digits@train=160@test=80")
+    data = load_data("digits@train=40@test=20")
     data = replace(data, validation=data.test.first(20))
     settings = Settings.checked({"student": "resnet8", "train": {"validation": 0.1}})
     with caplog.at_level("WARNING", "kdengine"):
         made = DataModule.of_data(data, settings, CPU)
     assert len(made.dataset.validation) == 20
-    assert "'digits@train=160@test=80' has a validation split of its own, 20 images" in caplog.text
+    assert "'digits@train=40@test=20' has a validation split of its own, 20 images" in caplog.text

@@ -24,8 +24,8 @@ from kdengine import (
 from kdengine.plugins.deferred import Deferred
 from kdengine.storage.runfolder import RunFolder
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 class Kept(RunLog):
