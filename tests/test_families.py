@@ -85,7 +85,7 @@ def test_every_student_has_every_lane_and_its_own_plain_one(family):
 def test_the_teacher_runs_once_per_batch_for_all_students(family):
     """Two batches in each of two trials, for four lanes that learn from it; in its second epoch, fitnet does not."""
     _, _, images = family
-    assert images == [32] * (2 * 2)
+    assert images == [8] * (2 * 2)
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from kdengine import Comparison, Engine, Registry, SettingsError, hookimpl
 from kdengine.networks.models import ModelSource
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "epochs": 2}
-DATA = "digits@train=24@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "epochs": 2}
+DATA = "digits@train=192@test=64"
 RATES = (1e-9, 0.02)
 
 

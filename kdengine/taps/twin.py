@@ -19,7 +19,7 @@ def copy_to(device: str, model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if not value and type(value) in (dict, OrderedDict):  # most of a module; deepcopy takes a detour for each
+            if type(value) in (dict, OrderedDict) and not value:  # most of a module; deepcopy takes a detour for each
                 memo[id(value)] = type(value)()
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             memo[id(hooks)] = OrderedDict()

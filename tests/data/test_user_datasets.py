@@ -12,7 +12,7 @@ from kdengine.networks.models import ModelSource
 from kdengine.runs.source import Loaders
 
 CPU = torch.device("cpu")
-FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02, "batch_size": 8}
+FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "lr": 0.02, "batch_size": 64}
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_a_loader_is_left_as_it_is_and_nothing_is_nothing():
 
 @pytest.fixture(scope="module")
 def digits_data():
-    return load_data("digits@train=20@test=16")
+    return load_data("digits@train=160@test=80")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ class Seen(Distiller):
 
 def test_data_sets_of_tensors_give_the_numbers_of_the_data_that_they_hold(tensors):
     result = Engine(None, "resnet8", **FAST).fit(*tensors)
-    whole = Engine(None, "resnet8", data="digits@train=20@test=16", augment="none", **FAST).fit()
+    whole = Engine(None, "resnet8", data="digits@train=160@test=80", augment="none", **FAST).fit()
     assert result.history[0]["terms"] == pytest.approx(whole.history[0]["terms"], rel=1e-4)
     assert result.facts["settings"]["data"] == "loaders"
 
@@ -209,7 +209,7 @@ def test_a_run_on_pictures_trains_its_teacher_too_and_says_that_its_data_were_pa
     assert result.facts["settings"]["data"] == "loaders"
     assert (result.facts["data"]["mean"], result.facts["data"]["train_images"]) == (list(digits_data.mean), 160)
     assert result.facts["teacher"]["epochs"] == 1
-    whole = Engine(None, "resnet8", data="digits@train=20@test=16", augment="none", **FAST).fit()
+    whole = Engine(None, "resnet8", data="digits@train=160@test=80", augment="none", **FAST).fit()
     alone = Engine(None, "resnet8", workers=0, augment="none", **FAST).fit(*sets)
     assert alone.history[0]["terms"] == whole.history[0]["terms"]
 

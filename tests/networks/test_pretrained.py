@@ -168,8 +168,8 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
     assert plan.describe()["student"]["input"] == {"size": [3, 32, 32]}
     (batch, *_) = plan.session.data.test.epoch(0)
     seen = received(plan.session.teachers[0].network.module)
-    assert plan.session.teachers[0].frozen.trace(batch.x, {}).logits.shape == (32, 10)
-    assert seen[0].shape == (32, 3, 160, 160)
+    assert plan.session.teachers[0].frozen.trace(batch.x, {}).logits.shape == (16, 10)
+    assert seen[0].shape == (16, 3, 160, 160)
     pixels = plan.session.data.dataset.test.images.double() / 255
     assert seen[0].mean().item() == pytest.approx(float((pixels.mean() - 0.5) / 0.5), abs=2e-3)
     result = engine.fit()
@@ -196,7 +196,7 @@ def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_fo
     cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=8@test=16", options=options, **FAST).plan()
     (peer,) = cohort.lane.module.methods["dml"].peers
     (batch, *_) = cohort.session.data.test.epoch(0)
-    assert peer(batch.x).shape == (32, 10)
+    assert peer(batch.x).shape == (16, 10)
 
 
 def test_a_network_of_the_hub_can_be_taught(hub, tmp_path, monkeypatch):

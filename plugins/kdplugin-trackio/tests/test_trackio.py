@@ -71,7 +71,7 @@ def test_a_run_holds_settings_numbers_and_tables(engine, project, capsys):
         assert epoch_numbers(expected).items() <= row.items()
     assert [row["step"] for row in rows if "steps/task" in row] == [1, 2, 3, 4]
     (table,) = [row["per-class"] for row in rows if "per-class" in row]
-    assert sum(line["images"] for line in table["_value"]) == 64
+    assert sum(line["images"] for line in table["_value"]) == 16
     assert (rows[-1]["state"], rows[-1]["result/top1"]) == ("finished", result.top1)
     assert capsys.readouterr().out == ""
 
