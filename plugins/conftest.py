@@ -110,7 +110,7 @@ def distil(tmp_path, networks):
     """Runs the engine on real digits: ``distil(["at"], at={"taps": "stage2"}, epochs=2)`` returns its result."""
 
     def run(
-        plugins, data="digits@train=128@test=64", teacher=None, student="resnet8", epochs=1, observers=(), train=None, **options
+        plugins, data="digits@train=64@test=32", teacher=None, student="resnet8", epochs=1, observers=(), train=None, **options
     ):
         teacher = networks("resnet20")[0] if teacher is None else teacher
         fixed = {"precision": "fp32", "augment": "none", "device": "cpu", "schedule": "constant", "lr": 0.01, "epochs": epochs}

@@ -12,8 +12,8 @@ from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.memory import COPIES, CROWDED
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "epochs": 2}
-DATA = "digits@train=192@test=64"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 2}
+DATA = "digits@train=24@test=16"
 TIMES = ("seconds", "images_per_second")
 
 
@@ -167,7 +167,7 @@ def test_lanes_that_were_saved_at_different_steps_meet_again_and_end_as_if_nothi
 
 
 def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_nothing_else(tmp_path, interrupt):
-    settings = {"data": "digits@train=64@test=64", "out": tmp_path / "part", **FAST, "teacher_train": {"epochs": 1}}
+    settings = {"data": "digits@train=8@test=16", "out": tmp_path / "part", **FAST, "teacher_train": {"epochs": 1}}
     with pytest.raises(KeyboardInterrupt):
         Comparison("resnet14", "resnet8", ["st"], observers=[interrupt(2)], **settings).fit()
     for override in (False, True):
@@ -182,7 +182,7 @@ def test_a_comparison_goes_on_with_what_decides_no_number_otherwise_and_with_not
 def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path, interrupt):
     from kdplugin_rkd import RKD
 
-    settings = {"data": "digits@train=128@test=64", **FAST, "teacher_train": {"epochs": 1}}
+    settings = {"data": "digits@train=16@test=16", **FAST, "teacher_train": {"epochs": 1}}
 
     def comparison(folder, *observers):
         methods = {"hard": [RKD(angle=0.0, distance=7.0)]}
@@ -218,7 +218,7 @@ def test_a_method_that_fails_while_it_is_built_or_shipped_is_a_row_too(tmp_path)
 
     methods = {"unbuilt": [Unbuilt()], "unshipped": [Unshipped()]}
     settings = {**FAST, "epochs": 1, "out": tmp_path / "out"}
-    board = Comparison(network("resnet14"), "resnet8", methods, "digits@train=64@test=64", **settings).fit()
+    board = Comparison(network("resnet14"), "resnet8", methods, "digits@train=8@test=16", **settings).fit()
     notes = {row["method"]: row["failure"] for row in board.rows}
     assert "no plan" in notes["unbuilt"]
     assert "no ship" in notes["unshipped"]
@@ -294,9 +294,9 @@ def test_a_method_that_does_not_fit_the_pair_is_a_row_and_the_others_go_on(tmp_p
 
 def test_a_folder_that_holds_a_comparison_or_none_is_told(tmp_path):
     settings = {**FAST, "epochs": 1, "out": tmp_path / "out"}
-    Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=64@test=64", **settings).fit()
+    Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=8@test=16", **settings).fit()
     with pytest.raises(SettingsError, match="--resume"):
-        Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=64@test=64", **settings).fit()
+        Comparison(network("resnet14"), "resnet8", ["st"], "digits@train=8@test=16", **settings).fit()
     with pytest.raises(SettingsError, match="no comparison"):
         Comparison.resume(tmp_path)
 
@@ -305,7 +305,7 @@ def test_settings_of_a_comparison_can_be_given_whole(tmp_path):
     from kdengine.runs.lane_specs import LaneSpec
 
     train = {**FAST, "epochs": 1}
-    settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=64@test=64", "train": train})
+    settings = Settings.checked({"student": "resnet8", "teacher": "resnet8", "data": "digits@train=8@test=16", "train": train})
     entries = [LaneSpec("hot", ["st"], {"st": {"temperature": 8.0}}), LaneSpec("cold", ["st"], {"st": {"temperature": 1.0}})]
     Comparison.of(settings, entries, out=tmp_path / "out").fit()
     temperatures = {

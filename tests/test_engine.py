@@ -9,8 +9,8 @@ from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
 
-DATA = "digits@train=192@test=64"
-FAST = {"data": DATA, "epochs": 2, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+DATA = "digits@train=24@test=16"
+FAST = {"data": DATA, "epochs": 2, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 TIMES = ("seconds", "images_per_second")
 METHODS = ["st", "fitnet", "at", "rkd"]
 
@@ -302,7 +302,7 @@ def own_scheduler(optimizer):
     return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
 
 
-SMALL_RUN = {"data": "digits@train=96@test=32", "batch_size": 32, "epochs": 2, "precision": "fp32", "device": "cpu"}
+SMALL_RUN = {"data": "digits@train=24@test=16", "batch_size": 8, "epochs": 2, "precision": "fp32", "device": "cpu"}
 
 
 class StopAt:

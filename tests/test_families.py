@@ -14,8 +14,8 @@ from kdengine.report.leaderboard import Leaderboard
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.teacher import FrozenTeacher
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 1}
-DATA = "digits@train=64@test=32"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 1}
+DATA = "digits@train=16@test=16"
 TIMES = ("seconds", "images_per_second")
 STUDENTS = ["cnn2", "resnet8"]
 
@@ -85,7 +85,7 @@ def test_every_student_has_every_lane_and_its_own_plain_one(family):
 def test_the_teacher_runs_once_per_batch_for_all_students(family):
     """Two batches in each of two trials, for four lanes that learn from it; in its second epoch, fitnet does not."""
     _, _, images = family
-    assert images == [32] * (2 * 2)
+    assert images == [8] * (2 * 2)
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_weights_are_those_of_each_student_and_one_network_may_start_from_severa
 @pytest.mark.slow
 def test_every_student_gets_a_learning_rate_of_its_own(tmp_path):
     settings = {**FAST, "tune_lr": [1e-9, 0.02], "latency": False, "out": tmp_path / "out"}
-    comparison = Comparison(network("resnet14"), STUDENTS, ["st"], "digits@train=96@test=32", **settings)
+    comparison = Comparison(network("resnet14"), STUDENTS, ["st"], "digits@train=24@test=16", **settings)
     comparison.fit()
     note = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert set(note["tuned"]) == set(comparison.tuned) == set(STUDENTS)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from kdengine import Comparison, Engine, Registry
 from kdengine.networks.models import ModelSource
 
-SHARED = {"epochs": 2, "batch_size": 16, "precision": "fp32", "save_minutes": 1e-9, "lr": 0.02, "drop_last": False}
+SHARED = {"epochs": 2, "batch_size": 8, "precision": "fp32", "save_minutes": 1e-9, "lr": 0.02, "drop_last": False}
 CASES = {
     "segmentation": ("seg:resnet14", "seg:resnet8", ["st", "cwd"], "digit-scenes@target=masks@size=32", 11),
     "multilabel": ("resnet14", "resnet8", ["l2d"], "digit-scenes@size=32", 10),
@@ -25,7 +25,7 @@ def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     weights = folder / "teacher.safetensors"
     save_file(ModelSource(teacher, {"num_classes": outputs}, (3, 32, 32), Registry()).create(5).state_dict(), weights)
-    settings = {**SHARED, "data": f"{data}@train=40@test=16", "task": request.param, "teacher_weights": str(weights)}
+    settings = {**SHARED, "data": f"{data}@train=20@test=16", "task": request.param, "teacher_weights": str(weights)}
     if request.param != "unlabelled":
         settings["augment"] = "resized-crop"
     return folder, (teacher, student), methods, settings

@@ -24,7 +24,7 @@ from kdengine.data import decoding
 from kdengine.networks.models import ModelSource
 from kdengine.taps.double_backward import twice_differentiable
 
-SMALL = {"data": "digits@train=64@test=32", "epochs": 2, "batch_size": 16, "device": "cpu", "precision": "fp32", "lr": 0.05}
+SMALL = {"data": "digits@train=32@test=16", "epochs": 2, "batch_size": 8, "device": "cpu", "precision": "fp32", "lr": 0.05}
 
 
 @pytest.fixture(autouse=True)

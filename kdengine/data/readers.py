@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdengine.config.specs import import_factory
 from kdengine.data.csv_files import csv_file
@@ -21,15 +23,20 @@ from kdengine.seeds import drawing_from
 __all__ = ["READERS"]
 
 
-def _digits(name: str) -> Data:
-    """The 8 x 8 handwritten digits of scikit-learn, enlarged four times; every fifth of each class is a test image."""
+@cache
+def _small_digits() -> tuple[Tensor, Tensor]:
+    """The images [1797, 8, 8] and labels [1797] of scikit-learn, read once a process: they are a packed table of text."""
     with drawing_from(0):  # importing scikit-learn draws a random number, the first time
         from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    small = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)
+    return torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8), torch.from_numpy(bunch.target).long()
+
+
+def _digits(name: str) -> Data:
+    """The 8 x 8 handwritten digits of scikit-learn, enlarged four times; every fifth of each class is a test image."""
+    small, labels = _small_digits()
     images = small.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].repeat(1, 3, 1, 1)
-    labels = torch.from_numpy(bunch.target).long()
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[labels.argsort(stable=True)[4::5]] = True
     train = Split(labels[~test], images[~test])

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdengine.taps import Recorder
 from kdengine.taps.anatomy import TapPoint
-from kdengine.taps.probe import copy_to
+from kdengine.taps.twin import QuickBatchNorm, copy_to
 
 __all__ = ["count_flops"]
 
@@ -31,6 +31,7 @@ def count_flops(model: nn.Module, input_size: Sequence[int], until: Mapping[str,
         images = torch.zeros(1, *input_size, device="meta")
         with (
             torch.no_grad(),
+            QuickBatchNorm(),
             Recorder(twin, until or {}, stop=bool(until)) as recorder,
             FlopCounterMode(display=False) as counter,
         ):

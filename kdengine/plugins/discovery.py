@@ -9,11 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from email.parser import HeaderParser
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from importlib_metadata import distributions
+from importlib_metadata import Distribution, distributions
 
 from kdengine.config.settings import Settings, Strict
 from kdengine.errors import PluginError, cause
@@ -200,11 +201,12 @@ def discover() -> Iterator[Plugin]:
     seen: dict[str, list[Plugin]] = {}
     for distribution in distributions():
         try:
+            if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+                continue  # before anything is parsed, which would take a while for every installed package
             points = distribution.entry_points.select(group=GROUP)
             if not points:
-                continue  # before its name is read: to parse the metadata of every installed package would take a while
-            metadata = distribution.metadata  # parsed anew each time that it is asked for
-            name, version = metadata["Name"], metadata["Version"]
+                continue
+            name, version = _name_and_version(distribution)
             plugins = [Plugin(point.name, name, version, point.value) for point in points]
         except Exception:  # a damaged installation has no usable metadata
             continue
@@ -213,6 +215,13 @@ def discover() -> Iterator[Plugin]:
     yield from sorted(
         (plugin for plugins in seen.values() for plugin in plugins), key=lambda plugin: (plugin.name, plugin.distribution)
     )
+
+
+def _name_and_version(distribution: Distribution) -> tuple[str, str]:
+    """From the head of its metadata: ``distribution.metadata`` would parse the whole README below it too."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head = HeaderParser().parsestr(text)
+    return head["Name"], head["Version"]
 
 
 def canonical(name: str) -> str:

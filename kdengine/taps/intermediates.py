@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kdengine.taps.maps import MapOutput
 from kdengine.taps.probe import Call, Probe, Watch, twin_and_images
 from kdengine.taps.tensors import Layout, tensors_in
+from kdengine.taps.twin import QuickBatchNorm
 
 __all__ = ["from_intermediates"]
 
@@ -50,7 +51,7 @@ def _traced(model: nn.Module, probe: Probe, input_size: Sequence[int], arguments
     twin, images = twin_and_images("meta", model, input_size)
     intermediates: Callable[..., Any] = getattr(twin, "forward_intermediates")  # noqa: B009 (nn.Module does not declare it)
     watch, moves = Watch(), _Moves()
-    with torch.inference_mode(False), torch.no_grad(), watch.over(twin), moves:
+    with torch.inference_mode(False), torch.no_grad(), QuickBatchNorm(), watch.over(twin), moves:
         maps = intermediates(images, intermediates_only=True, **arguments)
     results = _results(watch, probe)
     return [_map_output(tensor, results, moves) for tensor in tensors_in(maps)]

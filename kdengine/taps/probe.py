@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +15,9 @@ from kdengine.seeds import undisturbed
 from kdengine.taps.attention import AttentionWatch
 from kdengine.taps.functional import ACTIVATION_MODULES, FunctionalActivations
 from kdengine.taps.tensors import first_tensor, tensors_in
+from kdengine.taps.twin import QuickBatchNorm, copy_to
 
-__all__ = ["PROBE_BATCH", "Call", "Probe", "Watch", "copy_to", "probe", "twin_and_images"]
+__all__ = ["PROBE_BATCH", "Call", "Probe", "Watch", "probe", "twin_and_images"]
 
 PROBE_BATCH = 2
 
@@ -148,7 +147,7 @@ def _probe_on(device: str, model: nn.Module, input_size: Sequence[int]) -> Probe
     twin, images = twin_and_images(device, model, input_size)
     _let_inplace_dropout_run(twin)
     watch, attention = Watch(), AttentionWatch()
-    with undisturbed(), torch.random.fork_rng(devices=()), torch.no_grad(), attention, watch.over(twin):
+    with undisturbed(), torch.random.fork_rng(devices=()), torch.no_grad(), attention, QuickBatchNorm(), watch.over(twin):
         logits = first_tensor(twin(images))
     if logits is None:
         raise TapError("its forward returns no tensor")
@@ -160,30 +159,6 @@ def twin_and_images(device: str, model: nn.Module, input_size: Sequence[int]) ->
     """A copy of the network in eval mode, and a batch [2, C, H, W] of zeros for it, both on the device."""
     twin = copy_to(device, model).eval()
     return twin, torch.zeros(PROBE_BATCH, *input_size, device=device, dtype=_dtype(twin))
-
-
-def copy_to(device: str, model: nn.Module) -> nn.Module:
-    """A deep copy on the device (on meta, without allocating memory), without the user's hooks."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            memo[id(hooks)] = OrderedDict()
-        for tensor in _tensors_on(module):
-            if id(tensor) not in memo:
-                memo[id(tensor)] = _moved(tensor, device)
-    return copy.deepcopy(model, memo)
-
-
-def _tensors_on(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers, and tensors that a forward left as plain attributes, which ``deepcopy`` would refuse."""
-    for value in vars(module).values():
-        items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-        yield from (item for item in items if isinstance(item, Tensor))
-
-
-def _moved(tensor: Tensor, device: str) -> Tensor:
-    copied = tensor.detach().to(device, copy=True)
-    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
 
 
 def _let_inplace_dropout_run(model: nn.Module) -> None:

@@ -91,10 +91,12 @@ class Runtime:
                 plugins: list[Any] = [
                     LaunchEnvironment(launch)
                 ]  # keeps Fabric from reading Slurm's variables and rejecting some
-                accelerator = Fabric(accelerator=device, devices=1, plugins=plugins).device.type
+                self.fabric = Fabric(accelerator=device, devices=1, plugins=plugins)
+                accelerator = self.fabric.device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
-                plugins += [_Autocast(accelerator, HALVES[self.precision])] if self.precision in HALVES else []
-                self.fabric = Fabric(accelerator=device, plugins=plugins, **_together(launch, accelerator))
+                half = [_Autocast(accelerator, HALVES[self.precision])] if self.precision in HALVES else []
+                if half or self.processes > 1:  # else it would be made again as it is, and search all packages again
+                    self.fabric = Fabric(accelerator=device, plugins=plugins + half, **_together(launch, accelerator))
                 if self.processes > 1:
                     if "OMP_NUM_THREADS" not in os.environ:  # by default, every process would use all CPUs
                         os.environ["OMP_NUM_THREADS"] = str(launch.threads())

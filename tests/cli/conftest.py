@@ -1,15 +1,17 @@
 """Running the command line: as a function where that is enough, as a process where a process is the point."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-FAST = ["-o", "train.precision=fp32", "-o", "train.device=cpu", "-o", "train.batch_size=64", "-o", "train.lr=0.02"]
-SMALL = ["--data", "digits@train=128@test=64", "--epochs", "2", *FAST]
+FAST = ["-o", "train.precision=fp32", "-o", "train.device=cpu", "-o", "train.batch_size=16", "-o", "train.lr=0.02"]
+SMALL = ["--data", "digits@train=32@test=32", "--epochs", "2", *FAST]
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +66,17 @@ def _interruptible():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, process):
-    """A finished run, made by a process of its own that trained its teacher first; what it said, and its folder."""
+def finished(tmp_path_factory, said):
+    """A finished run that trained its teacher first; what it said, and its folder."""
+    from kdengine.cli.main import main
+
     base = tmp_path_factory.mktemp("finished")
     folder = base / "run"
     pair = ["--teacher", "timm:resnet14", "--student", "resnet8"]
-    said = process(
-        "run", "--plugin", "kdplugin-rkd", *pair, *SMALL, "--out", folder, env={"KDENGINE_CACHE": str(base / "cache")}
-    )
-    assert said.code == 0, said.err
-    return said, folder
+    command = ["run", "--plugin", "kdplugin-rkd", *pair, *SMALL, "--out", str(folder)]
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("KDENGINE_CACHE", str(base / "cache"))
+        code = main(command)
+    assert code == 0, err.getvalue()
+    return said(code, out.getvalue(), err.getvalue()), folder

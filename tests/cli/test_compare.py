@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
+SMALL = ["--data", "digits@train=16@test=16", "--epochs", "1", "-o", "train.batch_size=8", "-o", "train.precision=fp32"]
 PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
 
 
@@ -181,7 +181,8 @@ def compared(process, small, tmp_path_factory):
     """The command of a comparison, with the cache that it uses, and the folder and the table that it comes to undisturbed."""
     base = tmp_path_factory.mktemp("compared")
     cache = {"KDENGINE_CACHE": str(base / "cache")}
-    command = ["compare", "--methods", "st,fitnet", "--trials", "2", *PAIR, "-o", "teacher_train.epochs=1", *small]
+    long = ["--data", "digits@train=128@test=64"]  # enough to be killed in the middle of it
+    command = ["compare", "--methods", "st,fitnet", "--trials", "2", *PAIR, "-o", "teacher_train.epochs=1", *small, *long]
     said = process(*command, "--out", base / "whole", "--json", env=cache)
     assert said.code == 0, said.err
     return command, cache, base / "whole", said.json

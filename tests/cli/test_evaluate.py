@@ -119,8 +119,8 @@ def test_every_class_is_measured_and_the_counts_are_kept(finished, kdengine, tmp
     run = shutil.copytree(finished[1], tmp_path / "run")
     facts = kdengine("evaluate", run, "--per-class", "--json").json
     counts = facts["confusion"]
-    assert sum(map(sum, counts)) == 64
-    assert 100 * sum(counts[index][index] for index in range(10)) / 64 == facts["top1"]
+    assert sum(map(sum, counts)) == 32
+    assert 100 * sum(counts[index][index] for index in range(10)) / 32 == facts["top1"]
     assert [row["images"] for row in facts["per_class"]] == [sum(row) for row in counts]
     kept = json.loads((run / "classes.json").read_text())
     assert kept["last"] == {"classes": facts["classes"], "confusion": counts}

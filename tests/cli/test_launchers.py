@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
+SMALL = ["--data", "digits@train=16@test=16", "--epochs", "1", "-o", "train.batch_size=8", "-o", "train.precision=fp32"]
 PAIR = ["--teacher", "cnn2", "--student", "cnn2", "--device", "cpu"]
 LOCAL = ["--on", "local", "-o", "local.workers=2", "-o", "local.threads=1"]
 

@@ -16,7 +16,7 @@ def test_teacher_and_student_stand_in_one_table_in_every_format(finished, kdengi
         assert row["best top-1 %"] == f"{result[role]['best_top1']:.2f}"
     markdown = kdengine("report", folder, "--format", "markdown").out
     assert f"| resnet8 | rkd | 0 | 2 | {result['student']['top1']:.2f} |" in markdown
-    assert "128 training and 64 test images" in markdown
+    assert "32 training and 32 test images" in markdown
     assert f"{result['student']['top1']:.2f}" in kdengine("report", folder).out
     facts = kdengine("report", folder, "--json").json
     assert facts["rows"][1][:2] == ["resnet8", "rkd"]

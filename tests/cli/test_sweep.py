@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-SMALL = ["--data", "digits@train=128@test=64", "--epochs", "1", "-o", "train.batch_size=64", "-o", "train.precision=fp32"]
+SMALL = ["--data", "digits@train=16@test=16", "--epochs", "1", "-o", "train.batch_size=8", "-o", "train.precision=fp32"]
 PAIR = ["--teacher", "resnet14", "--student", "resnet8"]
 
 

@@ -14,7 +14,7 @@ def test_a_network_is_trained_by_itself(kdengine, small, here):
     rows = [json.loads(line) for line in (here / "alone" / "metrics.jsonl").read_text().splitlines()]
     assert [row["terms"].keys() for row in rows] == [{"task"}, {"task"}]
     assert said.json["student"]["top1"] == rows[-1]["test_top1"]
-    assert "Training resnet8 on digits@train=128@test=64: 2 epochs on cpu in fp32, seed 0" in said.err
+    assert "Training resnet8 on digits@train=32@test=32: 2 epochs on cpu in fp32, seed 0" in said.err
 
 
 def test_its_run_toml_repeats_it(kdengine, small, here):

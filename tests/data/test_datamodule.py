@@ -22,14 +22,14 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def network(name="resnet14", seed=5, classes=10):
+def network(name="resnet8", seed=5, classes=10):
     return ModelSource(name, {"num_classes": classes}, (3, 32, 32), Registry()).create(seed)
 
 
 @pytest.fixture(scope="module")
 def sets():
-    """Real digits, normalised by hand: 160 for training, 80 for testing."""
-    data = load_data("digits@train=160@test=80")
+    """Real digits, normalised by hand: 40 for training, 20 for testing."""
+    data = load_data("digits@train=40@test=20")
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     return [TensorDataset((part.images.float() / 255 - mean) / std, part.labels) for part in (data.train, data.test)]
 
@@ -47,7 +47,7 @@ class Dicts:
         return ({"pixel_values": images, "labels": labels, "more": 0} for images, labels in self.loader)
 
 
-def loaders(sets, batch=64, test_batch=48):
+def loaders(sets, batch=16, test_batch=12):
     return DataLoader(sets[0], batch), DataLoader(sets[1], test_batch)
 
 
@@ -72,7 +72,7 @@ def test_loaders_without_order_give_the_numbers_of_the_data_they_hold(sets):
         optimizer.step()
     with torch.no_grad():
         right = sum(int((model.eval()(images).argmax(1) == labels).sum()) for images, labels in loaders(sets)[1])
-    assert result.top1 == 100 * right / 80
+    assert result.top1 == 100 * right / 20
     ours, theirs = (dict(found.named_parameters()) for found in (result.student, model))
     assert all(torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-6) for key in theirs)
 
@@ -110,9 +110,9 @@ class Indexed(Dicts):
 @pytest.mark.parametrize("wrap", [lambda loader: loader, Indexed], ids=["with a data set", "without one"])
 def test_an_index_that_the_loader_gives_reaches_the_methods(sets, wrap):
     bank = Bank()
-    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(160)), 64, shuffle=True)
+    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(40)), 16, shuffle=True)
     Engine(network(), "resnet8", [bank], **FAST).fit(wrap(train), loaders(sets)[1])
-    assert bank.seen.tolist() == [1] * 160
+    assert bank.seen.tolist() == [1] * 40
 
 
 @pytest.mark.parametrize("wrap", [lambda loader: loader, Dicts], ids=["tuples", "mappings"])
@@ -123,10 +123,8 @@ def test_a_method_that_needs_an_index_refuses_a_loader_without_one(sets, wrap):
 
 
 def test_an_index_outside_the_training_set_ends_the_run_with_one_sentence(sets):
-    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(160) + 1), 64)
-    with pytest.raises(
-        DataError, match="train_loader gives the index 160, but positions count from 0 to 159, for its 160 images"
-    ):
+    train = DataLoader(TensorDataset(*sets[0].tensors, torch.arange(40) + 1), 16)
+    with pytest.raises(DataError, match="train_loader gives the index 40, but positions count from 0 to 39, for its 40 images"):
         Engine(None, "resnet8", **FAST).fit(train, loaders(sets)[1])
 
 
@@ -169,8 +167,8 @@ def test_a_class_list_of_the_data_set_is_believed(sets):
 
 def test_a_label_of_the_training_loader_outside_the_classes_ends_the_run_with_one_sentence(sets):
     odd = TensorDataset(sets[0].tensors[0], sets[0].tensors[1].clone())
-    odd.tensors[1][70] = 10
-    for train in (DataLoader(odd, 64), Dicts(DataLoader(odd, 64))):
+    odd.tensors[1][17] = 10
+    for train in (DataLoader(odd, 16), Dicts(DataLoader(odd, 16))):
         with pytest.raises(
             DataError, match="train_loader gives the label 10, but there are 10 classes, which count from 0 to 9"
         ):
@@ -180,14 +178,14 @@ def test_a_label_of_the_training_loader_outside_the_classes_ends_the_run_with_on
 def test_images_without_a_label_are_refused_before_anything_is_trained(sets):
     unlabelled = TensorDataset(sets[1].tensors[0], sets[1].tensors[1] - 100)
     with pytest.raises(DataError, match="val_loader gives the label -100, but classes count from 0"):
-        Engine(None, "resnet8", **FAST).plan(loaders(sets)[0], DataLoader(unlabelled, 48))
+        Engine(None, "resnet8", **FAST).plan(loaders(sets)[0], DataLoader(unlabelled, 12))
 
 
 def test_no_test_image_may_have_values_that_are_not_finite_in_whatever_batch(sets):
     images = sets[1].tensors[0].clone()
-    images[70, 0, 0, 0] = float("nan")
-    with pytest.raises(DataError, match=r"val_loader gives images with values that are not finite .* 1 of 32 in one batch"):
-        DataModule.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 48), CPU)
+    images[17, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"val_loader gives images with values that are not finite .* 1 of 8 in one batch"):
+        DataModule.of_loaders(loaders(sets)[0], DataLoader(TensorDataset(images, sets[1].tensors[1]), 12), CPU)
 
 
 def test_without_a_loader_to_measure_on_nothing_is_measured_and_that_is_said(sets, caplog, tmp_path):
@@ -205,7 +203,7 @@ def test_without_a_loader_to_measure_on_nothing_is_measured_and_that_is_said(set
 
 def test_without_one_the_classes_are_those_of_the_data_set_the_modules_or_all_training_labels(sets):
     ordered = TensorDataset(*(tensor[sets[0].tensors[1].argsort()] for tensor in sets[0].tensors))
-    train = DataLoader(ordered, 64)
+    train = DataLoader(ordered, 16)
     assert DataModule.of_loaders(train, None, CPU).num_classes == 10
     assert DataModule.of_loaders(train, None, CPU, [(network(classes=12), None)]).num_classes == 12
     ordered.classes = list("abcdefghijkl")

@@ -10,7 +10,7 @@ from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "augment": "none"}
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 16, "lr": 0.02, "augment": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +59,21 @@ def test_validation_images_are_measured_in_their_order_without_augmentation(data
 
 
 def test_a_run_chooses_its_best_epoch_by_the_images_held_out(tmp_path):
-    networks = [ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(1) for name in ("resnet14", "resnet8")]
+    networks = [ModelSource(name, {"num_classes": 10}, (3, 32, 32), Registry()).create(1) for name in ("resnet8", "resnet8")]
     settings = {"epochs": 3, "validation": 0.25, "out": tmp_path / "run", **FAST}
-    result = Engine(*networks, ["st"], "digits@train=256@test=64", **settings).fit()
+    result = Engine(*networks, ["st"], "digits@train=64@test=16", **settings).fit()
     chosen = max(result.history, key=lambda row: row["val_top1"])
     assert result.best_top1 == chosen["test_top1"]
     assert result.facts["student"]["best_val_top1"] == chosen["val_top1"]
-    assert (result.facts["data"]["train_images"], result.facts["data"]["validation_images"]) == (192, 64)
+    assert (result.facts["data"]["train_images"], result.facts["data"]["validation_images"]) == (48, 16)
 
 
 def test_a_teacher_that_is_trained_first_does_not_see_what_is_held_out(tmp_path, monkeypatch):
     monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
     settings = {"epochs": 1, "validation": 0.25, "out": tmp_path / "run", **FAST}
-    result = Engine("resnet8", "resnet8", ["st"], "digits@train=256@test=64", **settings).fit()
+    result = Engine("resnet8", "resnet8", ["st"], "digits@train=64@test=16", **settings).fit()
     teacher = RunFolder(result.facts["teacher"]["folder"]).result()
-    assert teacher["data"]["train_images"] == 192
+    assert teacher["data"]["train_images"] == 48
 
 
 def test_loaders_of_ones_own_are_split_by_their_owner():

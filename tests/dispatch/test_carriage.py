@@ -19,8 +19,8 @@ from kdengine.launchers.local import LocalLauncher
 from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.writing import write_json, write_tensors
 
-DATA = "digits@train=192@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 3, "teacher_train": {"epochs": 1}}
+DATA = "digits@train=48@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 3, "teacher_train": {"epochs": 1}}
 METHODS = ["st", "fitnet"]
 TIMES = ("seconds", "images_per_second")
 
@@ -132,7 +132,7 @@ def test_a_unit_that_is_lost_for_good_is_rows_that_say_why_and_can_be_resumed_wi
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_driver_saves_all_and_is_resumed_with_another_launcher(plain, tmp_path, number):
     flags = "compare --methods st,fitnet --teacher resnet14 --student resnet8 --epochs 3 --teacher-epochs 1 --lr 0.02"
-    flags += f" --batch-size 32 --device cpu -o train.precision=fp32 --data {DATA} --out out --on local -o local.workers=2"
+    flags += f" --batch-size 8 --device cpu -o train.precision=fp32 --data {DATA} --out out --on local -o local.workers=2"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "kdengine", *flags.split()]
     driver = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)

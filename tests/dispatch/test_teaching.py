@@ -18,7 +18,7 @@ from kdengine.runs.teach import Filling
 from kdengine.storage.writing import write_tensors
 from kdengine.training.teacher import FrozenTeacher
 
-TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "workers": 0}
+TRAIN = {"epochs": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "workers": 0}
 BATCHES = 2 * 2 * 3
 """Batches of two epochs of two seeds."""
 
@@ -88,7 +88,7 @@ def teaching(tmp_path, weights, monkeypatch):
         return whole(self, *arguments, **named)
 
     def made(launcher, folder="store"):
-        names = {"student": "module:nobody", "teacher": "cnn2", "teacher_weights": weights, "data": "digits@train=80@test=16"}
+        names = {"student": "module:nobody", "teacher": "cnn2", "teacher_weights": weights, "data": "digits@train=20@test=16"}
         settings = Settings.checked({**names, "train": TRAIN, "teacher_store": {"folder": str(tmp_path / folder)}})
         assignment = Assignment.complete(settings, modules={"student": torch.nn.Identity()})
         filling = Filling(assignment.session(), trials=2)

@@ -14,8 +14,8 @@ from kdengine.storage.runfolder import RunFolder
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 DIGITS = {"mean": (0.3, 0.3, 0.3), "std": (0.38, 0.38, 0.38)}
 SMALL, LARGE = (3, 32, 32), (3, 64, 64)
-DATA = "digits@train=128@test=64"
-FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+DATA = "digits@train=16@test=16"
+FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 NOISE = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 

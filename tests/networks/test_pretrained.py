@@ -15,7 +15,7 @@ from kdengine.networks.models import ModelSource
 from kdengine.networks.pretrained import input_of_weights, size_in_spec
 
 HALF, IMAGENET_MEAN, IMAGENET_STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 @pytest.fixture
@@ -162,14 +162,14 @@ def received(network):
 
 
 def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pretrained, tmp_path):
-    engine = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", out=tmp_path / "run", **FAST)
+    engine = Engine(pretrained, "resnet8", ["st"], "digits@train=8@test=16", out=tmp_path / "run", **FAST)
     plan = engine.plan()
     assert plan.describe()["teacher"]["input"] == {"size": [3, 160, 160], "mean": list(HALF), "std": list(HALF)}
     assert plan.describe()["student"]["input"] == {"size": [3, 32, 32]}
     (batch, *_) = plan.session.data.test.epoch(0)
     seen = received(plan.session.teachers[0].network.module)
-    assert plan.session.teachers[0].frozen.trace(batch.x, {}).logits.shape == (32, 10)
-    assert seen[0].shape == (32, 3, 160, 160)
+    assert plan.session.teachers[0].frozen.trace(batch.x, {}).logits.shape == (16, 10)
+    assert seen[0].shape == (16, 3, 160, 160)
     pixels = plan.session.data.dataset.test.images.double() / 255
     assert seen[0].mean().item() == pytest.approx(float((pixels.mean() - 0.5) / 0.5), abs=2e-3)
     result = engine.fit()
@@ -179,7 +179,7 @@ def test_a_pretrained_teacher_gets_what_its_weights_were_made_for_by_itself(pret
 
 @pytest.mark.parametrize("said", [{"size": 64}, {"size": [48, 64], "mean": (0.3, 0.3, 0.3)}])
 def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
-    session = Engine(pretrained, "resnet8", ["st"], "digits@train=64@test=32", teacher_input=said, **FAST).session()
+    session = Engine(pretrained, "resnet8", ["st"], "digits@train=8@test=16", teacher_input=said, **FAST).session()
     wanted = InputSettings(**said)
     assert session.teachers[0].network.preprocess.wanted.size == (3, *wanted.size)
     assert session.teachers[0].network.preprocess.wanted.mean == (wanted.mean or HALF)
@@ -189,19 +189,19 @@ def test_what_the_settings_say_goes_before_the_weights(said, pretrained):
 
 def test_a_pretrained_assistant_and_a_pretrained_peer_get_what_they_were_made_for(pretrained, tmp_path):
     options = {"takd": {"assistants": [pretrained]}}
-    chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=64@test=32", options=options, **FAST).plan()
+    chained = Engine("resnet8", "resnet8", ["takd"], "digits@train=8@test=16", options=options, **FAST).plan()
     assistant = chained.lane.chain[0].student
     assert (assistant.input_size, assistant.preprocess.wanted.mean) == ((3, 160, 160), HALF)
     options = {"dml": {"peers": [pretrained]}}
-    cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=64@test=32", options=options, **FAST).plan()
+    cohort = Engine("resnet8", "resnet8", ["dml"], "digits@train=8@test=16", options=options, **FAST).plan()
     (peer,) = cohort.lane.module.methods["dml"].peers
     (batch, *_) = cohort.session.data.test.epoch(0)
-    assert peer(batch.x).shape == (32, 10)
+    assert peer(batch.x).shape == (16, 10)
 
 
 def test_a_network_of_the_hub_can_be_taught(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = "digits@train=64@test=32"
+    data = "digits@train=8@test=16"
     plan = Engine(None, "hf-hub:tiny/vit", data=data, student_input={"size": 64}, **FAST).plan()
     assert plan.student.input_size == (3, 64, 64)
     assert plan.student.preprocess.wanted.mean == (0.1, 0.2, 0.3)

@@ -3,7 +3,7 @@ import pytest
 from kdengine import Engine, PluginError, hookimpl
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"data": "digits@train=64@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 3}
+FAST = {"data": "digits@train=16@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 3}
 HOOKS = ("kdengine_before_fit", "kdengine_after_step", "kdengine_after_epoch", "kdengine_after_fit")
 SOURCE = """
 from kdengine import hookimpl

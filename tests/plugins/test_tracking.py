@@ -24,8 +24,8 @@ from kdengine import (
 from kdengine.plugins.deferred import Deferred
 from kdengine.storage.runfolder import RunFolder
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 class Kept(RunLog):
@@ -124,8 +124,8 @@ def test_a_run_is_logged_from_its_settings_to_its_classes(engine, logs):
     ]
     columns, rows = log.tables["per-class"]
     assert columns[:3] == ("class", "images", "accuracy %")
-    assert sum(row[1] for row in rows) == 64
-    assert sum(row[1] * row[2] for row in rows if row[1]) / 64 == pytest.approx(result.top1)
+    assert sum(row[1] for row in rows) == 16
+    assert sum(row[1] * row[2] for row in rows if row[1]) / 16 == pytest.approx(result.top1)
     ((state, summary),) = log.ends
     assert (state, summary["top1"], summary["epochs"]) == ("finished", result.top1, 3)
 

@@ -6,7 +6,7 @@ from kdengine.progress.bar import ProgressBar
 from kdengine.progress.lanes import LanesProgress
 from kdengine.runs.assignment import assign
 
-SMALL = {"data": "digits@train=64@test=32", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 32}
+SMALL = {"data": "digits@train=16@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8}
 
 
 @pytest.mark.parametrize(

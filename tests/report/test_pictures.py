@@ -6,7 +6,7 @@ import kdengine.report.curves
 from kdengine import Engine
 from kdengine.report.pictures import Pictures
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64}
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8}
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def fit(tmp_path):
 
     def run():
         engine = Engine(
-            student="resnet8", data="digits@train=64@test=32", epochs=1, out=tmp_path / "run", observers=[Pictures()], **FAST
+            student="resnet8", data="digits@train=8@test=16", epochs=1, out=tmp_path / "run", observers=[Pictures()], **FAST
         )
         engine.fit()
         return tmp_path / "run"

@@ -16,11 +16,11 @@ from kdengine.runs.past_weights import input_of_run, load_student
 from kdengine.tasks import Classification
 from kdengine.tasks.segmentation import Segmentation
 
-FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02}
+FAST = {"epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 def test_a_teachers_weights_are_refused_where_the_classes_have_another_order(tmp_path):
-    data = load_data("digits@train=32@test=16")
+    data = load_data("digits@train=8@test=16")
     teacher = Engine(None, "resnet8", data=data, out=tmp_path / "teacher", **FAST).fit().folder
     other = replace(data, classes=tuple(reversed(data.classes)))
     for weights in (teacher, teacher / "student.safetensors"):
@@ -63,7 +63,7 @@ def parent(tmp_path_factory):
 
 def few_classes(count, reverse=False):
     """The digits below a number."""
-    data = load_data("digits@train=96@test=48")
+    data = load_data("digits@train=24@test=16")
     parts = {
         name: part.at((part.labels < count).nonzero().flatten()) for name, part in (("train", data.train), ("test", data.test))
     }
@@ -126,7 +126,7 @@ def test_every_lane_of_a_comparison_starts_from_them(parent):
 def test_a_run_does_not_resume_with_other_first_weights(parent, tmp_path):
     file = tmp_path / "first.safetensors"
     shutil.copy(parent / "student.safetensors", file)
-    options = {"data": "digits@train=64@test=32", "student_weights": file, "out": tmp_path / "run"}
+    options = {"data": "digits@train=16@test=16", "student_weights": file, "out": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
         Engine(None, "resnet8", observers=[Interrupt()], **options, **FAST | {"epochs": 2}).fit()
     recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())["student_weights"]

@@ -4,7 +4,7 @@ import pytest
 
 from kdengine import Engine, hookimpl
 
-FAST = {"data": "digits@train=32@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02}
+FAST = {"data": "digits@train=8@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 def rows(folder):

@@ -19,7 +19,7 @@ from kdengine.runs.result import Result
 from kdengine.shipping.export import export_student
 from kdengine.storage.scores import CLASSIFICATION
 
-FAST = {"data": "digits@train=128@test=64", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+FAST = {"data": "digits@train=16@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 def network(name="resnet14", seed=5):

@@ -11,7 +11,7 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.sameness import check_same
 from kdengine.training.signals import Stopped
 
-FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 2}
 BEGUN = {"precision": "fp32", "threads": 2, "data": {"fingerprint": "a"}, "teacher": {"fingerprint": "b"}}
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from kdengine import Distiller, Engine, StorageError, TrainingError, hookimpl
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"data": "digits@train=64@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
+FAST = {"data": "digits@train=16@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 2}
 EPOCH = ("metrics.jsonl", "lane.pt")
 WRITES = ("manifest.json", "run.toml", *EPOCH, *EPOCH, "student.safetensors", "student-best.safetensors", "result.json")
 """What a run of two epochs writes, in order."""

@@ -17,8 +17,8 @@ from kdengine.runs.teach import Filling
 from kdengine.storage.store_folder import StoreFolder
 from kdengine.training.signals import Stopped
 
-TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
-DATA = "digits@train=80@test=16"
+TRAIN = {"epochs": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
+DATA = "digits@train=20@test=16"
 
 
 def network(seed=5):
@@ -76,7 +76,7 @@ def test_seeds_and_teachers_are_added_but_nothing_of_other_batches(tmp_path):
     filling(tmp_path, train={"epochs": 1}, teacher=network(6)).run(quiet)
     note = StoreFolder(tmp_path).note()
     assert (note["seeds"], len(note["teachers"])) == ([0, 7], 2)
-    with pytest.raises(SettingsError, match=r"under train\.batch_size = 32; this run has train\.batch_size = 16"):
+    with pytest.raises(SettingsError, match=r"under train\.batch_size = 8; this run has train\.batch_size = 16"):
         filling(tmp_path, train={"batch_size": 16})
 
 

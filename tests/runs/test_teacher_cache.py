@@ -13,8 +13,8 @@ from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.runs.teacher_cache import CachedTeacher
 
-DATA = "digits@train=128@test=64"
-FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+DATA = "digits@train=16@test=16"
+FAST = {"data": DATA, "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_a_teacher_is_trained_once_and_taken_from_the_cache_the_second_time(cach
 def test_another_teacher_is_trained_when_network_data_seed_or_settings_differ_but_not_for_the_students_options(cache):
     distil()
     assert distil(options={"st": {"temperature": 2.0}}).facts["teacher"]["cached"] is True
-    others = [{"teacher": "resnet8"}, {"data": "digits@train=64@test=64"}, {"seed": 1}, {"teacher_train": {"lr": 0.01}}]
+    others = [{"teacher": "resnet8"}, {"data": "digits@train=8@test=16"}, {"seed": 1}, {"teacher_train": {"lr": 0.01}}]
     for number, other in enumerate(others, 2):
         assert distil(**other).facts["teacher"]["cached"] is False
         assert len(kept(cache)) == number

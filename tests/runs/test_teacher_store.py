@@ -15,8 +15,8 @@ from kdengine.runs.session import Session
 from kdengine.runs.store_identity import OF_TRAIN
 from kdengine.runs.teacher_store import TeacherStore
 
-DATA = "digits@train=80@test=16"
-TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
+DATA = "digits@train=20@test=16"
+TRAIN = {"epochs": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
 
 
 def network(name, seed=5):
@@ -152,7 +152,7 @@ def filled(tmp_path_factory):
 
 
 CHANGES = {
-    "train.batch_size = 32": {"batch_size": 16},
+    "train.batch_size = 8": {"batch_size": 16},
     "train.augment = auto": {"augment": "trivial"},
     "train.crop_scale": {"crop_scale": 0.5},
     "train.color_jitter": {"color_jitter": 0.1},
@@ -166,7 +166,7 @@ CHANGES = {
     "train.channels_last = true": {"channels_last": False},
     "train.fold_teacher = true": {"fold_teacher": False},
     "train.precision = fp32": {"precision": "bf16"},
-    "data.train_images = 80": {"data": "digits@train=64@test=16"},
+    "data.train_images = 20": {"data": "digits@train=16@test=16"},
     "teacher_store.lossy = none": {"teacher_store": {"lossy": "half"}},
     "with the input": {"teacher_input": {"size": 40}},
     "not module:CifarResNet": {"teacher": "resnet20"},
@@ -195,7 +195,7 @@ def test_whatever_differs_is_refused_by_its_name_before_anything_is_written(name
 def test_a_comparison_that_would_be_refused_leaves_no_folder(filled, tmp_path):
     with pytest.raises(SettingsError, match=r"made for seed = 0; this run has 1.*kdengine teach .*--seed 1") as caught:
         compare(tmp_path / "run", ["st"], filled, trials=2).fit()
-    assert "-o train.batch_size=32" in str(caught.value)
+    assert "-o train.batch_size=8" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 

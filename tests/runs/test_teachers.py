@@ -17,7 +17,7 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks import Classification
 from kdengine.tasks.segmentation import Segmentation
 
-FAST = {"data": "digits@train=96@test=64", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 1}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 1}
 
 
 def settings(**values):

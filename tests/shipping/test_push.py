@@ -23,8 +23,8 @@ from kdengine.shipping.provenance import origin_of_student, origins_of_teachers
 from kdengine.shipping.timm_form import write_in_timm_form
 from kdengine.tasks import BUILT_IN
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "epochs": 1}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 1}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from kdengine import Engine, SettingsError, hookimpl
 from kdengine.config.settings import Settings
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"data": "digits@train=128@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+FAST = {"data": "digits@train=16@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 SETTINGS = {"plugins": ["fitnet", "st"], "epochs": 2, "options": {"fitnet": {"hint_epochs": 1}}, **FAST}
 TIMES = ("seconds", "images_per_second")
 

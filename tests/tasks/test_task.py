@@ -8,7 +8,7 @@ from kdengine.config.settings import TrainSettings
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.tasks import Classification
 
-FAST = {"data": "digits@train=64@test=32", "epochs": 3, "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.01}
+FAST = {"data": "digits@train=16@test=16", "epochs": 3, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.01}
 
 PLUGIN = '''
 from torchmetrics import MeanAbsoluteError, MetricCollection

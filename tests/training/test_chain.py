@@ -12,7 +12,7 @@ from kdengine.tasks import Classification
 from kdengine.training.chain import chain
 
 SIZE = (3, 32, 32)
-FAST = {"data": "digits@train=192@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 def network(name, seed=0):

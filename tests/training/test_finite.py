@@ -5,7 +5,7 @@ from torch import nn
 from kdengine import Distiller, Engine, TrainingError
 from kdengine.training.gradients import gradient_fault, loss_fault, norm_of_gradients
 
-FAST = {"data": "digits@train=64@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "epochs": 1}
+FAST = {"data": "digits@train=16@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "epochs": 1}
 
 
 class Rooted(Distiller):

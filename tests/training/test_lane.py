@@ -4,7 +4,7 @@ import torch
 from kdengine import Distiller, Engine, Phase, Registry, TrainingError, hookimpl
 from kdengine.networks.models import ModelSource
 
-FAST = {"data": "digits@train=192@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ class Weighing(Distiller):
 
 def first_loss(plugins, **settings):
     """Of a run of one step."""
-    return fit(plugins, data="digits@train=64@test=16", **settings).history[0]
+    return fit(plugins, data="digits@train=8@test=16", **settings).history[0]
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_the_weight_of_a_method_scales_its_terms_and_not_the_task():
 
 
 def test_the_loss_is_the_sum_of_the_terms_and_they_are_means_over_images():
-    record = fit(["st", "at"], data="digits@train=100@test=16").history[0]
+    record = fit(["st", "at"], data="digits@train=12@test=16").history[0]
     assert record["terms"].keys() == {"task", "st.soft", "at.attention"}
     assert record["loss"] == pytest.approx(sum(record["terms"].values()), rel=1e-6)
     counts = []
@@ -155,9 +155,9 @@ def test_the_loss_is_the_sum_of_the_terms_and_they_are_means_over_images():
             counts.append(len(step.y))
             return {"images": torch.full((), float(len(step.y)))}
 
-    record = fit([Counts()], data="digits@train=100@test=16").history[0]
-    assert counts == [64, 36]
-    assert record["terms"]["counts.images"] == pytest.approx((64 * 64 + 36 * 36) / 100)
+    record = fit([Counts()], data="digits@train=12@test=16").history[0]
+    assert counts == [8, 4]
+    assert record["terms"]["counts.images"] == pytest.approx((8 * 8 + 4 * 4) / 12)
 
 
 def test_two_methods_and_one_method_twice_log_each_term_by_name():
@@ -302,4 +302,4 @@ def test_best_and_last_are_told_apart():
 def test_a_batch_of_one_image_that_a_network_cannot_take_is_told_with_the_way_out():
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 10))
     with pytest.raises(TrainingError, match=r"batch of one image: .*train.batch_size"):
-        fit([], student=student, data="digits@train=65@test=64", drop_last=False)
+        fit([], student=student, data="digits@train=9@test=16", drop_last=False)

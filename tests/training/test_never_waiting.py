@@ -17,7 +17,7 @@ from kdengine.training import optimizer, runtime
 from kdengine.training.lane_module import LaneModule
 from kdengine.training.updater import OptimizerStep, Outcome
 
-FAST = {"data": "digits@train=128@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "epochs": 2}
+FAST = {"data": "digits@train=32@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "epochs": 2}
 STEPS = 8
 WAITING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
 """What needs a number of the device on the host."""

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from kdengine import Engine, SettingsError
 
-FAST = {"data": "digits@train=90@test=40", "precision": "fp32", "device": "cpu", "batch_size": 16, "lr": 0.02, "epochs": 2}
+FAST = {"data": "digits@train=45@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 2}
 
 
 def fit(out, student="resnet8", teacher=None, plugins=(), observers=(), **settings):
@@ -73,7 +73,7 @@ def test_the_moving_average_is_measured_and_saved_beside_the_student(tmp_path):
 
 def test_accumulated_batches_are_one_update_with_their_mean_gradient(tmp_path):
     """Of a network without batch statistics, batches of 16 in pairs are batches of 32, but for a last batch of other size."""
-    settings = {"student": "vit_tiny", "data": "digits@train=96@test=40", "augment": "none", "momentum": 0.0, "nesterov": False}
+    settings = {"student": "vit_tiny", "data": "digits@train=48@test=16", "augment": "none", "momentum": 0.0, "nesterov": False}
 
     def small():
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def test_accumulated_batches_are_one_update_with_their_mean_gradient(tmp_path):
 
     pairs, whole = (
         fit(tmp_path / name, **{**settings, "student": small(), "schedule": "constant", **own})
-        for name, own in (("pairs", {"batch_size": 16, "accumulate": 2}), ("whole", {"batch_size": 32}))
+        for name, own in (("pairs", {"batch_size": 8, "accumulate": 2}), ("whole", {"batch_size": 16}))
     )
     for one, other in zip(pairs.student.parameters(), whole.student.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

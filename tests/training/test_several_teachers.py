@@ -13,7 +13,7 @@ from kdengine.plugins.groups import has_loss
 from kdengine.testing.networks import tiny_pair, vit_pair
 from kdengine.training.signals import Stopped
 
-FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 1}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 1}
 TIMES = ("seconds", "images_per_second")
 
 
@@ -59,7 +59,7 @@ class Doubling(StepTransform):
 
 @pytest.mark.parametrize("methods", [[Pull], [Doubling, Pull]])
 def test_the_terms_of_a_method_are_averaged_over_its_teachers_to_the_last_bit(methods):
-    one_step = {"data": "digits@train=32@test=16"}
+    one_step = {"data": "digits@train=8@test=16"}
     a, b, both = (
         fit(teacher, [method() for method in methods], out=name, **one_step)
         for name, teacher in (("a", teachers()[0]), ("b", teachers()[1]), ("both", teachers()))
@@ -77,7 +77,7 @@ def test_the_terms_of_a_method_are_averaged_over_its_teachers_to_the_last_bit(me
 @pytest.mark.slow
 def test_three_teachers_count_a_third_each():
     members = [network("resnet14", seed) for seed in range(3)]
-    one_step = {"data": "digits@train=32@test=16"}
+    one_step = {"data": "digits@train=8@test=16"}
     alone = [fit(member, [Pull()], **one_step).history[0]["terms"]["pull.square"] for member in members]
     together = fit(members, [Pull()], **one_step).history[0]["terms"]["pull.square"]
     assert together == pytest.approx(sum(alone) / 3, rel=1e-6)

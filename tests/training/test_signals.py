@@ -11,7 +11,7 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.training.signals import Stop, Stopped, listening
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-FAST = {"data": "digits@train=96@test=32", "precision": "fp32", "device": "cpu", "batch_size": 32, "lr": 0.02, "epochs": 2}
+FAST = {"data": "digits@train=24@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "epochs": 2}
 
 
 @BOTH

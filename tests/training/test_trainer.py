@@ -18,8 +18,8 @@ from kdengine.training.trainer import Trainer, _step
 SETTINGS = {
     "student": "resnet8",
     "teacher": "resnet14",
-    "data": "digits@train=192@test=64",
-    "train": {"epochs": 2, "batch_size": 64, "precision": "fp32", "device": "cpu", "lr": 0.02},
+    "data": "digits@train=24@test=16",
+    "train": {"epochs": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "lr": 0.02},
 }
 TIMES = ("seconds", "images_per_second")
 METHODS = ["plain", "st", "fitnet", "at", "rkd", "ab", "takd", "dml", "jacobian", "svd"]
@@ -162,9 +162,9 @@ class Counting:
 
 
 def test_an_epoch_ends_when_no_lane_is_left():
-    lab = Lab(batch_size=16)
+    lab = Lab(batch_size=4)
     batches = Counting(lab.data.train)
-    lab.data = DataModule(batches, lab.data.test, (3, 32, 32), 10, 192)
+    lab.data = DataModule(batches, lab.data.test, (3, 32, 32), 10, 24)
     broken = lab.lane("breaking", [Breaking()])
     broken.module.distillers["breaking"].student = lambda: broken.student
     lab.teach(broken)

@@ -16,8 +16,8 @@ from kdengine.runs.session import Session
 from kdengine.training.signals import Stop
 from kdengine.training.trainer import Trainer, ask_teachers
 
-TRAIN = {"epochs": 2, "batch_size": 32, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
-SETTINGS = {"student": "resnet8", "teacher": "resnet14", "data": "digits@train=96@test=32", "train": TRAIN}
+TRAIN = {"epochs": 2, "batch_size": 8, "precision": "fp32", "device": "cpu", "lr": 0.02, "workers": 0}
+SETTINGS = {"student": "resnet8", "teacher": "resnet14", "data": "digits@train=24@test=16", "train": TRAIN}
 
 
 class Lab:
@@ -150,7 +150,7 @@ def test_the_task_loss_of_a_view_is_that_of_the_run():
 
 
 def forwards(*plugins):
-    """How many images teacher and students of lanes see in one epoch of 96, training and nothing else."""
+    """How many images teacher and students of lanes see in one epoch of 24, training and nothing else."""
     lab = Lab(epochs=1)
     lanes = [lab.lane(*names) for names in plugins]
     networks = [lab.session.teachers[0].network.module, *(lane.student for lane in lanes)]
@@ -169,8 +169,8 @@ def forwards(*plugins):
 
 
 def test_only_what_needs_two_views_pays_for_them():
-    assert forwards(["st"], ["at"]) == [96, 96, 96]
-    assert forwards(["st"], ["mlld"], []) == [192, 96, 192, 96]
+    assert forwards(["st"], ["at"]) == [24, 24, 24]
+    assert forwards(["st"], ["mlld"], []) == [48, 24, 48, 24]
 
 
 def rows(folder):
@@ -182,7 +182,7 @@ def rows(folder):
 def test_a_run_in_two_views_resumes_in_the_middle_of_an_epoch_bit_for_bit(workers, tmp_path, pull):
     def engine(name, *observers, **more):
         teacher = ModelSource("resnet14", {"num_classes": 10}, (3, 32, 32), Registry()).create(5)
-        settings = {**TRAIN, "data": SETTINGS["data"], "save_minutes": 1e-9, "batch_size": 16, **more}
+        settings = {**TRAIN, "data": SETTINGS["data"], "save_minutes": 1e-9, "batch_size": 4, **more}
         return Engine(teacher, "resnet8", ["mlld"], out=tmp_path / name, observers=observers, **settings)
 
     whole = engine("whole", workers=0).fit()

@@ -53,6 +53,7 @@ def maps(network):
     return {name: (str(point), tuple(seen.tensor(point).shape[1:])) for name, point in seen.resolve("stages").items()}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_pixel_gets_logits_and_the_stages_are_those_of_the_backbone(name, seg, registry):
     network = seg(name)

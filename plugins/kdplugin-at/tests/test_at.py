@@ -141,6 +141,6 @@ def test_a_teacher_of_other_widths_needs_no_connector(one_step):
 
 @pytest.mark.slow
 def test_attention_comes_closer_to_the_teachers_in_training(distil):
-    result = distil(["at"], epochs=2, train={"batch_size": 16})
+    result = distil(["at"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["at.attention"] for record in result.history]
     assert losses[-1] < 0.5 * losses[0]

@@ -224,7 +224,9 @@ class Watch:
 
 
 def test_student_and_peers_learn_the_task_together_from_scratch(distil):
-    result = distil(["dml"], epochs=3, train={"batch_size": 16, "lr": 0.1}, dml={"peers": "student"})
+    result = distil(
+        ["dml"], "digits@train=128@test=64", epochs=3, train={"batch_size": 16, "lr": 0.1}, dml={"peers": "student"}
+    )
     task, peers = ([record["terms"][name] for record in result.history] for name in ("task", "dml.peers"))
     assert set(result.history[0]["terms"]) == {"task", "dml.mimic", "dml.peers"}
     assert task[-1] < 0.85 * task[0]

@@ -317,6 +317,6 @@ def test_no_epochs_of_hints_is_plain_training(distil):
 
 @pytest.mark.slow
 def test_the_students_middle_comes_closer_to_the_teachers_in_training(distil):
-    result = distil(["fitnet"], train={"batch_size": 16, "lr": 0.1}, fitnet={"hint_epochs": 3})
+    result = distil(["fitnet"], "digits@train=128@test=64", train={"batch_size": 16, "lr": 0.1}, fitnet={"hint_epochs": 3})
     hints = [record["terms"]["fitnet.hint"] for record in result.history if record["phase"] == "hint"]
     assert hints[-1] < 0.7 * hints[0]

@@ -260,7 +260,7 @@ def test_a_run_learns_from_images_alone_and_comes_closer_to_its_teacher(distil, 
     (teacher,) = networks("resnet20")
     teacher.reset_classifier(0)
     train = {"task": "unlabelled", "batch_size": 32, "lr": 0.1}
-    result = distil(["foundation"], teacher=teacher, epochs=4, train=train)
+    result = distil(["foundation"], "digits@train=128@test=64", teacher=teacher, epochs=4, train=train)
     first, last = result.history[0], result.history[-1]
     assert first["terms"].keys() == {"foundation.embedding", "foundation.patches", "foundation.queue"}
     assert last["terms"]["foundation.embedding"] < 0.5 * first["terms"]["foundation.embedding"]

@@ -298,6 +298,6 @@ def test_a_ragged_last_batch_of_one_trains_like_any_other(distil):
 
 @pytest.mark.slow
 def test_the_students_flow_comes_closer_to_the_teachers_in_training(distil):
-    result = distil(["fsp"], train={"batch_size": 16}, fsp={"fsp_epochs": 3})
+    result = distil(["fsp"], "digits@train=128@test=64", train={"batch_size": 16}, fsp={"fsp_epochs": 3})
     flows = [record["terms"]["fsp.flow"] for record in result.history if record["phase"] == "fsp"]
     assert flows[-1] < 0.7 * flows[0]

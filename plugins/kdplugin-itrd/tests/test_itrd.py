@@ -169,6 +169,6 @@ def test_taps_of_five_axes_are_refused(leaf):
 
 @pytest.mark.slow
 def test_features_correlate_more_in_training(distil):
-    result = distil(["itrd"], epochs=2, train={"batch_size": 16, "lr": 0.1})
+    result = distil(["itrd"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["itrd.correlation"] for record in result.history]
     assert losses[-1] < losses[0] - 1

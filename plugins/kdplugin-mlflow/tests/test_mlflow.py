@@ -8,8 +8,8 @@ from kdengine import Comparison, Engine, PluginError, Registry, epoch_numbers, h
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the client, which is not ours
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "log_every": 1}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "log_every": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_run_holds_settings_numbers_and_tables(engine, client, tmp_path, monke
     table = client.download_artifacts(run.info.run_id, "tables/per-class.csv", str(tmp_path))
     lines = Path(table).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "class,images,accuracy %,mostly taken for"
-    assert sum(int(line.split(",")[1]) for line in lines[1:]) == 64
+    assert sum(int(line.split(",")[1]) for line in lines[1:]) == 16
 
 
 def test_an_interrupted_run_is_marked_and_continued_under_its_id(engine, client, tmp_path):

@@ -189,7 +189,9 @@ def test_taps_that_are_no_logits_are_refused(leaf):
 
 @pytest.mark.slow
 def test_a_run_learns_from_both_views(distil):
-    result = distil(["mlld"], epochs=3, train={"batch_size": 16, "lr": 0.05, "second_view": "rand-augment"})
+    result = distil(
+        ["mlld"], "digits@train=128@test=64", epochs=3, train={"batch_size": 16, "lr": 0.05, "second_view": "rand-augment"}
+    )
     first, last = (result.history[n]["terms"] for n in (0, -1))
     assert set(first) == {"task", "mlld.task", "mlld.instance", "mlld.batch", "mlld.class"}
     assert first["task"] != pytest.approx(first["mlld.task"], rel=1e-3)

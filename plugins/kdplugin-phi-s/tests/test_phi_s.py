@@ -212,7 +212,9 @@ def test_several_taps_are_summed(leaf, agree):
 def test_a_run_with_two_teachers_logs_a_term_for_each_and_learns_from_both(distil, networks):
     teachers = networks("resnet20", "resnet14")
     options = {"batches": 2}
-    result = distil(["phi-s"], teacher=teachers, epochs=4, train={"batch_size": 16, "lr": 0.1}, phi_s=options)
+    result = distil(
+        ["phi-s"], "digits@train=128@test=64", teacher=teachers, epochs=4, train={"batch_size": 16, "lr": 0.1}, phi_s=options
+    )
     assert result.history[0]["terms"].keys() == {"task", "phi-s.mse_1", "phi-s.mse_2"}
     for name in ("phi-s.mse_1", "phi-s.mse_2"):
         assert 0 < result.history[-1]["terms"][name] < 0.48, "predicting the mean alone costs a half"

@@ -198,6 +198,6 @@ def test_options_out_of_range_are_refused(option):
 
 @pytest.mark.slow
 def test_the_teacher_s_levels_come_closer_in_training(distil):
-    result = distil(["reviewkd"], epochs=2, train={"batch_size": 16}, reviewkd={"warmup_epochs": 0})
+    result = distil(["reviewkd"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16}, reviewkd={"warmup_epochs": 0})
     losses = [record["terms"]["reviewkd.review"] for record in result.history]
     assert losses[-1] < 0.9 * losses[0]

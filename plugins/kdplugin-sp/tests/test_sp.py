@@ -157,6 +157,6 @@ def test_a_run_whose_batches_hold_one_image_each_goes_through(distil):
 
 @pytest.mark.slow
 def test_similarities_come_closer_to_the_teachers_in_training(distil):
-    result = distil(["sp"], epochs=2, train={"batch_size": 16})
+    result = distil(["sp"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16})
     losses = [record["terms"]["sp.similarity"] for record in result.history]
     assert losses[-1] < 0.7 * losses[0]

@@ -138,6 +138,6 @@ def test_taps_of_five_axes_are_refused(leaf):
 
 @pytest.mark.slow
 def test_features_come_closer_to_the_teachers_in_training(distil):
-    result = distil(["srd"], epochs=2, train={"batch_size": 16, "lr": 0.1})
+    result = distil(["srd"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["srd.distance"] for record in result.history]
     assert losses[-1] < losses[0] - 0.5

@@ -186,7 +186,7 @@ def test_used_twice_both_terms_count_and_the_weights_of_the_task_multiply(one_st
 
 @pytest.mark.slow
 def test_a_student_taught_by_soft_targets_alone_comes_closer_to_its_teacher(distil):
-    result = distil(["st"], epochs=2, train={"batch_size": 16}, st={"alpha": 1.0})
+    result = distil(["st"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16}, st={"alpha": 1.0})
     soft = [record["terms"]["st.soft"] for record in result.history]
     assert "task" not in result.history[0]["terms"]
     assert soft[-1] < 0.5 * soft[0]

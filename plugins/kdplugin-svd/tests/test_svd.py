@@ -474,6 +474,8 @@ def test_a_transformer_teaches_a_convolutional_student(distil):
 
 @pytest.mark.slow
 def test_the_relations_come_closer_to_the_teachers_in_training(distil):
-    result = distil(["svd"], epochs=2, train={"batch_size": 16}, svd={"clip_to_task": False, "beta": 100.0})
+    result = distil(
+        ["svd"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16}, svd={"clip_to_task": False, "beta": 100.0}
+    )
     losses = [record["terms"]["svd.relation"] for record in result.history]
     assert losses[-1] < 0.7 * losses[0]

@@ -12,8 +12,8 @@ from kdengine import Distiller, Engine, PluginError, Registry, TrainingError, ho
 from kdengine.cli.main import main
 from kdengine.storage.runfolder import RunFolder
 
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
-DATA = "digits@train=128@test=64"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
+DATA = "digits@train=16@test=16"
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from kdengine import Comparison, Engine, PluginError, Registry, epoch_numbers, h
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the client, which is not ours
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "log_every": 1}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "log_every": 1}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +71,7 @@ def test_a_run_holds_settings_numbers_and_tables(engine, project, capsys):
         assert epoch_numbers(expected).items() <= row.items()
     assert [row["step"] for row in rows if "steps/task" in row] == [1, 2, 3, 4]
     (table,) = [row["per-class"] for row in rows if "per-class" in row]
-    assert sum(line["images"] for line in table["_value"]) == 64
+    assert sum(line["images"] for line in table["_value"]) == 16
     assert (rows[-1]["state"], rows[-1]["result/top1"]) == ("finished", result.top1)
     assert capsys.readouterr().out == ""
 

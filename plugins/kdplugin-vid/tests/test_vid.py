@@ -147,6 +147,6 @@ def test_taps_that_hold_no_maps_are_refused(leaf):
 
 @pytest.mark.slow
 def test_the_likelihood_rises_in_training(distil):
-    result = distil(["vid"], epochs=2, train={"batch_size": 16, "lr": 0.1})
+    result = distil(["vid"], "digits@train=128@test=64", epochs=2, train={"batch_size": 16, "lr": 0.1})
     losses = [record["terms"]["vid.likelihood"] for record in result.history]
     assert losses[-1] < 0.97 * losses[0]

@@ -8,8 +8,8 @@ from kdengine import Comparison, Engine, PluginError, Registry, epoch_numbers, h
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the client, which is not ours
 
-DATA = "digits@train=128@test=64"
-FAST = {"precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02, "log_every": 1}
+DATA = "digits@train=16@test=16"
+FAST = {"precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02, "log_every": 1}
 
 
 @pytest.fixture(autouse=True)
