@@ -21,6 +21,7 @@ from kdengine.networks.fitting import Head, Part
 from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
+from kdengine.networks.own_module import check_apart, check_module
 from kdengine.networks.preprocess import preprocess_for
 from kdengine.networks.weights import fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
@@ -132,6 +133,7 @@ class Session:
             KDError: it cannot be built for the data, or the weights do not fit.
         """
         network, head = self._student()
+        check_apart(network.module, {teacher.role: teacher.network.module for teacher in self.teachers})
         if self.settings.student_weights is not None:
             log.info("%s starts from '%s': loaded %s", network.name, self.settings.student_weights, head or "all weights")
         return network
@@ -228,6 +230,8 @@ class Session:
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[side]
         trained_on = None if weights is None else input_of_run(weights, self.task)
         preprocess = preprocess_for(name if module is None else module, self.data.images, wanted, f"{side}_input", trained_on)
+        if module is not None:
+            check_module(module, role, preprocess.wanted.size)
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
         return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
 
