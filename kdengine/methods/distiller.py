@@ -82,6 +82,8 @@ class Distiller(nn.Module, ABC):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
+        if not getattr(type(self), "name", ""):
+            raise SettingsError(f"The method {type(self).__name__} has no name. Give the class one: name = 'my-method'.")
         self.options = self.Options.checked({**self._preset(options.get("preset")), **options}, owner=self.name)
 
     def suit(self, outputs: str) -> None:

@@ -189,3 +189,12 @@ def test_a_pair_says_which_taps_of_the_teacher_are_rectified():
 def test_a_stage_counts_its_own_terms_alone_unless_it_says_otherwise():
     assert not Phase("hint", 3).task
     assert Phase("hint", 0.5, task=True).task
+
+
+def test_a_method_without_a_name_says_so():
+    class Nameless(Distiller):
+        def forward(self, step):
+            return {}
+
+    with pytest.raises(SettingsError, match=r"Nameless has no name\. Give the class one"):
+        Nameless()
