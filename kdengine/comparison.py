@@ -54,7 +54,7 @@ class Comparison:
         teacher: a model spec, or a trained module; or several, which teach together.
         student: a model spec, or a module, of which copies are trained; or several, which get all lanes; or label -> network.
         methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
-            label -> methods, or lane specs. A plain student is always included.
+            distillers, label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: number of repetitions; trial k uses ``seed`` + k - 1.
         at_once: lanes to train side by side; by default, as many as fit into memory; the others follow in further passes.
@@ -75,7 +75,7 @@ class Comparison:
         self,
         teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
         student: Students = None,
-        methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]] = (),
+        methods: Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]] = (),
         data: str | Data | None = None,
         *,
         trials: int = 1,

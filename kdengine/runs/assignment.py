@@ -21,7 +21,7 @@ from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.recipes import recipe_values
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import checked_settings
+from kdengine.plugins.selection import checked_settings, plugins_given
 from kdengine.runs.session import Session
 from kdengine.runs.source import Loaders
 from kdengine.runs.teachers import networks_given
@@ -173,7 +173,7 @@ def assign(
                 f"{name} = {shown(value)}: a run trains one student. Compare several: Comparison(teacher, [...])."
             )
     registry, teachers = registry or Registry(), networks_given(teacher)
-    chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
+    chosen = plugins_given(plugins)
     factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
     values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
