@@ -340,6 +340,12 @@ def test_optimizer_and_scheduler_of_ones_own_train_and_are_recorded_by_name(tmp_
         ({"optimizer": lambda parameters: 1 / 0}, "failed: ZeroDivisionError"),
         ({"optimizer": lambda parameters: None}, "returned None"),
         ({"scheduler": lambda optimizer: 5}, "which has no step()"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)}, "optimizer = SGD(...) is an object"),
+        ({"optimizer": torch.optim.LBFGS}, "The optimizer LBFGS cannot be used: its step() needs a closure"),
+        (
+            {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau},
+            "cannot be used: its step() needs a score",
+        ),
     ],
 )
 def test_a_factory_that_makes_something_else_is_refused_before_training(own, said, tmp_path):
