@@ -90,7 +90,7 @@ def test_a_teacher_that_casts_its_images_or_has_only_buffers_is_fine():
 def test_a_student_that_is_partly_the_teacher_is_refused_and_a_copy_is_not():
     teacher = network()
     student = nn.Sequential(*list(teacher)[:-1], nn.Linear(1024, 10))
-    with pytest.raises(ModelError, match="share '0', so .*deepcopy"):
+    with pytest.raises(ModelError, match=r"share '0', so .*deepcopy"):
         plan(teacher, student)
     with pytest.raises(ModelError, match="are the same object"):
         plan(teacher, teacher)
