@@ -191,7 +191,9 @@ def assign(
         **top,
         "train": named,
     }
-    arguments = {key: value for key, value in arguments.items() if value not in (None, [])}
+    arguments = {
+        key: value for key, value in arguments.items() if value is not None and not (isinstance(value, list) and not value)
+    }
     base = {} if recipe is None else recipe_values(str(recipe), chosen, registry, trust)
     settings = checked_settings(merge(base, arguments), chosen, registry)
     own = ready(data) if isinstance(data, Data) else None
