@@ -6,7 +6,6 @@ Comparison("timm:resnet32", ["resnet8", "resnet14"], ["st", "rkd"]).fit()
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +39,10 @@ from kdengine.runs.tuning import Probes, Tuning, check_can_probe
 from kdengine.shipping.of_students import measure_students
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import folder_named
+from kdengine.training.ambient import apart_from_ambient
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "StudentSpec", "lane_specs"]
-
-log = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -231,6 +229,7 @@ class Comparison:
         advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
         return Trials(self.folder, self.trials, self.at_once, advice, self.start.override)
 
+    @apart_from_ambient()
     def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carrier) -> Session:
         """Train everything, then free the folder."""
         self._check()
@@ -277,7 +276,7 @@ class Comparison:
         assert self.tuning is not None
         probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
         folder = self.folder / TUNING / member.student.label
-        log.info("%s%s", f"{member.student.label}: " if member.student.label else "", probes.announcement)
+        probes.announce(member.student.label)
         resumed = session.runtime.same((folder / NOTE).is_file())
         start: Start = Resume(folder, self.start.override) if resumed else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}

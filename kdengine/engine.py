@@ -34,6 +34,7 @@ from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.teachers import networks_given
 from kdengine.runs.train import train_plan
 from kdengine.storage.runfolder import RunFolder, folder_named
+from kdengine.training.ambient import apart_from_ambient
 from kdengine.training.runtime import is_first_process
 
 __all__ = ["Engine"]
@@ -204,6 +205,7 @@ class Engine:
         assignment = Assignment.complete(settings, registry=registry, observers=observers, **objects)
         return cls(assignment=replace(assignment, plugins=methods or settings.methods), start=Resume(files.path, override))
 
+    @apart_from_ambient()
     def fit(
         self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
     ) -> Result:
@@ -230,6 +232,7 @@ class Engine:
         """
         return self.assignment.session(Loaders(train_loader, val_loader))
 
+    @apart_from_ambient()
     def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Plan:
         """Build and check the run without training or writing anything; the arguments are those of :meth:`fit`.
 
