@@ -1,3 +1,4 @@
+import copy
 import logging
 import os
 import signal
@@ -240,3 +241,32 @@ def test_a_run_with_an_object_of_a_class_of_ones_own_is_resumed_with_it(tmp_path
     changes = {"train": {"save_minutes": 3}}
     result = Engine.resume("run", teacher=teacher, plugins=[Own(power=3.0), "st"], changes=changes).fit()
     assert [row["terms"] for row in result.history] == [row["terms"] for row in whole.history]
+
+
+class Crash:
+    """Fails in the first epoch, before any state is saved."""
+
+    @hookimpl
+    def kdengine_after_step(self, done):
+        if done == 2:
+            raise RuntimeError("pulled the plug")
+
+
+def test_a_student_that_was_trained_in_place_is_not_taken_for_the_one_that_a_run_began_with(tmp_path):
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    first = copy.deepcopy(student)
+    with pytest.raises(RuntimeError, match="plug"):
+        Engine(None, student, out=tmp_path / "run", observers=[Crash()], **FAST).fit()
+    with pytest.raises(SettingsError, match=r"no saved state.*other weights than it began with"):
+        Engine.resume(tmp_path / "run", student=student).fit()
+    assert len(Engine.resume(tmp_path / "run", student=first).fit().history) == 2
+
+
+def test_a_folder_with_a_finished_run_is_told_from_one_to_go_on_with(tmp_path):
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(SettingsError, match=r"already holds a run\. Continue it"):
+        RunFolder(tmp_path).check_new()
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"which is finished\. Choose another"):
+        RunFolder(tmp_path).check_new()
