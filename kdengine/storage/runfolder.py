@@ -61,6 +61,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
         if (self.path / "run.toml").exists() and not self._proposed:
+            if self.is_finished:
+                raise SettingsError(f"'{self.path}' already holds a run, which is finished. Choose another --out.")
             raise SettingsError(
                 f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
                 "or choose another --out."

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Engine, ModelError
+from kdengine import Engine, ModelError, TapError, TrainingError
 
 DATA = "digits@train=32@test=16"
 
@@ -95,3 +95,37 @@ def test_a_student_that_is_partly_the_teacher_is_refused_and_a_copy_is_not():
     with pytest.raises(ModelError, match="are the same object"):
         plan(teacher, teacher)
     plan(teacher, copy.deepcopy(teacher))
+
+
+class Sized(nn.Module):
+    """Takes images of 64 x 64 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 10))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+class Numb(Sized):
+    """Forgets that it ran under no_grad."""
+
+    @torch.no_grad()
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_a_teacher_for_images_of_another_size_is_answered_with_the_setting():
+    with pytest.raises(TapError, match=r"Or set teacher_input\.size"):
+        plan(Sized())
+
+
+def test_a_student_without_a_gradient_is_stopped_with_the_likely_reasons(tmp_path):
+    with pytest.raises(TrainingError, match=r"The loss \(task\) depends on nothing that is trained.*no_grad"):
+        Engine(None, Numb(), data=DATA, epochs=1, student_input={"size": 64}, out=tmp_path / "run").fit()
+
+
+def test_a_module_that_cannot_come_from_a_name_says_how_to_give_it_again(tmp_path):
+    with pytest.raises(ModelError, match=r"Engine\.resume\(FOLDER, student=module\) or Comparison\.resume\(FOLDER, modules="):
+        Engine(None, "module:Mine", data=DATA).plan()
