@@ -294,6 +294,16 @@ def test_the_training_may_be_given_as_settings_a_mapping_or_keywords():
     assert settings.train.epochs != TrainSettings().epochs, "what was not set is left to the recipe"
 
 
+def test_a_recipe_may_name_the_student(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('student = "resnet8"\nseed = 3\n')
+    assert Engine(recipe=file).settings.student == "resnet8"
+    assert Engine(recipe=file, student="resnet14").settings.student == "resnet14"
+    file.write_text("seed = 3\n")
+    with pytest.raises(SettingsError, match="student"):
+        Engine(recipe=file)
+
+
 def own_optimizer(parameters):
     return torch.optim.Adam(parameters, lr=0.01)
 

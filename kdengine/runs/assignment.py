@@ -165,7 +165,7 @@ def assign(
     Raises:
         KDError: lists every fault in the settings.
     """
-    if student is None:
+    if student is None and recipe is None:
         raise SettingsError("No student was given. Name a network to train.")
     for name, value in (("student", student), ("student_weights", student_weights)):
         if isinstance(value, list | tuple | Mapping):
