@@ -182,8 +182,8 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(f"{json_text(row)}\n" for row in rows))
 
     def write_weights(self, name: str, tensors: Mapping[str, Any]) -> None:
-        """Write a safetensors file."""
-        write_tensors(self.path / name, tensors)
+        """Write a safetensors file; what ``torch.compile`` adds to the names of a module's tensors is left out."""
+        write_tensors(self.path / name, {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()})
 
     def write_state(self, state: Mapping[str, Any], check: bool = False) -> None:
         """Save the state to resume from.
