@@ -37,7 +37,7 @@ class Distiller(nn.Module, ABC):
     """Named groups for ``compare --methods GROUP``: ``logits``, ``relations`` or ``maps`` by what is compared, and ``classic``
     (published up to 2020) or ``modern``; plugins may add names of their own."""
     taps: ClassVar[Sequence[str]] = ("logits",)
-    """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
+    """The taps recorded on both networks; ``"student=teacher"`` if they differ. None by default if no teacher is required."""
     student_taps: ClassVar[Sequence[str]] = ()
     """Taps recorded on the student alone: ``step.student["stage1"]``; their names are ``step.student_taps``."""
     teacher_taps: ClassVar[Sequence[str]] = ()
@@ -79,6 +79,13 @@ class Distiller(nn.Module, ABC):
         """Taps that replace the method's own, in the same order: "TAP" or "STUDENT=TEACHER", separated by commas."""
         preset: str | None = None
         """A named set of options; explicit options override it."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """A method that requires no teacher has no taps on both networks, unless it names some."""
+        super().__init_subclass__(**arguments)
+        bases = cls.__mro__[: cls.__mro__.index(Distiller)]
+        if not cls.requires_teacher and not any("taps" in vars(base) for base in bases):
+            cls.taps = ()
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
