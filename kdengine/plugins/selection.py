@@ -13,6 +13,7 @@ from kdengine.methods.checks import check_contract
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.transform import StepTransform
+from kdengine.plugins.discovery import check_method
 from kdengine.plugins.registry import Registry
 
 __all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "plugins_given", "resolved"]
@@ -61,6 +62,8 @@ def choose_distillers(
     made: dict[str, Distiller] = {}
     for key, method in chosen.items():
         try:
+            if isinstance(method, Distiller):
+                check_method(type(method), "A run takes")
             made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
             check_contract(made[key])
         except KDError as error:

@@ -145,3 +145,16 @@ def test_methods_may_be_names_paths_or_objects_but_not_classes():
         plugins_given([RKD])
     with pytest.raises(SettingsError, match=r"5 is no method\. Give the name"):
         plugins_given([5])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.b", "only letters, digits"), ("train", "the name of a setting"), ("a/b", "cannot")]
+)
+def test_an_object_needs_a_name_that_settings_and_folders_can_have(name, said):
+    class Named(Distiller):
+        def forward(self, step):
+            return {}
+
+    Named.name = name
+    with pytest.raises(PluginError, match=said):
+        choose_distillers([Named()], {}, Registry())
