@@ -3,8 +3,21 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, TrainSettings, hookimpl
+from kdengine import (
+    Comparison,
+    DataError,
+    Distiller,
+    Engine,
+    KDError,
+    ModelError,
+    PluginError,
+    SettingsError,
+    TapError,
+    TrainSettings,
+    hookimpl,
+)
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
@@ -362,3 +375,27 @@ def test_a_factory_that_makes_something_else_is_refused_before_training(own, sai
     with pytest.raises(SettingsError) as caught:
         Engine(None, "resnet8", out=tmp_path / "run", **own, **SMALL_RUN).plan()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"teacher": nn.Linear(2, 2).state_dict()}, "teacher = .*A state dict is loaded into a module first"),
+        ({"teacher": nn.Linear}, "teacher = .*give the name of a network or an nn.Module"),
+        ({"student": nn.Linear}, "student = .*a class or a function is called"),
+        ({"data": [1, 2]}, r"data = \[1, 2\]: .* passed to fit\(train, test\)"),
+        ({"train": 3}, "train = 3: give kdengine.TrainSettings"),
+    ],
+)
+def test_arguments_of_another_kind_are_answered_with_what_to_give(given, said):
+    with pytest.raises(KDError, match=said):
+        Engine(**{"student": "resnet8", **given})
+
+
+def test_a_device_may_be_one_of_torch():
+    assert Engine(None, "resnet8", device=torch.device("cpu")).settings.train.device == "cpu"
+
+
+def test_a_comparison_calls_them_methods():
+    with pytest.raises(SettingsError, match=r"methods=\[\.\.\.\]"):
+        Comparison("resnet8", "resnet8", plugins=["st"])
