@@ -6,7 +6,6 @@ Comparison("timm:resnet32", ["resnet8", "resnet14"], ["st", "rkd"]).fit()
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +39,10 @@ from kdengine.runs.tuning import Probes, Tuning, check_can_probe
 from kdengine.shipping.of_students import measure_students
 from kdengine.storage.names import NOTE, TUNING
 from kdengine.storage.runfolder import folder_named
+from kdengine.training.ambient import apart_from_ambient
 from kdengine.training.runtime import Runtime
 
 __all__ = ["Comparison", "LaneSpec", "StudentSpec", "lane_specs"]
-
-log = logging.getLogger(__name__)
 
 
 class Comparison:
@@ -54,7 +52,7 @@ class Comparison:
         teacher: a model spec, or a trained module; or several, which teach together.
         student: a model spec, or a module, of which copies are trained; or several, which get all lanes; or label -> network.
         methods: what to compare: names of methods (``+`` combines them in one lane) and groups (``all``, ``modern`` ...),
-            label -> methods, or lane specs. A plain student is always included.
+            distillers, label -> methods, or lane specs. A plain student is always included.
         data: a data spec, or a :class:`kdengine.Data`.
         trials: number of repetitions; trial k uses ``seed`` + k - 1.
         at_once: lanes to train side by side; by default, as many as fit into memory; the others follow in further passes.
@@ -75,7 +73,7 @@ class Comparison:
         self,
         teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
         student: Students = None,
-        methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]] = (),
+        methods: Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]] = (),
         data: str | Data | None = None,
         *,
         trials: int = 1,
@@ -231,6 +229,7 @@ class Comparison:
         advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
         return Trials(self.folder, self.trials, self.at_once, advice, self.start.override)
 
+    @apart_from_ambient()
     def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carrier) -> Session:
         """Train everything, then free the folder."""
         self._check()
@@ -277,7 +276,7 @@ class Comparison:
         assert self.tuning is not None
         probes, session = Probes(self.tuning, member.lanes, member.settings), member.session
         folder = self.folder / TUNING / member.student.label
-        log.info("%s%s", f"{member.student.label}: " if member.student.label else "", probes.announcement)
+        probes.announce(member.student.label)
         resumed = session.runtime.same((folder / NOTE).is_file())
         start: Start = Resume(folder, self.start.override) if resumed else Fresh(folder)
         modules = {role: module for role, module in session.modules.items() if role == "student" or probes.settings.teacher}

@@ -6,6 +6,7 @@ Engine("timm:resnet32", "resnet8", plugins=["rkd"]).fit()
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,18 +22,19 @@ from kdengine.data.dataset import Data
 from kdengine.errors import ModelError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import choose_distillers, label_of
+from kdengine.plugins.selection import choose_distillers, label_of, plugins_given
 from kdengine.progress import with_progress
 from kdengine.runs.assignment import Assignment, assign
 from kdengine.runs.plan import Plan
 from kdengine.runs.result import Result
-from kdengine.runs.resume import changed_settings
+from kdengine.runs.resume import changed_settings, check_methods, without_objects
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.teachers import networks_given
 from kdengine.runs.train import train_plan
 from kdengine.storage.runfolder import RunFolder, folder_named
+from kdengine.training.ambient import apart_from_ambient
 from kdengine.training.runtime import is_first_process
 
 __all__ = ["Engine"]
@@ -158,6 +160,7 @@ class Engine:
         *,
         teacher: nn.Module | Sequence[nn.Module | None] | None = None,
         student: nn.Module | None = None,
+        plugins: Iterable[str | Distiller] = (),
         optimizer: Callable[[list[Any]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
         changes: Mapping[str, Any] | None = None,
@@ -173,6 +176,7 @@ class Engine:
             teacher: teacher module, required if the original run was given a module; of several teachers, a list with None
                 for those given by name.
             student: student module, required if the original run was given a module.
+            plugins: all methods of the run again, required if it was given objects of classes that no plugin offers.
             optimizer: optimizer factory, required if the original run was given one.
             scheduler: scheduler factory, required if the original run was given one.
             changes: settings to change, such as ``{"train": {"workers": 8}}``.
@@ -181,6 +185,7 @@ class Engine:
 
         Raises:
             SettingsError: the folder holds no run, the run is finished, or the changes are not allowed.
+            PluginError: a method of the run is not to be found.
         """
         files = RunFolder(folder)
         stored = files.settings()
@@ -188,14 +193,19 @@ class Engine:
             raise SettingsError(f"The run in '{folder}' is finished. To re-evaluate it: kdengine evaluate {folder}.")
         check_trusted(stored.model_dump(), files.path / "run.toml", trust)
         registry = registry or Registry()
-        settings = stored
+        methods = plugins_given(plugins)
+        if methods:
+            settings = without_objects(stored, methods, files.path, registry)
+        else:
+            check_methods(settings := stored, registry)
         if changes:
-            settings = changed_settings(_with_its_teachers(stored), changes, files.path, registry, override)
+            settings = changed_settings(_with_its_teachers(settings), changes, files.path, registry, override, methods)
         modules = {**networks_given(teacher), "student": student}
         objects: dict[str, Any] = {"modules": modules, "factories": Factories(optimizer, scheduler)}
         assignment = Assignment.complete(settings, registry=registry, observers=observers, **objects)
-        return cls(assignment=assignment, start=Resume(files.path, override))
+        return cls(assignment=replace(assignment, plugins=methods or settings.methods), start=Resume(files.path, override))
 
+    @apart_from_ambient()
     def fit(
         self, train_loader: Batchable | None = None, val_loader: Batchable | None = None, *, progress: bool | None = None
     ) -> Result:
@@ -222,6 +232,7 @@ class Engine:
         """
         return self.assignment.session(Loaders(train_loader, val_loader))
 
+    @apart_from_ambient()
     def plan(self, train_loader: Batchable | None = None, val_loader: Batchable | None = None) -> Plan:
         """Build and check the run without training or writing anything; the arguments are those of :meth:`fit`.
 

@@ -3,8 +3,21 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from kdengine import DataError, Distiller, Engine, ModelError, PluginError, SettingsError, TapError, TrainSettings, hookimpl
+from kdengine import (
+    Comparison,
+    DataError,
+    Distiller,
+    Engine,
+    KDError,
+    ModelError,
+    PluginError,
+    SettingsError,
+    TapError,
+    TrainSettings,
+    hookimpl,
+)
 from kdengine.data.load import load_data
 from kdengine.networks.models import ModelSource
 from kdengine.plugins.registry import Registry
@@ -294,6 +307,16 @@ def test_the_training_may_be_given_as_settings_a_mapping_or_keywords():
     assert settings.train.epochs != TrainSettings().epochs, "what was not set is left to the recipe"
 
 
+def test_a_recipe_may_name_the_student(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('student = "resnet8"\nseed = 3\n')
+    assert Engine(recipe=file).settings.student == "resnet8"
+    assert Engine(recipe=file, student="resnet14").settings.student == "resnet14"
+    file.write_text("seed = 3\n")
+    with pytest.raises(SettingsError, match="student"):
+        Engine(recipe=file)
+
+
 def own_optimizer(parameters):
     return torch.optim.Adam(parameters, lr=0.01)
 
@@ -340,9 +363,39 @@ def test_optimizer_and_scheduler_of_ones_own_train_and_are_recorded_by_name(tmp_
         ({"optimizer": lambda parameters: 1 / 0}, "failed: ZeroDivisionError"),
         ({"optimizer": lambda parameters: None}, "returned None"),
         ({"scheduler": lambda optimizer: 5}, "which has no step()"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)}, "optimizer = SGD(...) is an object"),
+        ({"optimizer": torch.optim.LBFGS}, "The optimizer LBFGS cannot be used: its step() needs a closure"),
+        (
+            {"scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau},
+            "cannot be used: its step() needs a score",
+        ),
     ],
 )
 def test_a_factory_that_makes_something_else_is_refused_before_training(own, said, tmp_path):
     with pytest.raises(SettingsError) as caught:
         Engine(None, "resnet8", out=tmp_path / "run", **own, **SMALL_RUN).plan()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"teacher": nn.Linear(2, 2).state_dict()}, "teacher = .*A state dict is loaded into a module first"),
+        ({"teacher": nn.Linear}, "teacher = .*give the name of a network or an nn.Module"),
+        ({"student": nn.Linear}, "student = .*a class or a function is called"),
+        ({"data": [1, 2]}, r"data = \[1, 2\]: .* passed to fit\(train, test\)"),
+        ({"train": 3}, "train = 3: give kdengine.TrainSettings"),
+    ],
+)
+def test_arguments_of_another_kind_are_answered_with_what_to_give(given, said):
+    with pytest.raises(KDError, match=said):
+        Engine(**{"student": "resnet8", **given})
+
+
+def test_a_device_may_be_one_of_torch():
+    assert Engine(None, "resnet8", device=torch.device("cpu")).settings.train.device == "cpu"
+
+
+def test_a_comparison_calls_them_methods():
+    with pytest.raises(SettingsError, match=r"methods=\[\.\.\.\]"):
+        Comparison("resnet8", "resnet8", plugins=["st"])

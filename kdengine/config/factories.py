@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,8 @@ class Factories:
         made = None if self.optimizer is None else _called("optimizer", self.optimizer, list(parameters))
         if made is not None and not isinstance(made, Optimizer):
             raise SettingsError(f"The optimizer factory returned a {type(made).__name__}; return a torch.optim.Optimizer.")
+        if made is not None:
+            _check_step("optimizer", made, "a closure, which computes the loss several times for one update")
         return made
 
     def make_schedule(self, optimizer: torch.optim.Optimizer, every: int, steps: int) -> OwnSchedule | None:
@@ -105,6 +108,8 @@ class Factories:
         made = None if self.scheduler is None else _called("scheduler", self.scheduler, optimizer)
         if made is not None and not callable(getattr(made, "step", None)):
             raise SettingsError(f"The scheduler factory returned a {type(made).__name__}, which has no step().")
+        if made is not None:
+            _check_step("scheduler", made, "a score, but it is called after every update, when there is none")
         return None if made is None else OwnSchedule(made, every, steps)
 
 
@@ -112,7 +117,22 @@ NO_FACTORIES = Factories()
 """Optimizer and schedule follow the settings."""
 
 
+def _check_step(role: str, made: Any, needs: str) -> None:
+    """Refuse what cannot be stepped without arguments."""
+    try:
+        inspect.signature(made.step).bind()
+    except TypeError:
+        raise SettingsError(f"The {role} {type(made).__name__} cannot be used: its step() needs {needs}.") from None
+    except ValueError:  # callables not written in Python may have no signature
+        return
+
+
 def _called(role: str, factory: Callable[[Any], Any], argument: Any) -> Any:
+    if not callable(factory):
+        takes = "the list of parameters" if role == "optimizer" else "the optimizer"
+        raise SettingsError(
+            f"{role} = {type(factory).__name__}(...) is an object. Give a function that takes {takes} and returns one."
+        )
     try:
         made = factory(argument)
     except Exception as error:  # the user's code may raise anything

@@ -8,7 +8,7 @@ from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from kdengine.config.validation import faults_in
 from kdengine.config.values import split_names
@@ -27,6 +27,12 @@ class Strict(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_plain_numbers(cls, values: Any) -> Any:
+        """Numbers of NumPy, as ``np.arange`` and ``np.logspace`` give them, are numbers."""
+        return {name: _plain(value) for name, value in values.items()} if isinstance(values, Mapping) else values
+
     @classmethod
     def checked(cls, values: Mapping[str, Any], owner: str = "") -> Self:
         """Build the model, or report every fault at once.
@@ -42,6 +48,11 @@ class Strict(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise SettingsError("\n".join(faults_in(cls, values, error.errors(), owner))) from None
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy or torch as the Python number that it is; any other value as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def describe_fields(model: type[BaseModel]) -> dict[str, dict[str, Any]]:

@@ -134,8 +134,21 @@ def _checked(data: Data) -> Data:
         if task is not None:
             task.check_targets(split.labels, data.num_classes, f"'{data.name}'")
         _check_images(data, split)
+        _check_normalisation(data)
         _check_masks(data, split)
     return data
+
+
+def _check_normalisation(data: Data) -> None:
+    """Mean and deviation are given together, a number for each channel."""
+    channels = data.input_size[0]
+    if (data.mean or data.std) and not len(data.mean) == len(data.std) == channels:
+        raise DataError(
+            f"'{data.name}' has {len(data.mean)} means and {len(data.std)} standard deviations for images of {channels} "
+            "channels. Give one number for each channel in both, or leave both empty to take them from the training images."
+        )
+    if any(value <= 0 for value in data.std):
+        raise DataError(f"'{data.name}' has the standard deviations {list(data.std)}, but each must be above 0.")
 
 
 def _check_images(data: Data, split: Split) -> None:

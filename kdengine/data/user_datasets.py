@@ -76,8 +76,9 @@ def loader_of(given: Any, name: str, seed: int | None, batch_size: int, workers:
 
 
 def _is_dataset(given: object) -> bool:
-    """Whether it is a torch data set whose items have positions."""
-    return isinstance(given, Dataset) and not isinstance(given, IterableDataset) and hasattr(given, "__len__")
+    """Whether it is a data set of torch or of Hugging Face whose items have positions."""
+    known = isinstance(given, Dataset) or type(given).__module__.partition(".")[0] == "datasets"
+    return known and not isinstance(given, IterableDataset) and hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
 def _gives_pictures(given: Any, name: str) -> bool:

@@ -164,6 +164,7 @@ def _parts(item: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         raise DataError("A loader gave an empty batch, of 0 images. Leave out empty batches.")
     if not fit:
         raise DataError(f"{FORM}; got {_kind((images, labels))}.")
+    images = images.float()  # float64 of NumPy, or half precision; networks take float32
     if index is None:
         return images, labels.long(), None
     if not isinstance(index, Tensor) or index.shape != labels.shape or index.dtype not in INTEGERS:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from kdengine.errors import SettingsError, TapError
+from kdengine.errors import SettingsError, TapError, TrainingError
 from kdengine.methods.pair import Pair
+from kdengine.taps import Trace
 
 if TYPE_CHECKING:
     from kdengine.methods.distiller import Distiller
 
-__all__ = ["NEEDS", "TAKES", "check_contract", "check_shapes", "views_of"]
+__all__ = ["NEEDS", "TAKES", "check_contract", "check_shapes", "check_unwritten", "views_of"]
 
 
 class Kind(NamedTuple):
@@ -44,19 +45,23 @@ DENSE = Kind(
 NEEDS = ("index", "labels", "hard_labels", "views:2", "input_gradients")
 """What a method may request of a step beyond images, logits and taps."""
 
+SEQUENCES = ("taps", "student_taps", "teacher_taps", "needs", "serves")
+"""Declarations of several names; a text alone would be read letter by letter."""
+
 READS = ("each-teacher", "all-teachers")
 """How a method may use several teachers."""
 
 
 def check_contract(distiller: Distiller) -> None:
-    """Check ``takes``, ``needs`` and ``reads``.
+    """Check ``taps``, ``takes``, ``needs``, ``reads`` and ``serves``.
 
     Raises:
         SettingsError: one of them has an unknown value.
     """
-    faults = [
-        f"has needs = '{name}', which must be one of: {', '.join(NEEDS)}" for name in distiller.needs if name not in NEEDS
-    ]
+    texts = {name: getattr(distiller, name) for name in SEQUENCES if isinstance(getattr(distiller, name), str)}
+    faults = [f"has {name} = '{text}', but a tuple is needed: {name} = ('{text}',)" for name, text in texts.items()]
+    needs = () if "needs" in texts else distiller.needs
+    faults += [f"has needs = '{name}', which must be one of: {', '.join(NEEDS)}" for name in needs if name not in NEEDS]
     if distiller.takes not in (None, *TAKES):
         faults.append(f"has takes = '{distiller.takes}', which must be one of: {', '.join(TAKES)}")
     if distiller.reads not in READS:
@@ -68,6 +73,26 @@ def check_contract(distiller: Distiller) -> None:
 def views_of(distiller: Distiller | type[Distiller]) -> int:
     """How many augmentations of the same images the method needs in a step."""
     return 2 if "views:2" in distiller.needs else 1
+
+
+def check_unwritten(key: str, student: Iterable[Trace], before: Iterable[Mapping[str, int]]) -> None:
+    """Refuse a method that wrote into what other methods, the metrics and the student's own gradients read.
+
+    Args:
+        key: id of the method.
+        student: what was recorded of the student, for each view.
+        before: how often its tensors had been written to before the method was called.
+
+    Raises:
+        TrainingError: the method modified a tensor of the student in place.
+    """
+    for trace, counts in zip(student, before, strict=True):
+        after = trace.versions()
+        changed = [name for name, count in counts.items() if after[name] != count]
+        if changed:
+            raise TrainingError(
+                f"{key}: forward modified '{changed[0]}' of the student in place. Modify a copy instead, tensor.clone()."
+            )
 
 
 def check_shapes(distiller: Distiller, pair: Pair) -> None:

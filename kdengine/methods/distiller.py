@@ -37,7 +37,7 @@ class Distiller(nn.Module, ABC):
     """Named groups for ``compare --methods GROUP``: ``logits``, ``relations`` or ``maps`` by what is compared, and ``classic``
     (published up to 2020) or ``modern``; plugins may add names of their own."""
     taps: ClassVar[Sequence[str]] = ("logits",)
-    """The taps recorded on both networks; ``"student=teacher"`` if they differ."""
+    """The taps recorded on both networks; ``"student=teacher"`` if they differ. None by default if no teacher is required."""
     student_taps: ClassVar[Sequence[str]] = ()
     """Taps recorded on the student alone: ``step.student["stage1"]``; their names are ``step.student_taps``."""
     teacher_taps: ClassVar[Sequence[str]] = ()
@@ -80,8 +80,17 @@ class Distiller(nn.Module, ABC):
         preset: str | None = None
         """A named set of options; explicit options override it."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """A method that requires no teacher has no taps on both networks, unless it names some."""
+        super().__init_subclass__(**arguments)
+        bases = cls.__mro__[: cls.__mro__.index(Distiller)]
+        if not cls.requires_teacher and not any("taps" in vars(base) for base in bases):
+            cls.taps = ()
+
     def __init__(self, **options: Any) -> None:
         super().__init__()
+        if not getattr(type(self), "name", ""):
+            raise SettingsError(f"The method {type(self).__name__} has no name. Give the class one: name = 'my-method'.")
         self.options = self.Options.checked({**self._preset(options.get("preset")), **options}, owner=self.name)
 
     def suit(self, outputs: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 
 from torch import Tensor, nn
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, TrainingError
 from kdengine.methods.processes import ALONE, Processes
 from kdengine.taps import Trace
 
@@ -145,7 +145,16 @@ class Step:
         Args:
             student: the student's logits [B, K] -> the logits that methods see; called only if one reads them.
             teacher: the same for a teacher.
+
+        Raises:
+            TrainingError: one of them is no function.
         """
+        for side, function in (("student", student), ("teacher", teacher)):
+            if not callable(function):
+                raise TrainingError(
+                    f"step.with_logits got a {type(function).__name__} for the {side}: give a function of the logits, such as "
+                    "lambda logits: logits / 2."
+                )
         return replace(
             self,
             student=self.student.with_logits(student),

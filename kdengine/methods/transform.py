@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from kdengine.errors import TrainingError
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.step import Step
 
-__all__ = ["StepTransform"]
+__all__ = ["StepTransform", "transformed"]
 
 
 class StepTransform(Distiller):
@@ -44,3 +45,17 @@ class StepTransform(Distiller):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """No terms."""
         return {}
+
+
+def transformed(step: Step, transform: StepTransform) -> Step:
+    """The step as a transform changes it.
+
+    Raises:
+        TrainingError: it returned something else.
+    """
+    made = transform.transform(step)
+    if not isinstance(made, Step):
+        raise TrainingError(
+            f"{transform.name}: transform must return a step, got {type(made).__name__}. Return step.with_logits(...)."
+        )
+    return made

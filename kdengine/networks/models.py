@@ -204,7 +204,10 @@ def check_name(text: str, registry: Registry) -> None:
     """
     spec = Spec.parse(text, ModelError)
     if spec.scheme == "module":
-        raise ModelError(f"'{text}' was a module of the caller's own. Only Python can give it: Engine(..., student=module).")
+        raise ModelError(
+            f"'{text}' was a module of the caller's own. Only Python can give it: Engine(..., student=module); to resume, "
+            "Engine.resume(FOLDER, student=module) or Comparison.resume(FOLDER, modules={'student': module}), or 'teacher'."
+        )
     if spec.scheme not in _BUILDERS and registry.model(f"{spec.scheme}:") is None:
         raise ModelError(f"'{text}': there is no scheme '{spec.scheme}:'. A network is one of {_forms(registry)}.")
     if spec.scheme == "":

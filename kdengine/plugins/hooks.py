@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from kdengine.errors import KDError, PluginError, cause
+from kdengine.plugins import hookspecs
 from kdengine.plugins.discovery import Plugin
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "register"]
+
+
+def register(manager: pluggy.PluginManager, observer: object) -> None:
+    """Register a plugin's module or an observer.
+
+    Args:
+        manager: knows the hooks.
+        observer: a module or an object.
+
+    Raises:
+        PluginError: it could never be called: it has no hooks, unmarked ones, or hooks with unknown arguments.
+    """
+    names = [name for name in vars(hookspecs) if name.startswith("kdengine_")]
+    owner = getattr(observer, "__name__", type(observer).__name__)
+    if isinstance(observer, type):
+        raise PluginError(f"The observer {owner} was given as a class. Give an object of it: {owner}().")
+    unmarked = [name for name in names if name in dir(observer) and manager.parse_hookimpl_opts(observer, name) is None]
+    if unmarked:
+        raise PluginError(f"{owner}.{unmarked[0]} would never be called: mark it with @hookimpl of kdengine.")
+    try:
+        manager.register(observer)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"The observer {owner} cannot be used: {cause(error)}.") from error
+    if not isinstance(observer, ModuleType) and not manager.get_hookcallers(observer):
+        raise PluginError(
+            f"The observer {owner} has no hooks, so nothing of it would be called. The hooks are: {', '.join(names)}."
+        )
 
 
 class Hooks:

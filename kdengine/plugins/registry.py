@@ -17,7 +17,7 @@ from kdengine.errors import PluginError, cause, did_you_mean
 from kdengine.plugins import hookspecs
 from kdengine.plugins.adapters import AdaptedMethods, forms_of
 from kdengine.plugins.discovery import Composition, Plugin, canonical, check_method, discover
-from kdengine.plugins.hooks import Hooks
+from kdengine.plugins.hooks import Hooks, register
 from kdengine.plugins.loader import PluginLoader, isolated, make_manager
 from kdengine.plugins.unknown import UNUSABLE, unknown_plugin, unusable_plugin
 
@@ -142,12 +142,12 @@ class Registry:
         The hooks of a plugin that was loaded only to search for a name are not called.
 
         Raises:
-            PluginError: an observer implements a hook that does not exist.
+            PluginError: an observer has no hooks, or one that could not be called.
         """
         manager = make_manager()
         selected = {plugin.module: plugin for plugin in self._everything if plugin.selected}
         for observer in (*selected, *observers):
-            manager.register(observer)
+            register(manager, observer)
         try:
             manager.check_pending()
         except pluggy.PluginValidationError as error:

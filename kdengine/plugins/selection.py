@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import LOADERS, Settings
+from kdengine.config.validation import shown
 from kdengine.errors import KDError, SettingsError, did_you_mean, together
 from kdengine.methods.checks import check_contract
 from kdengine.methods.curriculum import Curriculum
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.transform import StepTransform
+from kdengine.plugins.discovery import check_method
 from kdengine.plugins.registry import Registry
 
-__all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "resolved"]
+__all__ = ["belongs_to", "checked_settings", "choose_distillers", "label_of", "names_of", "plugins_given", "resolved"]
+
+
+def plugins_given(plugins: Any) -> tuple[str | Distiller, ...]:
+    """The methods that a caller gave, one or several: names, files as text or paths, or distillers.
+
+    Raises:
+        SettingsError: one of them is something else.
+    """
+    several: list[Any] = [plugins] if isinstance(plugins, str | Path | Distiller | type) else list(plugins)
+    for plugin in several:
+        if isinstance(plugin, type) and issubclass(plugin, Distiller):
+            raise SettingsError(
+                f"The method {plugin.__name__} was given as a class. Give an object of it: {plugin.__name__}()."
+            )
+        if not isinstance(plugin, str | Path | Distiller):
+            raise SettingsError(
+                f"{shown(plugin)} is no method. Give the name of one, the path of a plugin file, or an object of a subclass of "
+                "kdengine.Distiller."
+            )
+    return tuple(str(plugin) if isinstance(plugin, Path) else plugin for plugin in several)
 
 
 def choose_distillers(
@@ -39,6 +62,8 @@ def choose_distillers(
     made: dict[str, Distiller] = {}
     for key, method in chosen.items():
         try:
+            if isinstance(method, Distiller):
+                check_method(type(method), "A run takes")
             made[key] = method if isinstance(method, Distiller) else method(**options.get(key, {}))
             check_contract(made[key])
         except KDError as error:

@@ -21,10 +21,10 @@ from kdengine.errors import SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.recipes import recipe_values
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import checked_settings
+from kdengine.plugins.selection import checked_settings, plugins_given
 from kdengine.runs.session import Session
 from kdengine.runs.source import Loaders
-from kdengine.runs.teachers import networks_given
+from kdengine.runs.teachers import check_network, networks_given
 
 __all__ = ["Assignment", "RunOptions", "assign", "spec_of"]
 
@@ -165,21 +165,24 @@ def assign(
     Raises:
         KDError: lists every fault in the settings.
     """
-    if student is None:
+    if student is None and recipe is None:
         raise SettingsError("No student was given. Name a network to train.")
     for name, value in (("student", student), ("student_weights", student_weights)):
         if isinstance(value, list | tuple | Mapping):
             raise SettingsError(
                 f"{name} = {shown(value)}: a run trains one student. Compare several: Comparison(teacher, [...])."
             )
+    check_network(student, "student")
+    _check_kinds(data, train)
     registry, teachers = registry or Registry(), networks_given(teacher)
-    chosen = tuple([plugins] if isinstance(plugins, str | Distiller) else plugins)
+    chosen = plugins_given(plugins)
     factories = Factories(None if isinstance(optimizer, str) else optimizer, scheduler)
     values |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
     top = {name: values.pop(name) for name in list(values) if name in Settings.model_fields}
     if isinstance(top.get("teacher_store"), str | Path):
         top["teacher_store"] = {"folder": str(top["teacher_store"])}
     given = train.model_dump(exclude_unset=True) if isinstance(train, TrainSettings) else dict(train or {})
+    values = {key: str(value) if isinstance(value, torch.device) else value for key, value in values.items()}
     named = {**given, **values, **({} if epochs is None else {"epochs": epochs})}
     arguments: dict[str, Any] = {
         **_teachers(teachers, teacher_weights),
@@ -191,12 +194,29 @@ def assign(
         **top,
         "train": named,
     }
-    arguments = {key: value for key, value in arguments.items() if value not in (None, [])}
+    arguments = {
+        key: value for key, value in arguments.items() if value is not None and not (isinstance(value, list) and not value)
+    }
     base = {} if recipe is None else recipe_values(str(recipe), chosen, registry, trust)
     settings = checked_settings(merge(base, arguments), chosen, registry)
     own = ready(data) if isinstance(data, Data) else None
     modules = _modules({**teachers, "student": student})
     return Assignment(settings, registry, chosen or settings.methods, modules, own, tuple(observers), factories)
+
+
+def _check_kinds(data: object, train: object) -> None:
+    """Refuse data and train settings that are something else.
+
+    Raises:
+        SettingsError: says what to give.
+    """
+    if not (data is None or isinstance(data, str | Data)):
+        raise SettingsError(
+            f"data = {shown(data)}: give the name of a data set, or kdengine.Data. Data sets and loaders of torch are passed "
+            "to fit(train, test)."
+        )
+    if not (train is None or isinstance(train, TrainSettings | Mapping)):
+        raise SettingsError(f"train = {shown(train)}: give kdengine.TrainSettings or a mapping, such as {{'lr': 0.05}}.")
 
 
 def _modules(networks: Mapping[str, Network | None]) -> dict[str, nn.Module]:

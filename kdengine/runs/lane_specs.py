@@ -14,7 +14,7 @@ from kdengine.methods.checks import views_of
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.groups import expanded
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of
+from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, names_of, plugins_given
 from kdengine.runs.start import OF_BATCHES
 from kdengine.storage.names import PLAIN
 
@@ -59,32 +59,43 @@ class LaneSpec:
 
 
 def lane_specs(
-    methods: Iterable[str | LaneSpec] | Mapping[str, Sequence[str | Distiller]], registry: Registry
+    methods: Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]],
+    registry: Registry,
 ) -> list[LaneSpec]:
     """Expand names into lanes: ``fitnet+st`` combines two methods, ``plain`` has none, and a group has a lane for each.
 
     What is named several times, as a member of a group or otherwise, gets one lane, where it is named first.
 
     Args:
-        methods: names, separated by commas if they are one string, lane specs, or label -> methods.
+        methods: names, separated by commas if they are one string, distillers, lane specs, or label -> methods.
         registry: finds methods.
 
     Raises:
         PluginError: there is no such method or group.
     """
     if isinstance(methods, Mapping):
-        return [LaneSpec(label, plugins) for label, plugins in methods.items()]
+        return [LaneSpec(label, _plugins(given, registry)) for label, given in methods.items()]
+    given: Iterable[str | Distiller | LaneSpec]
     given = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else methods
     lanes: dict[object, LaneSpec] = {}
     for item in given:
         if isinstance(item, LaneSpec):
             lanes[len(lanes)] = item
             continue
+        if not isinstance(item, str):
+            plugins = plugins_given(item)
+            lanes[len(lanes)] = LaneSpec(label_of(plugins, registry), plugins)
+            continue
         for name in expanded([item] if item else [], registry):
             lane = _named(name, registry)
             kinds = [kind for plugin in lane.plugins for kind in registry.methods(str(plugin))]
             lanes.setdefault((lane.label, *kinds), lane)
     return list(lanes.values())
+
+
+def _plugins(given: str | Distiller | Sequence[str | Distiller], registry: Registry) -> Sequence[str | Distiller]:
+    """The methods of a lane, of which there may be one alone."""
+    return _named(given, registry).plugins if isinstance(given, str) else plugins_given(given)
 
 
 def _named(name: str, registry: Registry) -> LaneSpec:

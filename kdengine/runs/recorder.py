@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from kdengine.errors import cause
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.runs.whole_state import PARTS, whole_state
 from kdengine.storage.jsontext import json_text
@@ -99,7 +100,7 @@ class FolderRecorder:
     def kdengine_on_error(self, run: Run, error: BaseException) -> None:
         """Record why the lane failed; if it was asked to stop, which is not a failure, save its state."""
         if run.lane.failure is not None:
-            self.folder.write_json("failed.json", {"error": str(error), "epoch": len(run.lane.history) + 1})
+            self.folder.write_json("failed.json", {"error": cause(error), "epoch": len(run.lane.history) + 1})
         elif isinstance(error, Stopped) and run.can_save_within_epochs:
             self.save(run)
 

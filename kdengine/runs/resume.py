@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import NEUTRAL, Settings
 from kdengine.config.values import flat, merge
-from kdengine.errors import SettingsError
+from kdengine.errors import PluginError, SettingsError
+from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
-from kdengine.plugins.selection import checked_settings
+from kdengine.plugins.selection import checked_settings, choose_distillers
+from kdengine.runs.lane_specs import name_of
 
-__all__ = ["changed_settings"]
+__all__ = ["changed_settings", "check_methods", "without_objects"]
 
 FIXED = (
     "student",
@@ -30,7 +32,12 @@ FIXED = (
 
 
 def changed_settings(
-    stored: Settings, changes: Mapping[str, Any], folder: Path, registry: Registry, override: bool | None = None
+    stored: Settings,
+    changes: Mapping[str, Any],
+    folder: Path,
+    registry: Registry,
+    override: bool | None = None,
+    plugins: Sequence[str | Distiller] = (),
 ) -> Settings:
     """Apply changes to the settings of a run that is to be resumed.
 
@@ -40,12 +47,13 @@ def changed_settings(
         folder: the folder of the run or comparison.
         registry: finds methods.
         override: also allow changes that affect the numbers; None means that such changes are never allowed.
+        plugins: its methods, if some are objects.
 
     Raises:
         SettingsError: lists every changed setting if one of them may not change.
     """
     old = stored.model_dump(mode="json", exclude_none=True)
-    wanted = checked_settings(merge(old, changes), stored.methods, registry, one_lane=bool(stored.methods))
+    wanted = checked_settings(merge(old, changes), plugins or stored.methods, registry, one_lane=bool(stored.methods))
     before, after = flat(old), flat(wanted.model_dump(mode="json", exclude_none=True))
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name) and name not in NEUTRAL]
     listed = "; ".join(f"{name} is {before.get(name, 'not set')}, got {after.get(name, 'nothing')}" for name in changed)
@@ -66,3 +74,46 @@ def changed_settings(
             "--override (in Python, override=True); the run can then no longer be reproduced from its settings alone."
         )
     return wanted
+
+
+def without_objects(stored: Settings, plugins: Sequence[str | Distiller], folder: Path, registry: Registry) -> Settings:
+    """The settings of a run that is to be resumed with methods given as objects, which have their options themselves.
+
+    Args:
+        stored: settings of the run.
+        plugins: its methods again, in the same order.
+        folder: its folder.
+        registry: finds those given by name.
+
+    Raises:
+        SettingsError: they are other methods, or have other options.
+    """
+    names = tuple(name_of(plugin) for plugin in plugins)
+    if names != stored.methods:
+        raise SettingsError(
+            f"Cannot resume '{folder}': its methods are {', '.join(stored.methods) or 'none'}, got {', '.join(names)}. Give "
+            "the same methods as before, in the same order."
+        )
+    given = {key: method for key, method in choose_distillers(plugins, {}, registry).items() if method in plugins}
+    for key, method in given.items():
+        was, now = stored.options.get(key, {}), method.options.model_dump(mode="json", exclude_none=True)
+        changed = [f"{key}.{name} is {was.get(name)}, got {now.get(name)}" for name in now if now[name] != was.get(name)]
+        if changed:
+            raise SettingsError(f"Cannot resume '{folder}': {'; '.join(changed)}. Give the options that it was started with.")
+    return stored.model_copy(update={"options": {key: value for key, value in stored.options.items() if key not in given}})
+
+
+def check_methods(stored: Settings, registry: Registry) -> None:
+    """Refuse to resume a run without its methods.
+
+    Raises:
+        PluginError: one of them is not to be found; if it was given as an object, it has to be given again.
+    """
+    for name in stored.methods:
+        try:
+            registry.methods(name)
+        except PluginError as error:
+            raise PluginError(
+                f"{error} If the run was given an object of a class of your own, give it again: "
+                "Engine.resume(FOLDER, plugins=[...])."
+            ) from error

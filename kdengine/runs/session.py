@@ -14,13 +14,15 @@ from kdengine.config.factories import NO_FACTORIES, Factories
 from kdengine.config.settings import Settings, TrainSettings
 from kdengine.data.datamodule import DataModule
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError
+from kdengine.errors import ModelError, TapError
 from kdengine.methods.distiller import Distiller
 from kdengine.networks.factory import NetworkFactory
+from kdengine.networks.fingerprint import fingerprint
 from kdengine.networks.fitting import Head, Part
 from kdengine.networks.inputs import Preprocessed
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
+from kdengine.networks.own_module import check_apart, check_module
 from kdengine.networks.preprocess import preprocess_for
 from kdengine.networks.weights import fingerprint_of_file
 from kdengine.plugins.hooks import Hooks
@@ -132,6 +134,7 @@ class Session:
             KDError: it cannot be built for the data, or the weights do not fit.
         """
         network, head = self._student()
+        check_apart(network.module, {teacher.role: teacher.network.module for teacher in self.teachers})
         if self.settings.student_weights is not None:
             log.info("%s starts from '%s': loaded %s", network.name, self.settings.student_weights, head or "all weights")
         return network
@@ -192,6 +195,8 @@ class Session:
         known |= {} if chance is None else {"chance": chance.to_dict()}
         path = self.settings.student_weights
         weights = {} if path is None else {"student_weights": {"path": path, "fingerprint": fingerprint_of_file(path)}}
+        module = self.modules.get("student")
+        known |= {} if module is None else {"student_module": fingerprint(module)}
         return {**self.runtime.describe(), **known, **weights, **({"teacher": teacher} if teacher else {})}
 
     def followed(self, network: Network, role: str, settings: TrainSettings) -> Followed:
@@ -228,8 +233,13 @@ class Session:
         wanted = {"teacher": self.settings.teacher_input, "student": self.settings.student_input}[side]
         trained_on = None if weights is None else input_of_run(weights, self.task)
         preprocess = preprocess_for(name if module is None else module, self.data.images, wanted, f"{side}_input", trained_on)
+        if module is not None:
+            check_module(module, role, preprocess.wanted.size)
         made = self._model_source(name, preprocess.wanted.size).create(seed) if module is None else module
-        return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
+        try:
+            return Network.probed(name, Preprocessed(preprocess, made), self.data.input_size, self.task)
+        except TapError as error:
+            raise TapError(f"{error} Or set {side}_input.size: images are then resized for this network.") from error
 
     def _student(self) -> tuple[Network, Head | Part | None]:
         """The student, and the head that its weights lack, or the part that they fill, if not all."""

@@ -14,7 +14,7 @@ from kdengine.errors import SettingsError, cause
 from kdengine.runs.run import Run
 from kdengine.runs.whole_state import processes_of, state_of_rank
 from kdengine.storage.runfolder import RunFolder
-from kdengine.storage.sameness import check_same
+from kdengine.storage.sameness import check_first_weights, check_same
 from kdengine.training.runtime import Runtime
 
 __all__ = ["OF_BATCHES", "Fresh", "Resume", "Start", "enter", "start_in"]
@@ -114,6 +114,8 @@ class Resume:
             check_same(before, facts, folder.path, self.override)
             _check_batches(folder, run.settings, state)
             _check_processes(folder, run.runtime, state)
+        else:
+            check_first_weights(folder.manifest(), facts, folder.path, self.override)
         return state, before
 
     def _take_over(self, run: Run, facts: Mapping[str, Any], state: Mapping[str, Any], before: Mapping[str, Any]) -> None:

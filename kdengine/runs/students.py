@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from kdengine.runs.assignment import Assignment, assign, spec_of
 from kdengine.runs.lane_specs import LaneSpec, check_label, with_plain
 from kdengine.runs.past_weights import check_networks
 from kdengine.runs.session import Session
+from kdengine.runs.teachers import check_network
 
 __all__ = ["StudentSpec", "Students", "assign_students", "check_students", "lanes_of_all", "name_of_all", "student_specs"]
 
@@ -95,6 +96,8 @@ def assign_students(
     Raises:
         KDError: lists every fault in the settings.
     """
+    if "plugins" in settings:
+        raise SettingsError("A comparison has no plugins: give its methods, methods=[...], and observers=[...] beside them.")
     networks, labels = _given(students)
     specs = student_specs([str(spec_of(network)) for network in networks], weights, labels)
     assignment = assign(teacher, networks[0], (), data, student_weights=specs[0].weights, **settings)
@@ -112,8 +115,10 @@ def _given(students: Students) -> tuple[list[Network], Sequence[str] | None]:
     elif isinstance(students, Mapping):
         listed, labels = list(students.values()), list(students)
     else:
-        listed = list(students)
+        listed = list(students) if isinstance(students, Iterable) else [students]
     known = [network for network in listed if network is not None]
+    for network in known:
+        check_network(network, "student")
     if not known:
         raise SettingsError("No student was given. Name a network to train.")
     return known, labels

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from kdengine.config.settings import Settings
+from kdengine.config.validation import shown
+from kdengine.errors import ModelError
 from kdengine.networks.network import Network
 from kdengine.training.teacher import FrozenTeacher
 
-__all__ = ["TEACHER_SEED", "Named", "Teacher", "is_teacher", "named_teachers", "networks_given", "role_of"]
+__all__ = ["TEACHER_SEED", "Named", "Teacher", "check_network", "is_teacher", "named_teachers", "networks_given", "role_of"]
 
 TEACHER_SEED = 1_000_003
 """Added to the seed of a teacher's weights, so that a teacher and student of the same architecture start differently."""
@@ -78,7 +81,28 @@ class Teacher:
         return self.named.role
 
 
+def check_network(network: object, role: str) -> None:
+    """Refuse what is neither a spec nor a module, such as a state dict or a class.
+
+    Raises:
+        ModelError: says what to give.
+    """
+    if not (network is None or isinstance(network, str | nn.Module)):
+        raise ModelError(
+            f"{role} = {shown(network)}: give the name of a network or an nn.Module. A state dict is loaded into a module "
+            "first, and a class or a function is called."
+        )
+
+
 def networks_given(teachers: str | nn.Module | Sequence[str | nn.Module | None] | None) -> Mapping[str, str | nn.Module]:
-    """What a caller passed as teacher or teachers, by role; a place that is None is left out."""
-    listed = [teachers] if teachers is None or isinstance(teachers, str | nn.Module) else list(teachers)
+    """What a caller passed as teacher or teachers, by role; a place that is None is left out.
+
+    Raises:
+        ModelError: one of them is neither a spec nor a module.
+    """
+    given: Any = teachers
+    single = not isinstance(given, Iterable) or isinstance(given, str | nn.Module | Mapping)
+    listed: list[Any] = [given] if single else list(given)
+    for network in listed:
+        check_network(network, "teacher")
     return {role_of(number): network for number, network in enumerate(listed) if network is not None}

@@ -5,6 +5,7 @@ The test images choose nothing, and every lane gets the same budget.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from kdengine.storage.runfolder import RunFolder
 from kdengine.storage.scores import Scoring
 
 __all__ = ["Probes", "Tuning", "check_can_probe"]
+
+log = logging.getLogger(__name__)
 
 COUNT, MOST = 5, 20
 STEP = math.sqrt(10)
@@ -154,12 +157,16 @@ class Probes:
         epochs = self.given.train.epochs
         return min(epochs, max(2, round(SHORT * epochs)))
 
-    @property
-    def announcement(self) -> str:
-        """What is going to be probed."""
+    def announce(self, student: str) -> None:
+        """Say what is going to be probed.
+
+        Args:
+            student: label of the student; empty if there is only one.
+        """
         rates, who = ", ".join(f"{rate:g}" for rate in self.rates), "every lane" if self.tuning.each else "the plain student"
         share = f"{100 * self.settings.train.validation:g} %"
-        return f"Probing train.lr = {rates} for {who}: {self.epochs} epochs each, judged on {share} of the training images"
+        said = "%sProbing train.lr = %s for %s: %d epochs each, judged on %s of the training images"
+        log.info(said, f"{student}: " if student else "", rates, who, self.epochs, share)
 
     def outcome(self, folder: Path, scoring: Scoring) -> dict[str, Any]:
         """What the finished probes in a folder come to, as plain data for ``comparison.json``.

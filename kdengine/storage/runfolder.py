@@ -61,6 +61,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
         if (self.path / "run.toml").exists() and not self._proposed:
+            if self.is_finished:
+                raise SettingsError(f"'{self.path}' already holds a run, which is finished. Choose another --out.")
             raise SettingsError(
                 f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
                 "or choose another --out."
@@ -180,8 +182,8 @@ class RunFolder:
         self.write_text("metrics.jsonl", "".join(f"{json_text(row)}\n" for row in rows))
 
     def write_weights(self, name: str, tensors: Mapping[str, Any]) -> None:
-        """Write a safetensors file."""
-        write_tensors(self.path / name, tensors)
+        """Write a safetensors file; what ``torch.compile`` adds to the names of a module's tensors is left out."""
+        write_tensors(self.path / name, {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()})
 
     def write_state(self, state: Mapping[str, Any], check: bool = False) -> None:
         """Save the state to resume from.

@@ -11,7 +11,7 @@ from kdengine.config.values import flat
 from kdengine.errors import SettingsError
 from kdengine.storage.manifest import differences_that_round, versions
 
-__all__ = ["check_same", "warn_of_rounding"]
+__all__ = ["check_first_weights", "check_same", "warn_of_rounding"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,28 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, 
             "override=True)."
         )
     warn_of_rounding(before, now, f"The run in {folder}")
+
+
+def check_first_weights(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path, override: bool) -> None:
+    """Refuse to begin a run again, of which no state was saved, with a student module that has other weights than at first.
+
+    A module is trained in place: after a run that failed in its first epoch, it is no longer what that run began with.
+
+    Args:
+        before: the manifest of the run.
+        now: the manifest that the run would get now.
+        folder: the run folder.
+        override: whether to begin nevertheless.
+
+    Raises:
+        SettingsError: the weights differ.
+    """
+    first = before.get("student_module")
+    if first is not None and first != now.get("student_module") and not override:
+        raise SettingsError(
+            f"Cannot resume '{folder}': it has no saved state, so it would begin again, but the student module has other "
+            "weights than it began with (it is trained in place). Give it with its first weights, or start a new run."
+        )
 
 
 def warn_of_rounding(before: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:

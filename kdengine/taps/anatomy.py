@@ -56,6 +56,7 @@ class Anatomy:
 
     def __init__(self, name: str, model: nn.Module, seen: Probe) -> None:
         self.name = name
+        self._is_own = name.startswith("module:") or name == type(model).__name__
         self.probe = seen
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.modules = tuple(path for path, _ in model.named_modules() if path)
@@ -164,6 +165,8 @@ class Anatomy:
 
     @property
     def _listing(self) -> str:
+        if self._is_own:  # the command line cannot see it
+            return "In Python, Anatomy.of(module, (C, H, W)).canonical has all names, and .modules all paths."
         return f"'kdengine inspect {self.name}' lists all taps."
 
     def _from_front(self, tap: Tap) -> str:

@@ -134,6 +134,8 @@ def probe(model: nn.Module, input_size: Sequence[int]) -> Probe:
         try:
             with torch.inference_mode(False):  # inference tensors have no version counter
                 return _probe_on(device, model, input_size)
+        except TapError as error:
+            raise TapError(f"{type(model).__name__} cannot be tapped: {error}.") from error
         except Exception as error:  # a model may fail on the meta device with any exception
             failures.append(f"on {device}: {type(error).__name__}: {error}")
     shape = ", ".join(map(str, input_size))

@@ -37,7 +37,7 @@ class Recorder:
 
     Args:
         model: the network, bare or wrapped.
-        taps: taps as text, or points that an anatomy has already resolved.
+        taps: one tap or several, as text, or points that an anatomy has already resolved.
         anatomy: the network's anatomy; by default it is probed on the first call.
         stop: end the forward once the last tap has fired; the logits are then recorded only if they are a tap.
     """
@@ -45,14 +45,14 @@ class Recorder:
     def __init__(
         self,
         model: nn.Module,
-        taps: Sequence[str] | Mapping[str, TapPoint],
+        taps: str | Sequence[str] | Mapping[str, TapPoint],
         anatomy: Anatomy | None = None,
         stop: bool = False,
     ) -> None:
         self.model = model
         self.anatomy = anatomy
         self.stop = stop
-        self._taps = taps
+        self._taps = (taps,) if isinstance(taps, str) else taps
         self._points: dict[str, TapPoint] = {}
         self._aliases: dict[str, str] = {}
         self._stack: ExitStack | None = None

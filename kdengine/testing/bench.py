@@ -120,6 +120,9 @@ def distillers_of(method: str | type[Distiller] | None, options: Mapping[str, An
     if method is None:
         return {}
     registry = installed()
+    if isinstance(method, Distiller):
+        kind = type(method).__name__
+        raise TypeError(f"method = {kind}(...) is an object: give the class, method = {kind}, and options = {{...}} beside it.")
     if not isinstance(method, str):
         return choose_distillers([method(**options)], {}, registry)
     first, *others = registry.methods(method)

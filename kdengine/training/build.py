@@ -171,6 +171,11 @@ def make_phases(
         if COPY in key:
             continue
         for phase in distiller.phases():
+            if not isinstance(phase, Phase):
+                raise SettingsError(
+                    f"{key}.phases() returned {shown(phase)} among its phases. Return a list of kdengine.Phase, such as "
+                    '[Phase("hint", epochs=10)]. This is a bug in the plugin.'
+                )
             length = _length(phase, epochs)
             users = {other: one for other, one in distillers.items() if other.partition(COPY)[0] == key}
             bound = {other: _binding(one, phase.name, context, numbers.get(other, 0)) for other, one in users.items()}

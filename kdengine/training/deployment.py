@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from kdengine.errors import TrainingError
 from kdengine.training.average import Average
 from kdengine.training.chain import ChainStep
 
@@ -51,8 +52,10 @@ class Deployment:
 
     def of(self, student: nn.Module) -> nn.Module:
         """The network to deploy, in ``eval()``; methods may modify the student in place."""
-        for method in self._step.module.methods.values():
+        for key, method in self._step.module.methods.items():
             student = method.deploy(student.eval())
+            if not isinstance(student, nn.Module):
+                raise TrainingError(f"{key}: deploy must return the network to ship, got {type(student).__name__}.")
         return student.eval()
 
     def to_measure(self) -> nn.Module:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from kdengine.config.factories import Factories
 from kdengine.errors import TrainingError
-from kdengine.methods.checks import views_of
+from kdengine.methods.checks import check_unwritten, views_of
 from kdengine.methods.distiller import Distiller
 from kdengine.methods.head import classify
 from kdengine.methods.pairing import TapBinding
 from kdengine.methods.processes import ALONE
 from kdengine.methods.step import JOINT, Step
-from kdengine.methods.transform import StepTransform
+from kdengine.methods.transform import StepTransform, transformed
 from kdengine.networks.inputs import Preprocess
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
@@ -177,6 +177,7 @@ class LaneModule(nn.Module):
             loss = self.task.loss(traces[0].logits, y) if phase.task and phase.task_weight else None
             if loss is not None:
                 terms["task"] = phase.task_weight * loss
+            written = [trace.versions() for trace in traces]
             for key, binding in phase.bindings.items():
                 views = [
                     self._step(key, binding, (images, y, index), trace, teachers[view] if teachers else (), precision)
@@ -184,6 +185,7 @@ class LaneModule(nn.Module):
                 ]
                 further_steps = tuple(views[1 : views_of(self.methods[key])])
                 self._add_terms(terms, key, replace(views[0], further=further_steps) if further_steps else views[0])
+                check_unwritten(key, traces, written)
         return terms, traces[0].logits if phase.task else None
 
     def _step(
@@ -266,7 +268,7 @@ class LaneModule(nn.Module):
         """Add the terms of a method; those of its copies for further teachers are averaged."""
         for transform in self.methods.values():
             if isinstance(transform, StepTransform):
-                step = transform.transform(step)
+                step = transformed(step, transform)
         owner, _, copied = key.partition(COPY)
         uses = self._uses[owner]
         for name, value in self._terms(key, owner, step):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdengine.config.settings import TrainSettings
-from kdengine.errors import SettingsError
+from kdengine.errors import ModelError, SettingsError
 from kdengine.training.freezing import is_within
 from kdengine.training.lane_module import LaneModule
 
@@ -27,8 +27,17 @@ def parameter_groups(module: LaneModule, settings: TrainSettings) -> list[Any]:
 
     Raises:
         SettingsError: the network does not say what its layers are, or has no classifier, and the settings need that.
+        ModelError: the network has no parameter to train.
     """
     parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if not any(name.startswith(STUDENT) for name in parameters):
+        kind, held = type(module.student).__name__, len(list(module.student.parameters()))
+        raise ModelError(
+            f"The student {kind} has nothing to train: requires_grad is False for all of its {held} parameters. Let some be "
+            "trained: module.requires_grad_(True)."
+            if held
+            else f"The student {kind} has nothing to train: it has no parameters. Give weights as nn.Parameter, not as buffers."
+        )
     own = _of_methods(module)
     ordinary = (
         settings.layer_decay is None and settings.head_lr == settings.backbone_lr == 1 and settings.decay_norms_and_biases

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdengine.config.factories import OwnSchedule
 from kdengine.config.settings import TrainSettings
+from kdengine.errors import TrainingError
 from kdengine.training.gradients import backward_clipped, clip_share, norm_of_gradients
 from kdengine.training.guard import Guard, Verdict
 from kdengine.training.lane_module import LaneModule
@@ -110,7 +111,8 @@ class OptimizerStep:
             epoch: epoch within the phase, from 0.
 
         Raises:
-            TrainingError: of several processes, each keeps something of its own images alone.
+            TrainingError: the terms depend on nothing that is trained; or of several processes, each keeps something of its
+                own images alone.
         """
         place, count = self._place_in_update(done)
         self._is_between = self.adds_up(done)
@@ -119,6 +121,11 @@ class OptimizerStep:
         if self._schedule is not None:
             self._schedule.step_update(done)
         total = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        if not total.requires_grad:
+            raise TrainingError(
+                f"The loss ({', '.join(terms)}) depends on nothing that is trained. Does the student's forward run under "
+                "torch.no_grad(), or does a method detach what it reads of the student?"
+            )
         if place == 0:
             self._optimizer.zero_grad()
         self._backward(terms, total, epoch, count)

@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 import tomli_w
+import torch
 
+from kdengine import Engine
 from kdengine.config.settings import Settings, TrainSettings, from_assignments
 from kdengine.config.values import merge, parse_assignment, read_toml, split_names
 from kdengine.errors import SettingsError
@@ -227,3 +230,11 @@ def test_default_settings_survive_the_way_through_a_file(tmp_path):
 @pytest.mark.parametrize("model", [Settings, TrainSettings])
 def test_every_setting_has_a_help_text(model):
     assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    settings = Settings.checked(
+        {"student": "resnet8", "seed": np.arange(4)[3], "train": {"lr": np.float32(0.5), "epochs": torch.tensor(2)}}
+    )
+    assert (settings.seed, settings.train.lr, settings.train.epochs) == (3, 0.5, 2)
+    assert Engine(None, "resnet8", seed=np.int64(2), lr=np.logspace(-1, 0, 2)[0]).settings.seed == 2

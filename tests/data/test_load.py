@@ -11,7 +11,7 @@ from kdengine.data import decoding, load
 from kdengine.data.augmentation import Augmentation
 from kdengine.data.batches import MemoryBatches
 from kdengine.data.dataset import Data, Split
-from kdengine.data.load import BUILT_IN, load_data, statistics
+from kdengine.data.load import BUILT_IN, load_data, ready, statistics
 from kdengine.data.worker_batches import HeldBatches, StreamBatches
 from kdengine.errors import DataError
 
@@ -374,3 +374,17 @@ def test_a_description_says_what_a_run_folder_keeps(digits):
     assert description["fingerprint"] == digits.fingerprint
     assert description["classes"] == list("0123456789")
     assert replace(digits, fingerprint="x").describe()["fingerprint"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ((0.5, 0.5), (0.5, 0.5), "2 means and 2 standard deviations for images of 3 channels"),
+        ((0.5,) * 3, (), "3 means and 0 standard"),
+        ((0.5,) * 3, (0.5, 0.0, 0.5), "each must be above 0"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_the_channels_is_refused(mean, std, said):
+    split = Split(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(DataError, match=said):
+        ready(Data("mine", ("a",), (3, 4, 4), mean, std, "none", split, split))

@@ -1,3 +1,4 @@
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -225,3 +226,15 @@ def test_images_and_masks_are_data_for_segmentation(named):
     (batch,) = data.test_batches(TrainSettings(workers=0), CPU).epoch(0)
     assert batch.y[:, 0, 0].tolist() == [0, 1, 2] * 3 + [255]
     assert batch.x.shape == (10, 3, 8, 6)
+
+
+def test_a_data_set_of_hugging_face_is_one_too(tmp_path):
+    images = [Image.new("RGB", (8, 8), (90 * k, 0, 0)) for k in range(4)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "red"])})
+    given = datasets.Dataset.from_dict({"image": images, "label": [0, 0, 1, 1]}, features=features)
+    data = pictures_of(given, given)
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    assert data.num_classes == 2
+    ready = given.map(lambda item: {"pixel_values": [[[0.5] * 8] * 8] * 3}, remove_columns=["image"]).with_format("torch")
+    (batch,) = loader_of(ready, "train_loader", None, 4, 0)
+    assert [list(part.shape) for part in batch] == [[4, 3, 8, 8], [4], [4]]

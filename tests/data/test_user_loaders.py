@@ -23,11 +23,13 @@ X, Y = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
         {"pixel_values": X, "labels": Y},
         {"img": X, "y": Y, "name": "a"},
         (X, Y.to(torch.int32)),
+        (X.double(), Y),
     ],
 )
 def test_a_loader_may_give_pairs_or_mappings(form):
     (batch,) = foreign(form)
     assert torch.equal(batch.x, X)
+    assert batch.x.dtype == torch.float32, "networks have float32 weights"
     assert torch.equal(batch.y, Y)
     assert batch.y.dtype == torch.int64
 

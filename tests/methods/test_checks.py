@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Pair, TapError, Trace
-from kdengine.methods.checks import TAKES, check_shapes
+from kdengine import Distiller, Pair, SettingsError, TapError, Trace, TrainingError
+from kdengine.methods.checks import TAKES, check_contract, check_shapes, check_unwritten
 
 
 def pair(student, teacher):
@@ -55,3 +55,22 @@ def test_unfit_taps_are_refused_with_both_shapes_and_a_tap_that_fits(kind, shape
 
 def test_a_method_that_says_nothing_checks_for_itself():
     check_shapes(method(None), pair((2,), (2, 3, 4, 5, 6)))
+
+
+def test_names_without_a_comma_are_not_read_letter_by_letter():
+    wrong = method(None)
+    wrong.taps = "embedding"
+    with pytest.raises(SettingsError, match=r"taps = 'embedding', but a tuple is needed: taps = \('embedding',\)"):
+        check_contract(wrong)
+    wrong.taps, wrong.needs = ("embedding",), "index"
+    with pytest.raises(SettingsError, match=r"needs = \('index',\)\. This"):
+        check_contract(wrong)
+
+
+def test_a_write_into_what_was_recorded_of_the_student_is_refused():
+    trace = Trace({"tap": torch.zeros(2)}, torch.zeros(2, 3))
+    before = [trace.versions()]
+    check_unwritten("mine", [trace], before)
+    trace["tap"].add_(1)
+    with pytest.raises(TrainingError, match=r"mine: forward modified 'tap' of the student in place.*clone"):
+        check_unwritten("mine", [trace], before)

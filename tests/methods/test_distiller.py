@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from kdengine import Distiller, Phase, Registry, SettingsError, Trace
+from kdengine import Distiller, Engine, Phase, Registry, SettingsError, Trace
 from kdengine.methods.pair import Pair
 from kdengine.methods.step import Step
 
@@ -189,3 +189,31 @@ def test_a_pair_says_which_taps_of_the_teacher_are_rectified():
 def test_a_stage_counts_its_own_terms_alone_unless_it_says_otherwise():
     assert not Phase("hint", 3).task
     assert Phase("hint", 0.5, task=True).task
+
+
+def test_a_method_without_a_name_says_so():
+    class Nameless(Distiller):
+        def forward(self, step):
+            return {}
+
+    with pytest.raises(SettingsError, match=r"Nameless has no name\. Give the class one"):
+        Nameless()
+
+
+def test_a_method_that_requires_no_teacher_has_no_taps_on_both_networks_unless_it_names_some():
+    class Alone(Distiller):
+        name = "alone"
+        requires_teacher, student_taps = False, ("stages",)
+
+        def forward(self, step):
+            return {"self": sum(step.student[name].square().mean() for name in step.student_taps)}
+
+    class Naming(Alone):
+        taps = ("logits",)
+
+    class Below(Naming):
+        name = "below"
+
+    assert (Alone.taps, Naming.taps, Below.taps) == ((), ("logits",), ("logits",))
+    plan = Engine(None, "resnet8", [Alone()], "digits@train=32@test=16").plan()
+    assert plan.lane.module.methods["alone"].student_taps == ("stages",)

@@ -495,5 +495,25 @@ def test_an_observer_with_a_hook_that_is_none_is_refused_with_the_hooks_there_ar
         def kdengine_after_stepp(self):
             """Never called."""
 
-    with pytest.raises(PluginError, match=r"An observer cannot be used: .*The hooks are: .*kdengine_after_step,"):
+    with pytest.raises(PluginError, match=r"cannot be used: .*The hooks are: .*kdengine_after_step,"):
         Registry().hooks([Misspelt()])
+
+
+def test_an_observer_that_would_never_be_called_is_refused():
+    class Unmarked:
+        def kdengine_after_epoch(self, record):
+            """Lacks @hookimpl."""
+
+    class Unknown:
+        @hookimpl
+        def kdengine_after_epoch(self, rows):
+            """Asks for what no hook gives."""
+
+    for observer, said in (
+        (Unmarked(), r"Unmarked\.kdengine_after_epoch would never be called: mark it with @hookimpl"),
+        (Unknown(), r"Unknown cannot be used: .*'rows'"),
+        (Unmarked, r"Unmarked was given as a class\. .* Unmarked\(\)"),
+        (print, r"print has no hooks, so nothing of it would be called"),
+    ):
+        with pytest.raises(PluginError, match=said):
+            Registry().hooks([observer])

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
+from kdplugin_rkd import RKD
 
 from kdengine import Curriculum, Distiller, Phase, PluginError, Registry, SettingsError
 from kdengine.config.settings import Settings
-from kdengine.plugins.selection import checked_settings, choose_distillers, label_of, resolved
+from kdengine.plugins.selection import checked_settings, choose_distillers, label_of, plugins_given, resolved
 
 
 class Phased(Distiller):
@@ -132,3 +135,26 @@ def test_what_the_contract_does_not_offer_is_refused_at_once():
     with pytest.raises(SettingsError) as caught:
         choose_distillers([Demanding()], {}, Registry())
     assert all(piece in str(caught.value) for piece in ("'two_views'", "input_gradients", "'sounds'", "maps"))
+
+
+def test_methods_may_be_names_paths_or_objects_but_not_classes():
+    method = RKD()
+    assert plugins_given(["st", Path("my_kd.py"), method]) == ("st", "my_kd.py", method)
+    assert plugins_given(method) == (method,)
+    with pytest.raises(SettingsError, match=r"RKD was given as a class\. Give an object of it: RKD\(\)\."):
+        plugins_given([RKD])
+    with pytest.raises(SettingsError, match=r"5 is no method\. Give the name"):
+        plugins_given([5])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.b", "only letters, digits"), ("train", "the name of a setting"), ("a/b", "cannot")]
+)
+def test_an_object_needs_a_name_that_settings_and_folders_can_have(name, said):
+    class Named(Distiller):
+        def forward(self, step):
+            return {}
+
+    Named.name = name
+    with pytest.raises(PluginError, match=said):
+        choose_distillers([Named()], {}, Registry())

@@ -61,3 +61,15 @@ def test_a_lane_is_noted_as_plain_data_with_all_options_of_methods_that_came_as_
 def test_a_label_that_would_lead_out_of_the_folder_is_refused(label):
     with pytest.raises(SettingsError, match="a label must be a valid folder name"):
         with_plain([LaneSpec(label, ["st"])])
+
+
+def test_objects_and_single_methods_become_lanes():
+    hot = RKD(weight=2)
+    assert [(lane.label, list(lane.plugins)) for lane in lane_specs(["st", hot], Registry())] == [
+        ("st", ["st"]),
+        ("rkd", [hot]),
+    ]
+    lanes = lane_specs({"a": "st", "b": hot, "c": "fitnet+st"}, Registry())
+    assert [list(lane.plugins) for lane in lanes] == [["st"], [hot], ["fitnet", "st"]]
+    with pytest.raises(SettingsError, match="given as a class"):
+        lane_specs([RKD], Registry())

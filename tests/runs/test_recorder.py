@@ -1,8 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from kdengine import Engine, hookimpl
+from kdengine.runs.recorder import FolderRecorder
+from kdengine.storage.runfolder import RunFolder
 
 FAST = {"data": "digits@train=8@test=16", "epochs": 1, "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
 
@@ -35,3 +38,11 @@ def test_the_row_of_an_epoch_is_written_though_an_observer_fails(tmp_path):
         Engine(None, "resnet8", out=tmp_path / "run", observers=[Failing()], **FAST).fit()
     assert [row["epoch"] for row in rows(tmp_path / "run")] == [1]
     assert (tmp_path / "run" / "state" / "lane.pt").is_file()
+
+
+def test_a_failure_is_kept_with_its_type(tmp_path):
+    """``KeyError: 'stage1'`` says something, ``'stage1'`` does not."""
+    error = KeyError("stage1")
+    run = SimpleNamespace(lane=SimpleNamespace(failure=error, history=[]))
+    FolderRecorder(RunFolder(tmp_path)).kdengine_on_error(run, error)
+    assert RunFolder(tmp_path).failure() == "KeyError: 'stage1'"

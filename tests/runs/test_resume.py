@@ -1,10 +1,13 @@
+import copy
 import logging
 import os
 import signal
 
 import pytest
+import torch
+from torch import nn
 
-from kdengine import Engine, Registry, SettingsError, hookimpl
+from kdengine import Distiller, Engine, PluginError, Registry, SettingsError, hookimpl
 from kdengine.config.settings import Settings
 from kdengine.runs.resume import changed_settings
 from kdengine.storage.runfolder import RunFolder
@@ -202,3 +205,68 @@ def test_a_folder_in_use_is_not_gone_on_with(stopped):
         Engine.resume("run").fit()
     holder.free()
     assert len(Engine.resume("run").fit().history) == 2
+
+
+class Own(Distiller):
+    """A method that no plugin offers."""
+
+    name = "own"
+
+    class Options(Distiller.Options):
+        power: float = 2.0
+
+    def build(self, pair):
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, step):
+        self.steps += 1
+        return {"loss": (step.student.logits - step.teacher.logits).abs().pow(self.options.power).mean() / self.steps}
+
+
+def test_a_run_with_an_object_of_a_class_of_ones_own_is_resumed_with_it(tmp_path, monkeypatch, unheard_signals):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    given = {"plugins": [Own(power=3.0), "st"], "options": {"st": {"alpha": 0.5}}}
+    whole = Engine(teacher, "resnet8", **given, **FAST).fit()
+    with pytest.raises(Stopped):
+        Engine(teacher, "resnet8", **given, out="run", observers=[Stop()], **FAST).fit()
+    for plugins, error, said in (
+        ((), PluginError, r"no plugin 'own'.*give it again: Engine\.resume\(FOLDER, plugins=\[\.\.\.\]\)"),
+        (["st"], SettingsError, "its methods are own, st, got st"),
+        ([Own(), "st"], SettingsError, r"own\.power is 3\.0, got 2\.0"),
+    ):
+        with pytest.raises(error, match=said):
+            Engine.resume("run", teacher=teacher, plugins=plugins)
+    changes = {"train": {"save_minutes": 3}}
+    result = Engine.resume("run", teacher=teacher, plugins=[Own(power=3.0), "st"], changes=changes).fit()
+    assert [row["terms"] for row in result.history] == [row["terms"] for row in whole.history]
+
+
+class Crash:
+    """Fails in the first epoch, before any state is saved."""
+
+    @hookimpl
+    def kdengine_after_step(self, done):
+        if done == 2:
+            raise RuntimeError("pulled the plug")
+
+
+def test_a_student_that_was_trained_in_place_is_not_taken_for_the_one_that_a_run_began_with(tmp_path):
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    first = copy.deepcopy(student)
+    with pytest.raises(RuntimeError, match="plug"):
+        Engine(None, student, out=tmp_path / "run", observers=[Crash()], **FAST).fit()
+    with pytest.raises(SettingsError, match=r"no saved state.*other weights than it began with"):
+        Engine.resume(tmp_path / "run", student=student).fit()
+    assert len(Engine.resume(tmp_path / "run", student=first).fit().history) == 2
+
+
+def test_a_folder_with_a_finished_run_is_told_from_one_to_go_on_with(tmp_path):
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(SettingsError, match=r"already holds a run\. Continue it"):
+        RunFolder(tmp_path).check_new()
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"which is finished\. Choose another"):
+        RunFolder(tmp_path).check_new()

@@ -209,3 +209,9 @@ def test_a_folder_that_somebody_trains_into_is_not_taken_and_its_lock_is_left(tm
     assert (tmp_path / "x" / "state" / "lock").exists()
     one.free()
     assert not (tmp_path / "x" / "state").exists()
+
+
+def test_weights_of_a_compiled_module_load_into_the_bare_one(tmp_path):
+    compiled = torch.compile(torch.nn.Sequential(torch.compile(torch.nn.Linear(2, 2))))
+    RunFolder(tmp_path).write_weights("student.safetensors", compiled.state_dict())
+    torch.nn.Sequential(torch.nn.Linear(2, 2)).load_state_dict(load_file(tmp_path / "student.safetensors"))

@@ -141,7 +141,7 @@ def test_a_network_without_a_tensor_as_output_is_refused():
         def forward(self, x):
             return None
 
-    with pytest.raises(TapError, match="returns no tensor"):
+    with pytest.raises(TapError, match=r"Silent cannot be tapped: its forward returns no tensor\.$"):
         probe(Silent(), (3, 8, 8))
 
 

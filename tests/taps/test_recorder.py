@@ -656,3 +656,16 @@ def test_a_teacher_in_inference_mode_is_recorded_too(net, images):
     with torch.inference_mode(), Recorder(net, ["stage2", "stage2.pre"]) as recorder:
         trace = recorder(images)
         assert torch.equal(F.relu(trace["stage2.pre"]), trace["stage2"])
+
+
+def test_a_single_tap_may_be_given_as_text(net, images):
+    with Recorder(net, "stage1") as recorder:
+        assert list(recorder(images)) == ["stage1"]
+
+
+def test_taps_of_a_module_of_ones_own_are_not_looked_up_on_the_command_line(net, images):
+    with (
+        pytest.raises(TapError, match=r"has no module 'no'\. .*Anatomy\.of\(module, \(C, H, W\)\)\.canonical"),
+        Recorder(net, ["no"]) as it,
+    ):
+        it(images)

@@ -6,12 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from kdplugin_rkd import RKD
 from torch import nn
 
 from kdengine import Distiller, KDError
 from kdengine.config.settings import Strict
 from kdengine.testing import DistillerContract
-from kdengine.testing.networks import TinyCNN
+from kdengine.testing.bench import Bench
+from kdengine.testing.networks import TinyCNN, tiny_pair
 
 CHECKS = [name for name in dir(DistillerContract) if name.startswith("test_")]
 
@@ -361,3 +363,8 @@ def test_a_method_is_tested_on_a_task_that_it_serves_or_on_the_one_that_is_named
     type(contract).task = "multilabel"
     assert contract.bench().batch(4).y.shape == (4, 10)
     contract.test_weight_zero_is_plain_training()
+
+
+def test_a_method_given_as_an_object_is_answered_with_how_to_give_it():
+    with pytest.raises(TypeError, match=r"method = RKD\(\.\.\.\) is an object: give the class, method = RKD"):
+        Bench(RKD(), tiny_pair())

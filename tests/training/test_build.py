@@ -1,10 +1,11 @@
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Pair, Phase, Registry, SettingsError
+from kdengine import Distiller, Engine, Pair, Phase, Registry, SettingsError, TrainingError
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
@@ -110,3 +111,30 @@ def test_a_method_builds_from_shapes_and_draws_by_the_seed_alone(context):
     assert [tap.name for tap in pair.pairs] == ["stage2", "embedding"]
     assert pair.teacher.logits.shape == (2, 10)
     assert "stage2" in pair.rectified
+
+
+class Odd(Distiller):
+    """Declares a phase as a pair, and ships nothing."""
+
+    name = "odd"
+    given: ClassVar[list] = [("hint", 3)]
+
+    def phases(self):
+        return self.given
+
+    def forward(self, step):
+        return {"loss": (step.student.logits - step.teacher.logits).square().mean()}
+
+    def deploy(self, student):
+        return None
+
+
+def test_phases_of_another_kind_and_a_network_that_is_none_are_named(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    engine = Engine(teacher, "resnet8", [Odd()], "digits@train=32@test=16", epochs=1, out=tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"odd\.phases\(\) returned \('hint', 3\)"):
+        engine.plan()
+    monkeypatch.setattr(Odd, "given", [])
+    with pytest.raises(TrainingError, match="odd: deploy must return the network to ship, got NoneType"):
+        engine.fit()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdengine import Distiller, Phase, SettingsError, StepTransform
+from kdengine import Distiller, Phase, SettingsError, StepTransform, TrainingError
 from kdengine.testing.bench import Bench, random_batch
 from kdengine.testing.networks import tiny_pair
 from kdengine.training.parameter_groups import parameter_groups
@@ -194,6 +194,21 @@ def test_a_transform_changes_what_methods_see_but_not_the_task():
     assert ratio.item() == pytest.approx(
         (expected / F.kl_div(log_q, F.softmax(trace.logits / temperature, 1), reduction="batchmean")).item(), rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda step: None, "doubled: transform must return a step, got NoneType"),
+        (lambda step: step.with_logits(step.student.logits, torch.zeros_like), "got a Tensor for the student: give a function"),
+    ],
+)
+def test_a_transform_that_does_something_else_is_named(changed, message, monkeypatch):
+    monkeypatch.setattr(Doubled, "transform", lambda self, step: changed(step))
+    it = bench(Doubled, epochs=1)
+    it.lane.begin_epoch()
+    with pytest.raises(TrainingError, match=message):
+        it.terms(random_batch(4))
 
 
 class TwoViews(Method):

@@ -107,3 +107,20 @@ def test_only_a_method_that_asks_for_it_sees_a_teacher_with_a_history(tmp_path):
     result = Engine(teacher, student, [Differentiating(), looking], "digits@train=32@test=16", **settings).fit()
     assert result.history[0]["terms"]["differentiating.slopes"] > 0
     assert looking.seen == (False, False)
+
+
+class Writing(Distiller):
+    """Writes into the student's logits, which the metrics read."""
+
+    name = "writing"
+
+    def forward(self, step):
+        return {"loss": step.student.logits.zero_().sum()}
+
+
+def test_a_method_that_writes_into_the_students_output_is_stopped():
+    _, student = tiny_pair()
+    student = LaneModule(student, {"writing": Writing()}, Classification(10))
+    student.phase = ResolvedPhase(JOINT, 1, True, {"writing": TapBinding()})
+    with pytest.raises(TrainingError, match=r"writing: forward modified 'logits' of the student in place"):
+        student(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64), None, [[Trace({}, torch.zeros(2, 10))]])
