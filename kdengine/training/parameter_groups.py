@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from kdengine.config.settings import TrainSettings
-from kdengine.errors import SettingsError
+from kdengine.errors import ModelError, SettingsError
 from kdengine.training.freezing import is_within
 from kdengine.training.lane_module import LaneModule
 
@@ -26,9 +26,15 @@ def parameter_groups(module: LaneModule, settings: TrainSettings) -> list[Any]:
         settings: with the rates and the weight decay.
 
     Raises:
+        ModelError: neither the network nor a method has a parameter to train.
         SettingsError: the network does not say what its layers are, or has no classifier, and the settings need that.
     """
     parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    if not parameters:
+        raise ModelError(
+            f"{type(module.student).__name__} has no parameter that requires a gradient, so there is nothing to train. Choose "
+            "another network, or leave its parameters trainable when it is made."
+        )
     own = _of_methods(module)
     ordinary = (
         settings.layer_decay is None and settings.head_lr == settings.backbone_lr == 1 and settings.decay_norms_and_biases
