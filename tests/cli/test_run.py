@@ -122,9 +122,11 @@ def test_networks_with_inputs_of_their_own(kdengine, small, here):
 
 def test_two_methods_a_file_of_ones_own_and_json(kdengine, small, here):
     (here / "my_kd.py").write_text(METHOD)
-    said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", "--json")
+    probe = ["--probe", "digits@train=64@test=32"]
+    said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", *probe, "--json")
     assert said.code == 0, said.err
     assert said.json["methods"] == ["st", "mine"]
+    assert [row["role"] for row in said.json["probe"]["networks"]][:2] == ["student", "untrained"]
     assert len(said.out.splitlines()) == 1
     (folder,) = (here / "runs").iterdir()
     assert folder.name.startswith("resnet8-st-mine-")
@@ -242,6 +244,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "--data", "imagefolder:nowhere"], ["no folder 'nowhere'"]),
         ([*RUN, *PAIR, "--data", "hf:./nowhere"], ["nowhere"]),
         ([*RUN, *PAIR, "--data", "digits@train=0"], ["@train"]),
+        ([*RUN, *PAIR, "--probe", "digts"], ["no data set 'digts'", "'digits'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere"], ["no recipe 'nowhere'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
         ([*RUN, *PAIR, "--override"], ["--override belongs to --resume"]),
