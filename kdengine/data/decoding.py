@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdengine.data.masks import check_values, index_image
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 
 __all__ = [
@@ -210,7 +211,7 @@ def _item(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tup
     known = None if labels is None or labels.ndim > 1 else int(labels[index])
     try:
         image, label = items[index]
-        converted: Image.Image = image.convert("RGB")
+        converted: Image.Image = as_rgb(image)
         mask = index_image(label, converted, f"Image {index}") if isinstance(label, Image.Image) else None
         label = known if known is None or mask is not None else int(label)
     except DataError:

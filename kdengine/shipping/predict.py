@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdengine.data import decoding
 from kdengine.data.dataset import Split
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 from kdengine.runs.past_student import PastStudent
 from kdengine.taps import Recorder
@@ -126,7 +127,7 @@ class _Files(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         with Image.open(self.files[index]) as image:
-            return image.convert("RGB"), 0
+            return as_rgb(image), 0
 
 
 def _logits(student: PastStudent, images: Tensor, runtime: Runtime) -> Tensor:
