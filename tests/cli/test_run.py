@@ -231,6 +231,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "-o", "train.lrr=5"], ["'train.lrr'", "'lr'"]),
         ([*RUN, *PAIR, "-o", "st.temperature"], ["'st.temperature' is not an option", "VALUE"]),
         ([*RUN, *PAIR, "-o", "=5"], ["'=5' is not an option"]),
+        ([*RUN, *PAIR, "-o", "batch_size=5"], ["no setting 'batch_size'", "'train.batch_size'"]),
         ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
         ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
         ([*RUN, *PAIR, "-o", "train.precision=fp8"], ["train.precision = 'fp8'", "bf16"]),
