@@ -17,6 +17,7 @@ from kdengine.errors import SettingsError, StorageError, cause
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
+from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json, read_rows
 from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
 
@@ -128,8 +129,16 @@ class RunFolder:
             SettingsError: the folder holds no run.
         """
         if not (self.path / "run.toml").is_file():
-            raise SettingsError(f"'{self.path}' is not a run folder: it has no run.toml. Name the folder of a run.")
+            raise SettingsError(f"'{self.path}' is not a run folder: it has no run.toml. {self._runs_below()}")
         return Settings.checked(read_toml(self.path / "run.toml"))
+
+    def _runs_below(self) -> str:
+        """What to name in place of a folder that is no run: if there are runs in it, the first of them."""
+        depths = ("*/run.toml", "*/*/run.toml", "*/*/*/run.toml")  # as deep as a lane of a comparison of several students
+        first = next((file.parent for depth in depths for file in sorted(self.path.glob(depth))), None)
+        such = "" if first is None else f", such as '{first}'"
+        resume = "; a comparison is resumed by 'kdengine compare --resume'" if (self.path / NOTE).is_file() else ""
+        return f"Name the folder of a run{such}{resume}."
 
     def write_settings(self, settings: Settings) -> None:
         """Write ``run.toml``."""

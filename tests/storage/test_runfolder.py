@@ -143,7 +143,12 @@ def test_the_manifest_says_what_a_run_was_made_with(undisturbed):
 def test_a_finished_run_and_a_folder_without_a_run_cannot_be_resumed(undisturbed, tmp_path):
     with pytest.raises(SettingsError, match="is finished"):
         Engine.resume(undisturbed.folder)
-    with pytest.raises(SettingsError, match="not a run folder"):
+    with pytest.raises(SettingsError, match=r"not a run folder: it has no run\.toml\. Name the folder of a run\."):
+        Engine.resume(tmp_path)
+    (tmp_path / "trial-1" / "st").mkdir(parents=True)
+    for file in ("comparison.json", "trial-1/st/run.toml"):
+        (tmp_path / file).touch()
+    with pytest.raises(SettingsError, match=r"such as '.*trial-1.st'; a comparison is resumed by 'kdengine compare --resume'"):
         Engine.resume(tmp_path)
 
 
