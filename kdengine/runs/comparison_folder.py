@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, in_shell
 from kdengine.runs.lost_lanes import forget_lost
 from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.students import StudentSpec, name_of_all
@@ -34,7 +34,7 @@ def check_new(start: Start, folder: Path) -> None:
     """
     if isinstance(start, Fresh) and (folder / NOTE).exists():
         raise SettingsError(
-            f"'{folder}' already holds a comparison. Continue it with 'kdengine compare --resume {folder}', "
+            f"'{folder}' already holds a comparison. Continue it with 'kdengine compare --resume {in_shell(folder)}', "
             "or choose another --out."
         )
 

@@ -13,7 +13,7 @@ import torch
 
 from kdengine.config.settings import Settings
 from kdengine.config.values import read_toml
-from kdengine.errors import SettingsError, StorageError, cause
+from kdengine.errors import SettingsError, StorageError, cause, in_shell
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
@@ -63,7 +63,7 @@ class RunFolder:
             raise SettingsError(f"--out '{self.path}' is a file. Name a folder.")
         if (self.path / "run.toml").exists() and not self._proposed:
             raise SettingsError(
-                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
+                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {in_shell(self.path)}', "
                 "or choose another --out."
             )
 

@@ -214,3 +214,11 @@ def test_a_folder_that_somebody_trains_into_is_not_taken_and_its_lock_is_left(tm
     assert (tmp_path / "x" / "state" / "lock").exists()
     one.free()
     assert not (tmp_path / "x" / "state").exists()
+
+
+def test_commands_that_a_message_gives_can_be_copied_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    (folder / "run.toml").touch()
+    with pytest.raises(SettingsError, match=r"kdengine run --resume '/.*/two words'"):
+        RunFolder(folder).check_new()
