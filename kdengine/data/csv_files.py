@@ -58,7 +58,11 @@ def csv_file(
     rows, several = _read(path, str(file), str(label), str(labels))
     faults = [f"line {row.line} {fault}" for row in rows if (fault := row.fault(several, skip_bad is True))]
     if faults or not rows:
-        what = f"{len(faults)} row{'s' if len(faults) > 1 else ''} of '{path}' cannot be used: {listed(faults)}" if rows else f"'{path}' lists no images"
+        what = (
+            f"{len(faults)} row{'s' if len(faults) > 1 else ''} of '{path}' cannot be used: {listed(faults)}"
+            if rows
+            else f"'{path}' lists no images"
+        )
         raise DataError(f"{what}. Correct the table.")
     parts = parts_of(f"csv:{path}", _parts(path, rows), split is not None)
     classes, targets, task = _targets(parts, several)

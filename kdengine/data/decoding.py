@@ -275,5 +275,5 @@ def reason(error: BaseException) -> str:
     """What an error says, in one line. Errors of the operating system say it in words; others need their type too."""
     said = re.sub(r" <_io\.[^>]*>", "", " ".join(str(error).split())).rstrip(".")  # Pillow names a file by its object
     if isinstance(error, OSError) and said:
-        return said
+        return error.strerror or said
     return f"{type(error).__name__}: {said}".rstrip(": ")

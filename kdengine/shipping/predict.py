@@ -107,6 +107,8 @@ def _decoded(
     """Each file with its image as the data would have it, uint8 [3, H, W], or why it cannot be read."""
 
     def one(file: str) -> Tensor | DataError:
+        if os.path.isdir(file):
+            return DataError(f"'{file}' cannot be read: it is a folder without images.")
         try:
             return decoding.pixels(_Files([file]), 0, size[2], size[1], fitting=fitting)
         except DataError as error:

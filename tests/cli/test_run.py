@@ -354,8 +354,13 @@ def test_weights_that_do_not_fit_are_told(kdengine, here, own_cache, finished):
     refused(
         kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, own_cache, "do not match", "layer1", "resnet14"
     )
-    (here / "text.pth").write_text("no weights")
-    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, own_cache, "text.pth")
+    (here / "text.pth").write_text("hello")
+    refused(
+        kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"),
+        here,
+        own_cache,
+        "'text.pth' is not a readable weights file: KeyError",
+    )
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(kdengine, finished):
