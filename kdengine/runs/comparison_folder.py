@@ -27,7 +27,7 @@ def proposed_folder(start: Start, students: Sequence[StudentSpec]) -> Path:
 
 
 def check_new(start: Start, folder: Path) -> None:
-    """Refuse a new comparison in a folder that holds one.
+    """Refuse a new comparison in a folder that holds one, or a run, which a report would take for the whole of it.
 
     Raises:
         SettingsError: says how to resume that one.
@@ -37,6 +37,8 @@ def check_new(start: Start, folder: Path) -> None:
             f"'{folder}' already holds a comparison. Continue it with 'kdengine compare --resume {in_shell(folder)}', "
             "or choose another --out."
         )
+    if isinstance(start, Fresh) and (folder / "run.toml").exists():
+        raise SettingsError(f"'{folder}' holds a run, so no comparison can be made in it. Choose another --out.")
 
 
 @contextmanager

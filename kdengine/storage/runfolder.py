@@ -49,7 +49,7 @@ class RunFolder:
         return self.path / "state" / "lane.pt"
 
     def check_new(self) -> None:
-        """Refuse a folder that already holds a run or cannot be created.
+        """Refuse a folder that already holds a run or a comparison or cannot be created.
 
         Raises:
             SettingsError: says how to resume the run, or to choose another folder.
@@ -66,6 +66,8 @@ class RunFolder:
                 f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {in_shell(self.path)}', "
                 "or choose another --out."
             )
+        if (self.path / NOTE).exists():
+            raise SettingsError(f"'{self.path}' holds a comparison, so no run can be made in it. Choose another --out.")
 
     def begin(self, settings: Settings, facts: Mapping[str, Any], fresh: bool = True) -> None:
         """Create the folder with its manifest and its settings, and lock it.

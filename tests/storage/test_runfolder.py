@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from kdengine import Engine, SettingsError, hookimpl
 from kdengine.config.settings import Settings
+from kdengine.runs.comparison_folder import check_new
+from kdengine.runs.start import Fresh
 from kdengine.storage.runfolder import RunFolder
 
 FAST = {"data": "digits@train=128@test=64", "precision": "fp32", "device": "cpu", "batch_size": 64, "lr": 0.02}
@@ -222,3 +224,13 @@ def test_commands_that_a_message_gives_can_be_copied_whatever_the_folder_is_call
     (folder / "run.toml").touch()
     with pytest.raises(SettingsError, match=r"kdengine run --resume '/.*/two words'"):
         RunFolder(folder).check_new()
+
+
+def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path):
+    for name, file in (("run", "run.toml"), ("comparison", "comparison.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    with pytest.raises(SettingsError, match="holds a comparison, so no run can be made in it"):
+        RunFolder(tmp_path / "comparison").check_new()
+    with pytest.raises(SettingsError, match="holds a run, so no comparison can be made in it"):
+        check_new(Fresh(), tmp_path / "run")
