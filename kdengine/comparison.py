@@ -16,6 +16,7 @@ from torch import nn
 from kdengine.config.settings import Settings
 from kdengine.data.dataset import Data
 from kdengine.dispatch.carriage import Carrier, carriage_by, carried
+from kdengine.errors import in_shell
 from kdengine.launchers.launcher import Launcher
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
@@ -225,9 +226,8 @@ class Comparison:
     @property
     def _all_trials(self) -> Trials:
         """All trials; with the command that resumes the comparison."""
-        command = "sweep" if "axes" in self.note else "compare"
-        advice = f"kdengine {command} --resume {self.note.get('tunes', self.folder)}"
-        return Trials(self.folder, self.trials, self.at_once, advice, self.start.override)
+        command, folder = "sweep" if "axes" in self.note else "compare", in_shell(self.note.get("tunes", self.folder))
+        return Trials(self.folder, self.trials, self.at_once, f"kdengine {command} --resume {folder}", self.start.override)
 
     @apart_from_ambient()
     def _fit(self, loaders: Loaders, progress: bool | None, carriage: Carrier) -> Session:

@@ -19,7 +19,7 @@ from kdengine.config.specs import Spec
 from kdengine.config.train_options import TrainOptions
 from kdengine.config.trust import check_trusted
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError
+from kdengine.errors import ModelError, SettingsError, in_shell
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import choose_distillers, label_of, plugins_given
@@ -190,7 +190,7 @@ class Engine:
         files = RunFolder(folder)
         stored = files.settings()
         if files.result() is not None:
-            raise SettingsError(f"The run in '{folder}' is finished. To re-evaluate it: kdengine evaluate {folder}.")
+            raise SettingsError(f"The run in '{folder}' is finished. To re-evaluate it: kdengine evaluate {in_shell(folder)}.")
         check_trusted(stored.model_dump(), files.path / "run.toml", trust)
         registry = registry or Registry()
         methods = plugins_given(plugins)

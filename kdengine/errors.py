@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Sequence
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TrainingError",
     "cause",
     "did_you_mean",
+    "in_shell",
     "together",
 ]
 
@@ -82,3 +84,12 @@ def cause(error: BaseException) -> str:
     except Exception:  # even printing an error type of a plugin can fail
         text = "no message"
     return text if isinstance(error, KDError) else f"{type(error).__name__}: {text}"
+
+
+def in_shell(path: object) -> str:
+    """A path as it is written in a command, in quotes if it has blanks in it.
+
+    >>> in_shell("runs/two words")
+    "'runs/two words'"
+    """
+    return shlex.quote(str(path))

@@ -11,7 +11,7 @@ import click
 from kdengine.cli.options import as_json, trust_option, weights_option
 from kdengine.storage.jsontext import json_text
 
-__all__ = ["command"]
+__all__ = ["command", "print_probe"]
 
 MANY = 25
 """Classes up to which the confusion matrix is printed; of more, the most frequent mistakes are."""
@@ -40,12 +40,14 @@ def command(
     from kdengine.report.columns import number
     from kdengine.report.pastrun import PastRun
     from kdengine.runs.evaluate_run import evaluate_folder
+    from kdengine.runs.probe_run import probe_folder
 
     show_log()
     if probe is not None:
         if data is not None or per_class:
             raise click.UsageError("--probe names the data, and has no classes of its own: leave out --data and --per-class.")
-        probe_and_print(folder, probe, weights, trust, as_json)
+        probed = probe_folder(folder, probe, weights, trust)
+        click.echo(json_text(probed)) if as_json else print_probe(probed)
         return
     facts = evaluate_folder(folder, weights, data, trust, per_class)
     if as_json:
@@ -58,17 +60,12 @@ def command(
         _print_classes(facts)
 
 
-def probe_and_print(folder: str, data: str, weights: str = "last", trust: bool = False, as_json: bool = False) -> None:
-    """Probe the student of a finished run, and print a row for it, the same network untrained, and its teachers."""
+def print_probe(facts: Mapping[str, Any]) -> None:
+    """Print a row for the student of a run that was probed, the same network untrained, and its teachers."""
     from kdengine.cli.tables import print_table
-    from kdengine.runs.probe_run import probe_folder
 
-    facts = probe_folder(folder, data, weights, trust)
-    if as_json:
-        click.echo(json_text(facts))
-        return
     rows = [[row["name"], row["role"], f"{row['knn']:.2f}", f"{row['linear']:.2f}"] for row in facts["networks"]]
-    print_table(["network", f"on {data}", "k-NN %", "linear probe %"], rows)
+    print_table(["network", f"on {facts['data']}", "k-NN %", "linear probe %"], rows)
 
 
 def _print_classes(facts: Mapping[str, Any]) -> None:

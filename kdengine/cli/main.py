@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 import traceback
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: a check failed; 2: an error of the user; 130: interrupted.
     """
+    _print_whatever_it_is()
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != DEBUG]
     debug = len(arguments) < len(given)
@@ -86,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         if not isinstance(error.__cause__, Stopped):  # else the observers of the run have reported it
             click.echo("kdengine: interrupted", err=True)
+        _print_as_json("interrupted", KeyboardInterrupt(), arguments)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -100,6 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _print_whatever_it_is() -> None:
+    """Let characters that standard output cannot show, such as those of class names, be escaped rather than an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _refused(text: str, error: Exception, arguments: Sequence[str], debug: bool) -> int:
     """Report an error of the user in one paragraph, with its notes; with ``--debug``, its traceback before that."""
     text = " ".join([text, *(f"({note})" for note in getattr(error, "__notes__", ()))])
@@ -112,7 +122,7 @@ def _refused(text: str, error: Exception, arguments: Sequence[str], debug: bool)
     return USER_ERROR
 
 
-def _print_as_json(text: str, error: Exception, arguments: Sequence[str]) -> None:
+def _print_as_json(text: str, error: BaseException, arguments: Sequence[str]) -> None:
     """With ``--json``, print an error as JSON on standard output too."""
     if "--json" in arguments:
         click.echo(json.dumps({"error": text, "kind": type(error).__name__}))

@@ -30,6 +30,9 @@ def command(pattern: str, sizes: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"models": networks}))
         return
+    if pattern and not networks:
+        click.echo(f"No network matches '{pattern}': neither in a zoo nor in timm or torchvision.", err=True)
+        return
     rows = [[facts["spec"], _grouped(facts["parameters"]), _shape(facts["input_size"])] for facts in networks]
     print_table(["network", "parameters", "input"], rows)
     if not pattern:

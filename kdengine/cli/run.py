@@ -73,10 +73,13 @@ def command(
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
+    from kdengine.runs.probe_run import data_to_probe
     from kdengine.runs.samples import Samples
 
     show_log()
     registry = Registry()
+    if probe is not None:  # a mistake in it would show only after the training
+        data_to_probe(probe, registry)
     observers = [Samples(), Pictures()]
     if resume:
         refuse_with_resume(recipe=recipe, out=out)
@@ -113,16 +116,18 @@ def show_plan(engine: Engine, as_json: bool) -> None:
 
 def fit_and_print(engine: Engine, as_json: bool, probe: str | None = None) -> None:
     """Train, then print the result as a table or as JSON, and how the student does on labelled data that is named."""
-    from kdengine.cli.evaluate import probe_and_print
+    from kdengine.cli.evaluate import print_probe
     from kdengine.cli.tables import print_result
+    from kdengine.runs.probe_run import probe_folder
     from kdengine.training.runtime import is_first_process
 
     result = engine.fit(progress=True)
     if not is_first_process():
         return
-    if as_json:
-        click.echo(json_text({**result.to_dict(), "folder": str(result.folder)}))
-    else:
+    if not as_json:
         print_result(result.to_dict(), str(result.folder))
-    if probe is not None:
-        probe_and_print(str(result.folder), probe, trust=True, as_json=as_json)
+    probed = {} if probe is None else {"probe": probe_folder(str(result.folder), probe, trust=True)}
+    if as_json:
+        click.echo(json_text({**result.to_dict(), "folder": str(result.folder), **probed}))
+    elif probed:
+        print_probe(probed["probe"])

@@ -43,10 +43,10 @@ class Columns:
     @property
     def are_numbers(self) -> list[bool]:
         """For each column, whether it is right-aligned."""
-        return [all(PLAIN.fullmatch(cell) for cell in self.column(name)) for name in self.heads]
+        return [all(PLAIN.fullmatch(cell) for cell in cells) for cells in self._columns]
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column."""
+        """The cells of the first column of that name."""
         return [row[list(self.heads).index(name)] for row in self.rows]
 
     def fitted(self, width: int, keep: Collection[str] = ()) -> Columns:
@@ -58,7 +58,8 @@ class Columns:
         """
         if self._natural <= width:
             return self
-        table = self._without([name for name in self.heads if name not in keep and not any(self.column(name))])
+        kept = [place for place, cells in enumerate(self._columns) if self.heads[place] in keep or any(cells)]
+        table = self._only(kept)
         table = table._with_notes_below()._without_remarks()
         numbers = [name for name, numeric in zip(table.heads, table.are_numbers, strict=True) if numeric]
         for name in (*FIRST_TO_GO, *reversed(numbers)):
@@ -79,6 +80,11 @@ class Columns:
         return widths
 
     @property
+    def _columns(self) -> list[list[str]]:
+        """The cells of each column; several may have the same name."""
+        return [[row[place] for row in self.rows] for place in range(len(self.heads))]
+
+    @property
     def _natural(self) -> int:
         return sum(self._largest()) + GAP * (len(self.heads) - 1)
 
@@ -87,14 +93,17 @@ class Columns:
         return sum(self._smallest()) + GAP * (len(self.heads) - 1)
 
     def _largest(self) -> list[int]:
-        return [max(map(len, [name, *self.column(name)])) for name in self.heads]
+        return [max(map(len, [name, *cells])) for name, cells in zip(self.heads, self._columns, strict=True)]
 
     def _smallest(self) -> list[int]:
         """Heads wrap between words; texts too, and within words that are longer than :data:`NARROW_TEXT`."""
-        return [max([_longest_word(name), *map(_smallest_width, self.column(name)), 1]) for name in self.heads]
+        columns = zip(self.heads, self._columns, strict=True)
+        return [max([_longest_word(name), *map(_smallest_width, cells), 1]) for name, cells in columns]
 
     def _without(self, names: Collection[str]) -> Columns:
-        kept = [index for index, name in enumerate(self.heads) if name not in names]
+        return self._only([index for index, name in enumerate(self.heads) if name not in names])
+
+    def _only(self, kept: Sequence[int]) -> Columns:
         rows = [[row[index] for index in kept] for row in self.rows]
         return Columns([self.heads[index] for index in kept], rows, self.below)
 

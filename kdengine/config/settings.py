@@ -208,7 +208,8 @@ def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
             continue
         (name,) = assigned
         if name not in Settings.model_fields and not isinstance(assigned[name], Mapping):
-            near = did_you_mean(name, Settings.model_fields) or "Write METHOD.OPTION=VALUE."
+            train = f"Did you mean 'train.{name}'?" if name in TrainSettings.model_fields else ""
+            near = train or did_you_mean(name, Settings.model_fields) or "Write METHOD.OPTION=VALUE."
             faults.append(f"There is no setting '{name}'. {near}")
             continue
         values = merge(values, assigned if name in Settings.model_fields else {"options": assigned})

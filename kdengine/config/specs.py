@@ -86,7 +86,9 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name) if module_name and attribute else None
     except (Exception, SystemExit) as problem:  # the user's module can fail in any way
-        raise error(f"'{module_name}' cannot be imported: {cause(problem).rstrip('.')}.") from problem
+        raise error(
+            f"'{module_name}' cannot be imported: {cause(problem).rstrip('.')}.{_fix(module_name, problem)}"
+        ) from problem
     finally:
         sys.path.remove(here)
     factory: Callable[..., Any] | None = getattr(module, attribute, None)
@@ -94,3 +96,12 @@ def import_factory(name: str, error: type[KDError]) -> Callable[..., Any]:
         near = did_you_mean(attribute, vars(module)) if module else ""
         raise error(f"'python:{name}' is not a callable. {near or 'Write python:package.module:factory.'}")
     return factory
+
+
+def _fix(module: str, problem: BaseException) -> str:
+    """What to write in place of a path, or where a module must lie; empty for a module that was found and fails."""
+    if module.endswith(".py") or os.sep in module:
+        return f" Write the name of a module, not a path: python:{Path(module).stem}:factory."
+    if isinstance(problem, ModuleNotFoundError) and problem.name == module.partition(".")[0]:
+        return " Modules are found in the working directory and on PYTHONPATH."
+    return ""

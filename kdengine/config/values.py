@@ -56,7 +56,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise SettingsError(f"Cannot read '{path}': {error.strerror}.") from None
+        inside = Path(path) / "run.toml"
+        hint = f" Name the file of settings in it: {inside}" if inside.is_file() else ""
+        raise SettingsError(f"Cannot read '{path}': {error.strerror}.{hint}") from None
     except ValueError as error:  # a path that contains a zero byte
         raise SettingsError(f"Cannot read {str(path)!r}: {error}.") from None
     try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch import Tensor
 
@@ -57,7 +58,11 @@ def csv_file(
     rows, several = _read(path, str(file), str(label), str(labels))
     faults = [f"line {row.line} {fault}" for row in rows if (fault := row.fault(several, skip_bad is True))]
     if faults or not rows:
-        what = f"{len(faults)} rows of '{path}' cannot be used: {listed(faults)}" if rows else f"'{path}' lists no images"
+        what = (
+            f"{len(faults)} row{'s' if len(faults) > 1 else ''} of '{path}' cannot be used: {listed(faults)}"
+            if rows
+            else f"'{path}' lists no images"
+        )
         raise DataError(f"{what}. Correct the table.")
     parts = parts_of(f"csv:{path}", _parts(path, rows), split is not None)
     classes, targets, task = _targets(parts, several)
@@ -117,7 +122,7 @@ def _read(path: str, file: str, label: str, labels: str) -> tuple[list[_Row], bo
     source = Path(os.path.expanduser(path))
     if not os.path.isfile(source):
         raise DataError(f"There is no file '{path}'.")
-    with open(source, encoding="utf-8-sig", newline="") as opened:
+    with _as_text(path, source) as opened:
         lines = csv.DictReader(opened, skipinitialspace=True)
         have = [str(name) for name in lines.fieldnames or ()]
         several = bool(labels) or (not label and LABEL not in have and LABELS in have)
@@ -125,12 +130,28 @@ def _read(path: str, file: str, label: str, labels: str) -> tuple[list[_Row], bo
         for column, option in ((file, "file"), (target, "labels" if several else "label")):
             if column not in have:
                 names = ", ".join(have) or "none"
-                raise DataError(f"'{path}' has no column '{column}'. Choose one with @{option}=COLUMN. It has {names}.")
+                other = [mark for mark in (";", "\t") if len(have) == 1 and mark in have[0]]
+                fix = f"Choose one with @{option}=COLUMN." if not other else f"Separate columns by commas, not by {other[0]!r}."
+                raise DataError(f"'{path}' has no column '{column}'. {fix} It has {names}.")
         rows = [
             _Row(lines.line_num, source.parent, _cell(line, file), _cell(line, target), _cell(line, PART, "train"))
             for line in lines
         ]
     return rows, several or any(len(row.labels) > 1 for row in rows)
+
+
+@contextmanager
+def _as_text(path: str, source: Path) -> Iterator[TextIO]:
+    """The open table.
+
+    Raises:
+        DataError: it is not in UTF-8.
+    """
+    try:
+        with open(source, encoding="utf-8-sig", newline="") as opened:
+            yield opened
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is not in UTF-8 ({error.reason}). Save it as CSV in UTF-8.") from error
 
 
 def _cell(line: Mapping[str, str | None], column: str, without: str = "") -> str:

@@ -16,7 +16,7 @@ from kdengine.data.decoding import WHOLE, Fitting
 from kdengine.data.worker_batches import HeldBatches, StreamBatches
 from kdengine.errors import DataError, SettingsError
 
-__all__ = ["Data", "Split", "blank"]
+__all__ = ["BLANK", "Data", "Split", "blank"]
 
 SPLIT_SEED = 1234
 """Decides which images are held out: the same in every run, so that no teacher trains on its student's validation images."""
@@ -229,8 +229,12 @@ class _Head(Sequence[Any]):
         return self.items[index]
 
 
+BLANK = "blank"
+"""Name of data on which nothing is trained."""
+
+
 def blank(input_size: tuple[int, int, int], num_classes: int) -> Data:
     """A data set of one grey image, to try networks on images of a given size."""
     grey = Split(torch.zeros(1, dtype=torch.int64), torch.full((1, *input_size), 128, dtype=torch.uint8))
     channels, classes = input_size[0], tuple(map(str, range(num_classes)))
-    return Data("blank", classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, fingerprint="blank")
+    return Data(BLANK, classes, input_size, (0.5,) * channels, (0.25,) * channels, "none", grey, grey, fingerprint=BLANK)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdengine.data.masks import check_values, index_image
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 
 __all__ = [
@@ -210,7 +211,7 @@ def _item(items: Sequence[Any], index: int, labels: Tensor | None = None) -> tup
     known = None if labels is None or labels.ndim > 1 else int(labels[index])
     try:
         image, label = items[index]
-        converted: Image.Image = image.convert("RGB")
+        converted: Image.Image = as_rgb(image)
         mask = index_image(label, converted, f"Image {index}") if isinstance(label, Image.Image) else None
         label = known if known is None or mask is not None else int(label)
     except DataError:
@@ -274,5 +275,5 @@ def reason(error: BaseException) -> str:
     """What an error says, in one line. Errors of the operating system say it in words; others need their type too."""
     said = re.sub(r" <_io\.[^>]*>", "", " ".join(str(error).split())).rstrip(".")  # Pillow names a file by its object
     if isinstance(error, OSError) and said:
-        return said
+        return error.strerror or said
     return f"{type(error).__name__}: {said}".rstrip(": ")

@@ -18,6 +18,7 @@ from kdengine.data.items import SPLIT_OPTION, data_of
 from kdengine.data.label_columns import Columns
 from kdengine.data.masked_items import masked_splits
 from kdengine.data.masks import IGNORED
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 from kdengine.seeds import undisturbed
 
@@ -170,7 +171,7 @@ class _Rows(Sequence[Any]):
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.images.opened(index, lambda image: image.convert("RGB")), self.labels[index]
+        return self.images.opened(index, as_rgb), self.labels[index]
 
 
 class _MaskedRows:
@@ -188,7 +189,7 @@ class _MaskedRows:
 
     def image(self, index: int) -> Image.Image:
         """An image, decoded."""
-        return self.images.opened(index, lambda image: image.convert("RGB"))
+        return self.images.opened(index, as_rgb)
 
     def mask(self, index: int) -> Image.Image:
         """A mask as it is, decoded."""

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from kdengine.data.decoding import SKIP_BAD, reason
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 
 __all__ = ["ImageFiles", "files_below", "opened_file", "root_of"]
@@ -59,7 +60,7 @@ class ImageFiles(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         path, label = self.samples[index]
-        return opened_file(path, lambda image: image.convert("RGB")), label
+        return opened_file(path, as_rgb), label
 
 
 def opened_file(path: str, decode: Callable[[Image.Image], Image.Image]) -> Image.Image:

@@ -12,14 +12,14 @@ from PIL import Image
 
 from kdengine.data.dataset import Data, Split
 from kdengine.data.image_files import ImageFiles, root_of
-from kdengine.data.items import SPLIT_OPTION, data_of
+from kdengine.data.items import HELD_OUT, SPLIT_OPTION, data_of
 from kdengine.data.maskfolder import is_maskfolder
 from kdengine.errors import DataError
 
 __all__ = ["folder_hint", "imagefolder"]
 
-HELD_OUT = ("test", "val", "validation")
-"""Folders beside ``train``; the first one there is has the test images."""
+SPLITS = ("train", "training", "testing", *HELD_OUT)
+"""What folders of splits are called, in lower case."""
 LISTED = 5
 """Names that a message lists."""
 
@@ -100,8 +100,9 @@ def _unsplit(path: str, root: Path, held_out: Sequence[Path], split: bool) -> Pa
             f"'{path}' needs a folder 'train' and a folder 'test' or 'val', each with one folder per class; or one folder per "
             f"class directly below, and {SPLIT_OPTION} to hold out a fifth of the images for testing. {near}".rstrip()
         )
+    names = _listed([folder.name for folder in classes])
+    _check_are_classes(path, classes, names)
     if not split:
-        names = _listed([folder.name for folder in classes])
         raise DataError(
             f"'{path}' has one folder per class ({names}), but no test images. To hold out a fifth of each class, write "
             f"imagefolder:{path}{SPLIT_OPTION}"
@@ -109,16 +110,38 @@ def _unsplit(path: str, root: Path, held_out: Sequence[Path], split: bool) -> Pa
     return root
 
 
+def _check_are_classes(path: str, folders: Sequence[Path], names: str) -> None:
+    """Refuse folders that are splits, or the one folder in which the classes are.
+
+    Raises:
+        DataError: says what was meant.
+    """
+    if len(folders) > 1 and all(folder.name.lower() in SPLITS for folder in folders):
+        raise DataError(
+            f"'{path}' has the folders {names}, which would be its classes. If they are splits, call them 'train', and "
+            "'test' or 'val' or both."
+        )
+    inner = _class_folders(folders[0]) if len(folders) == 1 else []
+    if inner and not _has_images(folders[0]):
+        raise DataError(
+            f"'{path}' has a single folder, {names}, which holds folders in turn ({_listed([one.name for one in inner])}). Did "
+            f"you mean 'imagefolder:{os.path.join(path, names)}{SPLIT_OPTION}'?"
+        )
+
+
 def _read(path: str, folder: Path) -> tuple[tuple[str, ...], Split]:
     """Class names and images of a folder with one folder per class."""
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
     classes = tuple(found.name for found in _class_folders(folder))
-    try:
-        numbers = {name: number for number, name in enumerate(classes)}
-        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}': {error}") from error
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    bare = [classes[number] for number in sorted({*numbers.values()} - {label for _, label in samples})]
+    if bare:
+        raise DataError(
+            f"'{path}': there are no images in {_listed(bare)} of '{folder}'. Remove what is no class, or add images; those "
+            f"are files that end in {', '.join(IMG_EXTENSIONS)}."
+        )
     return classes, Split(torch.tensor([label for _, label in samples], dtype=torch.int64), items=ImageFiles(samples))
 
 

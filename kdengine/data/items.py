@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 SPLIT_OPTION = "@split=0.2"
 """How messages write the option that holds out test images."""
-HELD_OUT = ("test", "val", "validation")
+HELD_OUT = ("test", "val", "validation", "valid")
 """Names of parts beside ``train``; the first one there is has the test images."""
 LISTED = 5
 """Names that a message lists."""

@@ -14,6 +14,7 @@ from kdengine.data.image_files import files_below, opened_file, root_of
 from kdengine.data.items import HELD_OUT, SPLIT_OPTION, data_of, listed, parts_of
 from kdengine.data.masked_items import masked_splits
 from kdengine.data.masks import IGNORED
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 
 __all__ = ["is_maskfolder", "maskfolder"]
@@ -99,7 +100,7 @@ class PairsOfFiles:
         Raises:
             OSError: it cannot be.
         """
-        return opened_file(self.pairs[index][0], lambda image: image.convert("RGB"))
+        return opened_file(self.pairs[index][0], as_rgb)
 
     def mask(self, index: int) -> Image.Image:
         """A mask as it is, decoded.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -257,8 +259,18 @@ def _unknown_bare(registry: Registry, name: str) -> str:
     elsewhere = [f"'{scheme}:{name}'" for scheme, names in schemes.items() if name in names]
     zoo = [name for name in registry.offered("models") if not name.endswith(":")]
     near = f"Did you mean {' or '.join(elsewhere)}?" if elsewhere else did_you_mean(name, zoo)
-    near = near or f"A network is one of {_forms(registry)}."
+    near = _of_file(name) or near or f"A network is one of {_forms(registry)}."
     return f"There is no network '{name}'. {near}{_without_zoo(registry)} 'kdengine models' lists them."
+
+
+def _of_file(name: str) -> str:
+    """What a path is that stands in place of a network; empty if it is nothing that is known."""
+    if os.path.isfile(os.path.join(name, "run.toml")):
+        return (
+            "It is the folder of a run: name the network of that run, and give the folder as its weights, with "
+            "--teacher-weights or --student-weights."
+        )
+    return f"Write python:{Path(name).stem}:FACTORY." if name.endswith(".py") else ""
 
 
 def _forms(registry: Registry) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdengine.config.settings import InputSettings
 from kdengine.config.specs import Spec
-from kdengine.errors import ModelError
+from kdengine.errors import ModelError, cause
 
 __all__ = ["input_of_weights", "size_in_spec"]
 
@@ -24,7 +24,7 @@ def input_of_weights(text: str) -> InputSettings:
         return InputSettings() if find is None else find(spec)
     except Exception as error:  # three libraries and a download may raise anything
         raise ModelError(
-            f"'{text}': cannot determine the images that its pretrained weights expect: {type(error).__name__}: {error}. Check "
+            f"'{text}': cannot determine the images that its pretrained weights expect: {cause(error).rstrip('.')}. Check "
             "the name and the connection to the hub, or load the weights from a file."
         ) from error
 

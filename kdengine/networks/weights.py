@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdengine.errors import ModelError
+from kdengine.errors import ModelError, cause
 from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
 from kdengine.storage.names import LAST, PUBLISHED
 
@@ -186,7 +186,7 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
             "loaded. Save only the state dict: torch.save(model.state_dict(), FILE)."
         ) from error
     except Exception as error:  # readers may raise anything
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = cause(error).splitlines()[0].rstrip(".")
         raise ModelError(f"'{file}' is not a readable weights file: {first_line}. Give safetensors or .pth.") from error
     for key in HOLDERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):

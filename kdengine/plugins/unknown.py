@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kdengine.errors import PluginError, did_you_mean
@@ -24,7 +25,11 @@ def unknown_plugin(plugins: Sequence[Plugin], text: str) -> PluginError:
     installed = ", ".join(sorted({name for plugin in plugins for name in plugin.methods}))
     unusable = [f"'{plugin.name}' ({plugin.status})" for plugin in plugins if plugin.status in UNUSABLE]
     none = "" if unusable else "No methods are installed; pip install 'kdengine[all]' installs them all."
-    near = did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
+    parts = [part.strip() for part in re.split("[+,]", text)]
+    several = (
+        f"Name each on its own: --plugin {' --plugin '.join(parts)}." if len(parts) > 1 and names.issuperset(parts) else ""
+    )
+    near = several or did_you_mean(text, names) or (f"Installed: {installed}." if installed else none)
     hint = f" Not usable: {', '.join(unusable)}." if unusable else ""
     answer = f"There is no plugin '{text}'. {near}{hint} 'kdengine plugins' lists all plugins."
     return PluginError(answer.replace("  ", " "))

@@ -49,7 +49,7 @@ def write_page(path: str | Path, folders: Sequence[str | Path], tables: Sequence
     """
     grid = Grid.within(folders[0]) if len(folders) == 1 else None
     page = Page(find_runs(folders), tables or tables_of(folders), grid)
-    Path(path).write_text(page.html, encoding="utf-8")
+    Path(path).write_text(page.html, encoding="utf-8", errors="backslashreplace")  # names of files may be no text at all
 
 
 class Page:

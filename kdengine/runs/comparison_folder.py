@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, in_shell
 from kdengine.runs.lost_lanes import forget_lost
 from kdengine.runs.start import Fresh, Resume, Start
 from kdengine.runs.students import StudentSpec, name_of_all
@@ -27,16 +27,18 @@ def proposed_folder(start: Start, students: Sequence[StudentSpec]) -> Path:
 
 
 def check_new(start: Start, folder: Path) -> None:
-    """Refuse a new comparison in a folder that holds one.
+    """Refuse a new comparison in a folder that holds one, or a run, which a report would take for the whole of it.
 
     Raises:
         SettingsError: says how to resume that one.
     """
     if isinstance(start, Fresh) and (folder / NOTE).exists():
         raise SettingsError(
-            f"'{folder}' already holds a comparison. Continue it with 'kdengine compare --resume {folder}', "
+            f"'{folder}' already holds a comparison. Continue it with 'kdengine compare --resume {in_shell(folder)}', "
             "or choose another --out."
         )
+    if isinstance(start, Fresh) and (folder / "run.toml").exists():
+        raise SettingsError(f"'{folder}' holds a run, so no comparison can be made in it. Choose another --out.")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data, blank
 from kdengine.data.decoding import Fitting
 from kdengine.data.load import load_data
-from kdengine.errors import SettingsError, StorageError
+from kdengine.errors import SettingsError, StorageError, in_shell
 from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource
 from kdengine.networks.weights import load_weights
@@ -86,7 +86,7 @@ class PastStudent:
         files = RunFolder(folder)
         settings, result = files.settings(), files.result()
         if result is None:
-            raise SettingsError(f"The run in '{folder}' is not finished. Resume it: kdengine run --resume {folder}.")
+            raise SettingsError(f"The run in '{folder}' is not finished. Resume it: kdengine run --resume {in_shell(folder)}.")
         if settings.student.startswith("module:"):
             raise SettingsError(
                 f"The student of '{folder}' was passed as a module; only a network given by name can be rebuilt."

@@ -17,6 +17,7 @@ from kdengine.data.load import load_data
 from kdengine.errors import DataError, KDError
 from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.networks.models import ModelSource
+from kdengine.plugins.registry import Registry
 from kdengine.runs.past_student import PastStudent
 from kdengine.runs.session import Session
 from kdengine.storage.writing import write_json
@@ -25,7 +26,7 @@ from kdengine.tasks.task import Task
 from kdengine.training.probing import embedded, linear_accuracy, nearest_accuracy
 from kdengine.training.runtime import Runtime
 
-__all__ = ["FILE", "probe_folder"]
+__all__ = ["FILE", "data_to_probe", "probe_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,7 @@ def probe_folder(folder: str | Path, data: str, weights: str = "last", trust: bo
         KDError: the folder holds no finished run, or the data has no classes.
     """
     student = PastStudent.open(folder, weights, trust=trust, images=False)
-    known = load_data(data, student.registry)
-    if known.task != "classification":
-        raise DataError(f"'{data}' is for the task '{known.task}', but a probe needs one class for each image.")
+    known = data_to_probe(data, student.registry)
     train = student.settings.train
     runtime = Runtime(train.device, "fp32", train.channels_last, alone=True)
     rows = []
@@ -65,6 +64,18 @@ def probe_folder(folder: str | Path, data: str, weights: str = "last", trust: bo
     facts = {"data": data, "weights": weights, "networks": rows}
     write_json(Path(folder) / FILE, facts)
     return facts
+
+
+def data_to_probe(data: str, registry: Registry) -> Data:
+    """The labelled data that a probe names.
+
+    Raises:
+        DataError: there is none, or its images do not have one class each.
+    """
+    known = load_data(data, registry)
+    if known.task != "classification":
+        raise DataError(f"'{data}' is for the task '{known.task}', but a probe needs one class for each image.")
+    return known
 
 
 def _networks(student: PastStudent, data: Data) -> Iterator[tuple[str, str, nn.Module, Preprocess]]:

@@ -11,6 +11,7 @@ from torch import nn
 from kdengine.config.settings import Settings
 from kdengine.config.trust import names_code
 from kdengine.data.dataset import Data
+from kdengine.errors import in_shell
 from kdengine.runs.per_class import per_class
 from kdengine.storage.runfolder import RunFolder
 from kdengine.training.lane import Lane
@@ -59,7 +60,7 @@ class Run:
             modules = ", ".join(f"{role}={_places(passed[role])}" for role in as_modules)
             return f'Engine.resume("{self.folder.path}", {modules}).fit() with the same modules as before'
         trust = " --trust" if names_code(self.settings.model_dump()) else ""
-        return self.runtime.launcher + (self.advice or f"kdengine run --resume {self.folder.path}") + trust
+        return self.runtime.launcher + (self.advice or f"kdengine run --resume {in_shell(self.folder.path)}") + trust
 
     @property
     def total_epochs(self) -> int:

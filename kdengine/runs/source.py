@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from kdengine.config.settings import LOADERS, Settings, TrainSettings
 from kdengine.data.datamodule import DataModule, left_out
-from kdengine.data.dataset import Data
+from kdengine.data.dataset import BLANK, Data
 from kdengine.data.load import load_data
 from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
 from kdengine.errors import DataError, SettingsError
@@ -105,7 +105,7 @@ def warn_of_data(settings: Settings, data: DataModule) -> None:
     """Say what a run on these data will not do as expected."""
     if data.test is None:
         log.warning("There is no val_loader, so nothing is measured, and the weights of the last epoch are the result")
-    if settings.train.batch_size > data.num_samples:
+    if settings.train.batch_size > data.num_samples and settings.data != BLANK:
         log.warning(
             "train.batch_size = %d is more than the %d training images, so every epoch is a single step",
             *(settings.train.batch_size, data.num_samples),

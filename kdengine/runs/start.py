@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from kdengine.config.settings import Settings
-from kdengine.errors import SettingsError, cause
+from kdengine.errors import SettingsError, cause, in_shell
 from kdengine.runs.run import Run
 from kdengine.runs.whole_state import processes_of, state_of_rank
 from kdengine.storage.runfolder import RunFolder
@@ -177,7 +177,7 @@ def _check_processes(folder: RunFolder, runtime: Runtime, state: Mapping[str, An
         command = (
             "without torchrun or srun"
             if before == 1
-            else f"over {before}: torchrun --nproc-per-node {before} -m kdengine run --resume {folder.path}"
+            else f"over {before}: torchrun --nproc-per-node {before} -m kdengine run --resume {in_shell(folder.path)}"
         )
         raise SettingsError(
             f"'{folder.path}' was stopped within an epoch of {before} process{'es' * (before > 1)}, so their number cannot "

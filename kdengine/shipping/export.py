@@ -57,7 +57,9 @@ def export_student(
     kind.check()
     if kind is Safetensors and (raw or batch is not None):
         raise SettingsError("safetensors holds weights alone. Leave out --raw and --batch, which belong to graphs.")
-    file = _checked(Path(folder) / f"export{kind.suffix}" if out is None else Path(out), Path(folder))
+    file = Path(folder) / f"export{kind.suffix}"
+    if out is not None:
+        file = _checked(Path(out), Path(folder))
     student = PastStudent.open(folder, weights, data=data, trust=trust, device="cpu")
     module = Exportable(student.network.cpu().float(), student.preprocess, raw or kind is Safetensors)
     parts = _parts(batch)

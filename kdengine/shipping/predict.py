@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdengine.data import decoding
 from kdengine.data.dataset import Split
+from kdengine.data.rgb import as_rgb
 from kdengine.errors import DataError
 from kdengine.runs.past_student import PastStudent
 from kdengine.taps import Recorder
@@ -106,6 +107,8 @@ def _decoded(
     """Each file with its image as the data would have it, uint8 [3, H, W], or why it cannot be read."""
 
     def one(file: str) -> Tensor | DataError:
+        if os.path.isdir(file):
+            return DataError(f"'{file}' cannot be read: it is a folder without images.")
         try:
             return decoding.pixels(_Files([file]), 0, size[2], size[1], fitting=fitting)
         except DataError as error:
@@ -126,7 +129,7 @@ class _Files(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         with Image.open(self.files[index]) as image:
-            return image.convert("RGB"), 0
+            return as_rgb(image), 0
 
 
 def _logits(student: PastStudent, images: Tensor, runtime: Runtime) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 
 from kdengine.config.settings import Settings
 from kdengine.config.values import read_toml
-from kdengine.errors import SettingsError, StorageError, cause
+from kdengine.errors import SettingsError, StorageError, cause, in_shell
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
+from kdengine.storage.names import NOTE
 from kdengine.storage.reading import read_json, read_rows
 from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
 
@@ -48,7 +49,7 @@ class RunFolder:
         return self.path / "state" / "lane.pt"
 
     def check_new(self) -> None:
-        """Refuse a folder that already holds a run or cannot be created.
+        """Refuse a folder that already holds a run or a comparison or cannot be created.
 
         Raises:
             SettingsError: says how to resume the run, or to choose another folder.
@@ -64,9 +65,11 @@ class RunFolder:
             if self.is_finished:
                 raise SettingsError(f"'{self.path}' already holds a run, which is finished. Choose another --out.")
             raise SettingsError(
-                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {self.path}', "
+                f"'{self.path}' already holds a run. Continue it with 'kdengine run --resume {in_shell(self.path)}', "
                 "or choose another --out."
             )
+        if (self.path / NOTE).exists():
+            raise SettingsError(f"'{self.path}' holds a comparison, so no run can be made in it. Choose another --out.")
 
     def begin(self, settings: Settings, facts: Mapping[str, Any], fresh: bool = True) -> None:
         """Create the folder with its manifest and its settings, and lock it.
@@ -130,8 +133,16 @@ class RunFolder:
             SettingsError: the folder holds no run.
         """
         if not (self.path / "run.toml").is_file():
-            raise SettingsError(f"'{self.path}' is not a run folder: it has no run.toml. Name the folder of a run.")
+            raise SettingsError(f"'{self.path}' is not a run folder: it has no run.toml. {self._runs_below()}")
         return Settings.checked(read_toml(self.path / "run.toml"))
+
+    def _runs_below(self) -> str:
+        """What to name in place of a folder that is no run: if there are runs in it, the first of them."""
+        depths = ("*/run.toml", "*/*/run.toml", "*/*/*/run.toml")  # as deep as a lane of a comparison of several students
+        first = next((file.parent for depth in depths for file in sorted(self.path.glob(depth))), None)
+        such = "" if first is None else f", such as '{first}'"
+        resume = "; a comparison is resumed by 'kdengine compare --resume'" if (self.path / NOTE).is_file() else ""
+        return f"Name the folder of a run{such}{resume}."
 
     def write_settings(self, settings: Settings) -> None:
         """Write ``run.toml``."""

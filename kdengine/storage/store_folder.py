@@ -134,7 +134,7 @@ class StoreFolder:
         others = [name for name in names if not name.startswith(".") and name != NOTE]
         if others:
             raise SettingsError(
-                f"--teacher-store '{self.path}' is no teacher store: it holds {others[0]}. Name an empty or a new folder."
+                f"--teacher-store '{self.path}' is no teacher store: it holds '{others[0]}'. Name an empty or a new folder."
             )
 
 

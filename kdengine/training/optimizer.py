@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,7 +95,19 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, upd
         "warmup_prefix": False,  # the warm-up is part of the phase rather than a delay before it
     }
     if chosen.schedule == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=updates, **shared)
+        with _silenced(CosineLRScheduler.__module__):  # timm warns of a phase of a single update
+            return CosineLRScheduler(optimizer, t_initial=updates, **shared)
     shares = chosen.milestones if chosen.schedule == "multistep" else ()
     marks = sorted(round(share * updates) + 1 for share in shares)  # timm lowers the rate one update before a mark
     return MultiStepLRScheduler(optimizer, marks, chosen.decay, **shared)
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Hear nothing from a logger."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -103,7 +103,9 @@ class Runtime:
                         torch.set_num_threads(launch.threads())
                     self.fabric.launch()
         except Exception as error:  # Lightning raises errors of many types
-            raise SettingsError(f"train.device = '{device}' cannot be used: {error}. Allowed: auto, cpu, cuda, mps.") from error
+            raise SettingsError(
+                f"train.device = '{device}' cannot be used: {str(error).rstrip('.!')}. Allowed: auto, cpu, cuda, mps."
+            ) from error
         self.device: torch.device = self.fabric.device
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
         self.asynchronous = self.device.type in ASYNCHRONOUS

@@ -118,6 +118,10 @@ def test_what_cannot_be_exported_is_refused(arguments, message, run, kdengine):
     assert "Traceback" not in said.err
 
 
+def test_a_folder_without_a_run_is_told_as_such(kdengine, here):
+    assert "'nowhere' is not a run folder" in kdengine("export", "nowhere", "--to", "safetensors").err
+
+
 def test_code_that_the_folder_names_is_not_run_without_trust(run, kdengine):
     text = (run / "run.toml").read_text().replace('student = "resnet8"', 'student = "python:nowhere:net"')
     (run / "run.toml").write_text(text)

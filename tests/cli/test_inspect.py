@@ -1,3 +1,6 @@
+from kdengine.runs import source
+
+
 def test_the_taps_of_a_network_and_their_shapes_are_listed(kdengine):
     facts = kdengine("inspect", "resnet8", "--json").json
     taps = {tap["name"]: tap for tap in facts["taps"]}
@@ -37,7 +40,9 @@ def test_an_unknown_network_and_an_impossible_size_are_told(kdengine):
     assert "Traceback" not in said.err
 
 
-def test_of_two_networks_the_plan_of_a_method_is_shown(kdengine, here):
+def test_of_two_networks_the_plan_of_a_method_is_shown(kdengine, here, monkeypatch):
+    remarks = []
+    monkeypatch.setattr(source.log, "warning", lambda text, *values: remarks.append(text % values))
     said = kdengine("inspect", "timm:resnet18", "resnet8", "--plugin", "fitnet", "--plugin", "st", "-o", "fitnet.taps='stage1'")
     assert said.code == 0, said.err
     assert "the teacher runs up to layer1" in said.out
@@ -52,6 +57,7 @@ def test_of_two_networks_the_plan_of_a_method_is_shown(kdengine, here):
     assert joint["taps"][0]["student_shape"] == [16, 64, 64]
     assert facts["data"]["num_classes"] == 7
     assert list(here.iterdir()) == []
+    assert not remarks, "nothing is said of the single blank image"
 
 
 def test_two_networks_without_a_method_and_a_method_without_two_networks_are_told(kdengine):

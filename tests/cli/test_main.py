@@ -1,9 +1,12 @@
 import errno
 import importlib.metadata
+import io
 import os
 import sys
 
 import pytest
+
+from kdengine.cli.main import main
 
 COMMANDS = [
     "run",
@@ -119,6 +122,34 @@ def test_a_plugin_that_fails_to_add_a_command_does_not_hide_that_another_is_unkn
     said = kdengine("rnu")
     assert said.code == 2
     assert "No such command 'rnu'" in said.err
+
+
+def test_what_standard_output_cannot_show_is_escaped(distribution, monkeypatch):
+    source = """
+        import click
+        from kdengine import hookimpl
+
+        @hookimpl
+        def kdengine_commands(cli):
+            @cli.command("fruit")
+            def fruit():
+                click.echo("\\u65e5")
+    """
+    distribution("kdplugin-fruit", source)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "latin-1", write_through=True))
+    assert main(["fruit"]) == 0
+    assert written.getvalue() == b"\\u65e5\n"
+
+
+def test_with_json_an_interruption_is_one_object_too(kdengine, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdengine.storage.runfolder.RunFolder.settings", interrupt)
+    said = kdengine("evaluate", "x", "--json")
+    assert (said.code, said.json) == (130, {"error": "interrupted", "kind": "KeyboardInterrupt"})
+    assert kdengine("evaluate", "x").out == ""
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC])

@@ -21,3 +21,10 @@ def test_a_pattern_searches_timm_and_torchvision_too(kdengine):
 def test_sizes_are_counted_where_that_is_asked_for(kdengine):
     found = specs(kdengine("models", "torchvision:resnet18", "--sizes", "--json"))
     assert found["torchvision:resnet18"]["parameters"] == 11_227_812
+
+
+def test_a_pattern_that_matches_nothing_is_told(kdengine):
+    said = kdengine("models", "nowhere")
+    assert (said.code, said.out) == (0, "")
+    assert "No network matches 'nowhere'" in said.err
+    assert kdengine("models", "nowhere", "--json").json == {"models": []}

@@ -64,6 +64,8 @@ def test_unreadable_files_are_all_named_and_the_others_predicted(finished, kdeng
     assert [entry["image"] for entry in said.json["unreadable"]] == ["cut.png", "text.png", "absent.png", "empty"]
     for name in ("cut.png", "text.png", "absent.png", "empty"):
         assert f"'{name}' cannot be read" in said.err
+    assert "'empty' cannot be read: it is a folder without images." in said.err
+    assert "'absent.png' cannot be read: No such file or directory." in said.err
     assert "Traceback" not in said.err
 
 

@@ -122,9 +122,11 @@ def test_networks_with_inputs_of_their_own(kdengine, small, here):
 
 def test_two_methods_a_file_of_ones_own_and_json(kdengine, small, here):
     (here / "my_kd.py").write_text(METHOD)
-    said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", "--json")
+    probe = ["--probe", "digits@train=64@test=32"]
+    said = kdengine("run", "--plugin", "st", "--plugin", "./my_kd.py", *PAIR, *small, "-o", "mine.scale=0.5", *probe, "--json")
     assert said.code == 0, said.err
     assert said.json["methods"] == ["st", "mine"]
+    assert [row["role"] for row in said.json["probe"]["networks"]][:2] == ["student", "untrained"]
     assert len(said.out.splitlines()) == 1
     (folder,) = (here / "runs").iterdir()
     assert folder.name.startswith("resnet8-st-mine-")
@@ -214,12 +216,16 @@ RUN = ["run", "--plugin", "st"]
     ("arguments", "pieces"),
     [
         (["run", "--plugin", "rkdd", *PAIR], ["no plugin 'rkdd'", "'rkd'", "kdengine plugins"]),
+        (["run", "--plugin", "fitnet+st", *PAIR], ["no plugin 'fitnet+st'", "--plugin fitnet --plugin st"]),
+        (["train"], ["--model"]),
         (["run", "--plugin", "./nowhere.py", *PAIR], ["no file 'nowhere.py'"]),
         ([*RUN, "--teacher", "resnet14", "--student", "resnet9"], ["no network 'resnet9'", "'resnet8'", "kdengine models"]),
         ([*RUN, "--teacher", "timm:resnet3", "--student", "resnet8"], ["timm has no model 'resnet3'", "'resnet32'"]),
         ([*RUN, "--teacher", "torchvision:resnet19", "--student", "resnet8"], ["torchvision has no model", "'resnet18'"]),
         ([*RUN, "--teacher", "keras:resnet19", "--student", "resnet8"], ["no scheme 'keras:'", "timm:NAME"]),
-        ([*RUN, "--teacher", "python:nowhere:make", "--student", "resnet8"], ["'nowhere' cannot be imported"]),
+        ([*RUN, "--teacher", "python:nowhere:make", "--student", "resnet8"], ["'nowhere' cannot be imported", "PYTHONPATH"]),
+        ([*RUN, "--teacher", "python:./nets.py:make", "--student", "resnet8"], ["not a path: python:nets:factory"]),
+        ([*RUN, "--teacher", "./nets.py", "--student", "resnet8"], ["no network './nets.py'", "Write python:nets:FACTORY"]),
         (["run", "--plugin", "at", *PAIR, "-o", "at.taps=layer2.0.cnv1"], ["'layer2.0.conv1'", "kdengine inspect"]),
         (["run", "--plugin", "at", *PAIR, "-o", "at.taps=stage9"], ["no 'stage9'", "stage3"]),
         (["run", "--plugin", "rkd", *PAIR, "-o", "rkd.angel=5"], ["'rkd.angel'", "'angle'"]),
@@ -229,6 +235,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "-o", "train.lrr=5"], ["'train.lrr'", "'lr'"]),
         ([*RUN, *PAIR, "-o", "st.temperature"], ["'st.temperature' is not an option", "VALUE"]),
         ([*RUN, *PAIR, "-o", "=5"], ["'=5' is not an option"]),
+        ([*RUN, *PAIR, "-o", "batch_size=5"], ["no setting 'batch_size'", "'train.batch_size'"]),
         ([*RUN, *PAIR, "-o", "train.optimizer=sdg"], ["train.optimizer = 'sdg'", "'sgd'"]),
         ([*RUN, *PAIR, "-o", "train.device=toaster"], ["toaster", "auto, cpu, cuda, mps"]),
         ([*RUN, *PAIR, "-o", "train.precision=fp8"], ["train.precision = 'fp8'", "bf16"]),
@@ -242,6 +249,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "--data", "imagefolder:nowhere"], ["no folder 'nowhere'"]),
         ([*RUN, *PAIR, "--data", "hf:./nowhere"], ["nowhere"]),
         ([*RUN, *PAIR, "--data", "digits@train=0"], ["@train"]),
+        ([*RUN, *PAIR, "--probe", "digts"], ["no data set 'digts'", "'digits'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere"], ["no recipe 'nowhere'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
         ([*RUN, *PAIR, "--override"], ["--override belongs to --resume"]),
@@ -346,8 +354,13 @@ def test_weights_that_do_not_fit_are_told(kdengine, here, own_cache, finished):
     refused(
         kdengine(*RUN, *PAIR, "--teacher-weights", "small.safetensors"), here, own_cache, "do not match", "layer1", "resnet14"
     )
-    (here / "text.pth").write_text("no weights")
-    refused(kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"), here, own_cache, "text.pth")
+    (here / "text.pth").write_text("hello")
+    refused(
+        kdengine(*RUN, *PAIR, "--teacher-weights", "text.pth"),
+        here,
+        own_cache,
+        "'text.pth' is not a readable weights file: KeyError",
+    )
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(kdengine, finished):

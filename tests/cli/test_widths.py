@@ -50,3 +50,9 @@ def test_long_texts_share_the_room_that_numbers_leave():
     widths = table.fitted(80).widths(80)
     assert total(widths) == 80
     assert widths[1] == 6
+
+
+def test_columns_of_the_same_name_have_widths_of_their_own():
+    table = Columns(["where", "", "where", ""], [["layer1", "", "blocks.11", "from tokens"]])
+    assert table.widths(80) == [6, 1, 9, 11]
+    assert table.fitted(20).heads == ["where", "where", ""]

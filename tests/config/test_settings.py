@@ -173,6 +173,9 @@ def test_merging_is_nested_and_leaves_both_sides_as_they_were():
 
 
 def test_a_missing_toml_file_is_named(tmp_path):
+    (tmp_path / "run.toml").touch()
+    with pytest.raises(SettingsError, match=r"Cannot read '.*': Is a directory\. Name the file of settings in it: .*run\.toml"):
+        read_toml(tmp_path)
     with pytest.raises(SettingsError, match=r"Cannot read '.*none\.toml': No such file"):
         read_toml(tmp_path / "none.toml")
 

@@ -109,3 +109,12 @@ def test_a_table_that_is_missing_or_empty_is_refused(table, tmp_path):
     assert refusal(f"csv:{tmp_path}/none.csv") == f"There is no file '{tmp_path}/none.csv'."
     assert "has no column 'file'" in refusal(f"csv:{table('')}")
     assert "lists no images" in refusal(f"csv:{table('file,label')}")
+
+
+def test_tables_as_some_spreadsheets_write_them_are_told_how_to_be_saved(table):
+    latin = table(rows(["Äpfel", "Birnen"] * 5), encoding="latin-1")
+    assert "is not in UTF-8 (invalid continuation byte). Save it as CSV in UTF-8." in refusal(f"csv:{latin}@split=0.2")
+    semicolons = table(rows(["ant", "bee"] * 5).replace(",", ";"))
+    said = refusal(f"csv:{semicolons}@split=0.2")
+    assert "has no column 'file'. Separate columns by commas, not by ';'. It has file;label." in said
+    assert "1 row of" in refusal(f"csv:{table(rows(['ant', 'bee', '']))}@split=0.2")

@@ -39,7 +39,7 @@ def folder(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("held_out", ["test", "val", "validation"])
+@pytest.mark.parametrize("held_out", ["test", "val", "validation", "valid"])
 def test_a_folder_of_images_is_read_with_its_classes(folder, held_out):
     data = load_data(f"imagefolder:{folder(held_out)}")
     assert data.classes == ("ant", "bee")
@@ -73,6 +73,32 @@ def test_a_folder_too_large_for_memory_is_read_by_workers(folder, monkeypatch):
     (batch,) = data.train_batches(TrainSettings(workers=1), 0, CPU).epoch(0)
     assert batch.x.shape == (8, 3, 16, 16)
     assert torch.equal(batch.y, data.train.labels[batch.index])
+
+
+def test_splits_are_not_taken_for_classes(folder):
+    root = folder()
+    for name in ("train", "test"):
+        (root / name).rename(root / name.capitalize())
+    assert "has the folders Test, Train, which would be its classes. If they are splits" in refusal(
+        f"imagefolder:{root}@split=0.5"
+    )
+
+
+def test_a_folder_around_the_classes_is_not_taken_for_a_class(folder):
+    root = folder()
+    (root / "test").rename(root.parent / "elsewhere")
+    (root / "train").rename(root / "flowers")
+    said = refusal(f"imagefolder:{root}@split=0.5")
+    assert "a single folder, flowers, which holds folders in turn (ant, bee)" in said
+    assert f"'imagefolder:{root}/flowers@split=0.2'" in said
+
+
+def test_classes_without_images_are_named(folder):
+    root = folder()
+    (root / "train" / "wasp").mkdir()
+    (root / "train" / "wasp" / "notes.txt").touch()
+    said = refusal(f"imagefolder:{root}")
+    assert f"there are no images in wasp of '{root / 'train'}'. Remove what is no class, or add images" in said
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):

@@ -274,3 +274,9 @@ def test_parameters_are_counted_frozen_ones_included_and_buffers_not():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 6))
     model[2].requires_grad_(False)
     assert count_parameters(model) == (3 * 4 * 9 + 4) + (4 + 4) + (5 * 6 + 6)
+
+
+def test_the_folder_of_a_run_in_place_of_its_network_is_told(registry, tmp_path):
+    (tmp_path / "run.toml").touch()
+    with pytest.raises(ModelError, match=r"is the folder of a run: name the network of that run, .* --teacher-weights"):
+        check_name(str(tmp_path), registry)

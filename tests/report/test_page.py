@@ -202,3 +202,8 @@ def test_the_page_of_another_task_names_its_headline_and_sorts_low_scores_first(
     assert text.count('data-first="ascending"') == 2, "of last and best RMSE, and of no other column"
     assert 'aria-label="Test RMSE"' in text
     assert not re.search(r"top-?1|accuracy|top-?5", text, flags=re.IGNORECASE)
+
+
+def test_a_class_whose_name_is_no_text_is_written_with_escapes(page, folders):
+    text, _ = page(folders, Table("Fruit.", ("class",), (("\udce4pfel",),)))
+    assert "\\udce4pfel" in text

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from kdengine import Engine, SettingsError, hookimpl
 from kdengine.config.settings import Settings
+from kdengine.runs.comparison_folder import check_new
+from kdengine.runs.start import Fresh
 from kdengine.storage.runfolder import RunFolder
 
 FAST = {"data": "digits@train=16@test=16", "precision": "fp32", "device": "cpu", "batch_size": 8, "lr": 0.02}
@@ -143,7 +145,12 @@ def test_the_manifest_says_what_a_run_was_made_with(undisturbed):
 def test_a_finished_run_and_a_folder_without_a_run_cannot_be_resumed(undisturbed, tmp_path):
     with pytest.raises(SettingsError, match="is finished"):
         Engine.resume(undisturbed.folder)
-    with pytest.raises(SettingsError, match="not a run folder"):
+    with pytest.raises(SettingsError, match=r"not a run folder: it has no run\.toml\. Name the folder of a run\."):
+        Engine.resume(tmp_path)
+    (tmp_path / "trial-1" / "st").mkdir(parents=True)
+    for file in ("comparison.json", "trial-1/st/run.toml"):
+        (tmp_path / file).touch()
+    with pytest.raises(SettingsError, match=r"such as '.*trial-1.st'; a comparison is resumed by 'kdengine compare --resume'"):
         Engine.resume(tmp_path)
 
 
@@ -215,3 +222,21 @@ def test_weights_of_a_compiled_module_load_into_the_bare_one(tmp_path):
     compiled = torch.compile(torch.nn.Sequential(torch.compile(torch.nn.Linear(2, 2))))
     RunFolder(tmp_path).write_weights("student.safetensors", compiled.state_dict())
     torch.nn.Sequential(torch.nn.Linear(2, 2)).load_state_dict(load_file(tmp_path / "student.safetensors"))
+
+
+def test_commands_that_a_message_gives_can_be_copied_whatever_the_folder_is_called(tmp_path):
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    (folder / "run.toml").touch()
+    with pytest.raises(SettingsError, match=r"kdengine run --resume '/.*/two words'"):
+        RunFolder(folder).check_new()
+
+
+def test_a_run_and_a_comparison_do_not_share_a_folder(tmp_path):
+    for name, file in (("run", "run.toml"), ("comparison", "comparison.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    with pytest.raises(SettingsError, match="holds a comparison, so no run can be made in it"):
+        RunFolder(tmp_path / "comparison").check_new()
+    with pytest.raises(SettingsError, match="holds a run, so no comparison can be made in it"):
+        check_new(Fresh(), tmp_path / "run")

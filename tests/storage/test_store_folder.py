@@ -20,7 +20,7 @@ def test_a_new_store_has_no_note_and_looking_at_it_makes_none(tmp_path):
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(SettingsError, match=r"is no teacher store: it holds cat\.jpg"):
+    with pytest.raises(SettingsError, match=r"is no teacher store: it holds 'cat\.jpg'"):
         StoreFolder(tmp_path / "photos").note()
     with pytest.raises(SettingsError, match="is a file"):
         StoreFolder(tmp_path / "photos" / "cat.jpg").note()

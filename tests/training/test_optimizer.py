@@ -104,3 +104,8 @@ def test_the_warm_up_rises_linearly_from_a_tenth_and_delays_nothing(schedule):
     found, without = rates(schedule=schedule, warmup_epochs=2), rates(schedule=schedule)
     assert found[:20] == pytest.approx([0.1 + 0.9 * update / 20 for update in range(20)])
     assert found[20:] == pytest.approx(without[20:])
+
+
+def test_a_phase_of_a_single_update_keeps_its_rate_without_a_remark_of_timms(caplog):
+    assert rates(updates=1, steps=1) == [1.0]
+    assert not caplog.records

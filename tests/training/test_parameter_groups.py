@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-from kdengine import SettingsError
+from kdengine import ModelError, SettingsError
 from kdengine.config.settings import TrainSettings
 from kdengine.tasks import Classification
 from kdengine.training.lane_module import LaneModule
@@ -67,6 +67,12 @@ def test_a_network_without_layers_or_without_a_classifier_is_refused():
         parameter_groups(bare, TrainSettings(layer_decay=0.5))
     with pytest.raises(SettingsError, match=r"train\.head_lr and train\.backbone_lr need a network with a classifier"):
         parameter_groups(bare, TrainSettings(head_lr=2.0))
+
+
+def test_a_network_without_parameters_to_train_is_refused():
+    for network in (nn.Flatten(), nn.Linear(2, 2).requires_grad_(False)):
+        with pytest.raises(ModelError, match=f"{type(network).__name__} has nothing to train"):
+            parameter_groups(LaneModule(network, {}, Classification(2)), TrainSettings())
 
 
 @pytest.mark.parametrize(

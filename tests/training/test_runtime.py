@@ -21,7 +21,9 @@ def test_what_was_asked_for_is_what_runs():
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:77"])
 def test_a_device_that_is_not_there_is_told(device):
-    with pytest.raises(SettingsError, match=f"train.device = '{device}' cannot be used.*auto, cpu, cuda, mps"):
+    with pytest.raises(
+        SettingsError, match=f"train.device = '{device}' cannot be used: .*[^.!]\\. Allowed: auto, cpu, cuda, mps"
+    ):
         Runtime(device)
 
 
