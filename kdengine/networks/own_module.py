@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from kdengine.errors import ModelError, cause
-from kdengine.taps.probe import PROBE_BATCH, copy_to
+from kdengine.taps.probe import PROBE_BATCH
+from kdengine.taps.twin import copy_to
 
 __all__ = ["check_apart", "check_module"]
 
