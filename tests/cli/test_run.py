@@ -102,7 +102,8 @@ def test_what_is_said_beside_a_file_wins(finished, kdengine, here):
 
 @pytest.mark.slow
 def test_networks_with_inputs_of_their_own(kdengine, small, here):
-    inputs = ["-o", "teacher_input.size=64", "-o", "teacher_input.mean=[0.485, 0.456, 0.406]"]
+    inputs = ["--data", "digits@train=128@test=64"]  # whose deviation stands below
+    inputs += ["-o", "teacher_input.size=64", "-o", "teacher_input.mean=[0.485, 0.456, 0.406]"]
     plan = kdengine("run", "--plugin", "st", *PAIR, *small, *inputs, "--dry-run")
     lines = [line.split() for line in plan.out.splitlines()]
     assert ["teacher", "resnet14", "175,258", "3", "x", "64", "x", "64"] in lines

@@ -246,7 +246,7 @@ def test_input_gradients_of_both_networks_are_those_of_the_common_batch(tmp_path
     inputs = {"teacher_input": TEACHERS, "student_input": student_input}
     Engine(teacher, copy.deepcopy(student), [Gradients()], out=tmp_path / "run", **inputs, **FAST).fit()
     x, (of_student, of_teacher) = seen[0]
-    assert of_student.shape == of_teacher.shape == x.shape == (64, 3, 32, 32)
+    assert of_student.shape == of_teacher.shape == x.shape == (8, 3, 32, 32)
     # the chain rule by hand: the gradient at the network's own input, through the transposed resizing and the scale
     session = Engine(teacher, "resnet8", ["st"], teacher_input=TEACHERS, **FAST).session()
     data = session.data.dataset

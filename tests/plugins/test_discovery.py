@@ -55,6 +55,16 @@ def test_a_distribution_that_stands_on_the_path_twice_counts_once(distribution, 
     assert [plugin.version for plugin in found] == ["2.0"]
 
 
+@pytest.mark.parametrize(("folder", "file"), [("headed-1.5.dist-info", "METADATA"), ("headed.egg-info", "PKG-INFO")])
+def test_name_and_version_are_those_of_the_head_whatever_the_readme_below_says(folder, file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / file).write_text("Metadata-Version: 2.1\nName: headed\nVersion: 1.5\n\nName: other\nVersion: 9\n")
+    (tmp_path / folder / "entry_points.txt").write_text("[kdengine]\nheaded-kd = headed\n")
+    (found,) = [plugin for plugin in discover() if plugin.name == "headed-kd"]
+    assert found.title == "headed 1.5"
+
+
 def test_a_damaged_installation_does_not_hide_the_others(distribution):
     point = distribution("kdplugin-sound", "")
     (point / "damaged-1.0.dist-info").mkdir()
