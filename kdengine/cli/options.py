@@ -202,7 +202,8 @@ def settings_from(
         values = merge(recipe_values(recipe, values.get("methods", ()), registry, trust), values)
     faults: list[KDError] = []
     if values.get("student") in (None, ""):
-        flag = "--model" if click.get_current_context().info_name == "train" else "--student"
+        context = click.get_current_context(silent=True)
+        flag = "--model" if context is not None and context.info_name == "train" else "--student"
         faults.append(SettingsError(f"There is no network to train. Name one, for example {flag} resnet8."))
         values["student"] = "unnamed"
     try:
