@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdengine.config.settings import Settings
@@ -15,10 +16,11 @@ from kdengine.errors import ModelError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
+from kdengine.networks.network import Network
 from kdengine.runs.session import Session
 from kdengine.runs.teacher_cache import CachedTeacher
 from kdengine.runs.teachers import Teacher
-from kdengine.taps.tensors import logits_of
+from kdengine.taps.tensors import first_tensor, logits_of
 from kdengine.tasks.task import Task
 from kdengine.training.evaluation import evaluate
 
@@ -94,10 +96,39 @@ def _ready(teacher: Teacher, session: Session, needed: bool, train: Train) -> di
         facts = dict(_cached(teacher, session, train))
     else:
         log.info("Not training the teacher %s: no lane learns from its weights", network.name)
+    if needed:
+        _check_finite(teacher)
     sizes = {"parameters": count_parameters(network.module), "flops": count_flops(network.module, network.input_size)}
     identity = {"fingerprint": fingerprint(network.module), "input": network.preprocess.wanted.describe()}
     lossy = session.settings.teacher_store.lossy
     return {"name": network.name, **facts, **sizes, **identity, **({"lossy": lossy} if lossy else {})}
+
+
+def _check_finite(teacher: Teacher) -> None:
+    """Refuse a teacher that nobody can learn from; its scores may look like those of a guess.
+
+    Raises:
+        ModelError: a weight is not finite, or what a teacher that was trained here makes of an image.
+    """
+    network, ours = teacher.network, teacher.is_trained_first
+    state = network.module.state_dict().values()
+    if all(bool(value.isfinite().all()) for value in state if value.is_floating_point()) and not (ours and _overflows(network)):
+        return
+    fix = "Lower teacher_train.lr" if ours else "Give other weights"
+    raise ModelError(
+        f"The weights or outputs of the teacher '{network.name}' are not finite: nothing can be learnt from it. {fix}."
+    )
+
+
+def _overflows(network: Network) -> bool:
+    """Whether finite weights make something infinite of an image; a user's own module is not run for this."""
+    weight = next(network.module.parameters(), torch.empty(0))
+    was_training = network.module.training
+    with torch.no_grad():
+        image = torch.ones(1, *network.input_size, dtype=weight.dtype, device=weight.device)
+        answer = first_tensor(network.module.eval()(image))
+    network.module.train(was_training)
+    return answer is not None and not bool(answer.isfinite().all())
 
 
 def _measured(network: nn.Module, session: Session) -> dict[str, Any]:

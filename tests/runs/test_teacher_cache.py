@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -181,3 +182,13 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(name, cl
     with pytest.raises(ModelError, match=r"do not match the teacher 'resnet14': .*layer|7 outputs \('fc'\), but .* 10 "):
         distil(teacher_weights=file)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.safetensors"]
+
+
+@pytest.mark.parametrize(("given", "fix"), [(True, "Give other weights"), (False, "Lower teacher_train.lr")])
+def test_a_teacher_whose_outputs_are_not_finite_is_refused_by_its_name(given, fix, cache, tmp_path):
+    settings = {"data": "digits@train=8@test=8", "batch_size": 8, "epochs": 1, "precision": "fp32", "device": "cpu"}
+    broken = timm.create_model("resnet8", num_classes=10)
+    broken.fc.weight.data[0, 0] = float("nan")
+    teacher = {"teacher": broken} if given else {"teacher": "resnet8", "teacher_train": {"lr": 1e30}}
+    with pytest.raises(ModelError, match=f"of the teacher '.*' are not finite.* {fix}"):
+        Engine(student="resnet8", plugins=["st"], out=tmp_path / "run", **teacher, **settings).fit()
