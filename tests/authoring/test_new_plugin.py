@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -250,7 +251,8 @@ def environment(tmp_path):
     folder = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = folder.glob("lib/*/site-packages")
-    (site / "outside.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
+    # with the folders of what is editable, whose own .pth files are not read in a folder that is named so
+    (site / "outside.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)) + "\n")
     return folder / "bin"
 
 
