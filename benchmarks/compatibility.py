@@ -29,8 +29,7 @@ import timm
 import torch
 
 from kdengine import Curriculum, Demand, KDError, Launcher, Outcome, Registry, StepTransform, Unit
-from kdengine.config.settings import from_assignments
-from kdengine.dispatch.carriage import launcher_named
+from kdengine.cli.launching import launcher_for
 from kdengine.dispatch.driver import Driver
 from kdengine.dispatch.handover import lay_token
 from kdengine.dispatch.travel import carried_environment
@@ -77,7 +76,9 @@ def main() -> None:
     if given.family:
         Family(given.family, given.notes, methods).complete(given.patience)
     else:
-        dispatch(given, launcher_named(given.on, Registry(), from_assignments(given.options).get("options", {}).get(given.on)))
+        launcher = launcher_for(given.on, given.options, Registry())
+        assert launcher is not None  # --on has a default
+        dispatch(given, launcher, methods)
         families = [Family(file.stem, given.notes, methods) for file in sorted(given.notes.glob("*.json"))]
         given.out.write_text(page({one.name: one.read() for one in families if not one.missing}, methods), encoding="utf-8")
 
@@ -146,14 +147,13 @@ class Lines:
         """Print nothing: these units tell nothing."""
 
 
-def dispatch(given: argparse.Namespace, launcher: Launcher) -> None:
+def dispatch(given: argparse.Namespace, launcher: Launcher, methods: Sequence[str]) -> None:
     """Try all families without results by a launcher; what fails for good is said, and missing on the page.
 
     Raises:
         SystemExit: a worker is not fit for the work, or it was interrupted.
     """
     script, place = os.path.abspath(__file__), given.notes.absolute() / PLACE
-    methods = Registry().all_methods(serving="classes")
     left = [one for one in (Family(name, given.notes, methods) for name in given.families) if one.missing]
     place.mkdir(exist_ok=True)
     try:

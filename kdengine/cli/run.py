@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,8 +26,9 @@ from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
     from kdengine.engine import Engine
+    from kdengine.plugins.registry import Registry
 
-__all__ = ["command", "fit_and_print", "show_plan"]
+__all__ = ["command", "fit_and_print", "resumed", "show_plan"]
 
 
 @click.command("run")
@@ -82,9 +84,7 @@ def command(
         data_to_probe(probe, registry)
     observers = [Samples(), Pictures()]
     if resume:
-        refuse_with_resume(recipe=recipe, out=out)
-        changes = values_from(config, trust=trust, **flags)
-        engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
+        engine = resumed(resume, registry, observers, override, trust, config=config, recipe=recipe, out=out, **flags)
         show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json, probe)
         return
     refuse_without_resume(override)
@@ -100,6 +100,30 @@ def command(
         show_plan(engine, as_json)
     else:
         fit_and_print(engine, as_json, probe)
+
+
+def resumed(
+    folder: str,
+    registry: Registry,
+    observers: Sequence[object],
+    override: bool,
+    trust: bool,
+    *,
+    config: str | None,
+    recipe: str | None,
+    out: str | None,
+    **flags: Any,
+) -> Engine:
+    """The run to go on with, whose folder ``--resume`` names; what is said beside it changes its settings.
+
+    Raises:
+        KDError: it cannot be resumed, or not with these flags.
+    """
+    from kdengine.engine import Engine
+
+    refuse_with_resume(recipe=recipe, out=out)
+    changes = values_from(config, trust=trust, **flags)
+    return Engine.resume(folder, registry, observers, changes=changes, override=override, trust=trust)
 
 
 def show_plan(engine: Engine, as_json: bool) -> None:

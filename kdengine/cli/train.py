@@ -8,13 +8,11 @@ import click
 
 from kdengine.cli.options import (
     override_option,
-    refuse_with_resume,
     refuse_without_resume,
     resume_option,
     settings_from,
     show_log,
     training_options,
-    values_from,
     warn_of_changes,
 )
 
@@ -48,7 +46,7 @@ def command(
     kdengine train --model timm:resnet50@pretrained=true --data imagefolder:~/flowers
     kdengine train --resume runs/resnet8-20261121-101500
     """
-    from kdengine.cli.run import fit_and_print, show_plan
+    from kdengine.cli.run import fit_and_print, resumed, show_plan
     from kdengine.engine import Engine
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
@@ -58,9 +56,7 @@ def command(
     show_log()
     registry, observers = Registry(), [Samples(), Pictures()]
     if resume:
-        refuse_with_resume(recipe=recipe, out=out)
-        changes = values_from(config, trust=trust, **flags)
-        engine = Engine.resume(resume, registry, observers, changes=changes, override=override, trust=trust)
+        engine = resumed(resume, registry, observers, override, trust, config=config, recipe=recipe, out=out, **flags)
     else:
         refuse_without_resume(override)
         settings = settings_from(registry, config, recipe, trust=trust, **flags)

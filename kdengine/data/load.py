@@ -126,7 +126,7 @@ def _check_form(text: str, spec: Spec, options: Mapping[str, Any], load: Any) ->
 
 
 def _checked(data: Data) -> Data:
-    """The same data; its splits are sound."""
+    """The same data; its splits and its normalisation are sound."""
     for split in _splits(data).values():
         if len(split) == 0:
             raise DataError(f"'{data.name}' has an empty split, but both training and test images are needed.")
@@ -134,8 +134,8 @@ def _checked(data: Data) -> Data:
         if task is not None:
             task.check_targets(split.labels, data.num_classes, f"'{data.name}'")
         _check_images(data, split)
-        _check_normalisation(data)
         _check_masks(data, split)
+    _check_normalisation(data)
     return data
 
 

@@ -16,6 +16,7 @@ from kdengine.errors import ModelError
 from kdengine.networks.fingerprint import fingerprint
 from kdengine.networks.flops import count_flops
 from kdengine.networks.models import count_parameters
+from kdengine.networks.modes import evaluating
 from kdengine.networks.network import Network
 from kdengine.runs.session import Session
 from kdengine.runs.teacher_cache import CachedTeacher
@@ -123,11 +124,9 @@ def _check_finite(teacher: Teacher) -> None:
 def _overflows(network: Network) -> bool:
     """Whether finite weights make something infinite of an image; a user's own module is not run for this."""
     weight = next(network.module.parameters(), torch.empty(0))
-    was_training = network.module.training
-    with torch.no_grad():
-        image = torch.ones(1, *network.input_size, dtype=weight.dtype, device=weight.device)
-        answer = first_tensor(network.module.eval()(image))
-    network.module.train(was_training)
+    image = torch.ones(1, *network.input_size, dtype=weight.dtype, device=weight.device)
+    with evaluating(network.module) as module:
+        answer = first_tensor(module(image))
     return answer is not None and not bool(answer.isfinite().all())
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kdengine.data.dataset import Data
+from kdengine.networks.modes import evaluating
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.runs.result import Result
 from kdengine.runs.run import Run
@@ -61,11 +62,8 @@ def draw_samples(networks: list[nn.Module], data: Data, task: Task, run: Run) ->
     batch = next(iter(few.test_batches(run.settings.train, run.runtime.device).epoch(0)))
     images, columns = run.runtime.layout(batch.x), [_as_seen(batch.x, data), task.drawn(batch.y)]
     for network in networks:
-        was_training = network.training
-        with torch.no_grad():
-            output = task.drawn(logits_of(network.eval()(images)))
-        network.train(was_training)
-        columns.append(output)
+        with evaluating(network):
+            columns.append(task.drawn(logits_of(network(images))))
     return _grid([column.cpu() for column in columns if column is not None])
 
 

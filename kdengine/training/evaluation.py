@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import nn
 from torchmetrics import MetricCollection
 
 from kdengine.data.batches import Batches
 from kdengine.errors import TrainingError
+from kdengine.networks.modes import evaluating
 from kdengine.taps import Recorder
 from kdengine.tasks.task import Task
 from kdengine.training.metrics import computed, on_device, update
@@ -44,24 +44,20 @@ def evaluate(
     Raises:
         TrainingError: there are no images.
     """
-    was_training = model.training
-    model.eval()
     rank, processes = (runtime.rank, runtime.processes) if together and len(batches) >= runtime.processes else (0, 1)
     metrics, seen = on_device(task.metrics(), runtime.device, share=processes > 1), 0
     collections = [metrics] if further is None else [metrics, on_device(further, runtime.device)]
-    try:
+    with evaluating(model):
         for number, batch in enumerate(batches.epoch(0)):
             if number % processes == 0:
                 check()
             if number % processes != rank:
                 continue
-            with torch.no_grad(), Recorder(model, {}) as recorder:
+            with Recorder(model, {}) as recorder:
                 output = recorder(runtime.layout(batch.x)).logits
             seen += len(batch.x)
             for collection in collections:
                 update(collection, output, batch.y)
-    finally:
-        model.train(was_training)
     if seen == 0:
         raise TrainingError("There are no test images to evaluate on. Check the data, or the validation loader.")
     values = computed(metrics)

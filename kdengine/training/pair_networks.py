@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdengine.errors import ModelError, SettingsError, TapError
 from kdengine.methods.head import Head, MeanOf, ModuleView
+from kdengine.networks.modes import evaluating
 from kdengine.networks.network import Network
 from kdengine.seeds import seeded
 from kdengine.taps import Recorder
@@ -92,14 +93,11 @@ def _fitting(heads: Sequence[Head], network: Network) -> Head | None:
     parameter = next(network.module.parameters())
     if any(value.is_meta for value in network.module.parameters()):
         return heads[0]
-    was_training = network.module.training
-    with seeded(0), torch.no_grad(), Recorder(network.module.eval(), points) as recorder:
+    with seeded(0), evaluating(network.module) as module, Recorder(module, points) as recorder:
         images = torch.randn(2, *network.input_size).to(parameter.device, parameter.dtype)
         trace = recorder(images)
         found = (head for head in heads if _agree(head(trace["embedding"]), trace.logits))
-        fitting = next(found, None)
-    network.module.train(was_training)
-    return fitting
+        return next(found, None)
 
 
 def _agree(made: Tensor, logits: Tensor) -> bool:

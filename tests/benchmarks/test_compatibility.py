@@ -1,9 +1,7 @@
 """The benchmark that tries every timm family: how its families are carried, and its page; no family is tried here."""
 
-import importlib.util
 import json
 import math
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,16 +10,11 @@ import pytest
 from kdengine import Launcher, Outcome, Registry, Resources
 
 METHODS = Registry().all_methods(serving="classes")
-FILE = Path(__file__).parents[2] / "benchmarks" / "compatibility.py"
 
 
-@pytest.fixture(scope="module")
-def compatibility():
-    spec = importlib.util.spec_from_file_location("compatibility", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def compatibility(script):
+    return script("compatibility")
 
 
 def result(refusal=None, meta=False, methods=("st",)):
@@ -71,7 +64,7 @@ class Pretended(Launcher):
 
 def carry(compatibility, notes, fails, families):
     launcher = Pretended(fails)
-    compatibility.dispatch(Namespace(notes=notes, families=families, patience=3.0, limit=60.0), launcher)
+    compatibility.dispatch(Namespace(notes=notes, families=families, patience=3.0, limit=60.0), launcher, METHODS)
     return launcher.patience
 
 

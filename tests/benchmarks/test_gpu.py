@@ -1,25 +1,15 @@
 """The benchmark for GPUs, tried on the CPU with a few steps."""
 
-import importlib.util
-import sys
 import warnings
-from pathlib import Path
 
 import kdzoo  # noqa: F401  registers the small networks with timm
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", FOLDER / "gpu.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def gpu(script):
+    return script("gpu")
 
 
 def test_without_a_gpu_it_says_so_and_writes_nothing(gpu, monkeypatch, capsys, tmp_path):
