@@ -51,7 +51,7 @@ def test_numbers_that_mean_nothing_are_told_once_on_the_screen_in_the_table_and_
 @pytest.mark.slow
 def test_learning_rates_are_probed_first_and_the_choice_is_shown(kdengine):
     pair = ["--methods", "st", "--teacher", "cnn2", "--student", "cnn2", *SMALL, "-o", "teacher_train.lr=0.02"]
-    pair += ["--data", "digits@train=128@test=64", "-o", "train.batch_size=64"]  # enough to learn something
+    pair += ["--data", "digits@train=256@test=64", "-o", "train.batch_size=8"]  # enough to learn something
     said = kdengine("compare", *pair, "--out", "out", "--tune-lr", "1e-9,0.02")
     assert said.code == 0, said.err
     assert "Probing train.lr = 1e-09, 0.02 for the plain student: 1 epochs each" in " ".join(said.err.split())

@@ -67,7 +67,7 @@ def test_a_sweep_and_probes_of_learning_rates_are_carried_too(kdengine, here):
     scores = [{row["method"]: row["top1"] for row in said.json["cells"]} for said in (launched, alone)]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 3
-    probing = ["compare", "--methods", "st", *PAIR, *SMALL, "--tune-lr", "1e-9,0.02"]
+    probing = ["compare", "--methods", "st", *PAIR, *SMALL, "--data", "digits@train=256@test=16", "--tune-lr", "1e-9,0.02"]
     said = kdengine(*probing, *LOCAL, "--out", "probed")
     assert said.code == 0, said.err
     assert json.loads((here / "probed" / "comparison.json").read_text())["tuned"]["lr"] == 0.02
