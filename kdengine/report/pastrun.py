@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +57,22 @@ class PastRun:
         except SettingsError as error:
             error.add_note(f"in '{folder / 'run.toml'}'")
             raise
-        manifest = files.manifest() if (folder / "manifest.json").is_file() else {}
-        return cls(folder, settings, manifest, files.metrics(), files.result(), files.failure())
+        return cls(folder, settings, _manifest(files), files.metrics(), files.result(), files.failure())
+
+    @classmethod
+    def read_among_others(cls, folder: Path) -> PastRun:
+        """Read one run of many: one with a damaged file counts as failed, for that reason, and does not hide the others.
+
+        Raises:
+            SettingsError: its settings are invalid.
+        """
+        try:
+            return cls.read(folder)
+        except StorageError as error:
+            files, manifest = RunFolder(folder), {}
+            with suppress(StorageError):
+                manifest = _manifest(files)
+            return cls(folder, files.settings(), manifest, (), None, str(error))
 
     @property
     def scoring(self) -> Scoring:
@@ -148,16 +163,18 @@ class PastRun:
 def find_runs(folders: Sequence[str | Path]) -> list[PastRun]:
     """Every run in and below the folders; below each of them in natural order (``trial-2`` before ``trial-10``).
 
-    The probes of learning rates in a comparison are left out.
+    The probes of learning rates in a comparison are left out. Of several runs, those with a damaged file count as failed.
 
     Raises:
         SettingsError: a folder does not exist or holds no run.
+        StorageError: a file of the only run is damaged.
     """
     named: dict[Path, Path] = {}
     for folder in map(Path, folders):
         for path in _run_folders(folder):
             named.setdefault(path.resolve(), path)
-    return [PastRun.read(path) for path in named.values()]
+    read = PastRun.read if len(named) == 1 else PastRun.read_among_others
+    return [read(path) for path in named.values()]
 
 
 def scoring_in(*stored: Mapping[str, Any] | None) -> Scoring:
@@ -184,6 +201,10 @@ def scoring_in(*stored: Mapping[str, Any] | None) -> Scoring:
 def natural(text: str) -> list[tuple[int, str]]:
     """Sort key for names that contain numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
+
+
+def _manifest(files: RunFolder) -> dict[str, Any]:
+    return files.manifest() if (files.path / "manifest.json").is_file() else {}
 
 
 def _run_folders(folder: Path) -> list[Path]:

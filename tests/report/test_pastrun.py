@@ -3,7 +3,7 @@ import json
 import pytest
 
 from kdengine import SettingsError, StorageError
-from kdengine.report.pastrun import PastRun, find_runs, natural
+from kdengine.report.pastrun import FAILED, FINISHED, PastRun, find_runs, natural
 from kdengine.storage.scores import CLASSIFICATION
 
 
@@ -66,6 +66,18 @@ def test_a_folder_without_a_run_is_told(tmp_path):
         find_runs([tmp_path])
     with pytest.raises(SettingsError, match="There is no folder"):
         find_runs([tmp_path / "missing"])
+
+
+@pytest.mark.parametrize("file", ["result.json", "metrics.jsonl"])
+def test_a_damaged_run_does_not_hide_the_others(run_folder, file):
+    whole, hurt = run_folder("a"), run_folder("b")
+    (hurt / file).write_text('{"x')
+    one, other = find_runs([whole, hurt])
+    assert (one.state, other.state) == (FINISHED, FAILED)
+    assert f"{file}' is damaged" in other.news
+    assert other.data == one.data
+    with pytest.raises(StorageError, match="is damaged"):
+        find_runs([hurt])
 
 
 def test_settings_that_cannot_be_read_name_their_file(run_folder):
