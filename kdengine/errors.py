@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,7 @@ __all__ = [
     "cause",
     "did_you_mean",
     "in_shell",
+    "missing",
     "together",
 ]
 
@@ -93,3 +95,14 @@ def in_shell(path: object) -> str:
     "'runs/two words'"
     """
     return shlex.quote(str(path))
+
+
+def missing(kind: str, path: object) -> str:
+    """A sentence saying that a file or folder is not there, and for a relative path, where it was looked for.
+
+    >>> missing("folder", "/data/cifar")
+    "There is no folder '/data/cifar'."
+    """
+    written = os.path.expanduser(str(path))
+    where = "" if os.path.isabs(written) else f" in the current folder, '{os.getcwd()}'"
+    return f"There is no {kind} '{path}'{where}."

@@ -16,7 +16,7 @@ from kdengine.data.dataset import Data, Split
 from kdengine.data.image_files import ImageFiles
 from kdengine.data.items import HELD_OUT, data_of, listed, parts_of
 from kdengine.data.targets import class_indices, label_marks
-from kdengine.errors import DataError
+from kdengine.errors import DataError, missing
 
 __all__ = ["csv_file"]
 
@@ -121,7 +121,7 @@ def _read(path: str, file: str, label: str, labels: str) -> tuple[list[_Row], bo
     """The rows of a table, and whether images have any number of labels."""
     source = Path(os.path.expanduser(path))
     if not os.path.isfile(source):
-        raise DataError(f"There is no file '{path}'.")
+        raise DataError(missing("file", path))
     with _as_text(path, source) as opened:
         lines = csv.DictReader(opened, skipinitialspace=True)
         have = [str(name) for name in lines.fieldnames or ()]

@@ -19,7 +19,7 @@ from kdengine.data.label_columns import Columns
 from kdengine.data.masked_items import masked_splits
 from kdengine.data.masks import IGNORED
 from kdengine.data.rgb import as_rgb
-from kdengine.errors import DataError
+from kdengine.errors import DataError, missing
 from kdengine.seeds import undisturbed
 
 __all__ = ["hugging_face"]
@@ -86,7 +86,7 @@ def _loaded(name: str, datasets: Any) -> Mapping[str, Any]:
     folder = Path(os.path.expanduser(name))
     found = os.path.isdir(folder)
     if name.startswith((".", "/", "~")) and not found:
-        raise DataError(f"There is no folder '{name}'.")
+        raise DataError(missing("folder", name))
     try:
         with _without_bars(datasets.utils.logging):
             splits: Mapping[str, Any] = datasets.load_dataset(str(folder) if found else name)

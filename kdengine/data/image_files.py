@@ -11,7 +11,7 @@ from PIL import Image
 
 from kdengine.data.decoding import SKIP_BAD, reason
 from kdengine.data.rgb import as_rgb
-from kdengine.errors import DataError
+from kdengine.errors import DataError, missing
 
 __all__ = ["ImageFiles", "files_below", "opened_file", "root_of"]
 
@@ -24,7 +24,7 @@ def root_of(path: str) -> Path:
     """
     root = Path(os.path.expanduser(path))
     if not os.path.isdir(root):  # unlike Path.is_dir, false for what cannot be a path at all
-        raise DataError(f"There is no folder '{path}'.")
+        raise DataError(missing("folder", path))
     return root
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdengine.config.settings import Settings
-from kdengine.errors import SettingsError, StorageError, cause
+from kdengine.errors import SettingsError, StorageError, cause, missing
 from kdengine.storage.lane_place import LanePlace
 from kdengine.storage.names import PLAIN, TUNING
 from kdengine.storage.runfolder import RunFolder
@@ -209,7 +209,7 @@ def _manifest(files: RunFolder) -> dict[str, Any]:
 
 def _run_folders(folder: Path) -> list[Path]:
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for text that cannot be a path at all
-        raise SettingsError(f"There is no folder '{folder}'.")
+        raise SettingsError(missing("folder", folder))
     if (folder / "run.toml").is_file():
         return [folder]
     below = [file.parent for file in folder.rglob("run.toml") if TUNING not in file.relative_to(folder).parts]

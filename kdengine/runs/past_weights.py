@@ -13,7 +13,7 @@ from torch import nn
 from kdengine.config.settings import InputSettings, Settings
 from kdengine.data.class_names import check_class_names
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError
+from kdengine.errors import ModelError, missing
 from kdengine.networks.fitting import Head, Part
 from kdengine.networks.models import check_name
 from kdengine.networks.network import Network
@@ -133,4 +133,4 @@ def check_networks(settings: Settings, modules: Mapping[str, nn.Module], registr
     for network in networks:
         if network.weights is not None and not os.path.exists(os.path.expanduser(network.weights)):
             flag = flags["teacher" if is_teacher(network.role) else "student"]
-            raise ModelError(f"The weights file '{network.weights}' does not exist. Check {network.weights_setting} ({flag}).")
+            raise ModelError(f"{missing('weights file', network.weights)} Check {network.weights_setting} ({flag}).")

@@ -88,7 +88,7 @@ def test_any_word_behind_a_command_is_answered_or_refused_with_a_reason(command,
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--teacher-weights", LONG], "does not exist"),
+        (["--teacher-weights", LONG], "There is no weights file"),
         (["--data", f"imagefolder:{LONG}"], "There is no folder"),
         (["--data", "imagefolder:~nobody/x"], "There is no folder '~nobody/x'"),
         (["--data", "python:sys:exit"], "'python:sys:exit' failed: SystemExit"),
