@@ -27,6 +27,11 @@ def check_module(module: nn.Module, role: str, size: tuple[int, int, int]) -> No
         ModelError: says what to do instead.
     """
     owner = f"The {role} {type(module).__name__}"
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ModelError(
+            f"{owner} spreads batches over devices, which the run does itself. Pass the network inside it, its .module, "
+            "and start the run with torchrun to use several devices."
+        )
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(f"{owner} is TorchScript, which takes no hooks. Pass the nn.Module that it was made from.")
     if isinstance(module, torch.fx.GraphModule) and not _changes_mode(module):

@@ -16,7 +16,7 @@ from torch import nn
 
 from kdengine.errors import ModelError, cause
 from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
-from kdengine.storage.names import LAST, PUBLISHED
+from kdengine.storage.names import LAST, PUBLISHED, uncompiled
 
 __all__ = [
     "OtherHead",
@@ -32,8 +32,8 @@ HOLDERS = ("state_dict", "model", "model_state_dict", "net")
 """Keys under which training scripts store the state dict in their checkpoints."""
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Environment variable that ``torch.load`` reads at every call."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DataParallel, DDP and ``torch.compile`` add to every name."""
+WRAPPER = "module."
+"""Prefix that DataParallel and DDP add to every name."""
 
 
 class OtherHead(ModelError):
@@ -199,11 +199,12 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _unwrapped(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """The state without wrappers' prefixes, unless the network's own names have them."""
-    for prefix in WRAPPERS * 2:
-        if state and all(name.startswith(prefix) and name not in wanted for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    """The state under the network's names, whatever wrapped the network that was saved, or wraps this one."""
+    own = {uncompiled(name): name for name in wanted}
+    state = {uncompiled(name): tensor for name, tensor in state.items()}
+    while state and all(name.startswith(WRAPPER) and name not in own for name in state):
+        state = {name.removeprefix(WRAPPER): tensor for name, tensor in state.items()}
+    return {own.get(name, name): tensor for name, tensor in state.items()}
 
 
 def _states(model: nn.Module, path: str | Path) -> tuple[dict[str, torch.Tensor], Mapping[str, torch.Tensor]]:

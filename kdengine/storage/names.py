@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BENCHMARK", "BEST", "LAST", "NOTE", "PLAIN", "PUBLISHED", "SAMPLES", "TUNING"]
+__all__ = ["BENCHMARK", "BEST", "LAST", "NOTE", "PLAIN", "PUBLISHED", "SAMPLES", "TUNING", "uncompiled"]
 
 BENCHMARK = "benchmark.json"
 """The file of a run folder with what its student costs where it runs."""
@@ -18,3 +18,12 @@ SAMPLES = "samples.png"
 """The file of a run folder with pictures of what its networks say: a row for each image."""
 TUNING = "tuning"
 """Folder of the probes in the folder of a comparison; they are no part of its results."""
+
+
+def uncompiled(name: str) -> str:
+    """The name that a tensor has in the module itself, where ``torch.compile`` wraps all of it or parts.
+
+    >>> uncompiled("blocks.0._orig_mod.conv.weight")
+    'blocks.0.conv.weight'
+    """
+    return name.replace("_orig_mod.", "")

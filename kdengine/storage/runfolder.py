@@ -17,7 +17,7 @@ from kdengine.errors import SettingsError, StorageError, cause, in_shell
 from kdengine.storage.jsontext import json_text
 from kdengine.storage.locks import FolderLock
 from kdengine.storage.manifest import circumstances
-from kdengine.storage.names import NOTE
+from kdengine.storage.names import NOTE, uncompiled
 from kdengine.storage.reading import read_json, read_rows
 from kdengine.storage.writing import remove_leftovers, write_json, write_state, write_tensors, write_text
 
@@ -194,7 +194,7 @@ class RunFolder:
 
     def write_weights(self, name: str, tensors: Mapping[str, Any]) -> None:
         """Write a safetensors file; what ``torch.compile`` adds to the names of a module's tensors is left out."""
-        write_tensors(self.path / name, {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()})
+        write_tensors(self.path / name, {uncompiled(key): tensor for key, tensor in tensors.items()})
 
     def write_state(self, state: Mapping[str, Any], check: bool = False) -> None:
         """Save the state to resume from.

@@ -62,6 +62,7 @@ REFUSED = {
     "double": (lambda: network().double(), r"float64 weights .* module\.float\(\)"),
     "meta": (lambda: network().to("meta"), "on the meta device, such as '0.weight'"),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), r"such as '1.weight'.*torch\.zeros\(1, 3, 32, 32\)"),
+    "parallel": (lambda: nn.DataParallel(network()), r"its \.module"),
     "script": (scripted, "TorchScript"),
     "exported": (exported, r"torch\.export"),
 }

@@ -67,6 +67,19 @@ def test_prefixes_are_taken_off_safetensors_too(trained, tmp_path):
     assert same(loaded(tmp_path / "w.safetensors"), trained)
 
 
+def test_weights_fit_whether_or_not_a_part_is_compiled(trained, tmp_path):
+    class Parts(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+    compiled = torch.compile(network(), backend="eager")
+    for number, (saved, into) in enumerate([(trained, compiled), (torch.compile(trained, backend="eager"), network())]):
+        torch.save(Parts(saved).state_dict(), file := tmp_path / f"{number}.pth")
+        loaded(file, Parts(into))
+        assert same(into, trained)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_network_whose_own_names_begin_like_a_wrapper_keeps_them(prefix, trained, tmp_path):
     class Holder(nn.Module):
