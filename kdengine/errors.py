@@ -18,6 +18,7 @@ __all__ = [
     "TapError",
     "TrainingError",
     "cause",
+    "counted",
     "did_you_mean",
     "in_shell",
     "missing",
@@ -86,6 +87,15 @@ def cause(error: BaseException) -> str:
     except Exception:  # even printing an error type of a plugin can fail
         text = "no message"
     return text if isinstance(error, KDError) else f"{type(error).__name__}: {text}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "epoch"), counted(3, "epoch")
+    ('1 epoch', '3 epochs')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def in_shell(path: object) -> str:

@@ -8,6 +8,7 @@ import click
 
 from kdengine.cli.planning import print_units
 from kdengine.cli.tables import print_table
+from kdengine.errors import counted
 from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def print_lanes(comparison: Comparison, flags: Comparing, launcher: Launcher | N
     failing = sum("problem" in row for row in rows)
     pair = "its pair" if len(comparison.students) > 1 else "this pair"
     note = f", {failing} of which cannot run on {pair}" if failing else ""
-    click.echo(f"{len(rows)} lanes{note}; trials: {comparison.trials}. Nothing was trained.")
+    click.echo(f"{counted(len(rows), 'lane')}{note}; trials: {comparison.trials}. Nothing was trained.")
     if comparison.forecast is not None:
         click.echo(str(comparison.forecast))
     if units is not None and launcher is not None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from kdengine.errors import counted
+
 __all__ = ["print_plan", "print_seeds", "print_units"]
 
 
@@ -29,7 +31,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         click.echo(f"{training['network']} is trained with {training['summary']}")
     for phase in plan["phases"]:
         name = f"{phase['name']} of {phase['network']}" if "network" in phase else phase["name"]
-        click.echo(f"\nPhase {name}: {phase['epochs']} epochs, task weight {phase['task_weight']:g}")
+        click.echo(f"\nPhase {name}: {counted(phase['epochs'], 'epoch')}, task weight {phase['task_weight']:g}")
         for side, forward in phase["forwards"].items():
             click.echo(f"  {'the ' if side in ('student', 'teacher') else ''}{side} runs {_depth(forward)}")
         if phase["taps"]:

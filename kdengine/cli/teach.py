@@ -20,6 +20,7 @@ from kdengine.cli.options import (
     training_options,
 )
 from kdengine.cli.planning import print_seeds
+from kdengine.errors import counted
 from kdengine.storage.jsontext import json_text
 
 if TYPE_CHECKING:
@@ -125,4 +126,4 @@ def _fill_and_print(filling: Filling, fill: Callable[[FillingProgress], dict[str
         click.echo(json_text(facts))
         return
     seeds = ", ".join(map(str, filling.store.seeds))
-    click.echo(f"{facts['batches']} batches are there: {facts['epochs']} epochs of seed {seeds}. {filling.forecast}")
+    click.echo(f"{facts['batches']} batches are there: {counted(facts['epochs'], 'epoch')} of seed {seeds}. {filling.forecast}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdengine.data.masks import check_values, index_image
 from kdengine.data.rgb import as_rgb
-from kdengine.errors import DataError
+from kdengine.errors import DataError, counted
 
 __all__ = [
     "MEMORY_LIMIT",
@@ -190,7 +190,7 @@ def failures(work: Callable[[int], None], numbers: Iterable[int]) -> dict[int, D
 
 def _together(faults: Sequence[DataError]) -> DataError:
     """One error of several, with each of their notes once."""
-    error = DataError(f"{len(faults)} images cannot be used. {in_words(faults)}")
+    error = DataError(f"{counted(len(faults), 'image')} cannot be used. {in_words(faults)}")
     for note in dict.fromkeys(note for fault in faults for note in getattr(fault, "__notes__", ())):
         error.add_note(note)
     return error

@@ -15,7 +15,7 @@ from kdengine.data.items import HELD_OUT, SPLIT_OPTION, data_of, listed, parts_o
 from kdengine.data.masked_items import masked_splits
 from kdengine.data.masks import IGNORED
 from kdengine.data.rgb import as_rgb
-from kdengine.errors import DataError
+from kdengine.errors import DataError, counted
 
 __all__ = ["is_maskfolder", "maskfolder"]
 
@@ -54,8 +54,8 @@ def maskfolder(
     missing = [] if skip_bad is True else [file for source in sources.values() for file in source.without_mask]
     if missing:
         error = DataError(
-            f"'{path}': {len(missing)} images have no mask. A mask is in '{MASKS}' under the name of its image, as a PNG: "
-            f"{listed(missing)}."
+            f"'{path}': {counted(len(missing), 'image')} without a mask. A mask is in '{MASKS}' under the name of its image, "
+            f"as a PNG: {listed(missing)}."
         )
         error.add_note(SKIP_BAD)
         raise error

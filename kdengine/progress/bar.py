@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from kdengine.errors import counted
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.progress.lines import epoch_line, final_scores, saved_part
 from kdengine.progress.screen import can_redraw, new_console
@@ -36,7 +37,7 @@ class ProgressBar:
         kind = "Training" if run.settings.teacher is None else "Distilling"
         facts = run.runtime.describe()
         self.console.print(
-            Text.assemble((kind, "bold"), f" {run.title}: {run.total_epochs} epochs on {facts['device']} in "),
+            Text.assemble((kind, "bold"), f" {run.title}: {counted(run.total_epochs, 'epoch')} on {facts['device']} in "),
             f"{facts['precision']}, seed {run.settings.seed}",
             sep="",
             soft_wrap=True,

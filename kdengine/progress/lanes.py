@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kdengine.errors import counted
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.progress.lane_table import LaneTable
 from kdengine.progress.lines import epoch_line, label_of_run, news_of, saved_part
@@ -31,7 +32,7 @@ class LanesProgress(LaneTable):
         if self._add(label, run.total_epochs, len(run.lane.history)):
             return
         kind = "training" if run.settings.teacher is None else "distilling"
-        self._say(f"{label}: {kind} {run.title}, {run.total_epochs} epochs, seed {run.settings.seed}")
+        self._say(f"{label}: {kind} {run.title}, {counted(run.total_epochs, 'epoch')}, seed {run.settings.seed}")
 
     @hookimpl
     def kdengine_after_step(self, run: Run, done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdengine.errors import counted
 from kdengine.progress.lane_table import LaneTable
 from kdengine.storage.scores import Measure
 
@@ -61,7 +62,7 @@ class UnitsProgress(LaneTable):
         if row is not None:  # its last worker was lost
             row.news, row.open = "", True
         elif not self._add(label, event["total"], event["epochs"]):
-            self._say(f"{label}: {event.get('title', '')}, {event['total']} epochs")
+            self._say(f"{label}: {event.get('title', '')}, {counted(event['total'], 'epoch')}")
 
     def _epoch(self, label: str, event: Mapping[str, Any]) -> None:
         if self._live is None or label not in self._rows:

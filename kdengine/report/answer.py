@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kdengine.errors import counted
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.paired import Difference
 from kdengine.report.pastrun import UNFINISHED
 from kdengine.report.standing import Entrant, Standing, standings
-from kdengine.report.wording import compared, counted, evidence, listed, signed_number, times
+from kdengine.report.wording import compared, evidence, listed, signed_number, times
 from kdengine.storage.names import PLAIN
 
 __all__ = ["COMBINATION", "METHOD", "Answer", "answer_of"]
@@ -154,7 +155,7 @@ class Sentences:
             yield f"A training step of {best.label} takes {times(best.step)} the plain student's."
         plain = self.standing.plain.get("epochs")
         if plain and best.epochs and best.epochs != plain:
-            yield f"It trains for {best.epochs} epochs, the plain student for {plain}."
+            yield f"It trains for {counted(best.epochs, 'epoch')}, the plain student for {plain}."
 
     def _unranked(self) -> Iterator[str]:
         """Which methods lack trials."""

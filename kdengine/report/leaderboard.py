@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, counted
 from kdengine.report.benchmarks import Benchmark, cost_columns, machines
 from kdengine.report.cells import row_cells, sheet_cells, signed, teacher_cells
 from kdengine.report.columns import gain, other_measures, rank, score_columns
@@ -239,7 +239,7 @@ def _trouble(run: PastRun) -> str:
     """Why a run has no score; nothing for one that has."""
     if run.state == FINISHED:
         return ""
-    return run.failure or f"not finished: {len(run.rows)} epochs are done"
+    return run.failure or f"not finished: {counted(len(run.rows), 'epoch')} done"
 
 
 def _spread(name: str, scores: Iterable[float | None]) -> dict[str, float | None]:

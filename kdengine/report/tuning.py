@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdengine.errors import counted
 from kdengine.report.columns import number
 from kdengine.report.table import Table
 from kdengine.storage.scores import Scoring
@@ -21,8 +22,8 @@ def tuning_table(tuned: Mapping[str, Any], scoring: Scoring) -> Table:
     """
     headline = scoring.headline
     text = (
-        f"Learning rates: {tuned['epochs']} epochs each, {headline.label} on {100 * tuned['validation']:g} % of the training "
-        "images, held out for that."
+        f"Learning rates: {counted(tuned['epochs'], 'epoch')} each, {headline.label} on {100 * tuned['validation']:g} % of the "
+        "training images, held out for that."
     )
     rows = [
         (

@@ -8,7 +8,7 @@ from kdengine.report.columns import decimals
 from kdengine.report.paired import Difference
 from kdengine.storage.scores import Measure
 
-__all__ = ["amount", "compared", "counted", "evidence", "listed", "signed_number", "times"]
+__all__ = ["amount", "compared", "evidence", "listed", "signed_number", "times"]
 
 MOST = 4
 """Names that a sentence lists; of more, it says how many there are."""
@@ -46,11 +46,6 @@ def listed(names: Sequence[str]) -> str:
     """``st``, ``st and at``, ``st, at and 7 others``."""
     shown = list(names) if len(names) <= MOST else [*names[: MOST - 1], f"{len(names) - MOST + 1} others"]
     return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 method``, ``3 methods``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def times(ratio: float) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from kdengine.config.settings import Settings, StoreSettings, TrainSettings
 from kdengine.data.datamodule import DataModule
-from kdengine.errors import SettingsError, TrainingError
+from kdengine.errors import SettingsError, TrainingError, counted
 from kdengine.runs.lane_specs import LaneSpec
 from kdengine.storage.names import PLAIN
 from kdengine.storage.runfolder import RunFolder
@@ -165,8 +165,8 @@ class Probes:
         """
         rates, who = ", ".join(f"{rate:g}" for rate in self.rates), "every lane" if self.tuning.each else "the plain student"
         share = f"{100 * self.settings.train.validation:g} %"
-        said = "%sProbing train.lr = %s for %s: %d epochs each, judged on %s of the training images"
-        log.info(said, f"{student}: " if student else "", rates, who, self.epochs, share)
+        said = "%sProbing train.lr = %s for %s: %s each, judged on %s of the training images"
+        log.info(said, f"{student}: " if student else "", rates, who, counted(self.epochs, "epoch"), share)
 
     def outcome(self, folder: Path, scoring: Scoring) -> dict[str, Any]:
         """What the finished probes in a folder come to, as plain data for ``comparison.json``.

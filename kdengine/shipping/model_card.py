@@ -10,7 +10,7 @@ from typing import Any
 from kdengine._version import __version__
 from kdengine.config.settings import Settings
 from kdengine.config.specs import Spec
-from kdengine.errors import DataError
+from kdengine.errors import DataError, counted
 from kdengine.shipping.how_to_load import how_to_load, images_in_words
 from kdengine.shipping.provenance import Origin, spread
 from kdengine.shipping.publication import Publication
@@ -158,7 +158,8 @@ def _network(published: Publication) -> str:
 
 def _training(published: Publication, epochs: int) -> str:
     train = published.student.settings.train
-    return f"{epochs} epochs in batches of {train.batch_size}, {train.optimizer}, lr {train.lr}; all settings are in `run.toml`"
+    duration = counted(epochs, "epoch")
+    return f"{duration} in batches of {train.batch_size}, {train.optimizer}, lr {train.lr}; all settings are in `run.toml`"
 
 
 def _teacher(teacher: Origin) -> str:

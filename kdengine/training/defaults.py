@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from kdengine.config.train_settings import OPEN, ConcreteTrain, TrainSettings
+from kdengine.errors import counted
 
 __all__ = ["OPEN", "Followed", "follow", "left_open"]
 
@@ -52,7 +53,7 @@ class Followed:
         if chosen.weight_decay != SCRATCH.weight_decay:
             parts.append(f"weight decay {chosen.weight_decay:g}")
         if chosen.warmup_epochs:
-            parts.append(f"{chosen.warmup_epochs} epochs of warm-up")
+            parts.append(f"{counted(chosen.warmup_epochs, 'epoch')} of warm-up")
         if chosen.clip_grad:
             parts.append(f"gradients clipped at {chosen.clip_grad:g}")
         return f"{', '.join(parts)}: {self.network if self.is_chosen else 'as set'}"

@@ -54,7 +54,7 @@ def test_learning_rates_are_probed_first_and_the_choice_is_shown(kdengine):
     pair += ["--data", "digits@train=256@test=64", "-o", "train.batch_size=8"]  # enough to learn something
     said = kdengine("compare", *pair, "--out", "out", "--tune-lr", "1e-9,0.02")
     assert said.code == 0, said.err
-    assert "Probing train.lr = 1e-09, 0.02 for the plain student: 1 epochs each" in " ".join(said.err.split())
+    assert "Probing train.lr = 1e-09, 0.02 for the plain student: 1 epoch each" in " ".join(said.err.split())
     lines = [line.split() for line in said.out.splitlines()]
     assert ["plain", "0.02"] in [line[:2] for line in lines if "chosen" in " ".join(line)]
     assert ["plain", "1e-09"] in [line[:2] for line in lines if len(line) == 3]

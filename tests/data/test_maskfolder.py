@@ -113,7 +113,7 @@ def test_other_sizes_are_fitted_alike_held_and_streamed(folder, monkeypatch):
 def test_an_image_without_a_mask_and_a_damaged_mask_are_named_and_can_be_left_out(folder, caplog):
     root = folder()
     (root / "train" / "masks" / "2.png").unlink()
-    assert f"1 images have no mask. A mask is in 'masks' under the name of its image, as a PNG: {root}/train/images/2.bmp" in (
+    assert f"1 image without a mask. A mask is in 'masks' under the name of its image, as a PNG: {root}/train/images/2.bmp" in (
         refusal(f"maskfolder:{root}")
     )
     Image.new("L", (12, 10)).save(root / "train" / "masks" / "2.png")

@@ -68,7 +68,7 @@ def test_what_failed_or_is_not_finished_stays_in_the_table_with_its_reason(lane)
     lane("svd", 0, failed="the loss is no longer finite")
     board = Leaderboard.of([lane("rkd", 0)])
     notes = {row["method"]: row["failure"] for row in board.rows}
-    assert notes == {"plain": "", "svd": "the loss is no longer finite", "rkd": "not finished: 2 epochs are done"}
+    assert notes == {"plain": "", "svd": "the loss is no longer finite", "rkd": "not finished: 2 epochs done"}
     assert board.rows[0]["method"] == "plain"
     assert "the loss is no longer finite" in str(board)
 
