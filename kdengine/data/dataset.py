@@ -54,6 +54,11 @@ class Split:
         """The targets, [N, ...]; None if they are masks that are read as needed."""
         return None if self.has_masks and self.images is None else self.labels
 
+    @property
+    def sample_targets(self) -> Tensor:
+        """The targets, [N, ...], to check their form; uint8 [1, 1, 1], a mask of one pixel, for masks that are read as needed."""
+        return torch.zeros(1, 1, 1, dtype=torch.uint8) if self.targets is None else self.labels
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -132,7 +132,7 @@ def _checked(data: Data) -> Data:
             raise DataError(f"'{data.name}' has an empty split, but both training and test images are needed.")
         task = BUILT_IN_TASKS.get(data.task)
         if task is not None:
-            task.check_targets(split.labels, data.num_classes, f"'{data.name}'")
+            task.check_targets(split.sample_targets, data.num_classes, f"'{data.name}'")
         _check_images(data, split)
         _check_masks(data, split)
     _check_normalisation(data)

@@ -31,7 +31,7 @@ from kdengine.runs.past_weights import check_networks, input_of_run, load_studen
 from kdengine.runs.recorder import FolderRecorder, StateGiver
 from kdengine.runs.remarks import remark_on
 from kdengine.runs.run import Run
-from kdengine.runs.source import Loaders, batches_of, check_even, suited, warn_of_data
+from kdengine.runs.source import Loaders, batches_of, check_even, check_targets, suited, warn_of_data
 from kdengine.runs.teachers import TEACHER_SEED, Named, Teacher, is_teacher, named_teachers
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
@@ -113,6 +113,7 @@ class Session:
         if runtime.is_main and not alone:
             remark_on(settings, runtime.device.type)
         task = registry.task(settings.task or batches.task).of(batches, train)
+        check_targets(batches, task)
         shared = suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers), factories)._with_teachers()
 

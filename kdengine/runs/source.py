@@ -18,10 +18,11 @@ from kdengine.data.user_datasets import DatasetLoader, loader_of, pictures_of
 from kdengine.errors import DataError, SettingsError
 from kdengine.plugins.registry import Registry
 from kdengine.runs.teachers import is_teacher
+from kdengine.tasks import BUILT_IN
 from kdengine.tasks.task import Task
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Batchable", "Loaders", "batches_of", "suited", "warn_of_data"]
+__all__ = ["Batchable", "Loaders", "batches_of", "check_even", "check_targets", "suited", "warn_of_data"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,19 @@ def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.
     sizes = {role: (settings.teacher_input if is_teacher(role) else settings.student_input).size for role in modules}
     networks = [(module, sizes[role]) for role, module in modules.items()]
     return DataModule.of_loaders(train, test, runtime.device, networks)
+
+
+def check_targets(data: DataModule, task: Task) -> None:
+    """Refuse targets that do not suit a task other than the one that the data are for, or one of a plugin.
+
+    Raises:
+        DataError: they do not.
+    """
+    known = data.dataset
+    if known is None or BUILT_IN.get(known.task) is type(task):  # the data were checked for that when they were read
+        return
+    for split in filter(None, (known.train, known.test, known.validation)):
+        type(task).check_targets(split.sample_targets, known.num_classes, f"'{known.name}', trained as '{task.name}',")
 
 
 def check_even(data: DataModule, runtime: Runtime) -> None:

@@ -66,8 +66,6 @@ class Segmentation(TaskOfClasses):
         Raises:
             DataError: they are something else.
         """
-        if targets.ndim == 1:  # masks that are read with their images are checked there
-            return
         if targets.ndim != 3 or targets.is_floating_point():
             raise DataError(f"{owner} has targets {targets.dtype} {list(targets.shape)}, but masks uint8 [N, H, W] are needed.")
         known = targets[targets != IGNORED]
