@@ -56,7 +56,7 @@ class Split:
 
     @property
     def sample_targets(self) -> Tensor:
-        """The targets, [N, ...], to check their form; uint8 [1, 1, 1], a mask of one pixel, for masks that are read as needed."""
+        """The targets, [N, ...], to check their form; a mask uint8 [1, 1, 1] for masks that are read as needed."""
         return torch.zeros(1, 1, 1, dtype=torch.uint8) if self.targets is None else self.labels
 
     def __len__(self) -> int:

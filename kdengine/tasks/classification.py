@@ -59,6 +59,11 @@ class Classification(TaskOfClasses):
             raise DataError(
                 f"{owner} has targets {targets.dtype} {list(targets.shape)}, but class indices int64 [N] are needed."
             )
+        if num_classes < 2:
+            raise DataError(
+                f"{owner} has a single class, so there is nothing to tell apart. Give it two or more; for images without "
+                "labels, use images:PATH."
+            )
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= num_classes:
             raise DataError(

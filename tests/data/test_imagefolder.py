@@ -223,7 +223,7 @@ def test_a_damaged_image_of_a_folder_is_named_by_its_file(folder):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_that_a_worker_finds_ends_a_run_with_one_line(workers, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(decoding, "MEMORY_LIMIT", 0)
-    root = folder(count=40, classes=("ant",), size=(32, 32))
+    root = folder(count=20, classes=("ant", "bee"), size=(32, 32))
     monkeypatch.setattr(load, "STATISTICS_PIXELS", 0)  # or every image would be looked at beforehand
     (root / "train" / "ant" / "1.png").write_bytes(b"no image")  # none of those that the fingerprint looks at
     engine = Engine(

@@ -193,7 +193,7 @@ def test_a_data_set_of_a_plugin_is_found_and_offered_as_a_near_name(distribution
         "import torch\nfrom kdengine import Data, Split\n"
         "def make(name, count=4):\n"
         "    part = Split(torch.zeros(count).long(), torch.zeros(count, 3, 8, 8, dtype=torch.uint8))\n"
-        "    return Data(name, ('a',), (3, 8, 8), (), (), 'none', part, part)\n"
+        "    return Data(name, ('a', 'b'), (3, 8, 8), (), (), 'none', part, part)\n"
     )
     assert len(load_data("acme-set", Registry()).train) == 4
     assert len(load_data("acme-set:x@count=6", Registry()).train) == 6
@@ -387,4 +387,4 @@ def test_a_description_says_what_a_run_folder_keeps(digits):
 def test_a_normalisation_that_does_not_fit_the_channels_is_refused(mean, std, said):
     split = Split(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(DataError, match=said):
-        ready(Data("mine", ("a",), (3, 4, 4), mean, std, "none", split, split))
+        ready(Data("mine", ("a", "b"), (3, 4, 4), mean, std, "none", split, split))

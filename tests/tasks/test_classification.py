@@ -101,3 +101,8 @@ def test_guessing_gives_the_share_of_the_most_frequent_class_and_the_loss_of_eve
     assert task.chance(hard) == task.chance(soft) == Chance(60.0, pytest.approx(1.3862944))
     assert task.chance(None) == task.chance(hard[:0]) == Chance(25.0, pytest.approx(1.3862944))
     assert Classification(1).chance(None) is None
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(DataError, match="'mine' has a single class"):
+        Classification.check_targets(torch.zeros(4, dtype=torch.int64), 1, "'mine'")
