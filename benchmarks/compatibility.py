@@ -76,7 +76,10 @@ def main() -> None:
     if given.family:
         Family(given.family, given.notes, methods).complete(given.patience)
     else:
-        launcher = launcher_for(given.on, given.options, Registry())
+        try:
+            launcher = launcher_for(given.on, given.options, Registry())
+        except KDError as error:
+            parser.error(str(error))
         assert launcher is not None  # --on has a default
         dispatch(given, launcher, methods)
         families = [Family(file.stem, given.notes, methods) for file in sorted(given.notes.glob("*.json"))]
