@@ -18,7 +18,6 @@ from kdengine.data.dataset import Data
 from kdengine.dispatch.carriage import Carrier, carriage_by, carried
 from kdengine.errors import in_shell
 from kdengine.launchers.launcher import Launcher
-from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.progress import is_shown, with_progress
 from kdengine.report.ending import announce
@@ -26,10 +25,10 @@ from kdengine.report.leaderboard import Leaderboard
 from kdengine.runs.assignment import Assignment, RunOptions
 from kdengine.runs.comparison_folder import check_new, locked, proposed_folder
 from kdengine.runs.comparison_note import ComparisonNote
-from kdengine.runs.lane_specs import LaneSpec, check_lanes, lane_specs
+from kdengine.runs.lane_specs import LaneSpec, Methods, check_lanes, lane_specs
 from kdengine.runs.members import Member, members_of, shared_by
 from kdengine.runs.named_observers import select_observers, without_names
-from kdengine.runs.resume import changed_settings
+from kdengine.runs.resume import changed_settings, lanes_again
 from kdengine.runs.session import Session
 from kdengine.runs.source import Batchable, Loaders
 from kdengine.runs.start import Fresh, Resume, Start
@@ -74,7 +73,7 @@ class Comparison:
         self,
         teacher: str | nn.Module | Sequence[str | nn.Module] | None = None,
         student: Students = None,
-        methods: Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]] = (),
+        methods: Methods = (),
         data: str | Data | None = None,
         *,
         trials: int = 1,
@@ -140,6 +139,7 @@ class Comparison:
         cls,
         folder: str | Path,
         *,
+        methods: Methods = (),
         changes: Mapping[str, Any] | None = None,
         at_once: int | None = None,
         override: bool = False,
@@ -151,6 +151,7 @@ class Comparison:
 
         Args:
             folder: folder of the comparison.
+            methods: again those that were objects of classes that no plugin offers.
             changes: settings to change; only those that do not affect the numbers, such as ``train.workers``.
             at_once: number of lanes to train side by side from now on.
             override: resume even with a different data set, teacher or precision.
@@ -159,9 +160,9 @@ class Comparison:
             **tools: arguments of :meth:`kdengine.runs.assignment.Assignment.complete`.
 
         Raises:
-            SettingsError: the folder holds no comparison, or the changes are not allowed.
+            SettingsError: the folder holds no comparison, or the changes or methods are not allowed.
             StorageError: a file in the folder is damaged.
-            PluginError: a method was passed as an object of a class that no plugin registers.
+            PluginError: a method is not to be found.
         """
         note = ComparisonNote.read(Path(folder), trust)
         registry = tools.setdefault("registry", Registry())
@@ -169,7 +170,7 @@ class Comparison:
         assignment = Assignment.complete(settings.model_copy(update={"methods": ()}), **tools)
         known: dict[str, Any] = {"trials": note.trials, "at_once": at_once or note.at_once, "note": note.more}
         known |= {"students": note.students, "latency": latency, "start": Resume(Path(folder), override)}
-        return cls(methods=note.lanes, **known, assignment=assignment)
+        return cls(methods=lanes_again(note.lanes, methods, Path(folder), registry), **known, assignment=assignment)
 
     def fit(
         self,

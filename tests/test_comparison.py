@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kdengine import Comparison, Distiller, Engine, KDError, Registry, SettingsError, hookimpl
+from kdengine import Comparison, Distiller, Engine, KDError, PluginError, Registry, SettingsError, hookimpl
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.report.leaderboard import Leaderboard
@@ -35,6 +35,18 @@ class Breaking(Distiller):
     def forward(self, step):
         self.steps += 1
         return {"worm": step.student.logits.mean() * (torch.nan if self.steps == 5 else 1)}
+
+
+class Drawn(Distiller):
+    """Pulls the logits together; of no plugin."""
+
+    name = "drawn"
+
+    class Options(Distiller.Options):
+        pull: float = 1.0
+
+    def forward(self, step):
+        return {"pull": self.options.pull * (step.student.logits - step.teacher.logits).square().mean()}
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +197,23 @@ def test_methods_that_came_as_objects_go_on_with_their_options(tmp_path, interru
     settings = {"data": "digits@train=16@test=16", **FAST, "teacher_train": {"epochs": 1}}
 
     def comparison(folder, *observers):
-        methods = {"hard": [RKD(angle=0.0, distance=7.0)]}
+        methods = {"hard": [RKD(angle=0.0, distance=7.0)], "own": [Drawn(pull=2.0)]}
         return Comparison("resnet14", "resnet8", methods, out=tmp_path / folder, observers=observers, **settings)
 
     comparison("whole").fit()
     with pytest.raises(KeyboardInterrupt):
         comparison("part", interrupt(3)).fit()
-    Comparison.resume(tmp_path / "part").fit()
+    for again, error, said in [
+        ((), PluginError, r"no plugin 'drawn'.*again: Comparison\.resume\(FOLDER, methods=\[\.\.\.\]\)"),
+        ({"own": [Drawn()]}, SettingsError, r"drawn\.pull is 2\.0, got 1\.0"),
+        ({"own": [RKD()]}, SettingsError, "its methods are drawn, got rkd"),
+        ([Drawn(pull=2.0)], SettingsError, "it has no lane drawn, but plain, hard, own"),
+    ]:
+        with pytest.raises(error, match=said):
+            Comparison.resume(tmp_path / "part", methods=again)
+    Comparison.resume(tmp_path / "part", methods={"own": [Drawn(pull=2.0)]}).fit()
+    own = [tmp_path / folder / "trial-1" / "own" for folder in ("whole", "part")]
+    assert rows(own[0]) == rows(own[1])
     hard = [tmp_path / folder / "trial-1" / "hard" for folder in ("whole", "part")]
     assert rows(hard[0]) == rows(hard[1])
     assert RunFolder(hard[1]).settings().options["rkd"]["distance"] == 7.0

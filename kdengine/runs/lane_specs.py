@@ -18,7 +18,17 @@ from kdengine.plugins.selection import belongs_to, choose_distillers, label_of, 
 from kdengine.runs.start import OF_BATCHES
 from kdengine.storage.names import PLAIN
 
-__all__ = ["LaneSpec", "check_label", "check_lanes", "lane_specs", "name_of", "noted", "views_of_lanes", "with_plain"]
+__all__ = [
+    "LaneSpec",
+    "Methods",
+    "check_label",
+    "check_lanes",
+    "lane_specs",
+    "name_of",
+    "noted",
+    "views_of_lanes",
+    "with_plain",
+]
 
 SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
 """Training settings that all lanes must share, because they share batches and device."""
@@ -58,10 +68,11 @@ class LaneSpec:
         return changed if methods else changed.without_teacher()
 
 
-def lane_specs(
-    methods: Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]],
-    registry: Registry,
-) -> list[LaneSpec]:
+Methods = Iterable[str | Distiller | LaneSpec] | Mapping[str, str | Distiller | Sequence[str | Distiller]]
+"""What names the lanes of a comparison."""
+
+
+def lane_specs(methods: Methods, registry: Registry) -> list[LaneSpec]:
     """Expand names into lanes: ``fitnet+st`` combines two methods, ``plain`` has none, and a group has a lane for each.
 
     What is named several times, as a member of a group or otherwise, gets one lane, where it is named first.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from kdengine.errors import PluginError, SettingsError
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.registry import Registry
 from kdengine.plugins.selection import checked_settings, choose_distillers
-from kdengine.runs.lane_specs import name_of
+from kdengine.runs.lane_specs import LaneSpec, Methods, lane_specs, name_of
 
-__all__ = ["changed_settings", "check_methods", "without_objects"]
+__all__ = ["changed_settings", "check_methods", "lanes_again", "without_objects"]
 
 FIXED = (
     "student",
@@ -88,19 +89,59 @@ def without_objects(stored: Settings, plugins: Sequence[str | Distiller], folder
     Raises:
         SettingsError: they are other methods, or have other options.
     """
+    return stored.model_copy(update={"options": _options_left(stored.methods, stored.options, plugins, folder, registry)})
+
+
+def lanes_again(stored: Sequence[LaneSpec], methods: Methods, folder: Path, registry: Registry) -> list[LaneSpec]:
+    """The lanes of a comparison that is to be resumed, with the methods of some of them given again.
+
+    Args:
+        stored: lanes of the comparison.
+        methods: of the lanes whose methods are objects; as they were given to the comparison.
+        folder: its folder.
+        registry: finds methods that were given by name.
+
+    Raises:
+        PluginError: a method is not to be found; if it was given as an object, it has to be given again.
+        SettingsError: there is no such lane, or it has other methods or other options.
+    """
+    again = {lane.label: lane.plugins for lane in lane_specs(methods, registry)}
+    unknown = sorted(set(again) - {lane.label for lane in stored})
+    if unknown:
+        known = ", ".join(dict.fromkeys(lane.label for lane in stored))
+        raise SettingsError(f"Cannot resume '{folder}': it has no lane {', '.join(unknown)}, but {known}.")
+    lanes = []
+    for lane in stored:
+        if lane.label not in again:
+            _check_known(map(str, lane.plugins), registry, "Comparison.resume(FOLDER, methods=[...])")
+            lanes.append(lane)
+            continue
+        plugins, were = again[lane.label], tuple(map(str, lane.plugins))
+        lanes.append(replace(lane, plugins=plugins, options=_options_left(were, lane.options, plugins, folder, registry)))
+    return lanes
+
+
+def _options_left(
+    methods: tuple[str, ...],
+    options: Mapping[str, Mapping[str, Any]],
+    plugins: Sequence[str | Distiller],
+    folder: Path,
+    registry: Registry,
+) -> dict[str, Mapping[str, Any]]:
+    """The stored options of the methods that are not given as objects again; those of the objects must be the same."""
     names = tuple(name_of(plugin) for plugin in plugins)
-    if names != stored.methods:
+    if names != methods:
         raise SettingsError(
-            f"Cannot resume '{folder}': its methods are {', '.join(stored.methods) or 'none'}, got {', '.join(names)}. Give "
-            "the same methods as before, in the same order."
+            f"Cannot resume '{folder}': its methods are {', '.join(methods) or 'none'}, got {', '.join(names)}. Give the same "
+            "methods as before, in the same order."
         )
     given = {key: method for key, method in choose_distillers(plugins, {}, registry).items() if method in plugins}
     for key, method in given.items():
-        was, now = stored.options.get(key, {}), method.options.model_dump(mode="json", exclude_none=True)
+        was, now = options.get(key, {}), method.options.model_dump(mode="json", exclude_none=True)
         changed = [f"{key}.{name} is {was.get(name)}, got {now.get(name)}" for name in now if now[name] != was.get(name)]
         if changed:
             raise SettingsError(f"Cannot resume '{folder}': {'; '.join(changed)}. Give the options that it was started with.")
-    return stored.model_copy(update={"options": {key: value for key, value in stored.options.items() if key not in given}})
+    return {key: value for key, value in options.items() if key not in given}
 
 
 def check_methods(stored: Settings, registry: Registry) -> None:
@@ -109,11 +150,12 @@ def check_methods(stored: Settings, registry: Registry) -> None:
     Raises:
         PluginError: one of them is not to be found; if it was given as an object, it has to be given again.
     """
-    for name in stored.methods:
+    _check_known(stored.methods, registry, "Engine.resume(FOLDER, plugins=[...])")
+
+
+def _check_known(methods: Iterable[str], registry: Registry, again: str) -> None:
+    for name in methods:
         try:
             registry.methods(name)
         except PluginError as error:
-            raise PluginError(
-                f"{error} If the run was given an object of a class of your own, give it again: "
-                "Engine.resume(FOLDER, plugins=[...])."
-            ) from error
+            raise PluginError(f"{error} If an object of a class of your own was given, give it again: {again}.") from error
