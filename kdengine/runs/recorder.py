@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kdengine.errors import cause
+from kdengine.errors import PluginError, cause
 from kdengine.plugins.hookspecs import hookimpl
 from kdengine.runs.whole_state import PARTS, whole_state
 from kdengine.storage.jsontext import json_text
@@ -70,13 +70,17 @@ class FolderRecorder:
 
     @hookimpl(wrapper=True, tryfirst=True)
     def kdengine_after_epoch(self, run: Run, record: dict[str, Any]) -> Iterator[Any]:
-        """Write row and state before the other observers are called, and again if they added to the row."""
+        """Write row and state before the other observers are called, and again if they added to the row.
+
+        Raises:
+            PluginError: they added what JSON cannot hold; the row stays as it was.
+        """
         self._write(run)
-        before = json_text(record)
+        before, kept = json_text(record), dict(record)
         try:
             return (yield)
         finally:
-            if json_text(record) != before:
+            if _text_of(record, kept) != before:
                 self._write(run, again=True)
 
     @hookimpl(tryfirst=True)
@@ -125,6 +129,28 @@ class FolderRecorder:
         self.folder.write_state(state, check=not self._checked)
         self._checked = True
         self._timer.restart(run)
+
+
+def _text_of(record: dict[str, Any], kept: Mapping[str, Any]) -> str:
+    """The row as JSON; if it cannot be that, it is as it was before."""
+    try:
+        return json_text(record)
+    except (TypeError, ValueError) as error:
+        wrong = next(f"{name!r} is a {type(value).__name__}" for name, value in record.items() if not _fits(name, value))
+        record.clear()
+        record.update(kept)
+        raise PluginError(
+            f"An observer put into the row of an epoch what JSON cannot hold: {wrong}. Put in numbers, text, lists or "
+            "mappings, under names."
+        ) from error
+
+
+def _fits(name: Any, value: Any) -> bool:
+    try:
+        json_text({name: value})
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class StateGiver:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdengine.config.settings import Settings
 from kdengine.data.datamodule import DataModule
-from kdengine.errors import DataError
+from kdengine.errors import DataError, counted
 from kdengine.runs.plan import Plan
 from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.result import Result
@@ -179,4 +179,4 @@ def _report_error(run: Run, error: BaseException) -> Exception | None:
 
 def _saved_epochs(run: Run) -> str:
     saved = len(run.folder.metrics()) if run.folder.state_file.exists() else 0
-    return f"{saved} finished epochs are saved."
+    return f"{counted(saved, 'finished epoch')} {'is' if saved == 1 else 'are'} saved."

@@ -1,9 +1,10 @@
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 
-from kdengine import Engine, hookimpl
+from kdengine import Engine, PluginError, hookimpl
 from kdengine.runs.recorder import FolderRecorder
 from kdengine.storage.runfolder import RunFolder
 
@@ -38,6 +39,19 @@ def test_the_row_of_an_epoch_is_written_though_an_observer_fails(tmp_path):
         Engine(None, "resnet8", out=tmp_path / "run", observers=[Failing()], **FAST).fit()
     assert [row["epoch"] for row in rows(tmp_path / "run")] == [1]
     assert (tmp_path / "run" / "state" / "lane.pt").is_file()
+
+
+@pytest.mark.parametrize(("name", "value"), [("mine", {1}), (("a", "b"), 1)])
+def test_what_an_observer_adds_and_json_cannot_hold_is_told_and_left_out(name, value, tmp_path):
+    class Adds:
+        @hookimpl
+        def kdengine_after_epoch(self, record):
+            record[name] = value
+
+    with pytest.raises(PluginError, match=f"what JSON cannot hold: {re.escape(repr(name))} is a {type(value).__name__}"):
+        Engine(None, "cnn2", data="digits@train=16@test=16", epochs=1, out=tmp_path / "run", observers=[Adds()]).fit()
+    (row,) = RunFolder(tmp_path / "run").metrics()
+    assert name not in row
 
 
 def test_a_failure_is_kept_with_its_type(tmp_path):
