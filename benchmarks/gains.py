@@ -1,6 +1,6 @@
 """The picture of a table of results: how much each method gained over the plain student.
 
-python benchmarks/gains.py docs/results/methods.md --out docs/results/gains.png --caption "ResNet-8x4 on CIFAR-100"
+python benchmarks/gains.py docs/results/methods-gpu.md --out docs/results/gains.png --caption "ResNet-8x4 on CIFAR-100"
 """
 
 from __future__ import annotations
