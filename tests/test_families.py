@@ -239,7 +239,7 @@ def test_every_student_gets_a_learning_rate_of_its_own(tmp_path):
         ([], {}, "No student was given"),
         (["cnn2", "timm:cnn2"], {}, "'cnn2' is named twice, with the same weights"),
         (["cnn2", "resnet8"], {"student_weights": ["none", "none", "none"]}, "names 3 files, but there are 2 students"),
-        (["cnn2", "resnet8"], {"student_weights": ["none", "nowhere.pth"]}, "'nowhere.pth' does not exist"),
+        (["cnn2", "resnet8"], {"student_weights": ["none", "nowhere.pth"]}, "no weights file 'nowhere.pth'"),
         (["cnn2", "resnet9"], {}, "resnet9"),
         ({"a/b": "cnn2", "c": "resnet8"}, {}, "'a/b' cannot be the label of a student"),
         (

@@ -44,7 +44,7 @@ def test_weights_that_are_missing_are_named_with_their_flag(kdengine, small):
     said = kdengine("run", "--plugin", "st", *PAIR, "--teacher-weights", "none", "--teacher-weights", "gone.pt", *small)
     assert said.code != 0
     text = " ".join(said.err.split())
-    assert "'gone.pt' does not exist" in text
+    assert "no weights file 'gone.pt'" in text
     assert "further_teacher_weights (--teacher-weights)" in text
 
 
