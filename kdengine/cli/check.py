@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdengine.cli.options import as_json
+from kdengine.errors import counted
 
 if TYPE_CHECKING:
     from kdengine.authoring.checks import Check
@@ -71,7 +72,7 @@ def _print(check: Check, new: bool, as_json: bool, debug: bool) -> None:
 
 def _summarise(done: list[Check], debug: bool) -> None:
     counts = Counter(check.status for check in done)
-    warnings = f", {counts['warning']} warning{'s' if counts['warning'] > 1 else ''}" if counts["warning"] else ""
+    warnings = f", {counted(counts['warning'], 'warning')}" if counts["warning"] else ""
     click.echo(f"\n{counts['passed']} passed, {counts['failed']} failed{warnings}")
     if _deserves_badge(done):
         click.echo(f"For the README:\n{BADGE}")

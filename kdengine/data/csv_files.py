@@ -16,7 +16,7 @@ from kdengine.data.dataset import Data, Split
 from kdengine.data.image_files import ImageFiles
 from kdengine.data.items import HELD_OUT, data_of, listed, parts_of
 from kdengine.data.targets import class_indices, label_marks
-from kdengine.errors import DataError, missing
+from kdengine.errors import DataError, counted, missing
 
 __all__ = ["csv_file"]
 
@@ -59,7 +59,7 @@ def csv_file(
     faults = [f"line {row.line} {fault}" for row in rows if (fault := row.fault(several, skip_bad is True))]
     if faults or not rows:
         what = (
-            f"{len(faults)} row{'s' if len(faults) > 1 else ''} of '{path}' cannot be used: {listed(faults)}"
+            f"{counted(len(faults), 'row')} of '{path}' cannot be used: {listed(faults)}"
             if rows
             else f"'{path}' lists no images"
         )

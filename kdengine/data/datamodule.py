@@ -20,7 +20,7 @@ from kdengine.data.mixing import MixedBatches
 from kdengine.data.user_datasets import DatasetLoader
 from kdengine.data.user_loaders import UserBatches, check_finite
 from kdengine.data.worker_batches import HeldBatches
-from kdengine.errors import DataError
+from kdengine.errors import DataError, counted
 from kdengine.networks.inputs import ImageSpec
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy
@@ -229,7 +229,7 @@ def left_out(samples: int, settings: TrainSettings, processes: int) -> int:
     if settings.drop_last is None and whole and 0 < rest < 2 * processes:
         log.info(
             "Each epoch leaves out %s: too few for a batch whose statistics mean something. train.drop_last=false keeps them",
-            "1 image" if rest == 1 else f"{rest} images",
+            counted(rest, "image"),
         )
         return rest
     return rest if settings.drop_last else 0

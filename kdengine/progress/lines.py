@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kdengine.storage.scores import Measure
-from kdengine.training.signals import Stopped
+from kdengine.training.signals import Stopped, saved_so_far
 
 if TYPE_CHECKING:
     from kdengine.runs.run import Run
@@ -41,8 +41,7 @@ def label_of_run(run: Run) -> str:
 def saved_part(run: Run, error: BaseException) -> str:
     """What of an interrupted run has been saved."""
     steps = run.lane.steps_done if isinstance(error, Stopped) and run.can_save_within_epochs else 0
-    within = f" and {steps} steps of the next one" if steps else ""
-    return f"{len(run.lane.history)} finished epochs{within} are saved"
+    return saved_so_far(len(run.lane.history), steps)
 
 
 def news_of(error: BaseException) -> str:

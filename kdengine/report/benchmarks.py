@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdengine.errors import StorageError, cause
+from kdengine.errors import StorageError, cause, counted
 from kdengine.storage.names import BENCHMARK
 from kdengine.storage.reading import read_json
 
@@ -50,7 +50,7 @@ class Benchmark:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Benchmark:
         """From the content of the file."""
-        threads = f"{stored['threads']} thread{'s' if stored['threads'] != 1 else ''}"
+        threads = counted(stored["threads"], "thread")
         machine = f"{stored['device_name']} ({stored['device']}, {threads}, {stored['precision']}, torch {stored['torch']})"
         networks = {role: stored[role] for role in ("student", "teacher") if stored.get(role)}
         return cls(f"{machine}, medians of {stored['rounds']} rounds", tuple(stored["batches"]), networks)

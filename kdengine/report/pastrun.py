@@ -57,7 +57,7 @@ class PastRun:
         except SettingsError as error:
             error.add_note(f"in '{folder / 'run.toml'}'")
             raise
-        return cls(folder, settings, _manifest(files), files.metrics(), files.result(), files.failure())
+        return cls(folder, settings, files.manifest_if_any(), files.metrics(), files.result(), files.failure())
 
     @classmethod
     def read_among_others(cls, folder: Path) -> PastRun:
@@ -71,7 +71,7 @@ class PastRun:
         except StorageError as error:
             files, manifest = RunFolder(folder), {}
             with suppress(StorageError):
-                manifest = _manifest(files)
+                manifest = files.manifest_if_any()
             return cls(folder, files.settings(), manifest, (), None, str(error))
 
     @property
@@ -201,10 +201,6 @@ def scoring_in(*stored: Mapping[str, Any] | None) -> Scoring:
 def natural(text: str) -> list[tuple[int, str]]:
     """Sort key for names that contain numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
-
-
-def _manifest(files: RunFolder) -> dict[str, Any]:
-    return files.manifest() if (files.path / "manifest.json").is_file() else {}
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import nn
 from kdengine.config.settings import WITHOUT_WEIGHTS, Settings, TrainSettings
 from kdengine.config.specs import Spec
 from kdengine.data.dataset import Data
-from kdengine.errors import ModelError, SettingsError
+from kdengine.errors import ModelError, SettingsError, counted
 from kdengine.plugins.registry import Registry
 from kdengine.runs.assignment import Assignment, assign, spec_of
 from kdengine.runs.lane_specs import LaneSpec, check_label, with_plain
@@ -139,8 +139,8 @@ def student_specs(networks: Sequence[str], weights: Weights = None, labels: Sequ
     files = [None if path in (None, WITHOUT_WEIGHTS) else str(path) for path in paths]
     if len(files) > len(networks):
         raise SettingsError(
-            f"student_weights names {len(files)} files, but there {'are' if len(networks) > 1 else 'is'} {len(networks)} "
-            f"student{'s' if len(networks) > 1 else ''}. Name the students, or leave weights out."
+            f"student_weights names {len(files)} files, but there {'are' if len(networks) > 1 else 'is'} "
+            f"{counted(len(networks), 'student')}. Name the students, or leave weights out."
         )
     files += [None] * (len(networks) - len(files))
     if len(networks) == 1:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdengine.config.settings import Settings
 from kdengine.data.datamodule import DataModule
-from kdengine.errors import DataError, counted
+from kdengine.errors import DataError
 from kdengine.runs.plan import Plan
 from kdengine.runs.ready_teachers import ready_teachers
 from kdengine.runs.result import Result
@@ -22,7 +22,7 @@ from kdengine.runs.taught import measured_by_teacher
 from kdengine.training.lane import Lane
 from kdengine.training.peers import told_by_peer
 from kdengine.training.rng import gaussian_kept
-from kdengine.training.signals import Stopped, listening
+from kdengine.training.signals import Stopped, listening, saved_so_far
 from kdengine.training.trainer import Trainer
 
 __all__ = ["train_all", "train_one", "train_plan", "train_teacher"]
@@ -179,4 +179,4 @@ def _report_error(run: Run, error: BaseException) -> Exception | None:
 
 def _saved_epochs(run: Run) -> str:
     saved = len(run.folder.metrics()) if run.folder.state_file.exists() else 0
-    return f"{counted(saved, 'finished epoch')} {'is' if saved == 1 else 'are'} saved."
+    return f"{saved_so_far(saved)}."

@@ -61,7 +61,7 @@ class Publication:
         files = RunFolder(folder)
         teachers = origins_of_teachers(student.settings, student.result)
         trials = trials_of(folder, student.result, student.task.scoring.headline.name)
-        manifest = files.manifest() if (folder / "manifest.json").is_file() else {}
+        manifest = files.manifest_if_any()
         start = origin_of_student(student.settings)
         return cls(repo, student, weights, licence, teachers, start, trials, manifest, files.metrics())
 

@@ -184,6 +184,10 @@ class RunFolder:
         """The content of ``manifest.json``: versions, hardware, task, data and teacher."""
         return read_json(self.path / "manifest.json")
 
+    def manifest_if_any(self) -> dict[str, Any]:
+        """The same; empty if there is none, as in a run that failed at once."""
+        return self.manifest() if (self.path / "manifest.json").is_file() else {}
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``."""
         return read_rows(self.path / "metrics.jsonl", needed=("lane", "epoch"))

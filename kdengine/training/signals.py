@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from kdengine.errors import counted
+
 if TYPE_CHECKING:  # the command line listens too, and need not wait until torch is imported
     from kdengine.training.peers import Peers
 
-__all__ = ["Stop", "Stopped", "listening"]
+__all__ = ["Stop", "Stopped", "listening", "saved_so_far"]
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -95,3 +97,15 @@ def listening(peers: Peers | None = None) -> Iterator[Stop]:
     finally:
         for number in unclaimed:
             signal.signal(number, before[number])
+
+
+def saved_so_far(epochs: int, steps: int = 0) -> str:
+    """What of a run that was stopped is saved.
+
+    >>> saved_so_far(1)
+    '1 finished epoch is saved'
+    >>> saved_so_far(1, 4)
+    '1 finished epoch and 4 steps of the next one are saved'
+    """
+    within = f" and {counted(steps, 'step')} of the next one" if steps else ""
+    return f"{counted(epochs, 'finished epoch')}{within} {'is' if epochs == 1 and not steps else 'are'} saved"

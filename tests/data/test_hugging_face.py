@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 
 import pytest
@@ -224,7 +225,7 @@ def test_unlabelled_images_are_refused(parquet):
 
 
 def test_a_folder_of_parquet_files_that_is_missing_is_named():
-    assert refusal("hf:../no/such/folder").startswith("There is no folder '../no/such/folder' in the current folder")
+    assert refusal("hf:../no/such/folder") == f"There is no folder '../no/such/folder' in the current folder, '{os.getcwd()}'."
 
 
 def test_a_parquet_file_that_was_cut_off_is_an_error_of_the_data(parquet, caplog):

@@ -73,7 +73,7 @@ def test_terms_are_not_cut_on_a_narrow_terminal(run):
 
 def test_an_interruption_says_how_to_resume_and_another_error_leaves_that_to_the_caller(run):
     assert shown(run, False, KeyboardInterrupt()).endswith(
-        "Interrupted; 1 finished epochs are saved. To resume: kdengine run --resume [x]\n"
+        "Interrupted; 1 finished epoch is saved. To resume: kdengine run --resume [x]\n"
     )
     assert "To resume" not in shown(run, False, ValueError("x"))
 

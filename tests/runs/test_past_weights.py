@@ -112,7 +112,7 @@ def test_a_teacher_with_another_head_is_refused_with_the_way_to_train_it(parent)
 
 
 def test_weights_that_are_not_there_are_refused_before_the_data_are_read():
-    with pytest.raises(ModelError, match=r"no weights file 'nowhere\.pth' in .*\. Check student_weights \(--student-w"):
+    with pytest.raises(ModelError, match=r"file 'nowhere\.pth' in .*'\. Check student_weights \(--student-weights"):
         Engine(None, "resnet8", data="imagefolder:nowhere", student_weights="nowhere.pth").plan()
 
 
