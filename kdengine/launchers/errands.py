@@ -38,8 +38,8 @@ def die_once(file: str) -> None:
 
 def hold(file: str) -> None:
     """Write the id of this process into a file and wait to be stopped; then append a line."""
-    Path(file).write_text(f"{os.getpid()}\n", encoding="utf-8")
-    try:
+    try:  # whoever waits for the file may stop this process at once
+        Path(file).write_text(f"{os.getpid()}\n", encoding="utf-8")
         time.sleep(600)
     except KeyboardInterrupt:
         mark(file)
