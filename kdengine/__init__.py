@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from kdengine.methods.connectors import Adapter, projector
     from kdengine.methods.curriculum import Curriculum
     from kdengine.methods.distiller import Distiller
-    from kdengine.methods.features import l2_normalize, match_spatial, pool_to_vectors, resize_maps, vector_width
+    from kdengine.methods.features import (
+        flat_features,
+        gram,
+        l2_normalize,
+        match_spatial,
+        pool_to_vectors,
+        resize_maps,
+        vector_width,
+    )
     from kdengine.methods.head import Head, ModuleView
     from kdengine.methods.pair import Pair
     from kdengine.methods.processes import Processes
@@ -106,6 +114,8 @@ _HOME = {
     "Unit": "launchers.unit",
     "Worker": "launchers.worker",
     "epoch_numbers": "plugins.run_numbers",
+    "flat_features": "methods.features",
+    "gram": "methods.features",
     "hookimpl": "plugins.hookspecs",
     "l2_normalize": "methods.features",
     "match_spatial": "methods.features",
@@ -170,6 +180,8 @@ __all__ = [
     "Unit",
     "Worker",
     "epoch_numbers",
+    "flat_features",
+    "gram",
     "hookimpl",
     "l2_normalize",
     "match_spatial",

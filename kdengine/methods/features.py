@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps", "vector_width"]
+__all__ = ["flat_features", "gram", "l2_normalize", "match_spatial", "pool_to_vectors", "resize_maps", "vector_width"]
 
 SHORTEST = 1e-12
 """Squared norm at and below which a vector counts as zero."""
@@ -26,6 +27,46 @@ def l2_normalize(vectors: Tensor, dim: int = -1) -> Tensor:
     """Vectors along one axis, scaled to norm 1; a zero vector stays zero, with gradient zero instead of a huge one."""
     squared = torch.linalg.vecdot(vectors, vectors, dim=dim).unsqueeze(dim)
     return vectors * torch.where(squared > SHORTEST, squared, math.inf).rsqrt()
+
+
+def flat_features(features: Tensor) -> Tensor:
+    """All features of an image in a row, [B, ...] -> [B, N], for what treats them all alike, such as products of images.
+
+    They come in the order in which they lie in memory: a map in ``channels_last`` is not copied.
+    """
+    lasting = features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last)
+    return features.permute(0, 2, 3, 1).flatten(1) if lasting else features.flatten(1)
+
+
+def gram(vectors: Tensor) -> Tensor:
+    """The products of all pairs of vectors: [..., N, D] -> [..., N, N].
+
+    The same as ``vectors @ vectors.mT``, but the gradient takes one product instead of two, and lies in memory as the vectors
+    do.
+    """
+    products: Tensor = _Gram.apply(vectors)
+    return products
+
+
+class _Gram(torch.autograd.Function):
+    """X X^T, whose gradient is (G + G^T) X."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(vectors: Tensor) -> Tensor:
+        return vectors @ vectors.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, by_products: Tensor) -> Tensor:
+        (vectors,) = ctx.saved_tensors
+        both = by_products + by_products.mT
+        gradient: Tensor = (vectors.mT @ both).mT if vectors.mT.is_contiguous() else both @ vectors
+        return gradient
 
 
 def resize_maps(maps_BCHW: Tensor, size: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdengine import l2_normalize, match_spatial, pool_to_vectors, resize_maps
+from kdengine import flat_features, gram, l2_normalize, match_spatial, pool_to_vectors, resize_maps
 
 
 def maps(*shape):
@@ -47,3 +47,25 @@ def test_a_zero_vector_stays_zero_and_gets_no_gradient():
     l2_normalize(given).sum().backward()
     assert torch.equal(l2_normalize(given), torch.zeros(2, 3))
     assert torch.equal(given.grad, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_vectors_and_their_gradient_are_those_of_the_product_itself(transposed):
+    given = maps(2, 4, 5).double()
+    given = (given.mT.contiguous().mT if transposed else given).requires_grad_()
+    assert torch.equal(gram(given), given @ given.mT)
+    weights = maps(2, 4, 4).double()  # not symmetric
+    found, expected = (torch.autograd.grad((weights * value).sum(), given)[0] for value in (gram(given), given @ given.mT))
+    assert torch.allclose(found, expected, rtol=1e-12)
+    assert found.stride() == given.stride()
+    assert torch.autograd.gradgradcheck(gram, given)
+
+
+def test_flat_features_are_all_features_of_an_image_and_no_copy_in_either_layout():
+    given = maps(2, 3, 4, 5)
+    assert torch.equal(flat_features(given), given.flatten(1))
+    lasting = given.contiguous(memory_format=torch.channels_last)
+    found = flat_features(lasting)
+    assert found.data_ptr() == lasting.data_ptr()
+    assert torch.equal(found.sort(1).values, given.flatten(1).sort(1).values)
+    assert torch.equal(flat_features(maps(2, 7, 3)), maps(2, 7, 3).flatten(1))

@@ -30,7 +30,7 @@ def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.
     """
     student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
     wrong_BCHW = torch.where(teacher_BCHW > 0, margin - student_BCHW, margin + student_BCHW).relu()
-    return wrong_BCHW.square().flatten(1).sum(1).mean()
+    return wrong_BCHW.square().sum((1, 2, 3)).mean()
 
 
 class ActivationBoundaries(Distiller):

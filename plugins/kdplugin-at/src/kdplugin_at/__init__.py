@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,31 @@ def attention_map(features_BCHW: Tensor, power: float = 2.0) -> Tensor:
 
 
 def _mean_power(features_BCHW: Tensor, power: float) -> Tensor:
-    if power == 2:  # its backward is one pass over the maps; that of abs, pow and mean is five
+    if power == 2:
+        mean_BHW: Tensor = _MeanSquare.apply(features_BCHW)
+        return mean_BHW
+    return features_BCHW.abs().pow(power).mean(1)
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Mean over channels of F^2, with a gradient in one pass over the maps; autograd takes five for abs, pow and mean."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features_BCHW: Tensor) -> Tensor:
         squared_BHW: Tensor = torch.linalg.vecdot(features_BCHW, features_BCHW, dim=1)
         return squared_BHW / features_BCHW.shape[1]
-    return features_BCHW.abs().pow(power).mean(1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, by_mean_BHW: Tensor) -> Tensor:
+        (features_BCHW,) = ctx.saved_tensors
+        gradient_BCHW: Tensor = features_BCHW * (by_mean_BHW * (2 / features_BCHW.shape[1])).unsqueeze(1)
+        return gradient_BCHW
 
 
 def attention_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, power: float = 2.0) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, TapPair, hookimpl, l2_normalize, pool_to_vectors
+from kdengine import Distiller, Pair, Registrar, Step, TapPair, gram, hookimpl, l2_normalize, pool_to_vectors
 
 __all__ = ["CorrelationCongruence", "congruence_loss", "correlations", "successor_loss"]
 
@@ -24,7 +24,7 @@ def correlations(x_BD: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     A zero vector stays zero.
     """
     unit_BD = l2_normalize(x_BD)
-    cosines_BB = unit_BD @ unit_BD.T
+    cosines_BB = gram(unit_BD)
     sum_BB = torch.ones_like(cosines_BB)
     for power in range(order, 0, -1):  # Horner's rule
         sum_BB = 1 + 2 * gamma / power * cosines_BB * sum_BB

@@ -24,8 +24,9 @@ def hint_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, reduction: str = "mean
         teacher_BCHW: the teacher's map, [B, C, H, W].
         reduction: ``"mean"`` over all elements, or ``"sum_chw"``: summed over an image, mean over the batch.
     """
-    squared = F.mse_loss(student_BCHW, teacher_BCHW, reduction="none")
-    return squared.mean() if reduction == "mean" else squared.flatten(1).sum(1).mean()
+    if reduction == "mean":
+        return F.mse_loss(student_BCHW, teacher_BCHW)
+    return F.mse_loss(student_BCHW, teacher_BCHW, reduction="sum") / len(student_BCHW)
 
 
 class FitNet(Distiller):

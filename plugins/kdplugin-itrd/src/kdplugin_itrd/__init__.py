@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdengine import Distiller, Pair, Registrar, Step, TapPair, hookimpl, l2_normalize, pool_to_vectors
+from kdengine import Distiller, Pair, Registrar, Step, TapPair, gram, hookimpl, l2_normalize, pool_to_vectors
 
 __all__ = ["ITRD", "correlation_loss", "information_loss"]
 
@@ -43,7 +43,7 @@ def correlation_loss(student_BD: Tensor, teacher_BD: Tensor, alpha: float = 1.01
 def _gram(x_BD: Tensor) -> Tensor:
     """Cosines of all pairs, [B, B]."""
     unit_BD = l2_normalize(x_BD)
-    return unit_BD @ unit_BD.T
+    return gram(unit_BD)
 
 
 def _squares(gram_BB: Tensor) -> Tensor:

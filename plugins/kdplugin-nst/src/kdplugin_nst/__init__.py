@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize, match_spatial
+from kdengine import Distiller, Registrar, Step, gram, hookimpl, l2_normalize, match_spatial
 
 __all__ = ["NeuronSelectivity", "selectivity_loss"]
 
@@ -39,7 +39,7 @@ def selectivity_loss(
         offset: of the polynomial.
     """
     student_BCP, teacher_BDP = (maps.flatten(2) for maps in match_spatial(student_BCHW, teacher_BDHW.detach()))
-    if (kernel, degree, offset) == ("poly", 2, 0) and student_BCP.shape[2] < min(student_BCP.shape[1], teacher_BDP.shape[1]):
+    if (kernel, degree, offset) == ("poly", 2, 0) and student_BCP.shape[2] <= min(student_BCP.shape[1], teacher_BDP.shape[1]):
         return _deep_loss(l2_normalize(student_BCP), l2_normalize(teacher_BDP))
     if kernel == "linear":  # the mean of all products is the product of the means
         return (l2_normalize(student_BCP).mean(1) - l2_normalize(teacher_BDP).mean(1)).square().sum(1).mean()
@@ -50,8 +50,8 @@ def selectivity_loss(
 
 
 def _deep_loss(student_BCP: Tensor, teacher_BDP: Tensor) -> Tensor:
-    """The loss for (x.y)^2 with fewer positions than channels: mean_cd (x_c.y_d)^2 is a product of two matrices [P, P]."""
-    student_BPP, teacher_BPP = (x.mT @ x / x.shape[1] for x in (student_BCP, teacher_BDP))
+    """The loss for (x.y)^2 with no more positions than channels: mean_cd (x_c.y_d)^2 is a product of two matrices [P, P]."""
+    student_BPP, teacher_BPP = (gram(x.mT) / x.shape[1] for x in (student_BCP, teacher_BDP))
     return (student_BPP - teacher_BPP).square().sum((1, 2)).mean()
 
 
@@ -60,9 +60,10 @@ def _cosines(student_BCP: Tensor, teacher_BDP: Tensor) -> tuple[Tensor, Tensor, 
 
     The products are scaled instead of the maps, since they have far fewer values.
     """
-    student_BCC, teacher_BDD = (torch.bmm(x, x.mT) for x in (student_BCP, teacher_BDP))
+    student_BCC, teacher_BDD = (gram(x) for x in (student_BCP, teacher_BDP))
     student_BC, teacher_BD = _inverse_lengths(student_BCC), _inverse_lengths(teacher_BDD)
-    across_BCD = torch.bmm(student_BCP, teacher_BDP.mT) * student_BC[:, :, None] * teacher_BD[:, None]
+    # in this order, the gradient lies in memory as that of the products above does, and the two add up fast
+    across_BCD = torch.bmm(teacher_BDP, student_BCP.mT).mT * student_BC[:, :, None] * teacher_BD[:, None]
     return (
         student_BCC * student_BC[:, :, None] * student_BC[:, None],
         teacher_BDD * teacher_BD[:, :, None] * teacher_BD[:, None],

@@ -28,7 +28,7 @@ def partial_loss(student_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
     student_BCHW, target_BCHW = match_spatial(student_BCHW, target_BCHW)
     counts_BCHW = (student_BCHW > target_BCHW) | (target_BCHW > 0)
     difference_BCHW = torch.where(counts_BCHW, student_BCHW - target_BCHW, 0.0)
-    return difference_BCHW.square().flatten(1).sum(1).mean()
+    return difference_BCHW.square().sum((1, 2, 3)).mean()
 
 
 class OFD(Distiller):

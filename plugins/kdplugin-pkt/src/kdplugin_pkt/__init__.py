@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize, pool_to_vectors
+from kdengine import Distiller, Registrar, Step, gram, hookimpl, l2_normalize, pool_to_vectors
 
 __all__ = ["PKT", "probabilities", "transfer_loss"]
 
@@ -24,7 +24,7 @@ def probabilities(x_BD: Tensor) -> Tensor:
     The diagonal is included: [B, D] -> [B, B]. A zero vector has a cosine of 0 with every image.
     """
     unit_BD = l2_normalize(x_BD)
-    similar_BB = ((unit_BD @ unit_BD.T + 1) / 2).clamp(min=0)  # rounding may leave a cosine just below -1
+    similar_BB = ((gram(unit_BD) + 1) / 2).clamp(min=0)  # rounding may leave a cosine just below -1
     return similar_BB / similar_BB.sum(1, keepdim=True)
 
 

@@ -21,13 +21,14 @@ CHUNK = 8
 """Images whose angles a CPU compares at once: few enough for their B^2 cosines each to stay in its cache."""
 SHORTEST = 1e-6
 """Distance below which two images count as one."""
+EXACT = "donot_use_mm_for_euclid_dist"
+"""How to compute distances: from the differences, because by a product of matrices small ones are lost to rounding."""
 
 
 def _distances(x_BD: Tensor, count_diagonal: bool) -> Tensor:
     """Euclidean distances divided by their mean over all pairs of different images: [B, D] -> [B, B]."""
     count = len(x_BD)
-    # from the differences, because by a product of matrices small distances are lost to rounding
-    distances_BB = torch.cdist(x_BD, x_BD, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=SHORTEST)
+    distances_BB = torch.cdist(x_BD, x_BD, compute_mode=EXACT).clamp(min=SHORTEST)
     distances_BB = distances_BB.masked_fill(torch.eye(count, dtype=torch.bool, device=x_BD.device), 0.0)
     pairs = count**2 if count_diagonal else count * (count - 1)
     return distances_BB * pairs / distances_BB.sum()
@@ -46,12 +47,15 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
     return F.smooth_l1_loss(_distances(student_BD, count_diagonal), _distances(teacher_BD, count_diagonal))
 
 
-def _directions(from_CD: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors to all images, [C, B, D], and the inverse distances, [C, B, 1]; both are zero where images coincide."""
-    away_CBD = x_BD - from_CD[:, None]
-    squared_CB1 = torch.linalg.vecdot(away_CBD, away_CBD).unsqueeze(2)
-    inverse_CB1 = torch.where(squared_CB1 > SHORTEST**2, squared_CB1, math.inf).rsqrt()
-    return away_CBD * inverse_CB1, inverse_CB1
+def _inverse_distances(x_BD: Tensor) -> Tensor:
+    """1 / |x_i - x_j|, [B, B]; zero where images coincide."""
+    distances_BB = torch.cdist(x_BD, x_BD, compute_mode=EXACT)
+    return torch.where(distances_BB > SHORTEST, distances_BB, math.inf).reciprocal()
+
+
+def _directions(x_BD: Tensor, here: slice, inverse_CB1: Tensor) -> Tensor:
+    """Unit vectors from some images to all, [C, B, D], given the inverse distances; zero where images coincide."""
+    return (x_BD - x_BD[here, None]).mul_(inverse_CB1)
 
 
 class _AngleLoss(torch.autograd.Function):
@@ -66,16 +70,18 @@ class _AngleLoss(torch.autograd.Function):
         """The mean over all triplets; []."""
         gradient_BD = torch.zeros_like(student_BD)
         total = student_BD.new_zeros(())
+        of_student, of_teacher = (_inverse_distances(x)[:, :, None] for x in (student_BD, teacher_BD))
         size = CHUNK if student_BD.device.type == "cpu" else len(student_BD)
         for start in range(0, len(student_BD), size):
             here = slice(start, start + size)
-            student, inverse = _directions(student_BD[here], student_BD)
-            teacher, _ = _directions(teacher_BD[here], teacher_BD)
+            student = _directions(student_BD, here, of_student[here])
+            teacher = _directions(teacher_BD, here, of_teacher[here])
             difference = torch.baddbmm(torch.bmm(teacher, teacher.mT), student, student.mT, beta=-1)
             slope = difference.clamp(-1, 1)
             total += (slope * (difference - slope / 2)).sum()
             pull = torch.bmm(slope, student)
-            pull = (pull - student * torch.linalg.vecdot(pull, student).unsqueeze(2)) * inverse
+            along = torch.linalg.vecdot(pull, student).unsqueeze(2)
+            pull.addcmul_(along, student, value=-1).mul_(of_student[here])
             gradient_BD += pull.sum(0)
             gradient_BD[here] -= pull.sum(1)
         count = len(student_BD) ** 3

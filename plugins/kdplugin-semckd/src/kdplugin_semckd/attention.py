@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdengine import l2_normalize
+from kdengine import flat_features, gram, l2_normalize
 
 __all__ = ["Attention", "fold", "similarities"]
 
@@ -17,8 +17,7 @@ __all__ = ["Attention", "fold", "similarities"]
 
 def similarities(features: Tensor) -> Tensor:
     """Products of the flattened features of all pairs of images: [B, ...] -> [B, B]."""
-    flat_BD = features.flatten(1)
-    return flat_BD @ flat_BD.T
+    return gram(flat_features(features))
 
 
 def fold(similar_BB: Tensor, slots: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Registrar, Step, hookimpl, l2_normalize
+from kdengine import Distiller, Registrar, Step, flat_features, gram, hookimpl, l2_normalize
 
 __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 
@@ -18,11 +18,11 @@ __all__ = ["SimilarityPreserving", "similarities", "similarity_loss"]
 
 def similarities(features: Tensor) -> Tensor:
     """Products of the flattened features of all pairs of images, each row scaled to length 1: [B, ...] -> [B, B]."""
-    flat_BD = features.flatten(1)
+    flat_BD = flat_features(features)
     # a scale common to all images cancels in every row; dividing by it keeps the products of small features from vanishing
     scale = flat_BD.detach().norm().clamp(min=torch.finfo(flat_BD.dtype).tiny)
     flat_BD = flat_BD / scale
-    return l2_normalize(flat_BD @ flat_BD.T)
+    return l2_normalize(gram(flat_BD))
 
 
 def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
