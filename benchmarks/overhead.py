@@ -141,7 +141,7 @@ class BareLoop:
         self.lanes = [BareLane(lane) for lane in lanes]
         points = {name: point for lane in lanes for name, point in lane.phase.teacher_points().items()}
         self.dtype = HALVES.get(precision)
-        folding = None if self.dtype is None else Folding.of(teacher, images)
+        folding = Folding.of(teacher, images, self.dtype)
         self.teacher = Observed(copy.deepcopy(teacher) if folding is None else folding.network, points)
 
     def step(self, batch: Batch) -> float:

@@ -1,4 +1,28 @@
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
 from kdengine.machine import cores
+
+FAULTS = """
+import json, resource
+from kdengine.machine import keep_freed_memory
+
+kept = keep_freed_memory()
+
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    activations = [bytearray(2**23) for _ in range(16)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+step()
+print(json.dumps([kept, step()]))
+"""
+"""Counts the pages that a step takes from the system though the step before has freed as many."""
 
 
 def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
@@ -7,3 +31,15 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity")
     monkeypatch.setattr("os.cpu_count", lambda: 5)
     assert cores() == 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators cannot be told")
+@pytest.mark.parametrize(("variables", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)])
+def test_memory_that_a_step_frees_is_kept_for_the_next_unless_the_user_has_said_how(variables, kept):
+    unset = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=unset | variables)
+    found, faults = json.loads(done.stdout)
+    assert found == kept
+    pages = 16 * 2**23 // os.sysconf("SC_PAGE_SIZE")
+    assert (faults < pages / 100) == kept

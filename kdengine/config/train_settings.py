@@ -125,8 +125,8 @@ class TrainSettings(Strict):
     """Compile the forward passes of teacher and student with all that methods read inside them; or how: 'reduce-overhead' for
     small networks on a GPU, 'max-autotune' to search for the fastest kernels. A smaller last batch runs as it is."""
     fold_teacher: bool = True
-    """Run the teacher with its batch normalisation folded into its convolutions, in half precision; that is faster and agrees
-    within rounding, also at the taps."""
+    """Run the teacher with its batch normalisation folded into its convolutions; that is faster and agrees within rounding,
+    also at the taps."""
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory, for networks that offer it, such as timm's."""
     patience: int | None = Field(None, ge=1, le=MANY)

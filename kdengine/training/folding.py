@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self, cast
@@ -24,7 +24,7 @@ __all__ = ["Folding"]
 SAMPLE = 2
 """Images on which the folded network is compared to the original, in float32."""
 CLOSE = 1e-3
-"""Largest difference that counts as rounding, as a share of the largest value; half of what bf16 rounds by."""
+"""Largest difference that counts as rounding in a deep network, as a share of the largest value; other faults are far larger."""
 
 
 class Folding:
@@ -35,47 +35,64 @@ class Folding:
 
     Args:
         original: the network; never modified.
-        network: the folded copy.
+        pairs: paths of convolutions and of the normalisations that go into them.
         images: what to compare them on, [B, C, H, W].
+        dtype: what autocast would make of the convolutions' weights in every forward; None to leave them in float32.
+
+    Attributes:
+        network: the folded copy.
     """
 
-    def __init__(self, original: nn.Module, network: nn.Module, images: Tensor) -> None:
-        self.original = original
-        self.network = network
-        self.forwards = Forwards(network, None)
+    def __init__(
+        self, original: nn.Module, pairs: Sequence[tuple[str, str]], images: Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        self._original = original
+        self._pairs = pairs
         self._images = images
         self._shown: dict[TapPoint, bool] = {}
+        self.network = self._exact()
+        self.agrees = self._agrees(self.network, {}, "logits")
+        for convolution, _ in pairs if dtype is not None else ():
+            self.network.get_submodule(convolution).to(dtype)
+        self.forwards = Forwards(self.network, None)
 
     @classmethod
-    def of(cls, network: nn.Module, images: Tensor) -> Self | None:
+    def of(cls, network: nn.Module, images: Tensor, dtype: torch.dtype | None = None) -> Self | None:
         """Fold a network in ``eval()``; None if there is nothing to fold, or the result would be another network.
 
         Args:
             network: the network.
             images: of a batch, [B, C, H, W].
+            dtype: of the forwards, if they run in autocast.
         """
         sample = images[:SAMPLE].detach().clone()
         try:
-            copied = copy.deepcopy(network)
+            pairs = _pairs(copy.deepcopy(network), sample)
         except Exception:  # a network may hold anything, also what cannot be copied
             return None
-        pairs = _pairs(copied, sample)
-        for convolution, norm in pairs:
-            before, after = (cast(Any, copied.get_submodule(path)) for path in (convolution, norm))
-            _put(copied, convolution, fuse_conv_bn_eval(before, after))
-            _put(copied, norm, _Rest(after))
-        folding = cls(network, copied, sample)
-        return folding if pairs and folding._agrees({}, "logits") else None
+        folding = cls(network, pairs, sample, dtype) if pairs else None
+        return folding if folding is not None and folding.agrees else None
 
-    def shows(self, point: TapPoint) -> bool:
-        """Whether the folded network shows at a point what the original does; compared when a point is first asked for."""
-        if point not in self._shown:
-            self._shown[point] = self._agrees({"tap": point}, "tap")
-        return self._shown[point]
+    def shown(self, points: Mapping[str, TapPoint]) -> dict[str, TapPoint]:
+        """The points at which the folded network shows what the original does; compared when one is first asked for."""
+        new = [point for point in points.values() if point not in self._shown]
+        if new:
+            exact = self._exact()
+            self._shown |= {point: self._agrees(exact, {"tap": point}, "tap") for point in new}
+        return {name: point for name, point in points.items() if self._shown[point]}
 
-    def _agrees(self, points: Mapping[str, TapPoint], name: str) -> bool:
+    def _exact(self) -> nn.Module:
+        """The folded network in float32."""
+        network = copy.deepcopy(self._original)
+        for convolution, norm in self._pairs:
+            before, after = (cast(Any, network.get_submodule(path)) for path in (convolution, norm))
+            _put(network, convolution, fuse_conv_bn_eval(before, after))
+            _put(network, norm, _Rest(after))
+        return network
+
+    def _agrees(self, network: nn.Module, points: Mapping[str, TapPoint], name: str) -> bool:
         try:
-            mine, theirs = (_seen(network, self._images, points)[name] for network in (self.network, self.original))
+            mine, theirs = (_seen(each, self._images, points)[name] for each in (network, self._original))
         except TapError:  # overwritten, because a convolution now gives what its normalisation gave
             return False
         return bool((mine - theirs).abs().max() <= CLOSE * theirs.abs().max())

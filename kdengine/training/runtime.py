@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdengine.errors import KDError, SettingsError
+from kdengine.machine import keep_freed_memory
 from kdengine.methods.processes import ALONE, Processes
 from kdengine.seeds import undisturbed
 from kdengine.training.launch import Launch, LaunchEnvironment
@@ -107,6 +108,8 @@ class Runtime:
                 f"train.device = '{device}' cannot be used: {str(error).rstrip('.!')}. Allowed: auto, cpu, cuda, mps."
             ) from error
         self.device: torch.device = self.fabric.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.rank: int = self.fabric.global_rank if self.processes > 1 else 0
         self.asynchronous = self.device.type in ASYNCHRONOUS
         self.peers = Peers() if self.processes > 1 else None

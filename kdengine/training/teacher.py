@@ -31,7 +31,7 @@ class FrozenTeacher:
         model: the teacher; it is put into ``eval()`` and stays there.
         runtime: device and precision.
         train: settings of the run: whether to compile its forward, the size of a whole batch, and whether to fold its
-            normalisation into its convolutions in half precision.
+            normalisation into its convolutions.
 
     Attributes:
         shelf: what it showed before, on disk; None if nothing is kept.
@@ -45,7 +45,7 @@ class FrozenTeacher:
         self._modules = list(self.model.modules())
         weights = (value for value in self.model.state_dict().values() if isinstance(value, Tensor))
         self._weights = [value for value in weights if not value.is_inference()]  # whose writes PyTorch does not count
-        self._folds = (train is None or (train.fold_teacher and not train.compile)) and runtime.precision in HALVES
+        self._folds = train is None or (train.fold_teacher and not train.compile)
         self._folding: Folding | None = None
         self._counts: list[int] | None = None
         self._fingerprint = ""
@@ -130,11 +130,11 @@ class FrozenTeacher:
 
     def _forward(self, images: Tensor, points: Mapping[str, TapPoint], whole: bool) -> Trace:
         if self._folds and self._folding is None:  # not before it runs at all, which a full store makes needless
-            self._folding = Folding.of(self.model, images)
+            self._folding = Folding.of(self.model, images, HALVES.get(self.runtime.precision))
             self._folds = self._folding is not None
         if self._folding is None:
             return self._seen(self._forwards, images, points, whole)
-        shown = {name: point for name, point in points.items() if self._folding.shows(point)}
+        shown = self._folding.shown(points)
         hidden = {name: point for name, point in points.items() if name not in shown}
         if not hidden:
             return self._seen(self._folding.forwards, images, points, whole)

@@ -13,7 +13,7 @@ from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-HALF = Runtime("cpu", "bf16", alone=True)
+EXACT, HALF = (Runtime("cpu", precision, alone=True) for precision in ("fp32", "bf16"))
 ROUNDING = 0.03
 """Of bf16, over the layers of a small network, as a share of the largest value."""
 
@@ -57,12 +57,12 @@ def test_every_tap_of_a_folded_teacher_tells_the_truth(network):
     taps = taps_of(network)
     folded, plain = (FrozenTeacher(copy.deepcopy(network), HALF, TrainSettings(fold_teacher=folds)) for folds in (True, False))
     one, other = folded.trace(IMAGES, taps), plain.trace(IMAGES, taps)
-    exact = FrozenTeacher(copy.deepcopy(network), Runtime("cpu", "fp32", alone=True)).trace(IMAGES, taps)
+    exact = FrozenTeacher(copy.deepcopy(network), EXACT, TrainSettings(fold_teacher=False)).trace(IMAGES, taps)
     assert folded._folding is not None
     assert plain._folding is None
     for name in taps:
         assert differ(one[name], exact[name]) < max(ROUNDING, 2 * differ(other[name], exact[name])), name
-    hidden = [name for name, point in taps.items() if not folded._folding.shows(point)]
+    hidden = taps.keys() - folded._folding.shown(taps).keys()
     assert hidden, "what convolutions give by themselves is not there any more"
     assert all(torch.equal(one[name], other[name]) for name in hidden)
 
@@ -74,16 +74,35 @@ def test_what_a_tap_shows_does_not_depend_on_the_other_taps(network):
         assert torch.equal(teacher.trace(IMAGES, {name: point})[name], together[name]), name
 
 
-def test_the_teacher_itself_stays_as_it_is_and_nothing_is_folded_in_float32():
+@pytest.mark.parametrize("runtime", [HALF, EXACT], ids=["bf16", "fp32"])
+def test_the_teacher_itself_stays_as_it_is(runtime):
     network = lived_in(tiny_pair()[0])
     before = copy.deepcopy(network.state_dict())
-    teacher = FrozenTeacher(network, HALF)
+    teacher = FrozenTeacher(network, runtime)
     teacher.trace(IMAGES, points(network, "logits"))
     teacher.check_unchanged()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in teacher._folding.network.modules())
-    exact = FrozenTeacher(network, Runtime("cpu", "fp32", alone=True))
-    assert torch.equal(exact.trace(IMAGES, points(network, "logits"))["logits"], network(IMAGES))
+    unfolded = FrozenTeacher(network, EXACT, TrainSettings(fold_teacher=False))
+    assert torch.equal(unfolded.trace(IMAGES, points(network, "logits"))["logits"], network(IMAGES))
+
+
+def test_in_float32_every_tap_is_that_of_the_teacher_up_to_the_last_digits(network):
+    taps = taps_of(network)
+    folded, plain = (
+        FrozenTeacher(copy.deepcopy(network), EXACT, TrainSettings(fold_teacher=folds)).trace(IMAGES, taps)
+        for folds in (True, False)
+    )
+    for name in taps:
+        assert differ(folded[name], plain[name]) < 1e-5, name
+    assert not torch.equal(folded["logits"], plain["logits"])
+
+
+def test_the_folded_convolutions_hold_the_weights_that_autocast_would_make_of_them(network):
+    halved, kept = (Folding.of(network, IMAGES, dtype).network for dtype in (torch.bfloat16, None))
+    assert torch.bfloat16 in {weight.dtype for weight in halved.parameters()}
+    with HALF.autocast():
+        assert torch.equal(halved(IMAGES), kept(IMAGES))
 
 
 class Twice(nn.Module):

@@ -81,7 +81,7 @@ def test_in_a_hint_stage_both_forwards_stop_at_the_hint_and_no_accuracy_is_measu
         def kdengine_after_epoch(self, record):
             during[record["phase"]], seen[:] = list(seen), [0, 0, 0, 0]
 
-    result = fit(["fitnet"], teacher=teacher, student=student, observers=[Note()])
+    result = fit(["fitnet"], teacher=teacher, student=student, observers=[Note()], fold_teacher=False)
     assert during["hint"] == [3, 0, 3, 0]
     assert during["joint"] == [0, 0, 4, 4], "the teacher is not needed any more; one forward measures the accuracy"
     hint, joint = result.history

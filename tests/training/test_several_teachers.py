@@ -161,7 +161,8 @@ def test_the_lanes_of_a_comparison_share_the_forward_of_each_teacher():
             self.before = list(counts)
 
     watch = Note()
-    board = Comparison(members, "resnet8", ["st", "rkd", "pull"], observers=[watch], registry=_with(Pull), **FAST).fit()
+    settings = {**FAST, "fold_teacher": False}
+    board = Comparison(members, "resnet8", ["st", "rkd", "pull"], observers=[watch], registry=_with(Pull), **settings).fit()
     assert len(board.rows) == 4
     assert [after - before for after, before in zip(counts, watch.before, strict=True)] == [3, 3]
 

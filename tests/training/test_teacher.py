@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from kdengine import Anatomy, TrainingError
+from kdengine.config.settings import TrainSettings
 from kdengine.testing import tiny_pair
 from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
@@ -23,7 +24,7 @@ def points(model, *names):
 def test_it_stops_at_the_deepest_tap_and_makes_logits_only_when_they_are_asked_for(teacher):
     calls = []
     teacher.fc.register_forward_hook(lambda *_: calls.append(1))
-    teacher_query = FrozenTeacher(teacher, Runtime("cpu", "fp32"))
+    teacher_query = FrozenTeacher(teacher, Runtime("cpu", "fp32"), TrainSettings(fold_teacher=False))
     wanted = points(teacher, "stage2")
     calls.clear()
     trace = teacher_query.trace(IMAGES, wanted)
