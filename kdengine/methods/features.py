@@ -51,15 +51,10 @@ def gram(vectors: Tensor) -> Tensor:
 class _Gram(torch.autograd.Function):
     """X X^T, whose gradient is (G + G^T) X."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(vectors: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors)
         return vectors @ vectors.mT
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, by_products: Tensor) -> Tensor:

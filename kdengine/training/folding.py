@@ -24,7 +24,7 @@ __all__ = ["Folding"]
 SAMPLE = 2
 """Images on which the folded network is compared to the original, in float32."""
 CLOSE = 1e-3
-"""Largest difference that counts as rounding in a deep network, as a share of the largest value; other faults are far larger."""
+"""Largest difference that counts as rounding in a deep network, as a share of the largest value; that of a fault is larger."""
 
 
 class Folding:

@@ -29,16 +29,11 @@ def _mean_power(features_BCHW: Tensor, power: float) -> Tensor:
 class _MeanSquare(torch.autograd.Function):
     """Mean over channels of F^2, with a gradient in one pass over the maps; autograd takes five for abs, pow and mean."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(features_BCHW: Tensor) -> Tensor:
+    def forward(ctx: Any, features_BCHW: Tensor) -> Tensor:
+        ctx.save_for_backward(features_BCHW)
         squared_BHW: Tensor = torch.linalg.vecdot(features_BCHW, features_BCHW, dim=1)
         return squared_BHW / features_BCHW.shape[1]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, by_mean_BHW: Tensor) -> Tensor:
