@@ -53,7 +53,7 @@ from step import CLASSES, random_data
 WARM_UP = 3
 WEIGHT = 1e-3
 """Weight of every method's terms, so that none explodes beside an untrained teacher; the work is the same."""
-SIZES = {"resnet": (128, 20, 3), "tiny": (8, 200, 3)}
+SIZES = {"resnet": (128, 8, 9), "tiny": (8, 200, 3)}
 """Of each pair of networks: images in a batch, steps in a round, rounds."""
 
 

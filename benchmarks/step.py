@@ -11,6 +11,7 @@ keeps something for each image (crd) has as many images as CIFAR-100.
 from __future__ import annotations
 
 import argparse
+import logging
 import statistics
 import tempfile
 import time
@@ -31,6 +32,8 @@ OPTIONS = {"fitnet": {"mode": "joint"}}
 """What some methods need to be timed: one phase."""
 WEIGHT = 1e-6
 """Weight of every method's terms, so that none explodes beside an untrained teacher; the work is the same."""
+
+logging.getLogger("kdengine").setLevel(logging.ERROR)  # what learns from noise is near chance, as every run would say
 
 
 class PlainLoop:

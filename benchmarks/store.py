@@ -86,10 +86,11 @@ def few(arguments: argparse.Namespace, store: Path, precision: str) -> None:
     """A row for each of a few methods, with and without the store, next to the plain student."""
     cases = [(None, None), *((method, None) for method in FEW), *((method, store) for method in FEW)]
     rounds = [[measure(method, arguments.steps, precision, kept) for method, kept in cases] for _ in range(arguments.rounds)]
+    shares = [[mine / theirs for mine, theirs in row] for row in rounds]  # the machine's speed varies from row to row
     for number, (method, kept) in enumerate(cases):
         mine, theirs = (statistics.median(row[number][place] for row in rounds) for place in (0, 1))
-        ratio = statistics.median(row[number][0] / row[number][1] for row in rounds)
-        alone = statistics.median(row[number][0] / row[0][0] for row in rounds)
+        ratio = statistics.median(row[number] for row in shares)
+        alone = statistics.median(row[number] / row[0] for row in shares)
         teacher = "none" if method is None else "runs" if kept is None else "read"
         name = method or "plain student"
         print(
