@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdengine._version import API
-from kdengine.errors import PluginError
+from kdengine.errors import PluginError, missing
 from kdengine.methods.distiller import Distiller
 from kdengine.plugins.discovery import Plugin
 from kdengine.plugins.loader import PluginLoader, hooks_in, make_manager
@@ -46,7 +46,7 @@ class SingleFile:
             PluginError: it does not exist, fails, holds no method, or imports a file beside it.
         """
         if not os.path.isfile(path):  # unlike Path.is_file, false for text that cannot be a path
-            raise PluginError(f"There is no file '{path}'. --from takes a Python file with a method, such as ./my_kd.py.")
+            raise PluginError(f"{missing('file', path)} --from takes a Python file with a method, such as ./my_kd.py.")
         try:
             plugin = PluginLoader(make_manager()).load_file(path)
         except PluginError as error:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdengine.errors import ModelError, cause
+from kdengine.errors import ModelError, cause, missing
 from kdengine.networks.fitting import Head, Part, mismatches, other_head, own_head, part_filled, without_head
 from kdengine.storage.names import LAST, PUBLISHED, uncompiled
 
@@ -145,9 +145,7 @@ def file_of_weights(path: str | Path) -> Path:
     if os.path.isdir(expanded):
         file = next((expanded / name for name in (LAST, PUBLISHED) if (expanded / name).is_file()), expanded / LAST)
     if not os.path.isfile(file):  # unlike Path.is_file, false for text that cannot be a path
-        raise ModelError(
-            f"There is no file of weights '{path}'. Give a safetensors or .pth file, or the folder of a finished run."
-        )
+        raise ModelError(f"{missing('file of weights', path)} Give a safetensors or .pth file, or the folder of a finished run.")
     return file
 
 

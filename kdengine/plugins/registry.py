@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from kdengine.errors import PluginError, cause, did_you_mean
+from kdengine.errors import PluginError, cause, did_you_mean, missing
 from kdengine.plugins import hookspecs
 from kdengine.plugins.adapters import AdaptedMethods, forms_of
 from kdengine.plugins.discovery import Composition, Plugin, canonical, check_method, discover
@@ -293,7 +293,7 @@ class Registry:
         if not os.path.isfile(path):  # unlike Path.is_file, false for text that cannot be a path
             self.load_all()
             kinds = ", ".join(["a method", "a distribution", *forms_of(self.plugins)])
-            raise PluginError(f"There is no file '{path}'. --plugin takes {kinds} or a Python file.")
+            raise PluginError(f"{missing('file', path)} --plugin takes {kinds} or a Python file.")
         resolved = path.resolve()
         if resolved not in self.files:
             self.files[resolved] = self._loader.load_file(path)

@@ -242,7 +242,7 @@ def test_a_file_that_cannot_be_taken_along_is_refused_with_reason_and_fix(
 def test_a_file_that_is_not_there_is_refused(kdengine):
     code, _, err = kdengine("new-plugin", "--from", "nothing.py")
     assert code == 2
-    assert "There is no file 'nothing.py'" in err
+    assert "There is no file 'nothing.py' in the current folder, " in err
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import collections
 import copy
+import os
 import pickle
 
 import pytest
@@ -98,7 +99,8 @@ def test_a_file_in_the_home_folder_is_found(trained, tmp_path, monkeypatch):
 
 
 def test_a_missing_file_is_named():
-    assert refusal("nowhere.pth").startswith("There is no file of weights 'nowhere.pth'. Give ")
+    where = f"in the current folder, '{os.getcwd()}'"
+    assert refusal("nowhere.pth").startswith(f"There is no file of weights 'nowhere.pth' {where}. Give ")
 
 
 @pytest.mark.parametrize("path", ["a" * 300, "~nobody-at-all/x.pth", "\0"], ids=["long", "home", "zero"])

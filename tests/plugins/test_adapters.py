@@ -60,7 +60,7 @@ def test_an_adapter_makes_a_method_of_each_text_once(acme):
         ("acme:broken", "'acme:broken' failed: ValueError: no such thing."),
         ("acme:odd", "The adapter 'acme' of kdplugin-acme .* must return a subclass of kdengine.Distiller"),
         ("acme:nameless", "Nameless has no name"),
-        ("amce:one.py", "There is no file 'amce:one.py'. --plugin takes .*acme:PATH/FILE"),
+        ("amce:one.py", "There is no file 'amce:one.py' in the current folder, '.*'. --plugin takes .*acme:PATH/FILE"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused_with_the_fix(text, message, acme):

@@ -1,5 +1,6 @@
 import sys
 import textwrap
+from pathlib import Path
 
 import click
 import pytest
@@ -94,7 +95,7 @@ def test_a_file_is_imported_once_however_often_it_is_selected(tmp_path):
 
 
 def test_a_missing_file_is_named():
-    assert "There is no file 'nowhere/my_kd.py'" in refusal(Registry(), "./nowhere/my_kd.py")
+    assert f"There is no file 'nowhere/my_kd.py' in the current folder, '{Path.cwd()}'. " in refusal(Registry(), "./nowhere/my_kd.py")
 
 
 @pytest.mark.parametrize(
