@@ -145,7 +145,8 @@ def file_of_weights(path: str | Path) -> Path:
     if os.path.isdir(expanded):
         file = next((expanded / name for name in (LAST, PUBLISHED) if (expanded / name).is_file()), expanded / LAST)
     if not os.path.isfile(file):  # unlike Path.is_file, false for text that cannot be a path
-        raise ModelError(f"{missing('file of weights', path)} Give a safetensors or .pth file, or the folder of a finished run.")
+        fix = "Give a safetensors or .pth file, or the folder of a finished run."
+        raise ModelError(f"{missing('file of weights', path)} {fix}")
     return file
 
 

@@ -95,7 +95,8 @@ def test_a_file_is_imported_once_however_often_it_is_selected(tmp_path):
 
 
 def test_a_missing_file_is_named():
-    assert f"There is no file 'nowhere/my_kd.py' in the current folder, '{Path.cwd()}'. " in refusal(Registry(), "./nowhere/my_kd.py")
+    sentence = f"There is no file 'nowhere/my_kd.py' in the current folder, '{Path.cwd()}'. "
+    assert sentence in refusal(Registry(), "./nowhere/my_kd.py")
 
 
 @pytest.mark.parametrize(
