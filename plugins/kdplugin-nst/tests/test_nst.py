@@ -16,6 +16,7 @@ SHAPES = [
     ((2, 3, 4, 4), (2, 4, 2, 2)),  # a larger student
     ((3, 2, 2, 2), (3, 3, 4, 4)),  # a larger teacher
     ((2, 6, 2, 2), (2, 7, 2, 2)),  # fewer places than channels
+    ((2, 4, 2, 2), (2, 5, 2, 2)),  # as many places as channels
     ((2, 2, 4, 2), (2, 3, 2, 4)),  # larger in one direction only
 ]
 KERNELS = [{}, {"degree": 3, "offset": 0.5}, {"degree": 2, "offset": 1.0}, {"kernel": "linear"}, {"kernel": "gaussian"}]
