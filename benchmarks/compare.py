@@ -23,7 +23,7 @@ from kdengine import Comparison, Engine, hookimpl
 from kdengine.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import BATCH, CLASSES, PlainLoop, random_data
+from step import BATCH, CLASSES, PlainLoop, hush, random_data
 
 WARM_UP = 3
 METHODS = {name: [name] for name in ("st", "at", "nst", "sp", "rkd", "mbd-soft", "mbd-hard")} | {"fitnet": ["fitnet"]}
@@ -96,6 +96,7 @@ def measured(steps: int, precision: str) -> tuple[float, float, float]:
 
 def main() -> None:
     """Print the table."""
+    hush()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3, help="number of measurements; medians are printed")

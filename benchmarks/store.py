@@ -27,7 +27,7 @@ from kdengine.training.runtime import Runtime
 from kdengine.training.teacher import FrozenTeacher
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import BATCH, CLASSES, WARM_UP, Alternation, Enough, PlainLoop, options_of, random_data
+from step import BATCH, CLASSES, WARM_UP, Alternation, Enough, PlainLoop, hush, options_of, random_data
 
 TEACHER, STUDENT = "resnet32", "resnet8"
 FEW = ("st", "rkd", "dist")
@@ -117,6 +117,7 @@ def sizes(store: Path, steps: int, precision: str) -> None:
 
 def main() -> None:
     """Print the tables."""
+    hush()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3, help="number of measurements; medians are printed")

@@ -1,12 +1,10 @@
 import json
 import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
-from kdengine.machine import cores
+from kdengine.machine import OF_THE_USER, cores
 
 FAULTS = """
 import json, resource
@@ -35,11 +33,10 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators cannot be told")
 @pytest.mark.parametrize(("variables", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)])
-def test_memory_that_a_step_frees_is_kept_for_the_next_unless_the_user_has_said_how(variables, kept):
-    unset = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", FAULTS]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=unset | variables)
-    found, faults = json.loads(done.stdout)
+def test_memory_that_a_step_frees_is_kept_for_the_next_unless_the_user_has_said_how(variables, kept, python, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(OF_THE_USER)]:
+        monkeypatch.delenv(name)
+    found, faults = json.loads(python(FAULTS, **variables))
     assert found == kept
     pages = 16 * 2**23 // os.sysconf("SC_PAGE_SIZE")
     assert (faults < pages / 100) == kept

@@ -27,6 +27,9 @@ CLOSE = 1e-3
 """Largest difference that counts as rounding in a deep network, as a share of the largest value; that of a fault is larger."""
 
 
+_Pairs = Sequence[tuple[str, str]]
+
+
 class Folding:
     """A copy of a network with batch normalisation folded into convolutions, and what it shows truthfully.
 
@@ -35,26 +38,28 @@ class Folding:
 
     Args:
         original: the network; never modified.
-        pairs: paths of convolutions and of the normalisations that go into them.
+        network: the folded copy, in float32.
+        pairs: paths of convolutions and of the normalisations that went into them.
         images: what to compare them on, [B, C, H, W].
         dtype: what autocast would make of the convolutions' weights in every forward; None to leave them in float32.
 
     Attributes:
-        network: the folded copy.
+        network: the folded copy, with weights of that type.
     """
 
     def __init__(
-        self, original: nn.Module, pairs: Sequence[tuple[str, str]], images: Tensor, dtype: torch.dtype | None = None
+        self, original: nn.Module, network: nn.Module, pairs: _Pairs, images: Tensor, dtype: torch.dtype | None = None
     ) -> None:
+        self.network = network
+        self.forwards = Forwards(network, None)
         self._original = original
         self._pairs = pairs
         self._images = images
+        self._is_exact = dtype is None
         self._shown: dict[TapPoint, bool] = {}
-        self.network = self._exact()
-        self.agrees = self._agrees(self.network, {}, "logits")
-        for convolution, _ in pairs if dtype is not None else ():
-            self.network.get_submodule(convolution).to(dtype)
-        self.forwards = Forwards(self.network, None)
+        if dtype is not None:
+            for convolution, _ in pairs:
+                network.get_submodule(convolution).to(dtype)
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor, dtype: torch.dtype | None = None) -> Self | None:
@@ -67,35 +72,39 @@ class Folding:
         """
         sample = images[:SAMPLE].detach().clone()
         try:
-            pairs = _pairs(copy.deepcopy(network), sample)
+            copied = copy.deepcopy(network)
         except Exception:  # a network may hold anything, also what cannot be copied
             return None
-        folding = cls(network, pairs, sample, dtype) if pairs else None
-        return folding if folding is not None and folding.agrees else None
+        pairs = _pairs(copied, sample)
+        folded = _folded(copied, pairs)
+        return cls(network, folded, pairs, sample, dtype) if pairs and _agree(folded, network, sample, {}, "logits") else None
 
     def shown(self, points: Mapping[str, TapPoint]) -> dict[str, TapPoint]:
         """The points at which the folded network shows what the original does; compared when one is first asked for."""
         new = [point for point in points.values() if point not in self._shown]
         if new:
-            exact = self._exact()
-            self._shown |= {point: self._agrees(exact, {"tap": point}, "tap") for point in new}
+            exact = self.network if self._is_exact else _folded(copy.deepcopy(self._original), self._pairs)
+            for point in new:
+                self._shown[point] = _agree(exact, self._original, self._images, {"tap": point}, "tap")
         return {name: point for name, point in points.items() if self._shown[point]}
 
-    def _exact(self) -> nn.Module:
-        """The folded network in float32."""
-        network = copy.deepcopy(self._original)
-        for convolution, norm in self._pairs:
-            before, after = (cast(Any, network.get_submodule(path)) for path in (convolution, norm))
-            _put(network, convolution, fuse_conv_bn_eval(before, after))
-            _put(network, norm, _Rest(after))
-        return network
 
-    def _agrees(self, network: nn.Module, points: Mapping[str, TapPoint], name: str) -> bool:
-        try:
-            mine, theirs = (_seen(each, self._images, points)[name] for each in (network, self._original))
-        except TapError:  # overwritten, because a convolution now gives what its normalisation gave
-            return False
-        return bool((mine - theirs).abs().max() <= CLOSE * theirs.abs().max())
+def _folded(network: nn.Module, pairs: _Pairs) -> nn.Module:
+    """The network itself, with each convolution having taken in its normalisation."""
+    for convolution, norm in pairs:
+        before, after = (cast(Any, network.get_submodule(path)) for path in (convolution, norm))
+        _put(network, convolution, fuse_conv_bn_eval(before, after))
+        _put(network, norm, _Rest(after))
+    return network
+
+
+def _agree(network: nn.Module, original: nn.Module, images: Tensor, points: Mapping[str, TapPoint], name: str) -> bool:
+    """Whether two networks show the same in float32."""
+    try:
+        mine, theirs = (_seen(each, images, points)[name] for each in (network, original))
+    except TapError:  # overwritten, because a convolution now gives what its normalisation gave
+        return False
+    return bool((mine - theirs).abs().max() <= CLOSE * theirs.abs().max())
 
 
 class _Rest(nn.Module):

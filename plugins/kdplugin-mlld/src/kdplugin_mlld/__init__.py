@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdengine import Distiller, Registrar, Step, TapPair, hookimpl
+from kdengine import Distiller, Registrar, Step, TapPair, gram, hookimpl
 
 __all__ = ["MLLD", "instance_loss", "least_confident", "relation_losses"]
 
@@ -62,8 +62,8 @@ def relation_losses(student_BK: Tensor, teacher_BK: Tensor, temperature: float, 
     """
     log_q_BK, p_BK = _log_q_and_p(student_BK, teacher_BK, temperature)
     q_BK, (images_B, classes_K) = log_q_BK.exp(), masks
-    images_BB = q_BK @ q_BK.T - p_BK @ p_BK.T
-    classes_KK = q_BK.T @ q_BK - p_BK.T @ p_BK
+    images_BB = gram(q_BK) - gram(p_BK)
+    classes_KK = gram(q_BK.T) - gram(p_BK.T)
     return (images_B * images_BB.square().sum(1)).mean(), (classes_K * classes_KK.square().sum(1)).mean()
 
 
