@@ -17,6 +17,7 @@ from kdengine.errors import TapError
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
+from kdengine.training.casting import casting
 from kdengine.training.compiling import Forwards
 
 __all__ = ["Folding"]
@@ -70,12 +71,14 @@ class Folding:
             images: of a batch, [B, C, H, W].
             dtype: of the forwards, if they run in autocast.
         """
+        if images.is_meta:  # which has no values to compare
+            return None
         sample = images[:SAMPLE].detach().clone()
         try:
             copied = copy.deepcopy(network)
-        except Exception:  # a network may hold anything, also what cannot be copied
+            pairs = _pairs(copied, sample)
+        except Exception:  # a network may hold what cannot be copied, or take whole batches only
             return None
-        pairs = _pairs(copied, sample)
         folded = _folded(copied, pairs)
         return cls(network, folded, pairs, sample, dtype) if pairs and _agree(folded, network, sample, {}, "logits") else None
 
@@ -129,7 +132,7 @@ class _Rest(nn.Module):
 
 def _seen(network: nn.Module, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
     """What a network shows in float32."""
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False), Recorder(network, points) as recorder:
+    with torch.no_grad(), torch.autocast(casting(images), enabled=False), Recorder(network, points) as recorder:
         return recorder(images)
 
 

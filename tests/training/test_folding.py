@@ -123,5 +123,21 @@ def test_a_convolution_that_is_read_elsewhere_is_not_folded(again):
     assert Folding.of(lived_in(Twice(again)), IMAGES) is None
 
 
+class WholeBatches(nn.Sequential):
+    """Takes batches of one size."""
+
+    def forward(self, x):
+        return super().forward(x.view(8, 3, 32, 32))
+
+
+def test_a_network_that_takes_whole_batches_only_runs_as_it_is():
+    network = lived_in(WholeBatches(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert torch.equal(FrozenTeacher(network, EXACT).trace(IMAGES, {}).logits, network(IMAGES))
+
+
+def test_on_a_device_without_values_nothing_is_folded():
+    assert Folding.of(lived_in(tiny_pair()[0]).to("meta"), IMAGES.to("meta")) is None
+
+
 def test_a_network_without_normalisation_is_not_copied():
     assert Folding.of(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)).eval(), IMAGES) is None
