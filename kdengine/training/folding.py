@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -19,6 +20,7 @@ from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tensors import times_written
 from kdengine.training.casting import casting
 from kdengine.training.compiling import Forwards
+from kdengine.training.fusing import fuse, fusible, unfuse
 
 __all__ = ["Folding"]
 
@@ -41,6 +43,7 @@ class Folding:
         original: the network; never modified.
         network: the folded copy, in float32.
         pairs: paths of convolutions and of the normalisations that went into them.
+        fused: whether its convolutions also do what follows them.
         images: what to compare them on, [B, C, H, W].
         dtype: what autocast would make of the convolutions' weights in every forward; None to leave them in float32.
 
@@ -49,12 +52,19 @@ class Folding:
     """
 
     def __init__(
-        self, original: nn.Module, network: nn.Module, pairs: _Pairs, images: Tensor, dtype: torch.dtype | None = None
+        self,
+        original: nn.Module,
+        network: nn.Module,
+        pairs: _Pairs,
+        fused: bool,
+        images: Tensor,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.network = network
         self.forwards = Forwards(network, None)
         self._original = original
         self._pairs = pairs
+        self._fused = fused
         self._images = images
         self._is_exact = dtype is None
         self._shown: dict[TapPoint, bool] = {}
@@ -80,16 +90,26 @@ class Folding:
         except Exception:  # a network may hold what cannot be copied, or take whole batches only
             return None
         folded = _folded(copied, pairs)
-        return cls(network, folded, pairs, sample, dtype) if pairs and _agree(folded, network, sample, {}, "logits") else None
+        if not pairs or not _agree(folded, network, sample, {}, "logits"):
+            return None
+        fused = fusible(images, dtype) and _fused(folded, pairs, network, sample)
+        return cls(network, folded, pairs, fused, sample, dtype)
 
     def shown(self, points: Mapping[str, TapPoint]) -> dict[str, TapPoint]:
         """The points at which the folded network shows what the original does; compared when one is first asked for."""
         new = [point for point in points.values() if point not in self._shown]
         if new:
-            exact = self.network if self._is_exact else _folded(copy.deepcopy(self._original), self._pairs)
+            exact = self.network if self._is_exact else self._exact()
             for point in new:
                 self._shown[point] = _agree(exact, self._original, self._images, {"tap": point}, "tap")
         return {name: point for name, point in points.items() if self._shown[point]}
+
+    def _exact(self) -> nn.Module:
+        """The folded copy anew, in float32."""
+        network = _folded(copy.deepcopy(self._original), self._pairs)
+        if self._fused:
+            fuse(network, _convolutions(self._pairs))
+        return network
 
 
 def _folded(network: nn.Module, pairs: _Pairs) -> nn.Module:
@@ -97,8 +117,24 @@ def _folded(network: nn.Module, pairs: _Pairs) -> nn.Module:
     for convolution, norm in pairs:
         before, after = (cast(Any, network.get_submodule(path)) for path in (convolution, norm))
         _put(network, convolution, fuse_conv_bn_eval(before, after))
-        _put(network, norm, _Rest(after))
+        _put(network, norm, nn.Sequential(OrderedDict(after.named_children())))  # what timm runs after it, under its names
     return network
+
+
+def _fused(network: nn.Module, pairs: _Pairs, original: nn.Module, images: Tensor) -> bool:
+    """Fuse a folded network, and undo it unless it still agrees with the original; whether it is fused."""
+    replaced = fuse(network, _convolutions(pairs))
+    try:
+        agrees = _agree(network, original, images, {}, "logits")
+    except Exception:  # a sum of two shapes, or a forward that does more than could be followed
+        agrees = False
+    if not agrees:
+        unfuse(replaced)
+    return agrees and bool(replaced)
+
+
+def _convolutions(pairs: _Pairs) -> list[str]:
+    return [convolution for convolution, _ in pairs]
 
 
 def _agree(network: nn.Module, original: nn.Module, images: Tensor, points: Mapping[str, TapPoint], name: str) -> bool:
@@ -108,26 +144,6 @@ def _agree(network: nn.Module, original: nn.Module, images: Tensor, points: Mapp
     except TapError:  # overwritten, because a convolution now gives what its normalisation gave
         return False
     return bool((mine - theirs).abs().max() <= CLOSE * theirs.abs().max())
-
-
-class _Rest(nn.Module):
-    """What is left of a normalisation: the parts that timm runs after it, under the names that they had.
-
-    Args:
-        norm: the normalisation.
-    """
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        for name, part in norm.named_children():
-            self.add_module(name, part)
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H, W]."""
-        for part in self.children():
-            x = part(x)
-        return x
 
 
 def _seen(network: nn.Module, images: Tensor, points: Mapping[str, TapPoint]) -> Trace:
