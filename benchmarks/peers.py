@@ -115,7 +115,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default="all", help=f"all, or some of {', '.join(METHODS)}")
-    parser.add_argument("--rounds", type=int, default=5, help="times that every library has its turn")
+    parser.add_argument("--rounds", type=int, default=9, help="times that every library has its turn")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--teacher", default="resnet32")
     parser.add_argument("--student", default="resnet8")

@@ -109,7 +109,7 @@ class Session:
         batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
         check_even(batches, runtime)
         if not alone:  # a teacher that is trained first need not repeat it
-            warn_of_data(settings, batches)
+            warn_of_data(settings, batches, loaders or Loaders(), runtime.processes)
         if runtime.is_main and not alone:
             remark_on(settings, runtime.device.type)
         task = registry.task(settings.task or batches.task).of(batches, train)

@@ -115,11 +115,25 @@ def check_even(data: DataModule, runtime: Runtime) -> None:
         )
 
 
-def warn_of_data(settings: Settings, data: DataModule) -> None:
-    """Say what a run on these data will not do as expected."""
+def warn_of_data(settings: Settings, data: DataModule, loaders: Loaders, processes: int) -> None:
+    """Say what a run on these data will not do as expected.
+
+    Args:
+        settings: of the run.
+        data: as the run sees them.
+        loaders: what the user passed; each of the processes has its own.
+        processes: that train together.
+    """
     if data.test is None:
         log.warning("There is no val_loader, so nothing is measured, and the weights of the last epoch are the result")
-    if settings.train.batch_size > data.num_samples and settings.data != BLANK:
+    own = getattr(loaders.train, "batch_size", None)
+    if isinstance(own, int) and own * processes != settings.train.batch_size:
+        log.warning(
+            "train_loader has batches of %d images, but train.batch_size, by which the learning rate is chosen, is %d. "
+            "Pass batch_size=%d",
+            *(own * processes, settings.train.batch_size, own * processes),
+        )
+    elif settings.train.batch_size > data.num_samples and settings.data != BLANK:
         log.warning(
             "train.batch_size = %d is more than the %d training images, so every epoch is a single step",
             *(settings.train.batch_size, data.num_samples),

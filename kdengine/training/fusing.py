@@ -74,11 +74,21 @@ def unfuse(modules: Sequence[nn.Module]) -> None:
 
 
 class _OneModule(fx.Tracer):
-    """Follows the forward of a module, and of none inside it."""
+    """Follows the forward of a module, and of none inside it, in autocast."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module inside is left as it is: each is."""
         return True
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Note the call of a module inside.
+
+        Raises:
+            RuntimeError: the forward has left autocast for it, which a graph does not show.
+        """
+        if not torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("A forward that chooses its precision is left as it is.")
+        return super().call_module(m, forward, args, kwargs)
 
 
 def _fuse(module: nn.Module, names: set[str]) -> bool:
@@ -86,7 +96,8 @@ def _fuse(module: nn.Module, names: set[str]) -> bool:
     if len(inspect.signature(module.forward).parameters) > 1:  # what is not passed is followed as if it were
         return False
     try:
-        graph = _OneModule().trace(module)
+        with torch.autocast("cpu", torch.bfloat16):
+            graph = _OneModule().trace(module)
     except Exception:  # a forward may depend on its input in any way
         return False
     plain = {name for name in names if _is_plain(cast(nn.Conv2d, module.get_submodule(name)))}

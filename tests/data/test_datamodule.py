@@ -220,6 +220,18 @@ def warnings_in(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_loaders_with_batches_of_another_size_than_the_settings_have_are_said_once(sets, caplog):
+    with caplog.at_level("WARNING", "kdengine"):
+        Engine(None, "resnet8", **FAST).session(*loaders(sets, batch=16))
+        Engine(None, "resnet8", batch_size=16, **FAST).session(*loaders(sets, batch=16))
+        Engine(None, "resnet8", **FAST).session(*sets)
+    assert warnings_in(caplog) == [
+        "train_loader has batches of 16 images, but train.batch_size, by which the learning rate is chosen, is 128. "
+        "Pass batch_size=16",
+        "train.batch_size = 128 is more than the 40 training images, so every epoch is a single step",
+    ]
+
+
 def test_a_batch_larger_than_the_data_is_said_once(caplog, tmp_path):
     with caplog.at_level("WARNING", "kdengine"):
         Engine(None, "resnet8", data="digits@train=32@test=16", batch_size=33, **FAST).session()

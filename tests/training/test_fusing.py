@@ -158,6 +158,18 @@ def test_what_cannot_be_followed_is_computed_as_before(kind):
             torch.testing.assert_close(fused(images), block(images), rtol=1e-5, atol=1e-6)
 
 
+class Careful(Block):
+    """Computes in float32 whatever the precision of the run."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return self.act(self.conv(x.float()))
+
+
+def test_a_forward_that_chooses_its_precision_stays():
+    assert not fuse(Careful(), ["conv"])
+
+
 @pytest.mark.parametrize("padding", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
 def test_a_convolution_with_another_padding_stays(padding):
     block = nn.Sequential(nn.Conv2d(3, 3, 3, **padding), nn.ReLU())
