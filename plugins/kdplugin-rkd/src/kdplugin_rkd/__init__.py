@@ -17,8 +17,8 @@ __all__ = ["RKD", "angle_loss", "distance_loss"]
 
 # B: images of a batch, D: length of an embedding; the two networks' D may differ.
 
-CHUNK = 8
-"""Images whose angles a CPU compares at once: few enough for their B^2 cosines each to stay in its cache."""
+IN_CACHE, IN_MEMORY = 2**18, 2**26
+"""How many cosines a CPU and a GPU compare at once: so few that they stay in the cache, or leave room for the networks."""
 SHORTEST = 1e-6
 """Distance below which two images count as one."""
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -71,14 +71,16 @@ class _AngleLoss(torch.autograd.Function):
         gradient_BD = torch.zeros_like(student_BD)
         total = student_BD.new_zeros(())
         of_student, of_teacher = (_inverse_distances(x)[:, :, None] for x in (student_BD, teacher_BD))
-        size = CHUNK if student_BD.device.type == "cpu" else len(student_BD)
+        at_once = IN_CACHE if student_BD.device.type == "cpu" else IN_MEMORY
+        size = max(1, at_once // len(student_BD) ** 2)
         for start in range(0, len(student_BD), size):
             here = slice(start, start + size)
             student = _directions(student_BD, here, of_student[here])
             teacher = _directions(teacher_BD, here, of_teacher[here])
             difference = torch.baddbmm(torch.bmm(teacher, teacher.mT), student, student.mT, beta=-1)
             slope = difference.clamp(-1, 1)
-            total += (slope * (difference - slope / 2)).sum()
+            bent = slope.flatten()  # Huber's loss is slope * (difference - slope / 2)
+            total += torch.dot(bent, difference.flatten()).sub_(torch.dot(bent, bent), alpha=0.5)
             pull = torch.bmm(slope, student)
             along = torch.linalg.vecdot(pull, student).unsqueeze(2)
             pull.addcmul_(along, student, value=-1).mul_(of_student[here])
