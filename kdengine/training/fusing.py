@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any, cast
@@ -11,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["fuse", "fusible", "unfuse"]
 
@@ -27,6 +29,8 @@ ACTIVATIONS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float]]]] = {
 NONE: tuple[str, list[float]] = ("none", [])
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 RECTIFIERS = (F.relu, torch.relu)
+TRACING = threading.Lock()
+"""Held while fx follows a forward, because it replaces the call of all modules meanwhile."""
 
 
 def fusible(images: Tensor, dtype: torch.dtype | None) -> bool:
@@ -81,11 +85,13 @@ class _OneModule(fx.Tracer):
         return True
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Note the call of a module inside.
+        """Note the call of a module inside; the calls of other threads, which fx diverts too, take their course.
 
         Raises:
             RuntimeError: the forward has left autocast for it, which a graph does not show.
         """
+        if not any(isinstance(value, fx.Proxy) for value in tree_leaves((args, kwargs))):
+            return forward(*args, **kwargs)
         if not torch.is_autocast_enabled("cpu"):
             raise RuntimeError("A forward that chooses its precision is left as it is.")
         return super().call_module(m, forward, args, kwargs)
@@ -96,7 +102,7 @@ def _fuse(module: nn.Module, names: set[str]) -> bool:
     if len(inspect.signature(module.forward).parameters) > 1:  # what is not passed is followed as if it were
         return False
     try:
-        with torch.autocast("cpu", torch.bfloat16):
+        with TRACING, torch.autocast("cpu", torch.bfloat16):
             graph = _OneModule().trace(module)
     except Exception:  # a forward may depend on its input in any way
         return False

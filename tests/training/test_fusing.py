@@ -1,6 +1,7 @@
 """Kernels that do several things at once: what they compute, what taps see, and what is left as it is."""
 
 import copy
+import threading
 from collections import Counter
 
 import pytest
@@ -168,6 +169,20 @@ class Careful(Block):
 
 def test_a_forward_that_chooses_its_precision_stays():
     assert not fuse(Careful(), ["conv"])
+
+
+def test_networks_of_other_threads_run_as_they_are_while_a_forward_is_followed():
+    other, seen = nn.Conv2d(3, 2, 3), []
+
+    class Interrupted(Block):
+        def forward(self, x):
+            thread = threading.Thread(target=lambda: seen.append(other(IMAGES)))
+            thread.start()
+            thread.join()
+            return self.act(self.conv(x))
+
+    assert fuse(Interrupted(), ["conv"])
+    assert torch.equal(seen[0], other(IMAGES))
 
 
 @pytest.mark.parametrize("padding", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
