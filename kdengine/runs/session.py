@@ -101,15 +101,15 @@ class Session:
         Raises:
             KDError: for anything the user can fix.
         """
-        train, modules = settings.train, dict(modules or {})
+        train, modules, loaders = settings.train, dict(modules or {}), loaders or Loaders()
         for own in (train, *([settings.teacher_training] if settings.teacher else [])):
             check_optimizer(own)
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
         check_networks(settings, modules, registry)
-        batches = batches_of(settings, registry, runtime, modules, data, loaders or Loaders())
+        batches = batches_of(settings, registry, runtime, modules, data, loaders)
         check_even(batches, runtime)
         if not alone:  # a teacher that is trained first need not repeat it
-            warn_of_data(settings, batches, loaders or Loaders(), runtime.processes)
+            warn_of_data(settings, batches, loaders, runtime.processes)
         if runtime.is_main and not alone:
             remark_on(settings, runtime.device.type)
         task = registry.task(settings.task or batches.task).of(batches, train)

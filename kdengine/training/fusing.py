@@ -16,17 +16,19 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["fuse", "fusible", "unfuse"]
 
+_Activation = tuple[str, list[float]]
+"""What oneDNN can do to the output of a convolution before it is written: its name there, and its constants."""
+
 PASSED = (nn.Identity, nn.Dropout, nn.Dropout2d)
 """What a map passes through unchanged in ``eval()``."""
-ACTIVATIONS: dict[type[nn.Module], Callable[[Any], tuple[str, list[float]]]] = {
+ACTIVATIONS: dict[type[nn.Module], Callable[[Any], _Activation]] = {
     nn.ReLU: lambda _: ("relu", []),
     nn.ReLU6: lambda _: ("hardtanh", [0.0, 6.0]),
     nn.LeakyReLU: lambda module: ("leaky_relu", [module.negative_slope]),
     nn.SiLU: lambda _: ("swish", []),
     nn.Hardswish: lambda _: ("hardswish", []),
 }
-"""What oneDNN can do to the output of a convolution before it is written: its name there, and its constants."""
-NONE: tuple[str, list[float]] = ("none", [])
+NONE: _Activation = ("none", [])
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 RECTIFIERS = (F.relu, torch.relu)
 TRACING = threading.Lock()
@@ -198,9 +200,10 @@ class _Kernel:
         activation: what comes last, and its constants.
     """
 
-    def __init__(self, parts: Sequence[Callable[..., Tensor]], activation: tuple[str, list[float]]) -> None:
+    def __init__(self, parts: Sequence[Callable[..., Tensor]], activation: _Activation) -> None:
         self._parts = parts
-        self._convolution = cast(nn.Conv2d, parts[0])
+        self._convolution = convolution = cast(nn.Conv2d, parts[0])
+        self._geometry = convolution.padding, convolution.stride, convolution.dilation, convolution.groups
         self._modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
         self._activation = activation
         self._packed_for: tuple[torch.dtype, torch.Size] | None = None
@@ -214,20 +217,18 @@ class _Kernel:
         inputs = [value.to(dtype) for value in (x, *shortcut)]
         if self._packed_for != (dtype, x.shape):
             self._pack(dtype, x.shape)
-        convolution, (name, constants) = self._convolution, self._activation
-        shape = convolution.padding, convolution.stride, convolution.dilation, convolution.groups
+        name, constants = self._activation
         compute: Any = torch.ops.mkldnn._convolution_pointwise
         if shortcut:
             last = None if name == "none" else name, constants, ""
-            return cast(Tensor, compute.binary(*inputs, *self._weights, *shape, "add", 1.0, *last))
-        return cast(Tensor, compute(*inputs, *self._weights, *shape, name, constants, ""))
+            return cast(Tensor, compute.binary(*inputs, *self._weights, *self._geometry, "add", 1.0, *last))
+        return cast(Tensor, compute(*inputs, *self._weights, *self._geometry, name, constants, ""))
 
     def _pack(self, dtype: torch.dtype, shape: torch.Size) -> None:
         """Sort the weights for inputs of one shape; others are computed just the same, but sorted anew each time."""
         convolution = self._convolution
         weight, bias = (cast(Tensor, value).to(dtype) for value in (convolution.weight, convolution.bias))
-        how = convolution.padding, convolution.stride, convolution.dilation, convolution.groups, shape
-        self._weights = torch.ops.mkldnn._reorder_convolution_weight(weight, *how), bias
+        self._weights = torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, shape), bias
         self._packed_for = dtype, shape
 
     def _run_parts(self, x: Tensor, *shortcut: Tensor) -> None:
