@@ -29,7 +29,8 @@ def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float = 1.
         margin: distance from the boundary, on the teacher's side, from which on a neuron costs nothing.
     """
     student_BCHW, teacher_BCHW = match_spatial(student_BCHW, teacher_BCHW)
-    wrong_BCHW = torch.where(teacher_BCHW > 0, margin - student_BCHW, margin + student_BCHW).relu()
+    away_BCHW = torch.where(teacher_BCHW > 0, -1.0, 1.0)  # the direction in which the student is wrong
+    wrong_BCHW = (student_BCHW * away_BCHW).add_(margin).relu_()
     return wrong_BCHW.square().sum((1, 2, 3)).mean()
 
 

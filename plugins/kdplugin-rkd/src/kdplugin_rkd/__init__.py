@@ -25,11 +25,16 @@ EXACT = "donot_use_mm_for_euclid_dist"
 """How to compute distances: from the differences, because by a product of matrices small ones are lost to rounding."""
 
 
-def _distances(x_BD: Tensor, count_diagonal: bool) -> Tensor:
-    """Euclidean distances divided by their mean over all pairs of different images: [B, D] -> [B, B]."""
-    count = len(x_BD)
-    distances_BB = torch.cdist(x_BD, x_BD, compute_mode=EXACT).clamp(min=SHORTEST)
-    distances_BB = distances_BB.masked_fill(torch.eye(count, dtype=torch.bool, device=x_BD.device), 0.0)
+def _between(x_BD: Tensor) -> Tensor:
+    """Euclidean distances of all pairs: [B, D] -> [B, B]."""
+    return torch.cdist(x_BD, x_BD, compute_mode=EXACT)
+
+
+def _scaled(distances_BB: Tensor, count_diagonal: bool) -> Tensor:
+    """Distances [B, B] divided by their mean over all pairs of different images."""
+    count = len(distances_BB)
+    same_BB = torch.eye(count, dtype=torch.bool, device=distances_BB.device)
+    distances_BB = distances_BB.clamp(min=SHORTEST).masked_fill(same_BB, 0.0)
     pairs = count**2 if count_diagonal else count * (count - 1)
     return distances_BB * pairs / distances_BB.sum()
 
@@ -42,15 +47,14 @@ def distance_loss(student_BD: Tensor, teacher_BD: Tensor, count_diagonal: bool =
         teacher_BD: embeddings of the teacher, [B, D']; D' may differ.
         count_diagonal: whether the zero distance of each image to itself counts in the mean distance.
     """
-    if len(student_BD) < 2:
-        return 0.0 * student_BD.sum()
-    return F.smooth_l1_loss(_distances(student_BD, count_diagonal), _distances(teacher_BD, count_diagonal))
+    return _distance_loss(_between(student_BD), _between(teacher_BD), count_diagonal)
 
 
-def _inverse_distances(x_BD: Tensor) -> Tensor:
-    """1 / |x_i - x_j|, [B, B]; zero where images coincide."""
-    distances_BB = torch.cdist(x_BD, x_BD, compute_mode=EXACT)
-    return torch.where(distances_BB > SHORTEST, distances_BB, math.inf).reciprocal()
+def _distance_loss(student_BB: Tensor, teacher_BB: Tensor, count_diagonal: bool) -> Tensor:
+    """The same from the distances of all pairs, [B, B]."""
+    if len(student_BB) < 2:
+        return 0.0 * student_BB.sum()
+    return F.smooth_l1_loss(_scaled(student_BB, count_diagonal), _scaled(teacher_BB, count_diagonal))
 
 
 def _directions(x_BD: Tensor, here: slice, inverse_CB1: Tensor) -> Tensor:
@@ -66,18 +70,21 @@ class _AngleLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-        """The mean over all triplets; []."""
+    def forward(ctx: Any, student_BD: Tensor, teacher_BD: Tensor, student_BB: Tensor, teacher_BB: Tensor) -> Tensor:
+        """The mean over all triplets, given the distances of all pairs too; []."""
         gradient_BD = torch.zeros_like(student_BD)
         total = student_BD.new_zeros(())
-        of_student, of_teacher = (_inverse_distances(x)[:, :, None] for x in (student_BD, teacher_BD))
+        of_student, of_teacher = (
+            torch.where(distances > SHORTEST, distances, math.inf).reciprocal()[:, :, None]
+            for distances in (student_BB, teacher_BB)
+        )
         at_once = IN_CACHE if student_BD.device.type == "cpu" else IN_MEMORY
         size = max(1, at_once // len(student_BD) ** 2)
         for start in range(0, len(student_BD), size):
             here = slice(start, start + size)
             student = _directions(student_BD, here, of_student[here])
             teacher = _directions(teacher_BD, here, of_teacher[here])
-            difference = torch.baddbmm(torch.bmm(teacher, teacher.mT), student, student.mT, beta=-1)
+            difference = torch.bmm(teacher, teacher.mT).baddbmm_(student, student.mT, beta=-1)
             slope = difference.clamp(-1, 1)
             bent = slope.flatten()  # Huber's loss is slope * (difference - slope / 2)
             total += torch.dot(bent, difference.flatten()).sub_(torch.dot(bent, bent), alpha=0.5)
@@ -92,10 +99,10 @@ class _AngleLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None, None, None]:
         """By the embeddings of the student, [B, D]; those of the teacher are constant."""
         (gradient_BD,) = ctx.saved_tensors
-        return gradient_BD * weight, None
+        return gradient_BD * weight, None, None, None
 
 
 def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
@@ -103,9 +110,14 @@ def angle_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
 
     The teacher is a constant: no gradient reaches it.
     """
+    return _angle_loss(student_BD, teacher_BD, _between(student_BD), _between(teacher_BD))
+
+
+def _angle_loss(student_BD: Tensor, teacher_BD: Tensor, student_BB: Tensor, teacher_BB: Tensor) -> Tensor:
+    """The same, given the distances of all pairs too, [B, B]."""
     if len(student_BD) < 2:
         return 0.0 * student_BD.sum()
-    loss: Tensor = _AngleLoss.apply(student_BD, teacher_BD)
+    loss: Tensor = _AngleLoss.apply(student_BD, teacher_BD, student_BB, teacher_BB)
     return loss
 
 
@@ -141,8 +153,9 @@ class RKD(Distiller):
     def forward(self, step: Step) -> dict[str, Tensor]:
         """The terms ``distance`` and ``angle``, each the sum over all taps."""
         pairs = [(self._vectors(tap.student), self._vectors(tap.teacher)) for tap in step.pairs]
-        distances = [distance_loss(student, teacher, self.options.count_diagonal) for student, teacher in pairs]
-        angles = [angle_loss(student, teacher) for student, teacher in pairs]
+        apart = [(_between(student), _between(teacher)) for student, teacher in pairs]
+        distances = [_distance_loss(*both, self.options.count_diagonal) for both in apart]
+        angles = [_angle_loss(*vectors, *both) for vectors, both in zip(pairs, apart, strict=True)]
         return {
             "distance": self.options.distance * torch.stack(distances).sum(),
             "angle": self.options.angle * torch.stack(angles).sum(),
