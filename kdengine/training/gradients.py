@@ -15,11 +15,18 @@ from kdengine.errors import TrainingError
 __all__ = ["ADVICE", "backward_clipped", "clip_share", "fault_of", "gradient_fault", "loss_fault", "norm_of_gradients"]
 
 ADVICE = "The weights were not updated. Try a lower train.lr, train.clip_grad=1, or a smaller weight of the method."
+ALIKE = {(Tensor, torch.device("cpu"), torch.float32)}
+"""Type, device and precision of gradients whose norms need not be sorted by these; a GPU works behind the host anyway."""
 
 
+@torch.no_grad()
 def norm_of_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The global gradient norm, []; not finite if any gradient is not."""
-    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+    if {(type(gradient), gradient.device, gradient.dtype) for gradient in gradients} == ALIKE:
+        norms = torch.stack(torch._foreach_norm(gradients))  # the same bits, without sorting them
+        return torch.linalg.vector_norm(norms)  # type: ignore[no-any-return]
+    return nn.utils.get_total_norm(gradients)
 
 
 def loss_fault(where: str, terms: Mapping[str, Tensor]) -> TrainingError | None:

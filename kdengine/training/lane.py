@@ -43,6 +43,9 @@ class Lane:
         runtime: device and precision.
         steps: batches per epoch.
         teach_with: the weights that a network teaches the next one with, those of its ``best`` or its ``last`` epoch.
+
+    Attributes:
+        teacher_queries: the teacher forwards that the current phase needs: for each view of the images, one of each teacher.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Lane:
         self.runtime = runtime
         self.steps = steps
         self.teach_with = teach_with
-        self.meter = Meter(runtime, task)
+        self.meter = Meter(runtime, task, steps)
         self.deployment = Deployment(self.chain[-1])
         self.randomness = Randomness(settings.seed, runtime.device, runtime.rank)
         self.history = History(task.scoring)
@@ -117,11 +120,6 @@ class Lane:
     def needs_teacher(self) -> bool:
         """Whether any phase reads the lane's first teacher."""
         return any(phase.needs_teacher for phase in self.chain[0].phases)
-
-    @property
-    def teacher_queries(self) -> list[list[TeacherQuery]]:
-        """The teacher forwards that the current phase needs: for each view of the images, one of each teacher."""
-        return queries(self._teachers, self.phase)
 
     @property
     def steps_done(self) -> int:
@@ -217,7 +215,7 @@ class Lane:
             evaluated = self.deployment.measured if self._is_last_step else self.learner
             self.best_weights = {key: value.detach().clone() for key, value in evaluated.state_dict().items()}
         self.history.append(record)
-        self.meter = Meter(self.runtime, self.task)
+        self.meter = Meter(self.runtime, self.task, self.steps)
         self._phase_epoch += 1
         return record
 
@@ -278,6 +276,7 @@ class Lane:
         if moved:
             self._enter_chain_step(number)
         self.module.phase = phase
+        self.teacher_queries = queries(self._teachers, phase)
         if moved or self.settings.reset_optimizer:
             self._optimizer_step = OptimizerStep(self.module, self.settings, self.runtime)
         self._optimizer_step.begin_phase(phase.epochs * self.steps if phase.name == JOINT else None, self.steps)

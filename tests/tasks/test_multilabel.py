@@ -66,7 +66,7 @@ def test_half_an_epoch_of_training_metrics_is_saved_and_restored(answers):
     output, target = answers
     runtime = Runtime("cpu", "fp32")
     batch = Batch(output, target, index=None)
-    first, second = (Meter(runtime, Multilabel(LABELS)) for _ in range(2))
+    first, second = (Meter(runtime, Multilabel(LABELS), length=9) for _ in range(2))
     first.note(batch, {}, output)
     second.load_state_dict(first.state_dict())
     assert second.row(scored=True)["train_f1"] == first.row(scored=True)["train_f1"] > 0

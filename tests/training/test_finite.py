@@ -31,6 +31,17 @@ def test_the_norm_is_that_of_all_gradients_together(layer):
     assert not norm_of_gradients(list(layer.parameters())).isfinite()
 
 
+def test_the_norm_has_the_bits_of_torch_whatever_the_gradients_are():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        network[2].to(dtype)
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        gradients = [parameter.grad for parameter in network.parameters()]
+        assert torch.equal(norm_of_gradients(network.parameters()), nn.utils.get_total_norm(gradients))
+    assert norm_of_gradients([]) == 0
+
+
 def test_terms_that_are_not_finite_are_named(layer):
     terms = {"task": torch.tensor(1.0), "st.soft": torch.tensor(float("nan"))}
     assert "st, epoch 1, step 7: the loss is no longer finite: st.soft = nan" in str(loss_fault("st, epoch 1, step 7", terms))

@@ -5,6 +5,7 @@ import torch
 
 from kdengine.data.batches import Batch
 from kdengine.tasks import Classification
+from kdengine.training import metrics
 from kdengine.training.metrics import Meter
 from kdengine.training.runtime import Runtime
 
@@ -16,7 +17,7 @@ def batch(labels):
 
 
 def meter():
-    return Meter(Runtime("cpu", "fp32", alone=True), Classification(3))
+    return Meter(Runtime("cpu", "fp32", alone=True), Classification(3), length=4)
 
 
 def filled(meter):
@@ -47,6 +48,37 @@ def test_images_that_another_process_counts_are_a_step_and_nothing_more():
     twice.note(replace(batch(LABELS[1]), shares=(1, 0), rank=1), {"task": torch.tensor(9.0)}, torch.eye(3)[:1])
     row, expected = twice.row(scored=True), filled(meter()).row(scored=True)
     assert (twice.steps, row["terms"], row["train_top1"]) == (3, expected["terms"], expected["train_top1"])
+
+
+def test_outputs_may_wait_but_not_those_of_the_first_and_the_last_step(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(metrics, "update", lambda _, output, target: lengths.append(len(output)))
+    waiting, labels = meter(), torch.arange(2)
+    for _ in range(4):
+        waiting.note(batch(labels), {}, torch.eye(3)[:2])
+        lengths.append("step")
+    assert lengths == [2, "step", "step", "step", 2, 2, 2, "step"]
+
+
+def test_outputs_wait_only_as_long_as_they_are_small(monkeypatch):
+    waiting = meter()
+    monkeypatch.setattr(metrics, "HELD", 2 * torch.eye(3).nbytes)
+    for _ in range(3):
+        waiting.note(batch(LABELS[0]), {}, torch.eye(3))
+        assert len(waiting._waiting) == waiting.steps - 1
+    waiting = meter()
+    monkeypatch.setattr(metrics, "HELD", torch.eye(3).nbytes - 1)
+    for _ in range(3):
+        waiting.note(batch(LABELS[0]), {}, torch.eye(3))
+        assert not waiting._waiting
+
+
+def test_an_output_is_scored_with_its_own_targets_though_the_loader_fills_one_tensor_with_all():
+    target, reusing = torch.zeros(3, dtype=torch.long), meter()
+    for labels in ([0, 1, 2], [0, 1, 2], [2, 2, 2]):
+        target.copy_(torch.tensor(labels))
+        reusing.note(batch(target), {}, torch.eye(3))
+    assert reusing.row(scored=True)["train_top1"] == pytest.approx(700 / 9)
 
 
 def test_a_step_without_logits_counts_no_accuracy():
