@@ -2,9 +2,10 @@
 
     python benchmarks/compare.py
 
-A step of the comparison is one batch for all lanes: loading it, one forward of the teacher, and every lane's own step. It is
-compared with the summed steps of the eight runs alone in the same precision, and with eight steps of the plain loop of
-benchmarks/step.py, in sequence on the same machine.
+A step of the comparison is one batch for all lanes: loading it, one forward of the teacher, and every lane's own step. The plain
+student, which every comparison trains too, is not one of the eight: its own seconds are left out. After every batch, and after
+every step of a method alone, the plain loop of benchmarks/step.py takes a step: all ratios are between neighbours in time, so that
+a machine that becomes slower or faster changes none of them.
 """
 
 from __future__ import annotations
@@ -13,85 +14,56 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 
-from kdengine import Comparison, Engine, hookimpl
+from kdengine import Comparison, hookimpl
 from kdengine.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import BATCH, CLASSES, PlainLoop, hush, random_data
+from step import BATCH, CLASSES, WARM_UP, Alternation, Enough, PlainLoop, hush, measure, options_of, random_data
 
-WARM_UP = 3
-METHODS = {name: [name] for name in ("st", "at", "nst", "sp", "rkd", "mbd-soft", "mbd-hard")} | {"fitnet": ["fitnet"]}
-OPTIONS = {"fitnet": {"mode": "joint"}}
+METHODS = {name: [name] for name in ("st", "at", "nst", "sp", "rkd", "mbd-soft", "mbd-hard", "fitnet")}
+TEACHER, STUDENT = "resnet32", "resnet8"
 
 
-class Clock:
-    """Observer: seconds of every batch, from one to the next, over all lanes."""
+class AlternationOfLanes(Alternation):
+    """The same for a comparison: after each batch of all lanes, a step of the plain loop."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        self.calls = 0
-        self.marks: list[float] = []
+    calls, student_seconds = 0, 0.0
 
     @hookimpl
-    def kdengine_after_step(self) -> None:
-        """Note the time after the last lane's step."""
+    def kdengine_after_step(self, run: Any) -> None:
+        """Note what the plain student took; after the last lane, what all others did."""
+        if not run.lane.module.methods:
+            before, self.student_seconds = self.student_seconds, run.lane.meter.busy
+            self.mark += self.student_seconds - before
         self.calls += 1
-        if self.calls % self.lanes == 0:
-            self.marks.append(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        """Median of the batches after the warm-up."""
-        return statistics.median(b - a for a, b in zip(self.marks[WARM_UP:], self.marks[WARM_UP + 1 :], strict=False))
+        if self.calls % (1 + len(METHODS)) == 0:
+            super().kdengine_after_step(run)
 
 
 def together(steps: int, precision: str) -> float:
-    """Seconds of a batch of the comparison, the plain student among the lanes."""
-    clock = Clock(len(METHODS) + 1)
-    with tempfile.TemporaryDirectory() as folder:
-        Comparison(*networks(), METHODS, observers=[clock], **settings(steps, precision, folder)).fit()
-    return clock.seconds
+    """Seconds of a batch in the eight lanes of a comparison, as a share of eight steps of the plain loop."""
+    watch = AlternationOfLanes(PlainLoop(TEACHER, STUDENT), steps + WARM_UP)
+    networks = (timm.create_model(name, num_classes=CLASSES) for name in (TEACHER, STUDENT))
+    options = {name: given for method in METHODS for name, given in options_of(method).items()}
+    settings = {"epochs": 1, "batch_size": BATCH, "precision": precision, "options": options, "observers": [watch]}
+    with tempfile.TemporaryDirectory() as folder, suppress(Enough):
+        data = random_data(BATCH * (steps + WARM_UP + 1))
+        Comparison(*networks, METHODS, data=data, out=f"{folder}/run", **settings).fit()
+    mine, theirs = (statistics.median(seconds[WARM_UP:]) for seconds in (watch.mine, watch.theirs))
+    return mine / (len(METHODS) * theirs)
 
 
-def alone(method: str | None, steps: int, precision: str) -> float:
-    """Seconds of a step of one method by itself."""
-    clock = Clock(1)
-    teacher, student = networks()
-    with tempfile.TemporaryDirectory() as folder:
-        given = settings(steps, precision, folder) | {"options": {method: OPTIONS[method]} if method in OPTIONS else {}}
-        Engine(teacher if method else None, student, [method] if method else [], observers=[clock], **given).fit()
-    return clock.seconds
-
-
-def networks() -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Teacher and student, with fresh weights."""
-    return timm.create_model("resnet32", num_classes=CLASSES), timm.create_model("resnet8", num_classes=CLASSES)
-
-
-def settings(steps: int, precision: str, folder: str) -> dict[str, object]:
-    """What all of them are trained with."""
-    data = random_data(BATCH * (steps + WARM_UP + 1))
-    shared = {"epochs": 1, "batch_size": BATCH, "precision": precision, "options": OPTIONS}
-    return {"data": data, "out": f"{folder}/run", **shared}
-
-
-def plain(steps: int) -> float:
-    """Seconds of a step of the plain loop."""
-    loop = PlainLoop("resnet32", "resnet8")
-    return statistics.median([loop.step() for _ in range(steps + WARM_UP)][WARM_UP:])
-
-
-def measured(steps: int, precision: str) -> tuple[float, float, float]:
-    """Seconds of a batch: of the eight lanes together, of the same alone, and of eight plain loops."""
-    lanes = together(steps, precision) - alone(None, steps, precision)  # the plain student is not one of the eight
-    apart = sum(alone(method, steps, precision) for method in METHODS)
-    return lanes, apart, len(METHODS) * plain(steps)
+def alone(steps: int, precision: str) -> float:
+    """Seconds of the summed steps of the same methods alone, as a share of eight steps of the plain loop."""
+    pairs = [measure(method, TEACHER, STUDENT, steps, precision=precision) for method in METHODS]
+    return statistics.fmean(mine / theirs for mine, theirs in pairs)
 
 
 def main() -> None:
@@ -105,12 +77,11 @@ def main() -> None:
     print(f"resnet32 -> resnet8, batch {BATCH} of [3, 32, 32], {CLASSES} classes: {', '.join(METHODS)}")
     print(f"{facts['device_name']}, {facts['threads']} threads, torch {torch.__version__}, auto = {facts['precision']},")
     print(f"{arguments.rounds} rounds of {arguments.steps} steps\n")
-    print("| precision | together, s | alone, sum, s | ratio | eight plain fp32 loops, s | ratio |\n|" + " --- |" * 6)
+    print("| precision | together / eight plain loops | alone / eight plain loops | together / alone |\n|" + " --- |" * 4)
     for precision in ("auto", "fp32"):
-        rounds = [measured(arguments.steps, precision) for _ in range(arguments.rounds)]
-        lanes, apart, loops = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratios = [statistics.median(row[0] / row[place] for row in rounds) for place in (1, 2)]
-        print(f"| {precision} | {lanes:.2f} | {apart:.2f} | {ratios[0]:.2f} | {loops:.2f} | {ratios[1]:.2f} |", flush=True)
+        rounds = [(together(arguments.steps, precision), alone(arguments.steps, precision)) for _ in range(arguments.rounds)]
+        side_by_side, apart = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"| {precision} | {side_by_side:.2f} | {apart:.2f} | {side_by_side / apart:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

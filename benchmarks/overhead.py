@@ -48,8 +48,8 @@ from kdengine.training.lane import Lane
 from kdengine.training.runtime import HALVES, Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
-from compare import METHODS, OPTIONS
-from step import CLASSES, random_data
+from compare import METHODS
+from step import CLASSES, OPTIONS, random_data
 
 WARM_UP = 3
 WEIGHT = 1e-3
