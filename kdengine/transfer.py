@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-__all__ = ["Arriving", "constant", "moved"]
+__all__ = ["Arriving", "constant", "in_channels_last", "moved"]
 
 
 def moved(tensor: Tensor, device: torch.device, source: object = None) -> Tensor:
@@ -25,6 +25,16 @@ def moved(tensor: Tensor, device: torch.device, source: object = None) -> Tensor
     if not tensor.is_pinned():
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device, non_blocking=source is None or isinstance(source, DataLoader))
+
+
+def in_channels_last(model: nn.Module) -> None:
+    """Lay out the weights and buffers of a network [A, B, H, W] in ``channels_last``; those of any other rank stay.
+
+    ``Module.to`` does the same, but refuses networks with weights of five dimensions, as of three-dimensional convolutions.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from kdengine import Comparison, Distiller, Engine, KDError, PluginError, Registry, SettingsError, hookimpl
 from kdengine.config.settings import Settings
@@ -245,6 +246,48 @@ def test_a_method_that_fails_while_it_is_built_or_shipped_is_a_row_too(tmp_path)
     assert "no plan" in notes["unbuilt"]
     assert "no ship" in notes["unshipped"]
     assert notes["plain"] == ""
+
+
+def test_a_network_that_cannot_be_measured_is_a_row_too(tmp_path):
+    class Mute(nn.Module):
+        def forward(self, x):
+            raise ZeroDivisionError("no words")
+
+    class Silenced(Distiller):
+        name = "silenced"
+
+        def deploy(self, student):
+            return Mute()
+
+        def forward(self, step):
+            return {"loss": step.student.logits.square().mean()}
+
+    settings = {**FAST, "epochs": 1, "out": tmp_path / "out"}
+    board = Comparison(network("resnet14"), "resnet8", {"silenced": [Silenced()]}, "digits@train=8@test=16", **settings).fit()
+    notes = {row["method"]: row["failure"] for row in board.rows}
+    assert "no words" in notes["silenced"]
+    assert notes["plain"] == ""
+
+
+def test_a_lane_weighs_and_smooths_labels_as_its_own_settings_say(tmp_path):
+    smooth = {"label_smoothing": 0.4}
+    lanes = [LaneSpec("hard", []), LaneSpec("soft", [], train=smooth)]
+    settings = {**FAST, "epochs": 1}
+    Comparison(None, network("resnet8"), lanes, DATA, out=tmp_path / "out", **settings).fit()
+    hard, soft = (rows(tmp_path / "out" / "trial-1" / name)[0]["loss"] for name in ("hard", "soft"))
+    assert hard != soft
+    alone = Engine(None, network("resnet8"), [], data=DATA, out=tmp_path / "alone", **settings, **smooth).fit()
+    assert alone.history[0]["loss"] == soft
+    with pytest.raises(SettingsError, match="fold_teacher"):
+        Comparison(None, network("resnet8"), [LaneSpec("own", [], train={"fold_teacher": False})], DATA, **settings).fit()
+
+
+def test_a_lane_that_reads_no_teacher_resumes_though_others_have_had_theirs_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDENGINE_CACHE", str(tmp_path / "cache"))
+    settings = {**FAST, "epochs": 1, "out": tmp_path / "out", "at_once": 1}
+    Comparison("resnet14", "resnet8", ["dml"], DATA, **settings).fit()
+    manifest = RunFolder(tmp_path / "out" / "trial-1" / "dml").manifest()
+    assert manifest.get("teacher") is None
 
 
 class Company:

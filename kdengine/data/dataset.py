@@ -182,8 +182,9 @@ class Data:
         }
 
     def _measuring(self, split: Split, settings: TrainSettings, device: torch.device) -> Batches:
-        larger = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
-        return self._batches(split, larger, device, None, Augmentation())
+        if not split.has_masks:  # what labels pixels has outputs as large as its images, times the classes
+            settings = settings.model_copy(update={"batch_size": max(settings.batch_size, EVALUATION_BATCH)})
+        return self._batches(split, settings, device, None, Augmentation())
 
     def _batches(
         self, split: Split, settings: TrainSettings, device: torch.device, seed: int | None, augmentation: Augmentation

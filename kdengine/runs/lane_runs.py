@@ -135,5 +135,5 @@ def entered(run: Run, session: Session, teacher: Mapping[str, Any] | None, overr
     if run.lane.needs_teacher:
         run = replace(run, settings=weights_trained(teacher, run.settings))
     start = session.runtime.same(start_in(run.folder.path, override))
-    enter(run, start, session.facts(teacher if run.settings.teacher else None))
+    enter(run, start, session.facts(teacher if run.lane.needs_teacher else None))
     return run

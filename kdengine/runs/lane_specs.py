@@ -30,8 +30,8 @@ __all__ = [
     "with_plain",
 ]
 
-SHARED = (*OF_BATCHES, "precision", "channels_last", "device", "workers")
-"""Training settings that all lanes must share, because they share batches and device."""
+SHARED = (*OF_BATCHES, "second_view", "precision", "channels_last", "fold_teacher", "device", "workers")
+"""Training settings that all lanes must share, because they share batches, device and every forward of the teacher."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from kdengine.runs.teachers import TEACHER_SEED, Named, Teacher, is_teacher, nam
 from kdengine.storage.runfolder import RunFolder
 from kdengine.tasks.task import Task
 from kdengine.training.build import make_lane
+from kdengine.training.compiling import check_graphs
 from kdengine.training.defaults import Followed, follow
 from kdengine.training.lane import Lane
 from kdengine.training.optimizer import check_optimizer
@@ -105,6 +106,7 @@ class Session:
         for own in (train, *([settings.teacher_training] if settings.teacher else [])):
             check_optimizer(own)
         runtime = Runtime(train.device, train.precision, train.channels_last, alone)
+        check_graphs(train, runtime.device)
         check_networks(settings, modules, registry)
         batches = batches_of(settings, registry, runtime, modules, data, loaders)
         check_even(batches, runtime)
@@ -164,13 +166,18 @@ class Session:
         for teacher in teachers:
             sources[teacher.role] = self.modules.get(teacher.role, teacher.named.spec)
             preprocess[teacher.role] = teacher.network.preprocess
-        options = self.task.network_options()
+        task = self.task if settings.train == self.settings.train else self._task_of(settings.train)
+        options = task.network_options()
         factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
         networks = tuple(teacher.network for teacher in teachers)
         sizes = data.num_samples, data.input_size
-        context = LaneContext(student, networks, self.task, *sizes, factory, self.factories, data.targets, data.lacks)
+        context = LaneContext(student, networks, task, *sizes, factory, self.factories, data.targets, data.lacks)
         frozen = [teacher.frozen for teacher in teachers]
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), frozen)
+
+    def _task_of(self, train: TrainSettings) -> Task:
+        """The task under the training settings of a lane, which may weigh classes or smooth labels in its own way."""
+        return self.registry.task(self.settings.task or self.data.task).of(self.data, train)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:
         """Create the run of a lane with the hooks of its observers; only in the main process are they the user's.

@@ -99,7 +99,8 @@ class CachedTeacher:
         with _alone(final.with_name(f".{final.name}.lock"), self.settings.student):
             if self.folder.result() is not None:
                 return False
-            train(working)
+            if RunFolder(working).result() is None:  # else it only could not be put in its place before
+                train(working)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(working, final)
         return True

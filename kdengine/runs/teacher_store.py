@@ -150,7 +150,8 @@ class TeacherStore:
         if not teacher.is_trained_first:
             key = _key(teacher, fingerprint(teacher.network.module))
             return key, teachers.get(key, {})
-        return next(((key, entry) for key, entry in teachers.items() if entry["name"] == _name(teacher)), ("", {}))
+        alike = {"name": _name(teacher), "input": _input(teacher)}
+        return next(((key, entry) for key, entry in teachers.items() if alike.items() <= entry.items()), ("", {}))
 
     @property
     def _codec(self) -> Exact:
@@ -218,16 +219,17 @@ class TeacherStore:
         entries = list(note["teachers"].values())
         for teacher in self.session.teachers:
             same = [entry for entry in entries if entry["name"] == _name(teacher)]
-            received = teacher.network.preprocess.wanted.describe()
+            received = _input(teacher)
+            fitting = [entry for entry in same if entry["input"] == received]
             weights = prints.get(teacher.role)
             text = ""
             if not same:
                 held = ", ".join(entry["name"] for entry in entries)
                 text = f"holds what {held} showed, not {teacher.network.name}"
-            elif all(entry["input"] != received for entry in same):
+            elif not fitting:
                 text = f"holds what {teacher.network.name} showed with the input {same[0]['input']}; this run has {received}"
-            elif weights is not None and all(entry["fingerprint"] != weights for entry in same):
-                held = ", ".join(entry["fingerprint"] for entry in same)
+            elif weights is not None and all(entry["fingerprint"] != weights for entry in fitting):
+                held = ", ".join(entry["fingerprint"] for entry in fitting)
                 text = f"holds what {teacher.network.name} showed with the weights {held}; this run has the weights {weights}"
             if text:
                 raise SettingsError(
@@ -253,7 +255,7 @@ class TeacherStore:
                 "name": _name(teacher),
                 "fingerprint": prints[teacher.role],
                 "weights": entry.get("weights", weights),
-                "input": teacher.network.preprocess.wanted.describe(),
+                "input": _input(teacher),
                 "taps": taps,
             }
 
@@ -272,8 +274,14 @@ def _name(teacher: Teacher) -> str:
     return teacher.network.name.removeprefix("timm:")
 
 
+def _input(teacher: Teacher) -> dict[str, Any]:
+    """The images that it receives: their size and normalisation."""
+    return teacher.network.preprocess.wanted.describe()
+
+
 def _key(teacher: Teacher, weights: str) -> str:
-    return f"{_name(teacher)[:LONGEST]}-{weights}"
+    """Tells apart what a store keeps: the same weights show something else of other images."""
+    return f"{_name(teacher)[:LONGEST]}-{weights}-{zlib.crc32(repr(_input(teacher)).encode()):08x}"
 
 
 def _text_of(point: TapPoint) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdengine.config.settings import TrainSettings
+from kdengine.errors import SettingsError
 from kdengine.networks.inputs import Preprocess
 from kdengine.taps import Recorder, Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.taps.tapped_copy import TappedCopy
 
-__all__ = ["BACKEND", "Forwards"]
+__all__ = ["BACKEND", "Forwards", "check_graphs"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,20 @@ RECOMPILATIONS = 64
 """How often torch may compile the forward that all networks share: it counts networks, phases and modes together."""
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes with CUDA graphs, which write the outputs of their next replay over those of this one."""
+
+
+def check_graphs(train: TrainSettings, device: torch.device) -> None:
+    """Refuse to add up gradients in memory that CUDA graphs write to anew in every step.
+
+    Raises:
+        SettingsError: the settings ask for both.
+    """
+    if device.type == "cuda" and train.compile in GRAPHED and train.accumulate > 1:
+        raise SettingsError(
+            f"train.compile = '{train.compile}' uses CUDA graphs, in whose memory gradients do not last from step to step, so "
+            f"train.accumulate = {train.accumulate} is not possible with it. Take train.compile=true, or accumulate=1."
+        )
+
 
 _Compiled = Callable[[Tensor], tuple[Tensor | None, tuple[Tensor, ...]]]
 

@@ -6,17 +6,22 @@ The variables are documented under "Environment variables" at https://pytorch.or
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from kdengine.errors import SettingsError
 from kdengine.machine import cores
+from kdengine.seeds import undisturbed
 
-__all__ = ["Launch", "LaunchEnvironment"]
+__all__ = ["Launch", "LaunchEnvironment", "meet"]
 
 LOOPBACK = "127.0.0.1"
 TORCH_PORT = 29_500
@@ -194,3 +199,24 @@ def _number(environment: Mapping[str, str], names: tuple[str, ...], default: int
             f"The environment variable {name} must be a whole number, got '{environment[name]}'. It is set by torchrun "
             "or srun: start the run with one of them, or unset the variable."
         ) from None
+
+
+def meet(fabric: Fabric, launch: Launch) -> None:
+    """Connect this process with the others of the run.
+
+    Raises:
+        SettingsError: they do not find one another.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:  # by default, every process would use all CPUs
+        os.environ["OMP_NUM_THREADS"] = str(launch.threads())
+        torch.set_num_threads(launch.threads())
+    try:
+        with undisturbed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning warns about accelerators that are not used
+            fabric.launch()
+    except Exception as error:  # torch raises errors of many types
+        raise SettingsError(
+            f"The {launch.processes} processes of this run cannot connect at {launch.address}:{launch.port}: "
+            f"{str(error).rstrip('.!')}. Check that all were started, that they reach MASTER_ADDR, and that no other program "
+            "uses MASTER_PORT."
+        ) from error

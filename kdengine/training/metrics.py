@@ -85,6 +85,7 @@ class Meter:
         self._terms: dict[str, Tensor] = {}
         self._metrics = on_device(task.training_metrics(), runtime.device, share=runtime.processes > 1)
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
+        self._held = 0
 
     def note(self, batch: Batch, terms: Mapping[str, Tensor], output: Tensor | None) -> None:
         """Add a step: its weighted terms, each [], and the student's output, if the phase has the task.
@@ -99,14 +100,20 @@ class Meter:
         for name, value in self.step_terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value * count
         if output is not None and count:
-            target = None if batch.y is None else batch.y.clone()  # a loader may fill the same tensor with the next batch
-            self._waiting.append((output.detach(), target))
-            if self.steps in (1, self._length) or sum(output.nbytes for output, _ in self._waiting) > HELD:
-                self.score()
+            self._wait(output.detach(), batch.y)
+
+    def _wait(self, output: Tensor, target: Tensor | None) -> None:
+        """Have an output scored later, or now; what waits is copied, as CUDA graphs and loaders fill their tensors anew."""
+        if self.steps in (1, self._length) or self._held + output.nbytes > HELD:
+            self.score()
+            update(self._metrics, output, target)
+        else:
+            self._held += output.nbytes
+            self._waiting.append((output.clone(), None if target is None else target.clone()))
 
     def score(self) -> None:
         """Score the outputs that wait for it, each by itself: what the metrics add up does not depend on when."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._held = self._waiting, [], 0
         for output, target in waiting:
             update(self._metrics, output, target)
 

@@ -22,8 +22,9 @@ from kdengine.errors import KDError, SettingsError
 from kdengine.machine import keep_freed_memory
 from kdengine.methods.processes import ALONE, Processes
 from kdengine.seeds import undisturbed
-from kdengine.training.launch import Launch, LaunchEnvironment
+from kdengine.training.launch import Launch, LaunchEnvironment, meet
 from kdengine.training.peers import Peers
+from kdengine.transfer import in_channels_last
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BUFFERS_BEFORE_FORWARDS = next(
@@ -89,24 +90,19 @@ class Runtime:
         try:
             with undisturbed(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Lightning warns about accelerators that are not used
-                plugins: list[Any] = [
-                    LaunchEnvironment(launch)
-                ]  # keeps Fabric from reading Slurm's variables and rejecting some
+                plugins: list[Any] = [LaunchEnvironment(launch)]  # else Fabric reads Slurm's variables and rejects some
                 self.fabric = Fabric(accelerator=device, devices=1, plugins=plugins)
                 accelerator = self.fabric.device.type
                 self.precision = precision if precision != "auto" else _best_precision(accelerator)
                 half = [_Autocast(accelerator, HALVES[self.precision])] if self.precision in HALVES else []
                 if half or self.processes > 1:  # else it would be made again as it is, and search all packages again
                     self.fabric = Fabric(accelerator=device, plugins=plugins + half, **_together(launch, accelerator))
-                if self.processes > 1:
-                    if "OMP_NUM_THREADS" not in os.environ:  # by default, every process would use all CPUs
-                        os.environ["OMP_NUM_THREADS"] = str(launch.threads())
-                        torch.set_num_threads(launch.threads())
-                    self.fabric.launch()
         except Exception as error:  # Lightning raises errors of many types
             raise SettingsError(
                 f"train.device = '{device}' cannot be used: {str(error).rstrip('.!')}. Allowed: auto, cpu, cuda, mps."
             ) from error
+        if self.processes > 1:
+            meet(self.fabric, launch)
         self.device: torch.device = self.fabric.device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -185,7 +181,7 @@ class Runtime:
     def place(self, model: nn.Module) -> nn.Module:
         """Move a network to the device and memory format of the run."""
         if self.channels_last:
-            model.to(memory_format=torch.channels_last)
+            in_channels_last(model)
         return model.to(self.device)
 
     def layout(self, images: Tensor) -> Tensor:

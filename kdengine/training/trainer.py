@@ -11,7 +11,7 @@ from torch import nn
 
 from kdengine.data.batches import Batch
 from kdengine.data.datamodule import DataModule
-from kdengine.errors import KDError, TrainingError
+from kdengine.errors import DataError, KDError, TrainingError
 from kdengine.taps import Trace
 from kdengine.taps.anatomy import TapPoint
 from kdengine.training.chain import TeacherQuery
@@ -112,12 +112,16 @@ class Trainer:
                     "": lane.to_measure(),
                     "ema_": lane.deployment.average_to_measure() if lane.learner is lane.student else None,
                 }
-            except Exception as error:  # a method may fail in making the network to ship
+                for kind, network in networks.items():
+                    if network is not None:
+                        scores |= {f"{kind}{name}": value for name, value in self._scores(network, lane).items()}
+            except DataError:  # the other lanes are measured on the same images
+                raise
+            except Exception as error:  # a method may fail in making the network to ship, or that in its forward
+                if lane.runtime.processes > 1 and not isinstance(error, KDError):
+                    raise  # others may not see it, and would wait for this process forever
                 lane.fail(error)
                 return None
-            for kind, network in networks.items():
-                if network is not None:
-                    scores |= {f"{kind}{name}": value for name, value in self._scores(network, lane).items()}
         scores = lane.runtime.same(scores)  # all decide by them whether to go on, and with which weights
         return lane.end_epoch(scores, time.perf_counter() - start)
 

@@ -72,6 +72,7 @@ class OptimizerStep:
         self._statistics = RunningStatistics(module, runtime)
         self._steps = 1
         self._is_between = False
+        self._is_scaled = False
 
     @property
     def lr(self) -> float:
@@ -91,11 +92,17 @@ class OptimizerStep:
         self._schedule = None
         if updates is not None:
             own = self.module.factories.make_schedule(self._bare, self.settings.accumulate, steps)
+            self._scale_rates(False)  # a schedule begins with the rate itself
             self._schedule = own or make_schedule(self._bare, self.settings, updates, steps)
-        if self._schedule is None:
+        self._scale_rates(self._schedule is None)
+
+    def _scale_rates(self, scaled: bool) -> None:
+        """Apply the factors of layers and of the classifier to the rate, as a schedule would, or take them back."""
+        if scaled != self._is_scaled:
+            self._is_scaled = scaled
             for group in self._bare.param_groups:
-                if "lr_scale" in group:  # which only schedules apply
-                    group["lr"] = self.settings.lr * group["lr_scale"]
+                if "lr_scale" in group:
+                    group["lr"] = self.settings.lr * (group["lr_scale"] if scaled else 1.0)
 
     def adds_up(self, done: int) -> bool:
         """Whether the gradients of the step after so many of the phase are only a part of those of an update."""
@@ -219,6 +226,9 @@ class OptimizerStep:
         for group, values in zip(self._bare.param_groups, current, strict=True):
             scheduled = ("lr",) if self._schedule is not None else ()
             group.update({name: value for name, value in values.items() if name not in scheduled})
+            if group.get("fused"):  # whose kernels want all of their state on the device of the weights
+                for parameter in group["params"]:
+                    self._bare.state[parameter].update(_on(parameter.device, self._bare.state[parameter]))
 
     def _gradients(self) -> dict[str, Tensor]:
         """The gradients by name of the parameter: what steps of an update that is not complete have added up so far."""
@@ -249,3 +259,8 @@ class OptimizerStep:
         """A loss [] as it is differentiated."""
         loss = loss / count if count > 1 else loss
         return loss if self._scaler is None else self._scaler.scale(loss)
+
+
+def _on(device: torch.device, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a state, on a device."""
+    return {name: value.to(device) for name, value in state.items() if isinstance(value, Tensor)}

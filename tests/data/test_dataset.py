@@ -81,3 +81,9 @@ def test_loaders_of_ones_own_are_split_by_their_owner():
     network = ModelSource("resnet8", {"num_classes": 10}, (3, 32, 32), Registry()).create(1)
     with pytest.raises(SettingsError, match=r"train\.validation"):
         Engine(None, network, validation=0.5, **FAST).fit(loader, loader)
+
+
+@pytest.mark.parametrize(("spec", "images"), [("digits@train=8@test=20", 20), ("digit-scenes@train=8@test=20@target=masks", 4)])
+def test_images_are_measured_many_at_once_unless_each_of_their_pixels_has_an_output(spec, images):
+    batches = load_data(spec).test_batches(TrainSettings(batch_size=4), torch.device("cpu"))
+    assert len(next(batches.epoch(0)).x) == images

@@ -80,6 +80,22 @@ def test_seeds_and_teachers_are_added_but_nothing_of_other_batches(tmp_path):
         filling(tmp_path, train={"batch_size": 16})
 
 
+def test_what_a_teacher_shows_of_another_input_is_kept_apart(tmp_path, forwards):
+    wider, once = {"teacher_input": {"size": 40}}, {"epochs": 1}
+    filling(tmp_path, train=once).run(quiet)
+    filling(tmp_path, train=once, **wider).run(quiet)
+    assert forwards() == 2 * 3
+    assert [entry["input"]["size"] for entry in StoreFolder(tmp_path).note()["teachers"].values()] == [[3, 32, 32], [3, 40, 40]]
+    filling(tmp_path, train=once, teacher=network(6), **wider).run(quiet)
+    forwards()
+    shared = {**TRAIN, **once, "data": DATA, "teacher_store": tmp_path}
+    for number, more in enumerate(({}, wider)):
+        Engine(network(), "resnet8", ["st"], out=tmp_path / f"{number}", **shared, **more).fit()
+    assert forwards() == 0
+    with pytest.raises(SettingsError, match=r"holds what .* showed with the weights .*; this run has the weights"):
+        Engine(network(6), "resnet8", ["st"], out=tmp_path / "never", **shared).fit()
+
+
 def test_without_a_teacher_or_a_folder_it_says_what_is_missing(tmp_path):
     with pytest.raises(SettingsError, match="--teacher-store FOLDER is missing"):
         filling(tmp_path, teacher_store={})

@@ -91,6 +91,21 @@ class Stopping:
             raise KeyboardInterrupt
 
 
+def test_a_teacher_that_was_trained_but_not_put_in_its_place_is_put_there(cache):
+    class Broken:
+        @hookimpl
+        def kdengine_after_fit(self, run):
+            raise ZeroDivisionError("the disk is gone")
+
+    with pytest.raises(ZeroDivisionError):
+        distil(observers=[Broken()])
+    assert kept(cache) == []
+    epochs = Epochs()
+    distil(observers=[epochs])
+    assert {lane for lane, _ in epochs.seen} == {"st"}
+    assert len(kept(cache)) == 1
+
+
 @pytest.mark.slow
 def test_an_interrupted_teacher_goes_on_where_it_stopped(cache, tmp_path):
     undisturbed = distil(teacher_train={"epochs": 3})

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from kdengine import Comparison, Engine
+from kdengine import Comparison, Engine, SettingsError
+from kdengine.config.settings import TrainSettings
 from kdengine.networks.inputs import ImageSpec, Preprocess
 from kdengine.taps import Anatomy, Recorder
 from kdengine.training import compiling
-from kdengine.training.compiling import Forwards
+from kdengine.training.compiling import Forwards, check_graphs
 
 SIZE = (3, 32, 32)
 FAST = {
@@ -220,3 +221,12 @@ def test_inductor_trains_a_student_in_bf16(tmp_path, monkeypatch, compiled):
     )
     assert compiled
     assert other.history[0]["terms"]["st.soft"] == pytest.approx(one.history[0]["terms"]["st.soft"], rel=0.05)
+
+
+def test_gradients_are_not_added_up_in_the_memory_of_cuda_graphs():
+    device = torch.device("cuda")
+    with pytest.raises(SettingsError, match=r"train\.compile = 'reduce-overhead' uses CUDA graphs.*train\.accumulate = 2"):
+        check_graphs(TrainSettings(compile="reduce-overhead", accumulate=2), device)
+    for allowed in ({"compile": True, "accumulate": 2}, {"compile": "reduce-overhead"}):
+        check_graphs(TrainSettings(**allowed), device)
+    check_graphs(TrainSettings(compile="reduce-overhead", accumulate=2), torch.device("cpu"))

@@ -81,6 +81,15 @@ def test_an_output_is_scored_with_its_own_targets_though_the_loader_fills_one_te
     assert reusing.row(scored=True)["train_top1"] == pytest.approx(700 / 9)
 
 
+def test_an_output_that_its_network_overwrites_is_scored_as_it_was():
+    output, reusing = torch.eye(3), meter()
+    for _ in range(3):
+        output.copy_(torch.eye(3))
+        reusing.note(batch(LABELS[0]), {}, output)
+        output.zero_()
+    assert reusing.row(scored=True)["train_top1"] == 100
+
+
 def test_a_step_without_logits_counts_no_accuracy():
     alone = meter()
     alone.note(batch(LABELS[0]), {"fitnet.hint": torch.tensor(1.0)}, None)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from kdengine import SettingsError
@@ -25,6 +26,23 @@ def test_a_device_that_is_not_there_is_told(device):
         SettingsError, match=f"train.device = '{device}' cannot be used: .*[^.!]\\. Allowed: auto, cpu, cuda, mps"
     ):
         Runtime(device)
+
+
+def test_networks_with_weights_of_five_dimensions_have_a_place_too():
+    network = Runtime("cpu", alone=True).place(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3)))
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert network[1].weight.is_contiguous()
+
+
+def test_processes_that_do_not_find_one_another_are_not_a_fault_of_the_device(monkeypatch):
+    def launch(self):
+        raise RuntimeError("The server socket has failed to listen.")
+
+    monkeypatch.setattr(Fabric, "launch", launch)
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": 29512, "OMP_NUM_THREADS": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SettingsError, match=r"The 2 processes .* cannot connect at .*:29512: The server socket .*MASTER_PORT"):
+        Runtime("cpu")
 
 
 @pytest.mark.parametrize(("precision", "inside"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -89,6 +89,20 @@ def test_the_rate_follows_the_stage_or_stays():
     assert [updater.update(terms(module), done, 0) and updater.lr for done in range(3)] == [0.1] * 3
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_phase_with_a_schedule_after_one_without_applies_the_factors_of_layers_once(schedule):
+    module, _ = make()
+    module.classifier = "0"
+    module.student = nn.Sequential(nn.Linear(2, 2, bias=False))
+    settings = TrainSettings(lr=0.1, head_lr=3.0, schedule=schedule, reset_optimizer=False)
+    updater = OptimizerStep(module, settings, Runtime("cpu", "fp32", alone=True))
+    for updates in (None, 10, None, 10):
+        updater.begin_phase(updates, 5)
+        updater.update(terms(module), 0, 0)
+        groups = updater.state_dict()["param_groups"]
+        assert sorted({round(group["lr"], 6) for group in groups}) == [0.1, 0.3]
+
+
 def test_what_the_settings_say_goes_before_what_was_saved_but_for_a_rate_that_is_scheduled():
     module, updater = make(momentum=0.9, weight_decay=0.1)
     updater.update(terms(module), 0, 0)
