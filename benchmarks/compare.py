@@ -2,10 +2,10 @@
 
     python benchmarks/compare.py
 
-A step of the comparison is one batch for all lanes: loading it, one forward of the teacher, and every lane's own step. The
-plain student, which every comparison trains too, is not one of the eight: its own seconds are left out. After every batch, and
-after every step of a method alone, the plain loop of benchmarks/step.py takes a step. All ratios are between neighbours in time, so
-that a machine that becomes slower or faster changes none of them.
+A step of the comparison is one batch for all lanes: loading it, one forward of the teacher, and every lane's own step.
+The plain student, which every comparison trains too, is not one of the eight: its own seconds are left out. After every
+batch, and after every step of a method alone, the plain loop of benchmarks/step.py takes a step. All ratios are between
+neighbours in time, so that a machine that becomes slower or faster changes none of them.
 """
 
 from __future__ import annotations
