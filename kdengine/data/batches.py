@@ -41,6 +41,7 @@ class Batch:
         views: further augmentations of the same images, like ``x``, if methods need them.
         shares: for each of the processes that share a batch, the images that it answers for; empty if that is not known.
         rank: which of these processes this is.
+        positions: ``index`` in the memory of the host, where it can be read without waiting for a device; None if unknown.
     """
 
     x: Tensor
@@ -49,6 +50,7 @@ class Batch:
     views: tuple[Tensor, ...] = ()
     shares: tuple[int, ...] = ()
     rank: int = 0
+    positions: Tensor | None = None
 
     @property
     def is_counted(self) -> bool:
@@ -103,9 +105,9 @@ class ShardedBatches:
         mine = slice(self.rank, None, self.processes)
         for batch in self.batches.epoch(number, start):
             share = mine if len(batch) >= self.processes else slice(None)
-            index = None if batch.index is None else batch.index[share]
+            index, positions = (None if one is None else one[share] for one in (batch.index, batch.positions))
             views = tuple(view[share] for view in batch.views)
-            yield Batch(batch.x[share], batch.y[share], index, views, self._shares(len(batch)), self.rank)
+            yield Batch(batch.x[share], batch.y[share], index, views, self._shares(len(batch)), self.rank, positions)
 
     def _shares(self, images: int) -> tuple[int, ...]:
         """How many of the images of a batch each process answers for: the first one alone for what all have."""
@@ -185,7 +187,7 @@ class ImageBatches(ABC):
             else:
                 labels = moved(self.labels[moved(index, self.labels.device)], self.device)
             x, *further = (self._normalised(view.contiguous()) for view in views)
-            yield Batch(x, labels, moved(index, self.device), tuple(further))
+            yield Batch(x, labels, moved(index, self.device), tuple(further), positions=index)
 
     def _order(self, epoch: int) -> Tensor:
         """Positions of the images in the order of an epoch, int64 [N]."""

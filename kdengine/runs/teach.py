@@ -107,7 +107,7 @@ class Filling:
             for number, batch in enumerate(batches.epoch(epoch, start), start):
                 shown = laid_out(batch, session.runtime)
                 for view in range(self.views):
-                    place = Place(epoch, number, view, batch.index)
+                    place = Place(epoch, number, view, batch.positions)
                     for teacher in session.teachers:
                         assert teacher.frozen.shelf is not None
                         teacher.frozen.trace(shown.view(view), teacher.frozen.shelf.points, place=place)

@@ -78,7 +78,7 @@ class Trainer:
         batches, done = steady(self.data.training(max(lane.phase.views for lane in lanes)), self.stop), start
         for done, batch in enumerate(batches.epoch(epoch, start), start + 1):
             stepping = [lane for lane in lanes if lane.steps_done == done - 1 and lane.failure is None]
-            self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.index))
+            self.train_step(stepping, laid_out(batch, lanes[0].runtime), Place(epoch, done - 1, index=batch.positions))
             self._release_ended()
             if all(lane.failure for lane in lanes):
                 return  # no lane is left to train on the rest of the epoch

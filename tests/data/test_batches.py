@@ -154,6 +154,15 @@ def test_processes_share_each_batch_without_overlap_and_see_the_same_images_as_o
             assert share[number].shares == tuple(len(other[number]) for other in shares)
 
 
+def test_the_host_knows_which_images_a_device_has(images):
+    here, away = memory(images), memory(images, device=torch.device("meta"))
+    for mine, theirs in zip(here.epoch(1), away.epoch(1), strict=True):
+        assert theirs.index.is_meta
+        assert torch.equal(theirs.positions, mine.index)
+    for mine, theirs in zip(ShardedBatches(here, 1, 2).epoch(1), ShardedBatches(away, 1, 2).epoch(1), strict=True):
+        assert torch.equal(theirs.positions, mine.index)
+
+
 def test_batches_without_an_index_are_shared_too():
     class Unindexed:
         def epoch(self, number, start):
