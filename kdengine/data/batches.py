@@ -164,7 +164,8 @@ class ImageBatches(ABC):
         With masks, there is one more channel, as :func:`~kdengine.data.masks.joined` makes it.
 
         Args:
-            batches: positions of the images of each batch, int64 [B].
+            batches: the draws of each batch, int64 [B]: N times how often the epoch has shown an image already, plus
+                its position.
             epoch: of which they are, from 0.
         """
 
@@ -178,8 +179,9 @@ class ImageBatches(ABC):
         Raises:
             DataError: an image that is read as needed cannot be read.
         """
-        indices = torch.split(self._order(number), self.batch_size)[start : len(self)]
-        for index, images in zip(indices, self.read(indices, number), strict=True):
+        order, chosen = self._order(number), slice(start, len(self))
+        indices, draws = (torch.split(one, self.batch_size)[chosen] for one in (order, self._draws(order)))
+        for index, images in zip(indices, self.read(draws, number), strict=True):
             views = [images] if self.second is None else images.unbind(1)
             if self.masked:
                 parts = [apart(view) for view in views]
@@ -198,8 +200,17 @@ class ImageBatches(ABC):
             return torch.randperm(len(self.images), generator=random)
         return torch.multinomial(self.weights.double(), len(self.images), replacement=True, generator=random)
 
+    def _draws(self, order: Tensor) -> Tensor:
+        """Numbers that tell apart the times that an epoch shows an image, for each of an order, int64 [N]; see :meth:`read`."""
+        if self.weights is None:
+            return order
+        images, places = order.sort(stable=True)
+        counts = order.bincount(minlength=len(self.images))
+        before = torch.arange(len(order)) - (counts.cumsum(0) - counts)[images]
+        return order + len(self.images) * torch.empty_like(order).index_copy_(0, places, before)
+
     def shown(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Images, uint8 [B, C, H, W], as an epoch shows them, [B, 2, C, H, W] in two views; ``index`` [B] tells which."""
+        """Images, uint8 [B, C, H, W], as an epoch shows them, [B, 2, C, H, W] in two views; ``index`` [B] has their draws."""
         seed = self.seed
         first = images if seed is None else self.augmentation(images, index, seed, epoch, self.masked)
         if self.second is None:
@@ -227,8 +238,9 @@ class MemoryBatches(ImageBatches):
 
     def read(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Tensor]:
         """The images of some batches, augmented, uint8 [B, C, H, W] each, on the device that holds the tensor."""
-        for index in batches:
+        for draws in batches:
+            index = draws % len(self.images)
             images = self.images[moved(index, self.images.device)]
             if self.masked:
                 images = joined(images, self.labels[moved(index, self.labels.device)])
-            yield self.shown(images, index, epoch)
+            yield self.shown(images, draws, epoch)

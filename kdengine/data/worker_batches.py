@@ -58,7 +58,7 @@ class WorkerBatches(ImageBatches):
         seed = int(torch.randint(2**62, (), generator=own))
         loader = DataLoader(
             _Shown(self, epoch, seed),
-            batch_sampler=[index.tolist() for index in batches],
+            batch_sampler=[draws.tolist() for draws in batches],
             num_workers=self.workers,
             collate_fn=_collate,
             worker_init_fn=_leave_interrupts_to_the_main_process,
@@ -118,7 +118,7 @@ class HeldBatches(WorkerBatches):
 class _Shown(Dataset[Tensor | DataError]):
     """Gives each image as an epoch shows it, uint8 [C, H, W].
 
-    What a data set of the user's own draws for an image depends on the seed and the index alone, however many workers
+    What a data set of the user's own draws for an image depends on the seed and the draw alone, however many workers
     there are. A fault is returned, not raised: torch would put the worker's whole traceback into its message.
     """
 
@@ -130,13 +130,13 @@ class _Shown(Dataset[Tensor | DataError]):
     def __len__(self) -> int:
         return len(self.batches.images)
 
-    def __getitem__(self, index: int) -> Tensor | DataError:
+    def __getitem__(self, draw: int) -> Tensor | DataError:
         try:
-            with drawing_from((self.seed + index) % 2**63):
-                image = self.batches.fetch(index)
+            with drawing_from((self.seed + draw) % 2**63):
+                image = self.batches.fetch(draw % len(self))
         except DataError as error:
             return error
-        return self.batches.shown(image[None], torch.tensor([index]), self.epoch)[0]
+        return self.batches.shown(image[None], torch.tensor([draw]), self.epoch)[0]
 
 
 def _collate(samples: Sequence[Tensor | DataError]) -> Any:

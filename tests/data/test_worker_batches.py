@@ -53,6 +53,23 @@ def items(images):
     return [(Image.fromarray(image.permute(1, 2, 0).numpy()), number % 7) for number, image in enumerate(images)]
 
 
+def test_an_image_that_comes_again_in_an_epoch_is_augmented_anew_however_it_is_read(images, items):
+    seldom = torch.tensor([1000.0, *[1.0] * 22])
+    held = MemoryBatches(
+        images, torch.arange(23) % 7, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 5, 0, augmentation("crop-flip"), weights=seldom
+    )
+    read = stream(items, seed=0, weights=seldom)
+    order, pixels = torch.tensor(order_of(held, 1)), pixels_of(held, 1)
+    again = pixels[order == 0]
+    assert len(again) > 15
+    assert len({image.numpy().tobytes() for image in again}) > 5  # of 3 x 3 windows, mirrored or not
+    assert torch.equal(pixels, pixels_of(read, 1))
+    rest = torch.cat([batch.x for batch in held.epoch(1, 2)])
+    assert torch.equal(rest, pixels[10:])
+    labels = torch.cat([batch.y for batch in held.epoch(1)])
+    assert torch.equal(labels, order % 7)
+
+
 def test_streamed_batches_are_the_same_with_and_without_workers(items):
     alone, helped = (stream(items, seed=0, workers=workers) for workers in (0, 2))
     assert order_of(alone, 2) == order_of(helped, 2)
