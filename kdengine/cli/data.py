@@ -27,6 +27,10 @@ def command(spec: str, example: str | None, bad: bool, as_json: bool) -> None:
     from kdengine.data.load import BUILT_IN, load_data
     from kdengine.plugins.registry import Registry
 
+    if bad and example is None:
+        raise click.UsageError("--bad adds a file to the folder of --example: name one with --example, or leave out --bad.")
+    if example is not None and spec:
+        raise click.UsageError(f"--example writes a folder and describes no data: leave out '{spec}', or --example.")
     if example is not None:
         _write_example(example, bad, as_json)
     elif spec:

@@ -51,6 +51,10 @@ def command(
 
     shape = (3, size, size) if size else _own_size(student or model)
     if student is not None:
+        if taps_only:
+            raise click.UsageError(
+                "--taps-only is for the list of one network: leave it out, or leave out STUDENT and --plugin."
+            )
         if not methods:
             raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
         _plan(model, student, methods, shape, classes, assignments, as_json)
@@ -97,10 +101,11 @@ def _list(model: str, shape: tuple[int, int, int], classes: int, taps_only: bool
 
     network = ModelSource(model, {"num_classes": classes}, shape, Registry()).create(0)
     facts = _facts(Anatomy.of(network, shape, model), shape)
+    facts = {key: value for key, value in facts.items() if key != "modules" or not taps_only}
     if as_json:
         click.echo(json.dumps(facts))
     else:
-        _print(facts, taps_only)
+        _print(facts)
 
 
 def _own_size(model: str) -> tuple[int, int, int]:
@@ -152,14 +157,14 @@ def _facts(anatomy: Anatomy, shape: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
-def _print(facts: dict[str, Any], taps_only: bool) -> None:
+def _print(facts: dict[str, Any]) -> None:
     from kdengine.cli.tables import print_table
 
     size = " x ".join(map(str, facts["input_size"]))
     click.echo(f"{facts['network']}: {facts['parameters']:,} parameters, input {size}, shapes for a batch of 2\n")
     taps = [[tap["name"], tap["place"], tap["shape"], "cloned" if tap["cloned"] else ""] for tap in facts["taps"]]
     print_table(["tap", "where", "shape", ""], taps)
-    if not taps_only:
+    if "modules" in facts:
         click.echo()
         modules = [[_tap(call), call["type"], call["input"], call["output"]] for call in facts["modules"]]
         print_table(["module", "type", "input", "output"], modules)

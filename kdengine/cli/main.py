@@ -21,7 +21,7 @@ __all__ = ["cli", "main"]
 
 USER_ERROR, INTERRUPTED = 2, 130
 DEBUG = "--debug"
-OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
+OF_THE_USER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOSPC)
 """Errors of files and disks that can occur anywhere and that only the user can fix."""
 TRAINING = ("run", "train", "compare", "sweep", "teach")
 LOOKING = ("inspect", "plugins", "models", "data", "settings")

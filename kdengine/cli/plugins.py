@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,8 +30,14 @@ def command(context: click.Context, as_json: bool, group: str | None, as_markdow
     """List the installed plugins or the methods of a group; show a method, or check a plugin of one's own."""
     from kdengine.cli.catalogue import markdown
 
+    given = {"--json": as_json, "--group": group is not None, "--markdown": as_markdown, "--check": check}
+    names = [name for name, was_given in given.items() if was_given]
     if context.invoked_subcommand:
+        _refuse_before(context.invoked_subcommand, names)
         return
+    if as_markdown and (as_json or group is not None):
+        others = " and ".join(name for name in names if name in ("--json", "--group"))
+        raise click.UsageError(f"--markdown prints a page of all methods: leave out {others}, or --markdown.")
     registry = _loaded()
     if group is not None:
         _print_group(registry, group, as_json)
@@ -71,6 +77,19 @@ def show(name: str, as_json: bool) -> None:
 
 
 command.add_command(check_command)
+
+
+def _refuse_before(subcommand: str, names: Sequence[str]) -> None:
+    """Refuse options of the list of plugins that were given before a subcommand, which does not read them.
+
+    Raises:
+        UsageError: there are some.
+    """
+    if names:
+        raise click.UsageError(
+            f"{', '.join(names)} before '{subcommand}' would change the list of plugins, which '{subcommand}' does not print: "
+            f"leave out all options before it. For JSON, write --json after it: kdengine plugins {subcommand} NAME --json."
+        )
 
 
 def _loaded() -> Registry:

@@ -33,9 +33,7 @@ NEEDED = {
     "--format",
     "form",
     type=click.Choice(["text", "markdown", "csv"]),
-    default="text",
-    help="Format of the printed table.",
-    show_default=True,
+    help="Format of the printed table.  [default: text]",
 )
 @click.option("--html", metavar="FILE", help="Also write one self-contained page: table, curves, loss terms, settings.")
 @click.option("--png", metavar="FILE", help="Also write the curves as a PNG.")
@@ -47,7 +45,7 @@ NEEDED = {
 @as_json
 def command(
     folders: tuple[str, ...],
-    form: str,
+    form: str | None,
     html: str | None,
     png: str | None,
     figure: str | None,
@@ -65,6 +63,8 @@ def command(
     \b
     kdengine report runs/st runs/rkd --html report.html
     """
+    if as_json and form is not None:
+        raise click.UsageError(f"--json and --format {form} are two formats of one table: leave one of them out.")
     from kdengine.report.grouped import tables_of
     from kdengine.report.page import write_page
     from kdengine.report.saving import format_of, save_figure
@@ -80,7 +80,7 @@ def command(
         _write(html, lambda: write_page(html, folders, tables))
     for file, picture in drawn:
         _write(file, partial(save_figure, picture, file, kinds[file]))
-    _print(tables, "json" if as_json else form)
+    _print(tables, "json" if as_json else form or "text")
 
 
 def _drawn(name: str, file: str, folders: Sequence[str]) -> Figure:

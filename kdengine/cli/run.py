@@ -75,16 +75,14 @@ def command(
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
     from kdengine.report.pictures import Pictures
-    from kdengine.runs.probe_run import data_to_probe
     from kdengine.runs.samples import Samples
 
     show_log()
     registry = Registry()
-    if probe is not None:  # a mistake in it would show only after the training
-        data_to_probe(probe, registry)
     observers = [Samples(), Pictures()]
     if resume:
         engine = resumed(resume, registry, observers, override, trust, config=config, recipe=recipe, out=out, **flags)
+        _check_probe(probe, engine, registry)
         show_plan(engine, as_json) if dry_run else fit_and_print(engine, as_json, probe)
         return
     refuse_without_resume(override)
@@ -96,10 +94,33 @@ def command(
         raise SettingsError("There is no method. Name one, for example --plugin st; 'kdengine plugins' lists them.")
     warn_of_changes(config, settings)
     engine = Engine.of(settings, out, registry, observers)
+    _check_probe(probe, engine, registry)
     if dry_run:
         show_plan(engine, as_json)
     else:
         fit_and_print(engine, as_json, probe)
+
+
+def _check_probe(probe: str | None, engine: Engine, registry: Registry) -> None:
+    """Refuse a probe that would fail, which otherwise shows only after the training.
+
+    Raises:
+        KDError: its data have no classes, or the student will have no embedding.
+    """
+    from kdengine.data.load import load_data
+    from kdengine.errors import SettingsError
+    from kdengine.runs.probe_run import data_to_probe
+
+    if probe is None:
+        return
+    data_to_probe(probe, registry)
+    settings = engine.settings
+    task = registry.task(settings.task or load_data(settings.data, registry).task)
+    if task.outputs == "pixels":
+        raise SettingsError(
+            f"--probe reads the embedding of an image, but the outputs of the task '{task.name}' are {task.outputs}, and the "
+            "student has no embedding. Leave out --probe."
+        )
 
 
 def resumed(

@@ -33,12 +33,14 @@ def command(flags: Comparing, plugins: tuple[str, ...], grids: tuple[str, ...]) 
     from kdengine.cli.lane_plan import print_lanes
     from kdengine.errors import SettingsError
     from kdengine.plugins.registry import Registry
+    from kdengine.report.grid import check_sweep
     from kdengine.runs.grid_search import cells, parse_axis
 
     show_log()
     registry = Registry()
     act, launcher = partial(print_lanes, called="cells") if flags.dry_run else _fit_and_print, flags.launcher(registry)
     if flags.resume:
+        check_sweep(flags.resume)
         act(flags.resumed(registry, plugin=plugins, grid=grids), flags, launcher)
         return
     if not plugins:

@@ -155,7 +155,8 @@ class Sentences:
             yield f"A training step of {best.label} takes {times(best.step)} the plain student's."
         plain = self.standing.plain.get("epochs")
         if plain and best.epochs and best.epochs != plain:
-            yield f"It trains for {counted(best.epochs, 'epoch')}, the plain student for {plain}."
+            among = ", those of its assistants among them" if best.has_assistants else ""
+            yield f"It trains for {counted(best.epochs, 'epoch')}{among}, the plain student for {plain}."
 
     def _unranked(self) -> Iterator[str]:
         """Which methods lack trials."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from kdengine.errors import SettingsError
+from kdengine.errors import SettingsError, in_shell
 from kdengine.report.columns import in_words, number
 from kdengine.report.leaderboard import Leaderboard
 from kdengine.report.table import Table
@@ -16,7 +18,7 @@ from kdengine.storage.names import NOTE, PLAIN
 from kdengine.storage.reading import read_json
 from kdengine.storage.scores import Measure
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "check_sweep"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ class Grid:
         Raises:
             SettingsError: it holds runs of different tasks.
         """
-        file = Path(folder) / NOTE
-        note = read_json(file) if file.is_file() else {}
+        note = _note(folder)
         if not note.get("axes"):
             return None
         axes = [Axis(axis["name"], tuple(axis["values"])) for axis in note["axes"]]
@@ -98,3 +99,23 @@ class Grid:
         references = ", ".join(f"{role} {self.headline.shown(value)}" for role, value in known if value is not None)
         first = f"Last {in_words(self.headline)}, the best of each column with a star; {references or 'no run is finished'}."
         return f"{first} {self.board.caption}"
+
+
+def check_sweep(folder: str | Path) -> None:
+    """Refuse to go on with a comparison as if it were a sweep; a folder that holds neither is let through.
+
+    Raises:
+        SettingsError: the folder holds a comparison without a grid.
+    """
+    note = _note(folder)
+    if note and not note.get("axes"):
+        raise SettingsError(
+            f"'{folder}' holds a comparison, not a sweep: its {NOTE} has no grid. Resume it with: "
+            f"kdengine compare --resume {in_shell(folder)}."
+        )
+
+
+def _note(folder: str | Path) -> Mapping[str, Any]:
+    """What the folder of a comparison says about it; empty if there is none."""
+    file = Path(folder) / NOTE
+    return read_json(file) if os.path.isfile(file) else {}  # unlike Path.is_file, false for any odd text

@@ -41,8 +41,9 @@ class Leaderboard:
         rows: one mapping per method, the best first: the scores above, and ``method``, ``trials``, ``gain`` (mean
             difference of the last headline score from the plain student of the same trial, positive where the method is
             better, also where a low score is the better one), ``gain_low`` and ``gain_high`` (95 % interval of that mean
-            by Student's t, None for a single trial), ``seconds_per_epoch``, ``extra_parameters`` (while training),
-            ``epochs`` (of all phases), ``failure``, ``warning`` (why its numbers mean nothing, in a few words).
+            by Student's t, None for a single trial), ``seconds_per_epoch`` (of the student itself, not of the assistants
+            before it in a chain), ``extra_parameters`` (while training), ``epochs`` (of all phases and assistants),
+            ``failure``, ``warning`` (why its numbers mean nothing, in a few words).
         teacher: what is known about the teacher, if there is one.
         caption: data, machine and versions.
         scoring: the measures of the task.
@@ -224,11 +225,16 @@ def _row(label: str, runs: Sequence[PastRun], plain: Mapping[int, float], scorin
         "gain": gained and gained.mean,
         "gain_low": gained and gained.low,
         "gain_high": gained and gained.high,
-        "seconds_per_epoch": _mean([sum(row["seconds"] for row in run.rows) / len(run.rows) for run in runs if run.rows]),
+        "seconds_per_epoch": _mean([statistics.fmean(times) for run in runs if (times := _seconds(run))]),
         "extra_parameters": students[0]["training_parameters"] - students[0]["parameters"] if students else None,
         "epochs": students[0]["epochs"] if students else None,
         "failure": "; ".join(dict.fromkeys(filter(None, map(_trouble, runs)))),
     }
+
+
+def _seconds(run: PastRun) -> list[float]:
+    """How long each epoch of the student took: those of assistants, which are other networks, tell nothing of its steps."""
+    return [row["seconds"] for row in run.student_rows]
 
 
 def _measured(runs: Sequence[PastRun]) -> list[Benchmark]:

@@ -25,11 +25,12 @@ class Entrant:
         score: mean last headline score of its finished trials; None if there is none.
         trials: how many are finished.
         gain: over the plain student, from the trials that both have finished.
-        step: duration of its step as a multiple of the plain student's, without the shared forward of the teacher; None if
-            either is unknown.
-        epochs: of all its phases.
+        step: duration of the student's step as a multiple of the plain student's, without the shared forward of the teacher;
+            None if either is unknown.
+        epochs: of all its phases, and of the assistants before it in a chain.
         state: ``failed`` or ``unfinished``, if some trial is; else empty.
         missing: how many trials that concerns.
+        has_assistants: whether other networks are trained before the student.
     """
 
     label: str
@@ -40,6 +41,7 @@ class Entrant:
     epochs: int | None
     state: str
     missing: int
+    has_assistants: bool = False
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -103,10 +105,11 @@ class Standing:
         gain = Difference.between(self.measure, self.scores[label], self.scores.get(PLAIN, {}))
         states = [run.state for run in runs if run.state in (FAILED, UNFINISHED)]
         score, epochs = row[self.measure.name], row["epochs"]
-        return Entrant(label, score, row["trials"], gain, self._step(row), epochs, min(states, default=""), len(states))
+        others = any(len(run.student_rows) < len(run.rows) for run in runs)
+        return Entrant(label, score, row["trials"], gain, self._step(row), epochs, min(states, default=""), len(states), others)
 
     def _step(self, row: Mapping[str, Any]) -> float | None:
-        """All lanes take the same steps in an epoch, so that the ratio of epochs is that of steps."""
+        """All students take the same steps in an epoch, so that the ratio of epochs is that of steps."""
         own, plain = row["seconds_per_epoch"], self.plain.get("seconds_per_epoch")
         return own / plain if own and plain else None
 

@@ -40,11 +40,14 @@ class Sample:
         split = _picked(student.data, count)
         assert split.images is not None
         few = replace(student.data, test=split)
-        (batch,) = few.test_batches(student.settings.train, torch.device("cpu")).epoch(0)
+        parts = []
         with torch.no_grad():
-            received = student.preprocess(batch.x)
-            logits = first_tensor(student.network(received))
-        assert logits is not None
+            for batch in few.test_batches(student.settings.train, torch.device("cpu")).epoch(0):
+                received = student.preprocess(batch.x)
+                logits = first_tensor(student.network(received))
+                assert logits is not None
+                parts.append((received, logits))
+        received, logits = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return cls(split.images, received, logits)
 
 

@@ -16,6 +16,7 @@ from kdengine.methods.distiller import Distiller
 from kdengine.methods.pair import Pair
 from kdengine.methods.pairing import TapBinding, read_taps
 from kdengine.methods.step import JOINT, Phase
+from kdengine.methods.transform import StepTransform
 from kdengine.networks.network import LaneContext
 from kdengine.seeds import seeded
 from kdengine.taps import Anatomy, Trace
@@ -259,11 +260,13 @@ def _check_outputs(key: str, distiller: Distiller, bindings: Sequence[TapBinding
     """
     names = {name for binding in bindings for name in (*binding.student, *binding.teacher)}
     reads = "logits" in names or not names or {"labels", "hard_labels"} & set(distiller.needs)
-    if bindings and reads and task.outputs not in distiller.serves:
-        features = "stages" if task.outputs == "pixels" else "embedding"
+    transforms = isinstance(distiller, StepTransform)  # it has no bindings, and changes logits
+    if (bindings or transforms) and reads and task.outputs not in distiller.serves:
+        taps = f"{key}.taps={'stages' if task.outputs == 'pixels' else 'embedding'}"
+        advice = f"Use another method, or one that reads features alone, such as with {taps}."
         raise SettingsError(
             f"{key} is defined for {' and '.join(distiller.serves)}, but the outputs of the task '{task.name}' are "
-            f"{task.outputs}. Use another method, or one that reads features alone, such as with {key}.taps={features}."
+            f"{task.outputs}. {f'Leave {key} out.' if transforms else advice}"
         )
 
 

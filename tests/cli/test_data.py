@@ -46,3 +46,6 @@ def test_an_example_is_not_written_over_other_files(kdengine, here):
     said = kdengine("data", "--example", here)
     assert (said.code, [path.name for path in here.iterdir()]) == (2, ["notes.txt"])
     assert "is not empty" in said.err
+    said = kdengine("data", "--example", "notes.txt/below")
+    assert (said.code, said.out) == (2, "")
+    assert "Not a directory: 'notes.txt/below" in said.err

@@ -22,6 +22,8 @@ def test_people_see_the_same_names(kdengine):
     assert "[2, 64, 8, 8]" in said.out
     assert "layer2.0.conv1" in said.out
     assert "layer2.0.conv1" not in kdengine("inspect", "resnet8", "--taps-only").out
+    assert kdengine("inspect", "resnet8", "--taps-only", "--json").json.keys() >= {"taps", "parameters"}
+    assert "modules" not in kdengine("inspect", "resnet8", "--taps-only", "--json").json
 
 
 def test_classes_and_size_can_be_chosen(kdengine):

@@ -85,6 +85,28 @@ def test_a_command_line_that_is_not_understood_ends_with_2(arguments, message, k
     assert said.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "resnet8", "resnet8", "--plugin", "st", "--taps-only"], "leave it out, or leave out STUDENT"),
+        (["plugins", "--json", "show", "st"], "kdengine plugins show NAME --json"),
+        (["plugins", "--group", "classic", "check", "st"], "--group before 'check'"),
+        (["plugins", "--markdown", "--check", "show", "st"], "--markdown, --check before 'show'"),
+        (["plugins", "--group", "classic", "--markdown"], "leave out --group, or --markdown"),
+        (["plugins", "--json", "--markdown"], "leave out --json, or --markdown"),
+        (["data", "digits", "--example", "pictures"], "leave out 'digits', or --example"),
+        (["data", "--bad"], "name one with --example, or leave out --bad"),
+        (["report", "runs", "--format", "csv", "--json"], "--json and --format csv"),
+        (["report", "runs", "--format", "text", "--json"], "--json and --format text"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused_before_anything_is_done(arguments, message, kdengine, here):
+    said = kdengine(*arguments)
+    assert said.code == 2
+    assert message in said.err
+    assert not list(here.iterdir())
+
+
 def test_nothing_at_all_shows_the_help_and_ends_with_2(kdengine):
     said = kdengine()
     assert said.code == 2
@@ -152,7 +174,7 @@ def test_with_json_an_interruption_is_one_object_too(kdengine, monkeypatch):
     assert kdengine("evaluate", "x").out == ""
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOSPC])
 def test_what_the_system_refuses_is_told_and_not_traced(number, kdengine, monkeypatch):
     def refuse(*_):
         raise OSError(number, os.strerror(number), "some/file")
@@ -160,7 +182,7 @@ def test_what_the_system_refuses_is_told_and_not_traced(number, kdengine, monkey
     monkeypatch.setattr("kdengine.storage.runfolder.RunFolder.settings", refuse)
     said = kdengine("evaluate", "x", "--json")
     assert (said.code, said.err) == (2, f"kdengine: {os.strerror(number)}: 'some/file'.\n")
-    assert said.json["kind"] in ("OSError", "PermissionError")
+    assert said.json["kind"] in ("OSError", "PermissionError", "NotADirectoryError")
 
 
 def test_other_errors_of_the_system_stay_faults_of_ours(kdengine, monkeypatch):

@@ -211,6 +211,7 @@ def refused(said, here, cache, *pieces):
 
 
 RUN = ["run", "--plugin", "st"]
+SCENES = ["--teacher", "seg:resnet14", "--student", "seg:resnet8", "--data", "digit-scenes@target=masks@size=32@train=4@test=2"]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +252,7 @@ RUN = ["run", "--plugin", "st"]
         ([*RUN, *PAIR, "--data", "hf:./nowhere"], ["nowhere"]),
         ([*RUN, *PAIR, "--data", "digits@train=0"], ["@train"]),
         ([*RUN, *PAIR, "--probe", "digts"], ["no data set 'digts'", "'digits'"]),
+        ([*RUN, *SCENES, "--probe", "digits@train=8@test=8"], ["'segmentation' are pixels", "Leave out --probe"]),
         ([*RUN, *PAIR, "--recipe", "nowhere"], ["no recipe 'nowhere'"]),
         ([*RUN, *PAIR, "--recipe", "nowhere.toml"], ["Cannot read 'nowhere.toml'"]),
         ([*RUN, *PAIR, "--override"], ["--override belongs to --resume"]),

@@ -47,7 +47,9 @@ def test_training_settings_make_lanes_that_differ(kdengine):
     assert {row["method"] for row in found["cells"]} == {"plain", "lr=0.1", "lr=0.0001"}
 
 
-def test_what_is_missing_or_cannot_be_swept_is_told(kdengine):
+def test_what_is_missing_or_cannot_be_swept_is_told(kdengine, here):
+    (here / "compared").mkdir()
+    (here / "compared" / "comparison.json").write_text('{"methods": ["st"]}')
     for arguments, said in (
         (["--grid", "st.alpha=1", *PAIR], "--plugin"),
         (["--plugin", "st", *PAIR], "--grid"),
@@ -55,6 +57,7 @@ def test_what_is_missing_or_cannot_be_swept_is_told(kdengine):
         (["--plugin", "st", "--grid", "train.batch_size=2,4", *PAIR, *SMALL], "train.batch_size"),
         (["--plugin", "st", "--grid", "st.alpha=1", "--student", "resnet8"], "--teacher"),
         (["--resume", "nowhere"], "no comparison"),
+        (["--resume", "compared"], "kdengine compare --resume compared"),
     ):
         found = kdengine("sweep", *arguments)
         assert found.code == 2, (arguments, found.err)

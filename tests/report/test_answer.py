@@ -1,6 +1,7 @@
 """What a comparison says in words: every sentence follows from the trials."""
 
 import itertools
+import json
 
 import pytest
 from scipy import stats
@@ -48,6 +49,24 @@ def test_a_clear_winner_with_its_interval_trials_and_cost(board):
         "rkd is best of 2 methods: its top-1 is 3.10 points higher than the plain student's (95 % interval of the gain "
         f"+{low:.2f} to +{high:.2f}, 3 trials). It is ahead of every other method too. A training step of rkd takes 1.25 times "
         "as long as the plain student's."
+    )
+
+
+def test_of_a_chain_the_step_is_the_students_own_and_the_epochs_are_those_of_all_its_networks(board, tmp_path):
+    chained = board({"plain": [70.0], "takd": [73.0]}, seconds={"takd": 3.0}, hint={"takd": 2})
+    folder = chained.lanes["takd"][0].folder
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row, number in zip(rows, (1, 1, 2), strict=True):
+        row |= {"chain_step": number, "network": "resnet20" if number == 1 else "resnet8"}
+        row["seconds"] = 100.0 if number == 1 else 3.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "assistants": [{"name": "resnet20"}]}))
+    again = Leaderboard.of([folder.parents[1]])
+    assert again.rows[0]["seconds_per_epoch"] == 3.0
+    assert str(answer_of(again)).endswith(
+        "A training step of takd takes 1.50 times as long as the plain student's. It trains for 3 epochs, those of its "
+        "assistants among them, the plain student for 1."
     )
 
 

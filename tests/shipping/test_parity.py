@@ -1,7 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
 
 from kdengine import ModelError
+from kdengine.config.settings import Settings
+from kdengine.data.load import load_data
 from kdengine.shipping.parity import Sample, largest_difference
 
 LOGITS = torch.tensor([[3.0, -2.0], [0.5, 1.0], [0.1, 0.2]])
@@ -35,3 +40,13 @@ def test_numbers_that_are_none_and_another_shape_are_refused(count):
 def test_every_batch_is_compared_with_its_own_images():
     wanted = iter([LOGITS[:2], LOGITS[2:]])
     assert largest_difference(lambda images: next(wanted), GIVEN, SAMPLE, [slice(0, 2), slice(2, 3)]) == 0
+
+
+def test_a_sample_may_be_larger_than_a_batch_of_evaluation():
+    data, settings = load_data("digits@train=8@test=8"), Settings(student="resnet8")
+    student = SimpleNamespace(data=data, settings=settings, preprocess=nn.Identity(), network=nn.Flatten())
+    sample = Sample.of(student, 512)
+    assert {len(tensor) for tensor in (sample.images, sample.received, sample.logits)} == {512}
+    assert torch.equal(sample.logits, sample.received.flatten(1))
+    assert torch.equal(sample.images[504:], data.test.images), "in their order, over and over"
+    assert torch.equal(sample.received[504:], sample.received[:8])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdengine import Distiller, Engine, Pair, Phase, Registry, SettingsError, TrainingError
+from kdengine import Distiller, Engine, Pair, Phase, Registry, SettingsError, StepTransform, TrainingError
 from kdengine.config.settings import Settings
 from kdengine.networks.models import ModelSource
 from kdengine.networks.network import LaneContext, Network
@@ -111,6 +111,34 @@ def test_a_method_builds_from_shapes_and_draws_by_the_seed_alone(context):
     assert [tap.name for tap in pair.pairs] == ["stage2", "embedding"]
     assert pair.teacher.logits.shape == (2, 10)
     assert "stage2" in pair.rectified
+
+
+class Doubled(StepTransform):
+    """Doubles the logits of classes."""
+
+    name = "doubled"
+
+    def transform(self, step):
+        return step.with_logits(lambda logits: 2 * logits, lambda logits: 2 * logits)
+
+
+class AnyOutputs(Distiller):
+    """Is defined for labels too."""
+
+    name = "any"
+    serves = ("classes", "labels")
+
+    def forward(self, step):
+        return {"loss": (step.student.logits - step.teacher.logits).square().mean()}
+
+
+def test_a_transform_too_is_refused_outputs_that_it_is_not_defined_for(tmp_path):
+    def plan(*methods):
+        return Engine("resnet8", "resnet8", methods, "digit-scenes@train=8@test=4", out=tmp_path / "run").plan()
+
+    assert plan(AnyOutputs())
+    with pytest.raises(SettingsError, match=r"doubled is defined for classes, but .* are labels\. Leave doubled out\.$"):
+        plan(Doubled(), AnyOutputs())
 
 
 class Odd(Distiller):

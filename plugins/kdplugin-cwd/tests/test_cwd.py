@@ -6,7 +6,7 @@ import pytest
 import torch
 from kdplugin_cwd import CWD, channel_loss
 
-from kdengine import SettingsError, TapError
+from kdengine import Engine, SettingsError, TapError
 from kdengine.testing import DistillerContract, built, make_step
 
 SHAPES = [
@@ -88,6 +88,14 @@ def test_dense_outputs_are_compared_class_by_class(leaf, agree):
     assert list(method.taps_in("joint")) == ["logits"]
     assert not list(method.parameters())
     agree(method(step)["channels"], 5 * loss_of(array(student), array(teacher)))
+
+
+@pytest.mark.parametrize("options", [{"preset": "segmentation"}, {"taps": "logits"}])
+def test_a_run_of_segmentation_may_compare_the_outputs(options, tmp_path):
+    data = "digit-scenes@target=masks@size=32@train=4@test=2"
+    engine = Engine("seg:resnet14", "seg:resnet8", ["cwd"], data, options={"cwd": options}, out=tmp_path / "run")
+    (phase,) = engine.plan().lane.chain[0].phases
+    assert list(phase.bindings["cwd"].student) == ["logits"]
 
 
 def test_a_shift_of_a_channel_changes_nothing_and_a_scale_does(leaf):

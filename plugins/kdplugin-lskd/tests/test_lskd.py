@@ -103,10 +103,12 @@ def test_every_view_and_every_teacher_is_standardised(leaf, agree):
         agree(shown.teacher.logits, z_score(second.teacher.logits.detach().double().numpy()))
 
 
-def test_a_single_logit_is_refused():
-    pair = Pair(Trace({}), Trace({}), num_classes=1, num_samples=8, new_network=lambda spec: None)
-    with pytest.raises(SettingsError, match="a single one"):
+@pytest.mark.parametrize("classes", [1, 2])
+def test_so_few_classes_that_z_scores_are_constant_are_refused(classes):
+    pair = Pair(Trace({}), Trace({}), num_classes=classes, num_samples=8, new_network=lambda spec: None)
+    with pytest.raises(SettingsError, match=f"at least 3; of {classes}, the result is constant .* Leave lskd out"):
         LogitStandardisation().build(pair)
+    LogitStandardisation().build(replace(pair, num_classes=3))
 
 
 def test_the_recipe_has_the_weights_of_the_paper():

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 from kdplugin_slurm import SlurmLauncher
+from kdplugin_slurm.launcher import TIMEOUTS
 
 from kdengine import Demand, LaunchError, SettingsError, Unit
 from kdengine.testing import LauncherContract
@@ -48,6 +49,16 @@ def test_without_slurm_it_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match=r"SLURM cannot be used here: .*from which sbatch submits jobs"):
         SlurmLauncher().open(Demand("cpu", str(tmp_path)))
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_a_unit_may_run_out_of_time_as_often_as_it_does(cluster, tmp_path, monkeypatch):
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    launcher = SlurmLauncher(cluster=cluster)
+    launcher.open(Demand("cpu", str(tmp_path)))
+    assert launcher._executor._executor.max_num_timeout == TIMEOUTS > 1000
 
 
 def test_options_become_those_of_sbatch():

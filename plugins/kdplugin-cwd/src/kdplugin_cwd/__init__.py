@@ -45,6 +45,7 @@ class CWD(Distiller):
     groups: ClassVar = ("maps", "modern")
     taps = ("stage-1",)
     takes = "maps"
+    serves = ("classes", "pixels")
     presets: ClassVar = {
         "detection": {"beta": 10.0, "temperature": 1.0},
         "segmentation": {"taps": ("logits",), "beta": 5.0, "temperature": 1.0},

@@ -1,4 +1,4 @@
-"""Logit standardisation: what any method sees of the logits of both networks is their z-score."""
+"""Logit standardisation: what a method reads as the logits of student and teacher is their z-score."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class LogitStandardisation(StepTransform):
         """Nothing to build.
 
         Raises:
-            SettingsError: there is a single logit, which has no z-score.
+            SettingsError: there are fewer than three classes: z-scores of two are always the same two numbers.
         """
-        if pair.num_classes < 2:
+        if pair.num_classes < 3:
             raise SettingsError(
-                "lskd standardises the logits of each image over its classes, but these networks have a single one. "
-                "Leave lskd out."
+                f"lskd standardises the logits of each image over its classes, which needs at least 3; of {pair.num_classes}, "
+                "the result is constant and nothing can be learned from it. Leave lskd out."
             )
 
     def transform(self, step: Step) -> Step:

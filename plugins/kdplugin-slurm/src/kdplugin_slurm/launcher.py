@@ -17,6 +17,8 @@ __all__ = ["SlurmLauncher"]
 
 TICK = 0.2
 """Seconds between two looks at all jobs, which ask the disk, not SLURM."""
+TIMEOUTS = 1_000_000
+"""How often a job may run out of time and be queued again; submitit lets it fail the fourth time."""
 
 
 class SlurmLauncher(Launcher):
@@ -70,7 +72,8 @@ class SlurmLauncher(Launcher):
         self._stop = folder / "stop"
         self._stop.unlink(missing_ok=True)
         try:
-            self._executor = submitit.AutoExecutor(folder, cluster=self.options.cluster)
+            cluster = self.options.cluster
+            self._executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_max_num_timeout": TIMEOUTS})
             self._executor.update_parameters(**self._parameters())
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             text = " ".join(str(error).split()).rstrip(".")
