@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,15 +108,18 @@ def _check_probe(probe: str | None, engine: Engine, registry: Registry) -> None:
     Raises:
         KDError: its data have no classes, or the student will have no embedding.
     """
-    from kdengine.data.load import load_data
     from kdengine.errors import SettingsError
     from kdengine.runs.probe_run import data_to_probe
+    from kdengine.runs.source import data_named
 
     if probe is None:
         return
     data_to_probe(probe, registry)
-    settings = engine.settings
-    task = registry.task(settings.task or load_data(settings.data, registry).task)
+    name = engine.settings.task
+    if name is None:
+        data = data_named(engine.settings, registry)
+        name, engine.assignment = data.task, replace(engine.assignment, data=data)  # which need not be loaded again
+    task = registry.task(name)
     if task.outputs == "pixels":
         raise SettingsError(
             f"--probe reads the embedding of an image, but the outputs of the task '{task.name}' are {task.outputs}, and the "

@@ -114,7 +114,7 @@ class Session:
             warn_of_data(settings, batches, loaders, runtime.processes)
         if runtime.is_main and not alone:
             remark_on(settings, runtime.device.type)
-        task = registry.task(settings.task or batches.task).of(batches, train)
+        task = _task_of(settings, registry, batches)
         check_targets(batches, task)
         shared = suited(batches, settings, task).shared(runtime.rank, runtime.processes)
         return cls(settings, registry, runtime, shared, task, modules, tuple(observers), factories)._with_teachers()
@@ -166,7 +166,7 @@ class Session:
         for teacher in teachers:
             sources[teacher.role] = self.modules.get(teacher.role, teacher.named.spec)
             preprocess[teacher.role] = teacher.network.preprocess
-        task = self.task if settings.train == self.settings.train else self._task_of(settings.train)
+        task = self.task if settings.train == self.settings.train else _task_of(settings, self.registry, data)
         options = task.network_options()
         factory = NetworkFactory(sources, options, data.images, self.registry, settings.seed + 1, preprocess)
         networks = tuple(teacher.network for teacher in teachers)
@@ -174,10 +174,6 @@ class Session:
         context = LaneContext(student, networks, task, *sizes, factory, self.factories, data.targets, data.lacks)
         frozen = [teacher.frozen for teacher in teachers]
         return make_lane(name, context, distillers, settings, self.runtime, len(data.train), frozen)
-
-    def _task_of(self, train: TrainSettings) -> Task:
-        """The task under the training settings of a lane, which may weigh classes or smooth labels in its own way."""
-        return self.registry.task(self.settings.task or self.data.task).of(self.data, train)
 
     def run(self, settings: Settings, lane: Lane, folder: RunFolder, advice: str = "") -> Run:
         """Create the run of a lane with the hooks of its observers; only in the main process are they the user's.
@@ -257,3 +253,8 @@ class Session:
 
     def _model_source(self, name: str, size: tuple[int, int, int]) -> ModelSource:
         return ModelSource(name, self.task.network_options(), size, self.registry)
+
+
+def _task_of(settings: Settings, registry: Registry, data: DataModule) -> Task:
+    """The task of a run or of a lane, which may weigh classes and smooth labels in its own way."""
+    return registry.task(settings.task or data.task).of(data, settings.train)

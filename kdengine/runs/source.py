@@ -22,7 +22,7 @@ from kdengine.tasks import BUILT_IN
 from kdengine.tasks.task import Task
 from kdengine.training.runtime import Runtime
 
-__all__ = ["Batchable", "Loaders", "batches_of", "check_even", "check_targets", "suited", "warn_of_data"]
+__all__ = ["Batchable", "Loaders", "batches_of", "check_even", "check_targets", "data_named", "suited", "warn_of_data"]
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +63,19 @@ def batches_of(
         return _own_batches(settings, runtime, modules, loaders)
     if loaders.validation is not None:
         raise SettingsError("fit() takes a val_loader only together with a train_loader.")
-    if data is None and settings.data == LOADERS:
+    return DataModule.of_data(data or data_named(settings, registry), settings, runtime.device, runtime.processes)
+
+
+def data_named(settings: Settings, registry: Registry) -> Data:
+    """The data set that the settings name, loaded.
+
+    Raises:
+        KDError: there are no such data, or they are malformed.
+    """
+    if settings.data == LOADERS:
         raise SettingsError("This run was trained on your own loaders. Pass them again: fit(train_loader, val_loader).")
-    if data is None:
-        log.info("Loading %s", settings.data)
-    return DataModule.of_data(data or load_data(settings.data, registry), settings, runtime.device, runtime.processes)
+    log.info("Loading %s", settings.data)
+    return load_data(settings.data, registry)
 
 
 def _own_batches(settings: Settings, runtime: Runtime, modules: Mapping[str, nn.Module], loaders: Loaders) -> DataModule:

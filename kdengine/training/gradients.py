@@ -25,7 +25,8 @@ def norm_of_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
     if {(type(gradient), gradient.device, gradient.dtype) for gradient in gradients} == ALIKE:
         norms = torch.stack(torch._foreach_norm(gradients))  # the same bits, without sorting them
-        return torch.linalg.vector_norm(norms)  # type: ignore[no-any-return]
+        norm: Tensor = torch.linalg.vector_norm(norms)
+        return norm
     return nn.utils.get_total_norm(gradients)
 
 

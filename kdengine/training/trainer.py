@@ -118,8 +118,8 @@ class Trainer:
             except DataError:  # the other lanes are measured on the same images
                 raise
             except Exception as error:  # a method may fail in making the network to ship, or that in its forward
-                if lane.runtime.processes > 1 and not isinstance(error, KDError):
-                    raise  # others may not see it, and would wait for this process forever
+                if not _is_seen_by_all(lane, error):
+                    raise
                 lane.fail(error)
                 return None
         scores = lane.runtime.same(scores)  # all decide by them whether to go on, and with which weights
@@ -177,9 +177,14 @@ def _step(lane: Lane, batch: Batch, traces: Mapping[TeacherQuery, Trace]) -> Non
     try:
         lane.step(batch, traces)
     except Exception as error:  # an error in one lane must not end the others
-        if lane.runtime.processes > 1 and not isinstance(error, KDError):
-            raise _told(lane, batch, error) from None  # others may not see it, and would wait for this process forever
+        if not _is_seen_by_all(lane, error):
+            raise _told(lane, batch, error) from None
         lane.fail(_told(lane, batch, error))
+
+
+def _is_seen_by_all(lane: Lane, error: Exception) -> bool:
+    """Whether all processes see an error, so that its lane may fail alone: else the others would wait for this one forever."""
+    return lane.runtime.processes == 1 or isinstance(error, KDError)
 
 
 def _told(lane: Lane, batch: Batch, error: Exception) -> Exception:

@@ -222,13 +222,12 @@ class OptimizerStep:
         schedule = state.pop("schedule", None)
         if schedule is not None and isinstance(self._schedule, OwnSchedule):
             self._schedule.load_state_dict(schedule)
-        self._optimizer.load_state_dict(state)
-        for group, values in zip(self._bare.param_groups, current, strict=True):
-            scheduled = ("lr",) if self._schedule is not None else ()
+        scheduled = ("lr",) if self._schedule is not None else ()
+        groups = [dict(group) for group in state["param_groups"]]
+        for group, values in zip(groups, current, strict=False):  # torch refuses a state with another number of groups
             group.update({name: value for name, value in values.items() if name not in scheduled})
-            if group.get("fused"):  # whose kernels want all of their state on the device of the weights
-                for parameter in group["params"]:
-                    self._bare.state[parameter].update(_on(parameter.device, self._bare.state[parameter]))
+        # not afterwards: by these options, torch decides on which device each part of the state belongs
+        self._optimizer.load_state_dict({**state, "param_groups": groups})
 
     def _gradients(self) -> dict[str, Tensor]:
         """The gradients by name of the parameter: what steps of an update that is not complete have added up so far."""
@@ -259,8 +258,3 @@ class OptimizerStep:
         """A loss [] as it is differentiated."""
         loss = loss / count if count > 1 else loss
         return loss if self._scaler is None else self._scaler.scale(loss)
-
-
-def _on(device: torch.device, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a state, on a device."""
-    return {name: value.to(device) for name, value in state.items() if isinstance(value, Tensor)}

@@ -116,6 +116,26 @@ def test_what_the_settings_say_goes_before_what_was_saved_but_for_a_rate_that_is
         assert group["lr"] == (saved["param_groups"][0]["lr"] if scheduled else 0.3)
 
 
+def test_a_state_goes_where_the_kernels_of_this_device_want_it():
+    module, updater = make(optimizer="adamw")
+    updater.update(terms(module), 0, 0)
+    saved = updater.state_dict()
+    saved["state"][0]["step"] = saved["state"][0]["step"].double()
+    for fused, dtype in ((False, torch.float64), (True, torch.float32)):  # what fused kernels take, torch converts and moves
+        _, other = make(optimizer="adamw")
+        other._bare.param_groups[0].update(fused=fused, foreach=not fused)
+        other.load_state_dict(saved)
+        assert other.state_dict()["state"][0]["step"].dtype == dtype
+
+
+def test_a_state_of_other_groups_is_refused():
+    module, updater = make(momentum=0.9)
+    updater.update(terms(module), 0, 0)
+    saved = updater.state_dict()
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        make(momentum=0.9)[1].load_state_dict({**saved, "param_groups": saved["param_groups"] * 2})
+
+
 def test_a_state_is_that_of_the_optimizer():
     module, updater = make(momentum=0.9)
     updater.update(terms(module), 0, 0)
